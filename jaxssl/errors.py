@@ -1,0 +1,17 @@
+"""What the user did wrong, said in one sentence; `main` prints it and exits with 2."""
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message is one sentence: what came, what was expected, what to do next."""
+
+
+class NonFiniteError(Exception):
+    """The loss or a gradient is no longer finite; `main` prints it and exits with 3."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the choice closest to `word`, or the empty string when none is close."""
+    match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else ""

@@ -1,0 +1,5 @@
+"""Every test runs on eight emulated CPU devices: nothing about several devices is opt-in."""
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
