@@ -1,0 +1,75 @@
+"""Batch normalisation over the global batch, or over ghost groups of it, with float32 statistics."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxssl.errors import UserError
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of the last axis (Ioffe & Szegedy, arXiv:1502.03167).
+
+    Under `jit` the batch is the global one, so this is synchronised batch norm on any number of devices. With `groups` > 1 the
+    batch is cut into that many contiguous groups of equal size, each normalised by its own statistics (ghost batch norm,
+    arXiv:1705.08741); the groups are a property of the batch, never of the devices. Views flattened batch-major stay together:
+    all views of an image fall in one group when the group size is a multiple of the number of views.
+
+    Statistics are float32 whatever the input, taken in one pass around the running mean, so that a mean much larger than the
+    deviation does not cancel. The running variance is the unbiased one, as in torch and in TensorFlow's fused op. The running
+    averages keep `momentum` of the old value (torch's momentum is one minus this); ghost groups contribute their mean.
+
+    `[..., C]` of any float dtype in, the same shape and dtype out.
+    """
+    momentum: float = 0.9
+    eps: float = 1e-5
+    groups: int = 1
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        width = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (width,), jnp.float32)
+        if train:
+            grouped = _split(x, self.groups)                                       # [G, B/G, ..., C]
+            mean, var = moments(grouped, running_mean.value)                       # [G, C]
+            if not self.is_initializing():
+                count = grouped.size // (self.groups * width)
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value = _decay(running_mean.value, mean.mean(0), self.momentum)
+                running_var.value = _decay(running_var.value, unbiased.mean(0), self.momentum)
+        else:
+            grouped = x[None]
+            mean, var = running_mean.value[None], running_var.value[None]
+        factor = jax.lax.rsqrt(var + self.eps)                                     # [G, C]
+        if self.use_scale:
+            factor = factor * self.param("scale", self.scale_init, (width,), jnp.float32)
+        shift = -mean * factor
+        if self.use_bias:
+            shift = shift + self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
+        ones = (1,) * (grouped.ndim - 2)
+        factor, shift = (t.reshape(-1, *ones, width) for t in (factor, shift))      # [G, 1, ..., C]
+        y = grouped.astype(jnp.float32) * factor + shift
+        return y.astype(x.dtype).reshape(x.shape)
+
+
+def moments(x: jax.Array, origin: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance `[G, C]` of `x [G, ..., C]` over the middle axes, in one pass around `origin [C]`."""
+    axes = tuple(range(1, x.ndim - 1))
+    offset = jax.lax.stop_gradient(origin)
+    centred = x.astype(jnp.float32) - offset
+    first, second = centred.mean(axes), jnp.square(centred).mean(axes)
+    return first + offset, jnp.maximum(second - jnp.square(first), 0.0)
+
+
+def _split(x: jax.Array, groups: int) -> jax.Array:
+    if x.shape[0] % groups:
+        raise UserError(f"model.bn_groups={groups} does not divide the {x.shape[0]} images of a forward pass (images × views); "
+                        f"choose a divisor of it.")
+    return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])                    # [B, ..., C] -> [G, B/G, ..., C]
+
+
+def _decay(old: jax.Array, new: jax.Array, momentum: float) -> jax.Array:
+    return momentum * old + (1.0 - momentum) * jax.lax.stop_gradient(new)
