@@ -1,0 +1,250 @@
+"""Configurations: load a file, complete it with every default, override, lock, validate, resolve durations.
+
+A config file is Python with `get_config(variant="") -> ConfigDict`; loading one executes it, so run only files you trust.
+It lists what a recipe sets. Everything else is completed from the keyword signature of the function that uses the section,
+where each default lives once (`SECTIONS`), so a resolved config holds every key of the program and an unknown one is a typo.
+"""
+import ast
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxssl.errors import UserError, nearest
+
+# section -> the function whose keyword defaults are the section's keys; "{name}" is the section's own selector.
+SECTIONS = {
+    "data": "jaxssl.data:make",
+    "augment": "jaxssl.augment:make",
+    "model": "jaxssl.models:make",
+    "method": "jaxssl.methods.{name}:make",
+    "optim": "jaxssl.optim:make",
+    "mesh": "jaxssl.sharding:make_mesh",
+    "eval": "jaxssl.evaluation:make",
+    "checkpoint": "jaxssl.checkpoint:open_manager",
+    "log": "jaxssl.writers:Writers",
+}
+# Arguments that the program itself passes: they follow from other keys and are no keys of their own.
+INJECTED = {"model": {"precision"}, "augment": {"dtype"}, "log": {"process_index"}}
+DURATION_UNITS = ("steps", "epochs", "examples", "percent")
+
+
+def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
+             checkpoint_every="10_percent", precision="bf16", ema=0.0, on_nonfinite="stop", stall_seconds=600.0) -> None:
+    """Checks the keys that every config shares; their defaults live here.
+
+    Args:
+      seed: of parameters, sample order and views.
+      batch_size: global number of images in a step (not of views, not per device).
+      total, warmup, log_every, eval_every, checkpoint_every: durations, `"200_epochs"`, `"5000_steps"`, `"1e6_examples"`, `"5_percent"` or a number of steps.
+      precision: `bf16` (compute in bfloat16, parameters and statistics in f32) or `f32`.
+      ema: decay of a moving average of the encoder kept beside it, in [0, 1); 0 is off.
+      on_nonfinite: `stop`, or `rollback:k`: restore the last checkpoint and skip the offending batches, at most k times.
+      stall_seconds: a step that takes longer dumps all stacks; 0 is off.
+    Raises: UserError.
+    """
+    for key, value in dict(total=total, warmup=warmup, log_every=log_every, eval_every=eval_every, checkpoint_every=checkpoint_every).items():
+        parse_duration(value, key)
+    if batch_size < 2:
+        raise UserError(f"batch_size is {batch_size}; it is the global number of images in a step and must be at least 2")
+    if seed < 0 or seed >= 2 ** 31:
+        raise UserError(f"seed is {seed}; use a whole number from 0 to 2147483647")
+    if precision not in ("bf16", "f32"):
+        raise UserError(f"precision is {precision!r}; choose 'bf16' or 'f32'{nearest(precision, ['bf16', 'f32'])}")
+    if not 0 <= ema < 1:
+        raise UserError(f"ema is {ema}; it is a decay in [0, 1), 0 turns it off")
+    if on_nonfinite != "stop" and not re.fullmatch(r"rollback:[1-9]\d*", on_nonfinite):
+        raise UserError(f"on_nonfinite is {on_nonfinite!r}; choose 'stop' or 'rollback:k' with k ≥ 1, for example 'rollback:3'")
+    if stall_seconds < 0:
+        raise UserError(f"stall_seconds is {stall_seconds}; use a positive number, or 0 to turn the watchdog off")
+
+
+def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
+    """The resolved, locked config of `path.py[:variant]` with `{"a.b": "text"}` overrides applied.
+
+    Selectors (`method.name`, …) are overridden first, since they decide which keys exist.
+    """
+    overrides = dict(overrides or {})
+    config = _execute(spec)
+    for section in SECTIONS:
+        config.setdefault(section, ConfigDict())
+    if "method.name" in overrides:
+        config.method.name = overrides["method.name"]
+    config = complete(config)
+    for path, text in overrides.items():
+        _set(config, path, text)
+    settings(**{key: config[key] for key in _defaults(settings)})
+    return config.lock()
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """`config` with every missing key filled from the signatures; a key that no function knows is a UserError."""
+    known = {section: _section_defaults(section, config) for section in SECTIONS}
+    top = _defaults(settings)
+    names = set(top) | set(SECTIONS) | {f"{s}.{k}" for s, keys in known.items() for k in keys}
+    unknown = [path for path in _paths(config) if path not in names]
+    if unknown:
+        raise UserError(f"the config file sets {unknown[0]!r}, which nothing reads{nearest(unknown[0], names)}")
+    full = ConfigDict({**top, **{s: ConfigDict(keys) for s, keys in known.items()}}, convert_dict=False)
+    for path in _paths(config):
+        if path not in SECTIONS:
+            owner, key = _owner(full, path)
+            owner[key] = _typed(config_get(config, path), owner[key], path)
+    return full
+
+
+def describe(config: ConfigDict) -> str:
+    """The resolved config as JSON text with sorted keys; equal configs give equal text."""
+    return json.dumps(json.loads(config.to_json()), indent=1, sort_keys=True)
+
+
+def differences(old: str, new: str) -> list[str]:
+    """Human-readable differences between two `describe` texts, one per key."""
+    a, b = _flat(json.loads(old)), _flat(json.loads(new))
+    missing = "(absent)"
+    return [f"{k}: {a.get(k, missing)} → {b.get(k, missing)}" for k in sorted(a.keys() | b.keys()) if a.get(k, missing) != b.get(k, missing)]
+
+
+def parse_duration(value: int | float | str, key: str) -> tuple[float, str]:
+    """(amount, unit) of a duration; a bare number counts steps. Raises UserError."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+(?:e\+?\d+)?)(?:_(\w+))?\s*", value)
+        unit = (match.group(2) or "steps") if match else ""
+        unit = unit if unit.endswith("s") or unit == "percent" else unit + "s"
+        if match and unit in DURATION_UNITS:
+            return float(match.group(1)), unit
+        raise UserError(f"{key} is {value!r}, not a duration; write '200_epochs', '5000_steps', '1e6_examples', '5_percent' or a number of steps")
+    if value < 0:
+        raise UserError(f"{key} is {value}; a duration cannot be negative")
+    return float(value), "steps"
+
+
+def steps(value: int | float | str, key: str, *, examples: int, batch_size: int, total: int | None = None) -> int:
+    """A duration in optimizer steps (rounded to the nearest, at least 1 unless the amount is 0)."""
+    amount, unit = parse_duration(value, key)
+    if unit == "percent" and total is None:
+        raise UserError(f"{key} is {value!r}, a share of itself; give it in epochs, steps or examples")
+    exact = {"steps": amount, "epochs": amount * examples / batch_size, "examples": amount / batch_size,
+             "percent": amount / 100 * (total or 0)}[unit]
+    return max(1, math.floor(exact + 0.5)) if amount else 0
+
+
+def config_get(config: ConfigDict, path: str) -> Any:
+    for part in path.split("."):
+        config = config[part]
+    return config
+
+
+def function(section: str, config: ConfigDict) -> Callable:
+    """The function that `section` configures. An unknown method is a UserError that lists the methods."""
+    module, name = SECTIONS[section].split(":")
+    if "{name}" in module:
+        selected = config[section].get("name", "")
+        choices = sorted(p.stem for p in (Path(__file__).parent / section_folder(section)).glob("*.py") if p.stem not in ("__init__", "base"))
+        if selected not in choices:
+            raise UserError(f"unknown {section} {selected!r}; choose one of {', '.join(choices)}{nearest(str(selected), choices)}")
+        module = module.format(name=selected)
+    return getattr(importlib.import_module(module), name)
+
+
+def section_folder(section: str) -> str:
+    return SECTIONS[section].split(".")[1]
+
+
+def _section_defaults(section, config):
+    keys = _defaults(function(section, config))
+    if "{name}" in SECTIONS[section]:
+        keys = {"name": config[section].name, **keys}
+    return {k: v for k, v in keys.items() if k not in INJECTED.get(section, ())}
+
+
+def _defaults(f):
+    return {p.name: p.default for p in inspect.signature(f).parameters.values() if p.default is not p.empty}
+
+
+def _execute(spec):
+    path, _, variant = spec.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        found = sorted(str(p) for p in Path("configs").glob("*/*.py"))
+        raise UserError(f"no config file {path!r}{nearest(path, found)}" + (f" (here are {', '.join(found)})" if found else "; run from the repository, where configs/ is, or give a full path"))
+    module_spec = importlib.util.spec_from_file_location("jaxssl_config", file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    variants = ("", *getattr(module, "VARIANTS", ()))
+    if variant not in variants:
+        raise UserError(f"{path} has no variant {variant!r}; it has {', '.join(repr(v) for v in variants[1:]) or 'none'}{nearest(variant, variants)}")
+    return module.get_config(variant)
+
+
+def _set(config, path, text):
+    names = set(_paths(config))
+    if path not in names or isinstance(config_get(config, path), ConfigDict):
+        choice = nearest(path, names) or f" (its keys: {', '.join(sorted(n for n in names if n.startswith(path + '.')))})"
+        raise UserError(f"--config.{path}: there is no such key{choice}")
+    owner, key = _owner(config, path)
+    owner[key] = _typed(_literal(text, owner[key]), owner[key], path)
+
+
+def _literal(text, current):
+    if isinstance(current, str) or not isinstance(text, str):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _typed(value, current, path):
+    """`value` in the type of the default it replaces; int → float and scalar → tuple of itself are the only conversions."""
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if path in ("total", "warmup", "log_every", "eval_every", "checkpoint_every"):
+        parse_duration(value if numeric else str(value), path)
+        return value
+    if isinstance(value, list):
+        value = tuple(value)
+    if current is None or value is None and current is None:
+        return value
+    if isinstance(current, bool):
+        good = isinstance(value, bool)
+    elif isinstance(current, int):
+        good = numeric and float(value).is_integer()
+        value = int(value) if good else value
+    elif isinstance(current, float):
+        good = numeric or isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value)
+        value = float(value) if numeric else value
+    elif isinstance(current, tuple):
+        value = value if isinstance(value, tuple) else (value,)
+        good = True
+    else:
+        good = isinstance(value, type(current))
+    if not good:
+        raise UserError(f"{path} is {value!r}, a {type(value).__name__}; it takes a {type(current).__name__} such as {current!r}")
+    return value
+
+
+def _owner(config, path):
+    *parents, key = path.split(".")
+    for part in parents:
+        config = config[part]
+    return config, key
+
+
+def _paths(config, prefix=""):
+    for key in config:
+        yield prefix + key
+        if isinstance(config[key], ConfigDict):
+            yield from _paths(config[key], prefix + key + ".")
+
+
+def _flat(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for key in tree for k, v in _flat(tree[key], f"{prefix}{key}.").items()}

@@ -1,0 +1,74 @@
+"""The mesh, and which array lies where on it.
+
+One mesh `(data, fsdp)`. A batch is split over both axes. Parameters are replicated over `data`, and over `fsdp` split by path rules.
+The optimizer's slots, and the weight update itself, are split over both axes (ZeRO-1, arXiv 1910.02054): gradients are
+reduce-scattered, each device updates its slice, the new parameters are gathered.
+"""
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxssl.errors import UserError
+
+AXES = ("data", "fsdp")
+SMALLEST_SPLIT = 4096  # elements; below it a collective costs more than the copies it saves
+
+
+def make_mesh(*, devices, data=0, fsdp=1) -> Mesh:
+    """A mesh of `data × fsdp` devices; `data=0` takes what `fsdp` leaves.
+
+    Raises: UserError when the product is not the number of devices.
+    """
+    count = len(devices)
+    if fsdp < 1 or count % fsdp:
+        raise UserError(f"mesh.fsdp is {fsdp}, but there are {count} devices; it must divide {count}")
+    data = data or count // fsdp
+    if data * fsdp != count:
+        raise UserError(f"mesh.data × mesh.fsdp is {data} × {fsdp}, but there are {count} devices; set mesh.data=0 to use them all")
+    return Mesh(np.asarray(devices).reshape(data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+    """The leading axis over every device."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def parameters(tree: Any, mesh: Mesh, rules=((r".*kernel", "fsdp"), (r".*", "replicate"))) -> Any:
+    """A NamedSharding for every parameter: `fsdp` splits its largest divisible axis over that mesh axis. First matching rule wins."""
+    def place(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        rule = next(value for pattern, value in rules if re.fullmatch(pattern, name))
+        return _split(leaf, mesh, ("fsdp",)) if rule == "fsdp" else replicated(mesh)
+    return jax.tree.map_with_path(place, tree)
+
+
+def update_slices(tree: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for every gradient, optimizer slot and updated parameter: its largest divisible axis over the whole mesh."""
+    return jax.tree.map(lambda leaf: _split(leaf, mesh, AXES), tree)
+
+
+def _split(leaf, mesh, axes):
+    count = int(np.prod([mesh.shape[a] for a in axes]))
+    if count > 1 and leaf.size >= SMALLEST_SPLIT:
+        for axis in np.argsort(leaf.shape)[::-1]:
+            if leaf.shape[axis] % count == 0:
+                return NamedSharding(mesh, PartitionSpec(*[None] * int(axis), axes))
+    return replicated(mesh)
+
+
+def put(tree: Any, sharding: Any) -> Any:
+    """Host arrays to global device arrays. With a batch sharding, each process gives its own rows; otherwise every process gives the whole."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x, s: jax.make_array_from_process_local_data(s, x), tree, _broadcast(sharding, tree))
+
+
+def _broadcast(sharding, tree):
+    return jax.tree.map(lambda _: sharding, tree) if isinstance(sharding, NamedSharding) else sharding

@@ -1,0 +1,51 @@
+"""The train state and the one train step that every method shares: the only place that differentiates and updates."""
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxssl.methods.base import Method
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step reads and writes; a checkpoint is exactly this.
+
+    step: int32 []; params: trained; opt_state: optax's; aux: every array that gradients do not touch; key: uint32 [2], never changes.
+    """
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    aux: Any
+    key: jax.Array
+
+
+def init_state(key_data: jax.Array, batch: dict, *, method: Method, tx: optax.GradientTransformation) -> TrainState:
+    """A fresh state from uint32 key data [2] and a batch of views that only gives shapes."""
+    params, aux = method.init(jax.random.wrap_key_data(key_data), batch)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), aux, key_data)
+
+
+def train_step(state: TrainState, batch: dict, *, method: Method, augment: Callable, tx: optax.GradientTransformation, sliced: Callable = lambda tree: tree):
+    """One update. `sliced` places a parameter-shaped tree for the weight update (ZeRO-1); it never changes a value.
+
+    Returns: the next state, and metrics of scalars; `finite` is 1 while loss and gradient norm are.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    batch = augment(key, batch)                      # uint8 canvas → views [B, V, H, W, 3]
+
+    def loss_fn(params):
+        return method.loss(params, state.aux, batch, key, state.step)
+
+    (loss, (aux, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grads, params = sliced(grads), sliced(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    aux = method.post(aux, params, state.step)
+    norm = optax.global_norm(grads)
+    metrics = {"loss": loss, "grad_norm": norm, "finite": (jnp.isfinite(loss) & jnp.isfinite(norm)).astype(jnp.int32), **metrics}
+    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, aux=aux), metrics
