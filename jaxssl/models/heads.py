@@ -16,7 +16,7 @@ class Projector(nn.Module):
     norm: batch norm after every hidden layer; without it the hidden layers have a bias.
     last_norm: batch norm after the last layer too.
     last_bias: the last layer is centred, by its norm's bias where it has a norm and by its own bias otherwise.
-    init: initialiser of the kernels.
+    kernel_init: initialiser of the kernels.
     """
     dims: tuple[int, ...]
     norm: bool = True
@@ -26,7 +26,7 @@ class Projector(nn.Module):
     bn_momentum: float = 0.9
     bn_eps: float = 1e-5
     dtype: jnp.dtype = jnp.float32
-    init: nn.initializers.Initializer = nn.initializers.normal(0.01)
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -34,7 +34,7 @@ class Projector(nn.Module):
             last = i == len(self.dims)
             norm = self.last_norm if last else self.norm
             bias = self.last_bias if last else True
-            x = nn.Dense(width, use_bias=bias and not norm, dtype=self.dtype, kernel_init=self.init, name=f"linear{i}")(x)
+            x = nn.Dense(width, use_bias=bias and not norm, dtype=self.dtype, kernel_init=self.kernel_init, name=f"linear{i}")(x)
             if norm:
                 x = BatchNorm(self.bn_momentum, self.bn_eps, self.bn_groups, use_bias=bias, name=f"norm{i}")(x, train)
             if not last:
