@@ -1,0 +1,102 @@
+"""Data: sources with random access, the order of the samples, and the batches made of them."""
+import dataclasses
+
+from jaxssl.data import open as opening
+from jaxssl.data.order import batch_number, ids
+from jaxssl.data.pipeline import batches, cores, eval_batches, lookup, store
+from jaxssl.data.sources import Declared, Source, hold_out
+from jaxssl.errors import UserError, nearest
+
+__all__ = ["Data", "Source", "batch_number", "batches", "declared", "eval_batches", "ids", "lookup", "make", "store"]
+RESIDENT = ("auto", "yes", "no")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A training set and, where there is one, a held-out set with the same classes."""
+    train: Source
+    test: Source | None
+    classes: tuple[str, ...]    # () = no labels
+    canvas: int                 # S: decoded images are uint8 [S, S, 3]
+    resident: bool              # the set is to live in device memory (`store`, `lookup`)
+    workers: int                # processes that decode; 0 = threads of this process
+    max_broken: float           # share of undecodable images above which a run stops
+
+    @property
+    def bytes(self) -> int:
+        """What the decoded training set takes."""
+        return len(self.train) * self.canvas**2 * 3
+
+
+def make(*, source: str = "digits", path: str = "", test_path: str = "", variant: str = "cluttered", canvas: int = 32,
+         split: str = "train", test_split: str = "", class_depth: int = 1, holdout: float = .1, workers: int = -1,
+         resident: str = "auto", resident_gb: float = 1., max_broken: float = .01, examples: int = 0, classes: int = 0) -> Data:
+    """Opens the data: lists what is there and decodes nothing.
+
+    source       digits, folder, zip, tfds or array_record
+    path         the folder, archive or prepared directory; with train/ and test/ (or val/, validation/) in it, both are used
+    test_path    the same for the held-out set, if it lies elsewhere; "none" = do not use the one found at `path`
+    variant      of the digits: cluttered or clean
+    canvas       side in pixels of the square that images are shrunk into
+    split, test_split   names of the TFDS splits; test_split "" = test or validation, whichever there is
+    class_depth  how many folder levels make a class name
+    holdout      share held out (by a hash of each id) when there are labels and no test set; 0 = none
+    workers      decoding processes; 0 = threads of the main process, -1 = one a core, 16 at most
+    resident     whether the decoded set lives in device memory: yes, no, or auto: when it takes at most `resident_gb` (10⁹ bytes)
+    max_broken   share of undecodable images above which the run stops
+    examples, classes   the expected numbers of training images and classes; 0 = whatever is there. They let a run be
+                 planned where the data are not (`declared`), and a set that differs is refused.
+
+    Raises UserError.
+    """
+    _check(canvas=canvas, holdout=holdout, workers=workers, resident=resident, resident_gb=resident_gb,
+           max_broken=max_broken, examples=examples, classes=classes, class_depth=class_depth)
+    train, test = opening.open_source(source, path, test_path=test_path, variant=variant, canvas=canvas, split=split,
+                                      test_split=test_split, depth=class_depth)
+    if test is None:
+        train, test = hold_out(train, holdout)
+    if test is not None and test.classes != train.classes:
+        raise UserError(_unlike(train, test))
+    for key, wanted, found in (("examples", examples, len(train)), ("classes", classes, len(train.classes))):
+        if wanted and wanted != found:
+            raise UserError(f"data.{key}={wanted:,} was declared, but {train.name} has {found:,}; correct the number, or the path, or set it to 0.")
+    return _data(train, test, canvas, resident, resident_gb, workers, max_broken)
+
+
+def declared(**config) -> Data:
+    """`make(**config)` for planning: data that are not on this machine are replaced by their declared size, if it was given."""
+    try:
+        return make(**config)
+    except opening.Absent:
+        if not config.get("examples"):
+            raise
+    names = tuple(str(i) for i in range(config.get("classes", 0)))
+    default = make.__kwdefaults__ | config
+    stand_in = Declared(default["path"] or default["source"], default["examples"], names)
+    return _data(stand_in, None, *(default[k] for k in ("canvas", "resident", "resident_gb", "workers", "max_broken")))
+
+
+def _data(train, test, canvas, resident, resident_gb, workers, max_broken):
+    data = Data(train, test, train.classes, canvas, False, min(16, cores()) if workers < 0 else workers, max_broken)
+    fits = data.bytes + (len(test) * canvas**2 * 3 if test else 0) <= resident_gb * 1e9
+    return dataclasses.replace(data, resident=resident == "yes" or resident == "auto" and fits)
+
+
+def _check(*, resident, **numbers):
+    if resident not in RESIDENT:
+        raise UserError(f"data.resident='{resident}' is none of {', '.join(RESIDENT)}{nearest(resident, RESIDENT)}")
+    least = {"canvas": 1, "class_depth": 1, "workers": -1}
+    for key, value in numbers.items():
+        if not value >= least.get(key, 0):
+            raise UserError(f"data.{key}={value} makes no sense; it must be at least {least.get(key, 0)}.")
+    for key in ("holdout", "max_broken"):
+        if numbers[key] > 1:
+            raise UserError(f"data.{key}={numbers[key]} makes no sense; it is a share between 0 and 1.")
+
+
+def _unlike(train, test):
+    missing, extra = sorted(set(train.classes) - set(test.classes)), sorted(set(test.classes) - set(train.classes))
+    parts = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+             for what, names in (("missing", missing), ("unknown", extra)) if names]
+    return (f"The held-out set {test.name} has other classes than {train.name}: {' and '.join(parts) or 'in another order'}; "
+            "name its folders alike, give another data.test_path, or set data.test_path=none.")

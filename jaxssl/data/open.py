@@ -1,0 +1,84 @@
+"""A path and the name of a kind of source -> the source, or one sentence that says what is wrong."""
+import os
+from pathlib import Path
+
+from jaxssl.data import listing
+from jaxssl.data.digits import Digits
+from jaxssl.data.folder import Folder, walk
+from jaxssl.data.zip import Zip, members
+from jaxssl.errors import UserError, nearest
+
+SOURCES = ("digits", "folder", "zip", "tfds", "array_record")
+VARIANTS = ("cluttered", "clean")
+NO_TEST = "none"
+
+
+class Absent(UserError):
+    """The data are not on this machine."""
+
+
+def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, split="train", test_split="", depth=1):
+    """-> (training source, held-out source or None). Raises UserError."""
+    if source not in SOURCES:
+        raise UserError(f"data.source='{source}' is not known; choose one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
+    if source == "digits":
+        if path or test_path not in ("", NO_TEST):
+            raise UserError(f"data.path='{path or test_path}' has no use with data.source='digits', which is built in; did you mean data.source='folder'?")
+        if variant not in VARIANTS:
+            raise UserError(f"data.variant='{variant}' is not known; choose one of {', '.join(VARIANTS)}{nearest(variant, VARIANTS)}")
+        return Digits(variant, canvas, test=False), None if test_path == NO_TEST else Digits(variant, canvas, test=True)
+    root = existing(path, source, "data.path")
+    if source == "tfds":
+        from jaxssl.data import tfds
+        train, test = tfds.open_splits(root, split, test_split, use_test=not test_path)
+    elif source == "array_record":
+        from jaxssl.data import array_record
+        train, test = array_record.open_splits(root, use_test=not test_path)
+    else:
+        train, test = _open_images(source, root, depth, use_test=not test_path)
+    if test_path and test_path != NO_TEST:
+        test = _open_test(source, existing(test_path, source, "data.test_path"), split, depth)
+    return train, test
+
+
+def _open_test(source, root, split, depth):
+    """The held-out set that lies at a path of its own."""
+    if source == "tfds":
+        from jaxssl.data import tfds
+        return tfds.open_splits(root, split, "", use_test=False)[0]
+    if source == "array_record":
+        from jaxssl.data import array_record
+        return array_record.open_splits(root, use_test=False)[0]
+    return _open_images(source, root, depth, use_test=False)[0]
+
+
+def _open_images(source, root, depth, use_test):
+    kind, files = (Zip, members(str(root))) if source == "zip" else (Folder, walk(root))
+    train, test = split_folders(files) if use_test else ("", "")
+    held_out = kind(str(root), files, test, depth) if test else None
+    return kind(str(root), files, train, depth), held_out
+
+
+def split_folders(files):
+    return listing.split_folders(list(files))
+
+
+def existing(path: str, source: str, key: str) -> Path:
+    """`path` as the kind of thing that `source` reads. Raises Absent when nothing is there, UserError when it is the wrong kind."""
+    if not path:
+        raise UserError(f"{key} is empty; data.source='{source}' needs the path of the data, for instance --config.{key}=/data/images.")
+    if "://" in path:
+        raise Absent(f"{key}='{path}' is a URL, and images are read from a file system; copy the data to a disk, or mount the bucket (gcsfuse).")
+    root = Path(path).expanduser()
+    if not root.exists():
+        around = root.parent
+        hint = nearest(root.name, os.listdir(around)) if around.is_dir() and os.access(around, os.R_OK) else ""
+        raise Absent(f"{key}='{path}' does not exist (looked in {around.absolute()}){hint or '; check the path.'}")
+    if source == "zip" and root.is_dir():
+        raise UserError(f"{key}='{path}' is a folder, not a zip; use data.source='folder'.")
+    if source in ("folder", "tfds") and not root.is_dir():
+        other = "zip" if root.suffix.lower() == ".zip" else "folder"
+        raise UserError(f"{key}='{path}' is a file, and data.source='{source}' reads a folder" + ("; use data.source='zip'." if other == "zip" else "; give the folder that holds it."))
+    if not os.access(root, os.R_OK | (os.X_OK if root.is_dir() else 0)):
+        raise UserError(f"No permission to read {key}='{path}'; change its mode or run as its owner.")
+    return root

@@ -1,0 +1,73 @@
+"""Which sample stands where: a pure function of (seed, step, position), the same for any number of processes.
+
+Within an epoch the order is a permutation of `range(n)` computed element by element (a Feistel network on the next
+even power of two, with cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002), so it costs
+no memory, resumes at any step, and depends on nothing but the integer arithmetic below: no random generator whose
+stream a library may change.
+"""
+import numpy as np
+
+ROUNDS = 8
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(x):
+    """The splitmix64 output function: a bijection of uint64 in which every input bit changes every output bit."""
+    x = np.asarray(x, np.uint64)
+    with np.errstate(over="ignore"):
+        x = x + _GOLDEN
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def permute(x, n: int, key):
+    """The image of each `x` in [0, n) under the permutation of `range(n)` chosen by `key`.
+
+    `x` int64 [B]; `key` uint64, one number or [B] (a key an element, so that a batch may straddle epochs). -> int64 [B].
+    """
+    if n < 1:
+        raise ValueError(f"a permutation needs n ≥ 1, got {n}")
+    x, key = np.broadcast_arrays(np.asarray(x, np.int64), np.asarray(key, np.uint64))
+    if x.size and not (0 <= x.min() and x.max() < n):
+        raise ValueError(f"positions must lie in [0, {n})")
+    # Halves of at least 3 bits: a 1-bit Feistel network reaches only part of the permutations of a tiny set.
+    half = max(3, ((n - 1).bit_length() + 1) // 2)
+    y, open_ = x.astype(np.uint64).ravel(), np.arange(x.size)
+    keys = [mix(key.ravel() ^ mix(np.uint64(r))) for r in range(ROUNDS)]
+    while open_.size:                                   # walk on along the cycle until every value is back in range(n)
+        y[open_] = _feistel(y[open_], half, [k[open_] for k in keys])
+        open_ = open_[y[open_] >= np.uint64(n)]
+    return y.astype(np.int64).reshape(x.shape)
+
+
+def _feistel(x, half, keys):
+    """One pass of the network over 2·half bits."""
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = x >> shift, x & mask
+    for key in keys:
+        left, right = right, left ^ (mix(right ^ key) & mask)
+    return (left << shift) | right
+
+
+def ids(seed: int, step: int, batch_size: int, n: int, rows: slice | None = None) -> np.ndarray:
+    """The samples of batch number `step`: int64 [B], or the rows `rows` of them.
+
+    Global position p = step·batch_size + row lies in epoch p // n, at place p % n of that epoch's permutation: every
+    epoch holds each of the `n` samples exactly once, and a batch may straddle epochs.
+    """
+    if n < 1 or batch_size < 1 or step < 0:
+        raise ValueError(f"need n ≥ 1, batch_size ≥ 1, step ≥ 0; got n={n}, batch_size={batch_size}, step={step}")
+    row = np.arange(batch_size, dtype=np.int64)[rows if rows is not None else slice(None)]
+    position = np.int64(step) * np.int64(batch_size) + row
+    seed_key = mix(np.uint64(seed % 2**64))
+    return permute(position % n, n, mix(seed_key ^ (position // n).astype(np.uint64)))
+
+
+def batch_number(step: int, skipped=()) -> int:
+    """The number of the batch that `step` trains on when the batches in `skipped` are left out (a rolled-back run)."""
+    number = step
+    for s in sorted(set(skipped)):
+        if s <= number:
+            number += 1
+    return number

@@ -1,0 +1,237 @@
+"""From a source to batches: resident (the set lives on the device, only indices travel) or streamed through Grain."""
+import logging
+import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from jaxssl.data import order
+from jaxssl.data.decode import sample
+from jaxssl.errors import UserError
+
+log = logging.getLogger("jaxssl.data")
+NAMED = 20          # broken images named in the log
+SETTLED = 1000      # images (or all, if fewer) after which the share of broken ones is taken at its word
+_CHUNK = 64
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Tally:
+    """Counts the images seen and the broken ones among them, names the first, and stops the run above `max_broken`."""
+
+    def __init__(self, source, max_broken: float):
+        self.source, self.max_broken = source, max_broken
+        self.seen = self.broken = 0
+
+    def add(self, seen: int, broken):
+        """`broken`: [(index, reason)] met while `seen` images were read. Raises UserError above the share."""
+        self.seen += seen
+        for index, reason in broken:
+            self.broken += 1
+            if self.broken <= NAMED:
+                log.warning("broken image %s: %s; another one takes its place", self.source.entry(index)[1], reason)
+            if self.broken == NAMED:
+                log.warning("further broken images are counted, not named")
+        if self.broken > self.max_broken * max(self.seen, min(SETTLED, len(self.source))):
+            raise UserError(f"{self.broken} of the first {self.seen} images of {self.source.name} cannot be decoded, more than "
+                            f"data.max_broken={self.max_broken:g} allows; see them with `python -m jaxssl.data inspect`, mend them, or raise data.max_broken.")
+
+
+def store(data, source, *, progress=None) -> dict[str, np.ndarray]:
+    """The whole of `source`, decoded once: image uint8 [N,S,S,3], size int32 [N,2], label int32 [N], id int32 [N].
+
+    `id` is the sample shown at that place: the place itself, or its substitute where the image is broken.
+    `progress(done, total)` is called now and then.
+    """
+    n, tally = len(source), Tally(source, data.max_broken)
+    out = _empty(n, data.canvas)
+
+    def fill(start):
+        return _fill(out, source, data.canvas, range(start, min(start + _CHUNK, n)), start)
+
+    with ThreadPoolExecutor(data.workers or cores()) as pool:
+        for done, broken in enumerate(pool.map(fill, range(0, n, _CHUNK)), 1):
+            tally.add(min(_CHUNK, n - (done - 1) * _CHUNK), broken)
+            if progress is not None:
+                progress(min(done * _CHUNK, n), n)
+    return out
+
+
+def lookup(store: dict, batch: dict) -> dict:
+    """The host batch that the index batch {"index": int32 [B]} stands for, taken from the resident `store` (inside jit)."""
+    rest = {k: v for k, v in batch.items() if k != "index"}
+    return {k: v[batch["index"]] for k, v in store.items()} | rest
+
+
+def _empty(n, canvas):
+    return {"image": np.zeros((n, canvas, canvas, 3), np.uint8), "size": np.zeros((n, 2), np.int32),
+            "label": np.zeros(n, np.int32), "id": np.zeros(n, np.int32)}
+
+
+def _fill(out, source, canvas, indices, at=0):
+    """Writes the samples `indices` into the rows of `out` from `at`; returns [(index, reason)] of the broken ones."""
+    found = []
+    for row, index in enumerate(indices, at):
+        out["image"][row], out["size"][row], out["label"][row], out["id"][row], broken = sample(source, int(index), canvas)
+        found += broken
+    return found
+
+
+class _Batch:
+    """Batch number -> host batch: what a Grain worker computes. `indices(number)` -> int64 [B] gives the samples."""
+
+    def __init__(self, source, canvas, indices):
+        self.source, self.canvas, self.indices = source, canvas, indices
+
+    def __call__(self, number):
+        indices = self.indices(int(number))
+        out = _empty(len(indices), self.canvas)
+        return out | {"broken": _fill(out, self.source, self.canvas, indices)}
+
+
+class _Training:
+    """step -> this process's samples of that step's batch."""
+
+    def __init__(self, seed, batch_size, n, rows, skipped):
+        self.seed, self.batch_size, self.n, self.rows, self.skipped = seed, batch_size, n, rows, tuple(skipped)
+
+    def __call__(self, step):
+        return order.ids(self.seed, order.batch_number(step, self.skipped), self.batch_size, self.n, self.rows)
+
+
+class _InOrder:
+    """Batch number -> this process's samples of the in-order batch; past the end, the last sample again."""
+
+    def __init__(self, batch_size, n, rows):
+        self.batch_size, self.n, self.rows = batch_size, n, rows
+
+    def __call__(self, number):
+        return np.minimum(self.positions(number), self.n - 1)
+
+    def positions(self, number):
+        return number * self.batch_size + np.arange(self.batch_size, dtype=np.int64)[self.rows]
+
+
+def rows_of(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of the global batch that belong to a process."""
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(f"batch_size={batch_size} cannot be divided among {process_count} processes; choose a multiple of {process_count}.")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process {process_index} of {process_count}")
+    part = batch_size // process_count
+    return slice(process_index * part, (process_index + 1) * part)
+
+
+def _nothing():
+    pass
+
+
+class Batches:
+    """Iterator of (step, host batch). `close()` ends the workers; so do exhaustion and leaving a `with`."""
+
+    def __init__(self, steps, elements, tally):
+        self._steps, self.tally = steps, tally
+        self._elements = elements
+        # Left open, the workers end before the interpreter takes itself apart, not in the middle of it.
+        self._end = weakref.finalize(self, getattr(elements, "close", _nothing))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            step = next(self._steps)
+            element = next(self._elements)
+            if "broken" in element:
+                self.tally.add(len(element["label"]), element.pop("broken"))
+            # Copied, since arrays from a worker are shared memory that must not outlive it.
+            return step, {k: np.array(v) for k, v in element.items()}
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        self._steps = self._elements = iter(())
+        self._end()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def batches(data, *, seed: int, batch_size: int, total_steps: int, start_step: int = 0, process_index: int = 0,
+            process_count: int = 1, skipped=()) -> Batches:
+    """The training batches of the steps [start_step, total_steps): this process's rows of each global batch.
+
+    Resident data give {"index": int32 [B]} for `lookup`; streamed data give image, size, label and id. Step t takes the
+    t-th batch number that is not in `skipped`. The order depends on `seed` and `batch_size` alone, not on the processes,
+    and resuming needs the step alone.
+    """
+    source = data.train
+    rows = rows_of(batch_size, process_index, process_count)
+    indices = _Training(seed, batch_size, len(source), rows, skipped)
+    steps, tally = range(start_step, total_steps), Tally(source, data.max_broken)
+    if data.resident:
+        elements = ({"index": indices(step).astype(np.int32)} for step in steps)
+    else:
+        elements = _stream(_Batch(source, data.canvas, indices), steps, data.workers)
+    return Batches(iter(steps), elements, tally)
+
+
+def eval_batches(data, source, *, batch_size: int, process_index: int = 0, process_count: int = 1, store: dict | None = None):
+    """`source` once, in order, in batches of fixed size, each process its own rows: image, size, label, id, mask bool [B].
+
+    `mask` is False where the row is padding or its image is broken: do not count it. Every process gets the same number
+    of batches. With `store`, the decoded set, nothing is read again.
+    """
+    n, rows = len(source), rows_of(batch_size, process_index, process_count)
+    indices, tally = _InOrder(batch_size, n, rows), Tally(source, data.max_broken)
+    numbers = range(-(-n // batch_size))
+    if store is None:
+        elements = _stream(_Batch(source, data.canvas, indices), numbers, data.workers)
+    else:
+        elements = ({k: v[indices(number)] for k, v in store.items()} for number in numbers)
+    with Batches(iter(numbers), elements, tally) as stream:
+        for number, batch in stream:
+            yield batch | {"mask": batch["id"] == indices.positions(number)}
+
+
+def _stream(load, numbers: range, workers: int):
+    """`load(number)` for each number, in order, computed ahead: in `workers` processes, or in threads of this one if 0."""
+    import grain
+    from absl import flags
+    if not len(numbers):
+        return iter(())
+    if not flags.FLAGS.is_parsed():         # outside a command line, Grain would refuse to read its own flags
+        flags.FLAGS.mark_as_parsed()
+    workers = min(workers, len(numbers))
+    threads = 0 if workers else min(cores(), len(numbers))
+    dataset = grain.MapDataset.source(numbers).map(load)
+    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        stream = stream.mp_prefetch(options, worker_init_fn=_start_worker)
+    return iter(stream)
+
+
+def _start_worker(index, count):
+    """In a worker: leave the signals of the terminal and of the scheduler to the parent, and go when it goes, however it goes."""
+    import multiprocessing
+    import signal
+    import threading
+    from multiprocessing.connection import wait
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def follow():
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True, name=f"data worker {index} of {count}").start()

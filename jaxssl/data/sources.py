@@ -1,0 +1,72 @@
+"""What a source is, and how one is split."""
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from jaxssl.errors import UserError
+
+UNLABELLED = -1
+
+
+class Source(Protocol):
+    """Random access to images. Must survive pickling: files are opened where they are read."""
+    name: str                       # for messages: the path
+    classes: tuple[str, ...]        # () = no labels
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int):
+        """-> (encoded bytes or uint8 [h,w,3], label, id); label -1 = unlabelled. Raises `decode.Broken`."""
+
+    def entry(self, index: int) -> tuple[int, str]:
+        """-> (label, id), without reading the image where the source can."""
+
+
+class Subset:
+    """The samples `indices` of a source."""
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self.source, self.indices = source, np.asarray(indices, np.int64)
+        self.name, self.classes = source.name, source.classes
+
+    def __len__(self):
+        return len(self.indices)
+
+    def read(self, index):
+        return self.source.read(int(self.indices[index]))
+
+    def entry(self, index):
+        return self.source.entry(int(self.indices[index]))
+
+
+class Declared:
+    """Stands for a set that is not on this machine: it has a size and classes, and nothing to read."""
+
+    def __init__(self, name: str, examples: int, classes: tuple[str, ...]):
+        self.name, self.examples, self.classes = name, examples, classes
+
+    def __len__(self):
+        return self.examples
+
+    def read(self, index):
+        raise UserError(f"{self.name} is not on this machine: data.examples only declares its size, for planning.")
+
+    entry = read
+
+
+def held_out(name: str, share: float) -> bool:
+    """Whether the sample of this id belongs to the held-out `share`: a property of the id alone."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) < share * 2**64
+
+
+def hold_out(source: Source, share: float) -> tuple[Source, Source | None]:
+    """`source` split by the hash of each id; unsplit without labels, or when a part would be empty."""
+    if not source.classes or share <= 0:
+        return source, None
+    entries = [source.entry(i) for i in range(len(source))]
+    test = np.array([label != UNLABELLED and held_out(name, share) for label, name in entries])
+    if not test.any() or test.all():
+        return source, None
+    return Subset(source, np.flatnonzero(~test)), Subset(source, np.flatnonzero(test))
