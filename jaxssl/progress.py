@@ -146,7 +146,7 @@ class Progress:
         self._active, self._total, self._bar = active, total, None
         if active and sys.stdout.isatty():
             from rich.progress import BarColumn, Progress as Bar, TextColumn
-            self._bar = Bar(BarColumn(bar_width=16), TextColumn("{task.description}"))
+            self._bar = Bar(BarColumn(bar_width=16), TextColumn("{task.description}", markup=False))
             self._task = self._bar.add_task("starting", total=total)
             self._bar.start()
 

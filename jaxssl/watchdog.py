@@ -1,5 +1,6 @@
 """A stalled step shows its stacks; a signal asks the loop to stop."""
 import faulthandler
+import os
 import signal
 import sys
 import tempfile
@@ -117,4 +118,5 @@ class Stop:
         self._event.set()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"{self.signal}: stopping after this step; a second signal ends at once", file=sys.stderr, flush=True)
+        # Not print: a signal may arrive inside a print, and Python's buffers refuse to be entered twice.
+        os.write(2, f"{self.signal}: stopping after this step; a second signal ends at once\n".encode())
