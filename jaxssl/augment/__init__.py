@@ -1,0 +1,186 @@
+"""Views on the device: every augmentation is a pure function of images and explicit parameters, inside the jitted step.
+
+    views = augment.make(size=32, blur=0.)          # checks its arguments once
+    batch = views(key, batch)                       # uint8 canvases [B, S, S, 3] -> batch["views"] [B, V, size, size, 3]
+
+The stream of one view, in order: crop and flip, colour jitter, grey, blur, solarize, invert, normalise. Image i of the batch draws from
+`fold_in(key, i)` only, so a view does not depend on the other images, on the batch size, or on how many devices share the batch.
+"""
+import jax
+import jax.numpy as jnp
+
+from jaxssl.augment import blur as blurring
+from jaxssl.augment import color, crop
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+FLAGS = ("flip", "gray", "solarize", "invert")  # one draw each
+
+
+def make(
+    *,
+    size=32,
+    views=2,
+    crop_scale=(0.08, 1.0),
+    crop_ratio=(3 / 4, 4 / 3),
+    interpolation="bilinear",
+    flip=0.5,
+    jitter=0.8,
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    gray=0.2,
+    blur=0.5,
+    blur_sigma=(0.1, 2.0),
+    blur_kernel=0,
+    solarize=0.0,
+    solarize_threshold=0.5,
+    invert=0.0,
+    mean=MEAN,
+    std=STD,
+    dtype="float32",
+    return_params=False,
+):
+    """Builds the function that turns a batch of canvases into views (SimCLR appendix A; BYOL appendix B).
+
+    Args:
+      size: side of a view in pixels.
+      views: views of each image, V.
+      crop_scale: range of the crop's share of the image area.
+      crop_ratio: range of the crop's width / height.
+      interpolation: "bilinear" or "bicubic", both antialiased.
+      flip, jitter, gray, blur, solarize, invert: probabilities, a float for all views or a tuple of one a view.
+      brightness, contrast, saturation: jitter strengths s; factors are uniform in [max(0, 1 - s), 1 + s].
+      hue: jitter strength in turns, at most .5.
+      blur_sigma: range of the Gaussian's sigma in pixels.
+      blur_kernel: its taps, odd; 0 means a tenth of `size`, made odd, at least 3.
+      solarize_threshold: values at or above it are inverted.
+      mean, std: of each channel, on the [0, 1] scale.
+      dtype: "float32" or "bfloat16", of the views and of what is stored between operations.
+      return_params: also return what was drawn, as `view_params`.
+
+    Returns:
+      `f(key, batch) -> batch`: `image` uint8 [B, S, S, 3] and `size` int32 [B, 2] (height, width of the valid part; the whole canvas
+      when absent) are replaced by `views` [B, V, size, size, 3]; other entries pass. With `return_params`, `view_params` holds
+      crop {top, left, height, width}, flip, jitter {order, brightness, …}, gray, blur (sigma), solarize, invert, all [B, V, …].
+
+    Raises:
+      ValueError: an argument out of its range.
+    """
+    kernel = blur_kernel or max(3, 2 * (size // 20) + 1)
+    probabilities = dict(flip=flip, jitter=jitter, gray=gray, blur=blur, solarize=solarize, invert=invert)
+    _check_size(size, interpolation, mean, std, dtype)
+    _check(views >= 1, f"views={views}: at least one view of each image is needed.")
+    _check_range("crop_scale", crop_scale, 0.0, 1.0)
+    _check_range("crop_ratio", crop_ratio, 0.0)
+    _check_range("blur_sigma", blur_sigma, 0.0)
+    for name, s, most in (("brightness", brightness, None), ("contrast", contrast, None), ("saturation", saturation, None), ("hue", hue, 0.5)):
+        _check(s >= 0 and (most is None or s <= most), f"{name}={s}: a jitter strength is not negative{f' and at most {most}' if most else ''}.")
+    _check(blur_kernel >= 0 and kernel % 2 == 1, f"blur_kernel={blur_kernel}: expected an odd number of taps, or 0 for a tenth of the size.")
+    chance = {name: _per_view(name, p, views) for name, p in probabilities.items()}  # name -> [V], or None when never
+    if not any((brightness, contrast, saturation, hue)):
+        chance["jitter"] = None
+    taps = blurring.radius(kernel, blur_sigma[1])
+    _check(chance["blur"] is None or taps < size, f"blur_kernel={kernel}: half of it must be smaller than size={size}.")
+
+    def sample(key, valid):
+        """Draws all parameters: valid [B, 2] -> dict of [B, V, …]."""
+        draws = crop.DRAWS + len(FLAGS) + color.JITTER_DRAWS + blurring.DRAWS
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(valid)))
+        u = jax.vmap(lambda k: jax.random.uniform(k, (views, draws)))(keys)  # [B, V, draws]
+        ends = [crop.DRAWS, crop.DRAWS + len(FLAGS), draws - blurring.DRAWS]
+        u_crop, u_flags, u_jitter, u_blur = jnp.split(u, ends, axis=-1)
+        params = {"crop": crop.sample(u_crop, valid[:, None], scale=crop_scale, ratio=crop_ratio)}
+        for i, name in enumerate(FLAGS):
+            params[name] = u_flags[..., i] < (0.0 if chance[name] is None else chance[name])
+        if chance["jitter"] is not None:
+            params["jitter"] = color.sample_jitter(
+                u_jitter, chance["jitter"], brightness=brightness, contrast=contrast, saturation=saturation, hue=hue
+            )
+        params["blur"] = blurring.sample(u_blur, 0.0 if chance["blur"] is None else chance["blur"], sigma=blur_sigma)
+        return params
+
+    def apply(images, params):
+        """[B, S, S, 3] uint8 and parameters of [B, V, …] -> [B, V, size, size, 3]. An operation of probability 0 costs nothing."""
+        planes = crop.crop(images, params["crop"], params["flip"], size=size, interpolation=interpolation)
+        planes = planes.astype(dtype)  # [B, V, 3, size, size]
+        if chance["jitter"] is not None:
+            planes = color.jitter(planes, params["jitter"])
+        if chance["gray"] is not None:
+            planes = color.gray(planes, params["gray"])
+        if chance["blur"] is not None:
+            planes = blurring.blur(planes, params["blur"], radius=taps)
+        if chance["solarize"] is not None:
+            planes = color.solarize(planes, params["solarize"], threshold=solarize_threshold)
+        if chance["invert"] is not None:
+            planes = color.invert(planes, params["invert"])
+        return jnp.moveaxis(color.normalize(planes, mean, std), -3, -1)
+
+    def make_views(key, batch):
+        rest = {k: v for k, v in batch.items() if k not in ("image", "size")}
+        params = sample(key, _valid(batch))
+        drawn = {"view_params": params} if return_params else {}
+        return {"views": apply(batch["image"], params), **drawn, **rest}
+
+    return make_views
+
+
+def test_view(*, size=32, resize=0, interpolation="bilinear", mean=MEAN, std=STD, dtype="float32"):
+    """Builds the evaluation transform: short side of the valid part to `resize`, centre crop, normalise.
+
+    Args:
+      size: side of the result in pixels.
+      resize: target of the short side; 0 means `size`·8/7 from 128 pixels on (256 for 224), else `size`.
+
+    Returns:
+      `f(batch) -> [B, size, size, 3]` of the batch's `image` and `size`.
+
+    Raises:
+      ValueError: an argument out of its range.
+    """
+    resize = resize or (size * 8 // 7 if size >= 128 else size)
+    _check_size(size, interpolation, mean, std, dtype)
+    _check(resize >= size, f"resize={resize}: the short side must be at least size={size}.")
+
+    def view(batch):
+        planes = crop.resize_center(batch["image"], _valid(batch), resize=resize, size=size, interpolation=interpolation)
+        return jnp.moveaxis(color.normalize(planes, mean, std), -3, -1).astype(dtype)
+
+    return view
+
+
+test_view.__test__ = False  # pytest collects names that begin with test_
+
+
+def _valid(batch):
+    """[B, 2] height and width of the valid part."""
+    if "size" in batch:
+        return batch["size"]
+    b, height, width, _ = batch["image"].shape
+    return jnp.broadcast_to(jnp.array([height, width]), (b, 2))
+
+
+def _per_view(name, probability, views):
+    """A float or one float a view -> a float or float32 [V]; None when it is 0 for all."""
+    values = list(probability) if isinstance(probability, (tuple, list)) else [probability]
+    _check(len(values) in (1, views), f"{name}={probability}: expected one probability, or {views}, one a view.")
+    _check(all(0 <= p <= 1 for p in values), f"{name}={probability}: a probability lies between 0 and 1.")
+    return jnp.asarray(values, jnp.float32) if any(values) else None
+
+
+def _check_size(size, interpolation, mean, std, dtype):
+    _check(size >= 1, f"size={size}: a view has at least one pixel.")
+    _check(interpolation in crop.SUPPORT, f"interpolation={interpolation!r}: expected one of {', '.join(crop.SUPPORT)}.")
+    _check(dtype in ("float32", "bfloat16"), f"dtype={dtype!r}: expected float32 or bfloat16.")
+    _check(len(mean) == len(std) == 3 and all(s > 0 for s in std), f"mean={mean}, std={std}: expected three numbers each, std above 0.")
+
+
+def _check_range(name, pair, above, most=None):
+    ordered = len(pair) == 2 and above < pair[0] <= pair[1] and (most is None or pair[1] <= most)
+    bounds = f"{above:g} < low <= high" + ("" if most is None else f" <= {most:g}")
+    _check(ordered, f"{name}={pair}: expected (low, high) with {bounds}.")
+
+
+def _check(holds, message):
+    if not holds:
+        raise ValueError(message)
