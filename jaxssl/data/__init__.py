@@ -55,8 +55,8 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
                                       test_split=test_split, depth=class_depth)
     if test is None:
         train, test = hold_out(train, holdout)
-    if test is not None and test.classes != train.classes:
-        raise UserError(_unlike(train, test))
+    if test is not None:
+        opening.same_classes(train, test)
     for key, wanted, found in (("examples", examples, len(train)), ("classes", classes, len(train.classes))):
         if wanted and wanted != found:
             raise UserError(f"data.{key}={wanted:,} was declared, but {train.name} has {found:,}; correct the number, or the path, or set it to 0.")
@@ -92,11 +92,3 @@ def _check(*, resident, **numbers):
     for key in ("holdout", "max_broken"):
         if numbers[key] > 1:
             raise UserError(f"data.{key}={numbers[key]} makes no sense; it is a share between 0 and 1.")
-
-
-def _unlike(train, test):
-    missing, extra = sorted(set(train.classes) - set(test.classes)), sorted(set(test.classes) - set(train.classes))
-    parts = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-             for what, names in (("missing", missing), ("unknown", extra)) if names]
-    return (f"The held-out set {test.name} has other classes than {train.name}: {' and '.join(parts) or 'in another order'}; "
-            "name its folders alike, give another data.test_path, or set data.test_path=none.")

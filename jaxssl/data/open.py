@@ -1,8 +1,9 @@
 """A path and the name of a kind of source -> the source, or one sentence that says what is wrong."""
 import os
+import zipfile
 from pathlib import Path
 
-from jaxssl.data import listing
+from jaxssl.data import array_record, listing, tfds
 from jaxssl.data.digits import Digits
 from jaxssl.data.folder import Folder, walk
 from jaxssl.data.zip import Zip, members
@@ -29,10 +30,8 @@ def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, s
         return Digits(variant, canvas, test=False), None if test_path == NO_TEST else Digits(variant, canvas, test=True)
     root = existing(path, source, "data.path")
     if source == "tfds":
-        from jaxssl.data import tfds
         train, test = tfds.open_splits(root, split, test_split, use_test=not test_path)
     elif source == "array_record":
-        from jaxssl.data import array_record
         train, test = array_record.open_splits(root, use_test=not test_path)
     else:
         train, test = _open_images(source, root, depth, use_test=not test_path)
@@ -44,10 +43,8 @@ def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, s
 def _open_test(source, root, split, depth):
     """The held-out set that lies at a path of its own."""
     if source == "tfds":
-        from jaxssl.data import tfds
         return tfds.open_splits(root, split, "", use_test=False)[0]
     if source == "array_record":
-        from jaxssl.data import array_record
         return array_record.open_splits(root, use_test=False)[0]
     return _open_images(source, root, depth, use_test=False)[0]
 
@@ -82,3 +79,30 @@ def existing(path: str, source: str, key: str) -> Path:
     if not os.access(root, os.R_OK | (os.X_OK if root.is_dir() else 0)):
         raise UserError(f"No permission to read {key}='{path}'; change its mode or run as its owner.")
     return root
+
+
+def detect(path: str) -> str:
+    """The kind of source that lies at `path`, or "digits" for that word. Raises UserError."""
+    if path == "digits":
+        return path
+    root = existing(path, "path", "SRC")
+    if root.is_file():
+        if root.suffix.lower() == ".zip" or zipfile.is_zipfile(root):
+            return "zip"
+        raise UserError(f"SRC '{path}' is a file that is no zip; give a folder, a zip, a prepared TFDS directory or a packed set.")
+    if (root / array_record.MANIFEST).is_file():
+        return "array_record"
+    if any(next(root.glob(f"{depth}{tfds.INFO}"), None) for depth in ("", "*/", "*/*/")):
+        return "tfds"
+    return "folder"
+
+
+def same_classes(train, test):
+    """Raises UserError unless both sets have the same classes."""
+    if test.classes == train.classes:
+        return
+    missing, extra = sorted(set(train.classes) - set(test.classes)), sorted(set(test.classes) - set(train.classes))
+    parts = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+             for what, names in (("missing", missing), ("unknown", extra)) if names]
+    raise UserError(f"The held-out set {test.name} has other classes than {train.name}: {' and '.join(parts) or 'in another order'}; "
+                    "name its folders alike, give another data.test_path, or set data.test_path=none.")

@@ -1,6 +1,8 @@
 """From a source to batches: resident (the set lives on the device, only indices travel) or streamed through Grain."""
+import gc
 import logging
 import os
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -127,18 +129,14 @@ def rows_of(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * part, (process_index + 1) * part)
 
 
-def _nothing():
-    pass
-
-
 class Batches:
-    """Iterator of (step, host batch). `close()` ends the workers; so do exhaustion and leaving a `with`."""
+    """Iterator of (step, host batch). `close()` ends the workers; so do exhaustion, an error and leaving a `with`."""
 
     def __init__(self, steps, elements, tally):
         self._steps, self.tally = steps, tally
-        self._elements = elements
+        self._elements = [elements]
         # Left open, the workers end before the interpreter takes itself apart, not in the middle of it.
-        self._end = weakref.finalize(self, getattr(elements, "close", _nothing))
+        self._end = weakref.finalize(self, _release, self._elements)
 
     def __iter__(self):
         return self
@@ -146,7 +144,7 @@ class Batches:
     def __next__(self):
         try:
             step = next(self._steps)
-            element = next(self._elements)
+            element = next(self._elements[0])
             if "broken" in element:
                 self.tally.add(len(element["label"]), element.pop("broken"))
             # Copied, since arrays from a worker are shared memory that must not outlive it.
@@ -156,7 +154,7 @@ class Batches:
             raise
 
     def close(self):
-        self._steps = self._elements = iter(())
+        self._steps = iter(())
         self._end()
 
     def __enter__(self):
@@ -164,6 +162,23 @@ class Batches:
 
     def __exit__(self, *_):
         self.close()
+
+
+def _release(elements: list):
+    """Ends the iterator in the list and lets go of it; Grain's iterators hold one another in cycles, and complain when found at exit."""
+    if hasattr(elements[0], "close"):
+        elements[0].close()
+    elements.clear()
+    gc.collect()
+    _flush_shared_memory()
+
+
+def _flush_shared_memory():
+    """Waits for Grain's background thread to free what was just let go: at exit it would be cut short, and the memory leak."""
+    module = sys.modules.get("grain._src.python.ipc.shared_memory_array")
+    pool = getattr(getattr(module, "SharedMemoryArray", None), "_del_thread_pool", None)
+    if pool is not None:
+        pool.apply(int)     # it takes its work in order, so a task that does nothing comes back after the rest
 
 
 def batches(data, *, seed: int, batch_size: int, total_steps: int, start_step: int = 0, process_index: int = 0,

@@ -1,0 +1,94 @@
+"""Sets prepared by tensorflow_datasets, read without TensorFlow: the prepared directory must hold ArrayRecord files."""
+from pathlib import Path
+
+from jaxssl.data.decode import Broken
+from jaxssl.data.sources import UNLABELLED
+from jaxssl.errors import UserError, nearest
+
+TESTS = ("test", "validation")
+INFO = "dataset_info.json"
+
+
+def prepared(root: Path) -> Path:
+    """The directory of one prepared version at or below `root` (name/version or name/config/version). Raises UserError."""
+    if (root / INFO).is_file():
+        return root
+    found = sorted({p.parent for depth in ("*", "*/*", "*/*/*") for p in root.glob(f"{depth}/{INFO}")})
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(str(p.relative_to(root)) for p in found[:6])
+        raise UserError(f"data.path='{root}' holds {len(found)} prepared sets ({names}{', …' if len(found) > 6 else ''}); give the path of one.")
+    raise UserError(f"data.path='{root}' holds no prepared TFDS set (no {INFO}); prepare it with "
+                    "tfds.builder(name, data_dir=…, file_format='array_record').download_and_prepare(), then give its name/version directory.")
+
+
+def _builder(directory: Path):
+    try:
+        import tensorflow_datasets
+    except ImportError:
+        raise UserError("data.source='tfds' needs tensorflow_datasets, which is not installed; pip install tensorflow-datasets array_record, "
+                        "or choose data.source='folder', 'zip' or 'array_record'.") from None
+    try:
+        return tensorflow_datasets.builder_from_directory(directory)
+    except Exception as error:      # whatever a damaged directory makes the library raise
+        raise UserError(f"{directory} is not a readable TFDS set ({type(error).__name__}: {error}); prepare it again.") from error
+
+
+def open_splits(root: Path, split: str, test_split: str, use_test: bool):
+    """-> (source of `split`, source of `test_split` or None); `test_split` "" = test or validation, whichever there is."""
+    builder = _builder(prepared(root))
+    splits = list(builder.info.splits)
+    for key, name in (("split", split), ("test_split", test_split)):
+        if name and name.split("[")[0] not in splits:
+            raise UserError(f"data.{key}='{name}' is not a split of {builder.info.full_name}; choose one of {', '.join(splits)}{nearest(name, splits)}")
+    if not test_split:
+        test_split = next((name for name in TESTS if name in splits and name != split), "")
+    return TFDS(builder, split), TFDS(builder, test_split) if use_test and test_split else None
+
+
+class TFDS:
+    """One split of a prepared set: encoded images, at random."""
+
+    def __init__(self, builder, split: str):
+        from tensorflow_datasets import decode, features
+        self.name, self.split = f"{builder.info.full_name} ({split})", split
+        self.image = _feature(builder.info, features.Image, "image")
+        self.label = _feature(builder.info, features.ClassLabel, "label", required=False)
+        self.classes = tuple(builder.info.features[self.label].names) if self.label else ()
+        try:
+            self.records = builder.as_data_source(split, decoders={self.image: decode.SkipDecoding()})
+        except Exception as error:
+            raise UserError(f"{self.name} cannot be read at random ({error}); prepare it with file_format='array_record'.") from error
+
+    def __len__(self):
+        return len(self.records)
+
+    def read(self, index):
+        try:
+            record = self.records[index]
+        except Exception as error:      # the reader's errors are those of its C++ library
+            raise Broken(f"{type(error).__name__}: {error}") from error
+        return record[self.image], self._label(record), self._id(index)
+
+    def entry(self, index):
+        return self._label(self.records[index]), self._id(index)
+
+    def _label(self, record):
+        return int(record[self.label]) if self.label else UNLABELLED
+
+    def _id(self, index):
+        return f"{self.split}/{index}"
+
+
+def _feature(info, kind, usual: str, required: bool = True) -> str | None:
+    """The name of the feature of that kind: the usual one, or the only one."""
+    names = [name for name, feature in info.features.items() if isinstance(feature, kind)]
+    if usual in names:
+        return usual
+    if len(names) == 1:
+        return names[0]
+    if names or required:
+        raise UserError(f"{info.full_name} has {len(names)} features of kind {kind.__name__} ({', '.join(names) or 'none'}), and none is named "
+                        f"'{usual}'; pack the one you want from a folder instead.")
+    return None
