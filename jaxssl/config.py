@@ -32,7 +32,7 @@ SECTIONS = {
     "log": "jaxssl.writers:Writers",
 }
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
-INJECTED = {"model": {"precision"}, "augment": {"dtype"}, "log": {"process_index"}}
+INJECTED = {"model": {"precision"}, "augment": {"dtype", "return_params"}, "log": {"process_index"}}
 DURATION_UNITS = ("steps", "epochs", "examples", "percent")
 
 
@@ -74,7 +74,8 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     overrides = dict(overrides or {})
     config = _execute(spec)
     for section in SECTIONS:
-        config.setdefault(section, ConfigDict())
+        if section not in config:
+            config[section] = ConfigDict()
     if "method.name" in overrides:
         config.method.name = overrides["method.name"]
     config = complete(config)
@@ -95,8 +96,7 @@ def complete(config: ConfigDict) -> ConfigDict:
     full = ConfigDict({**top, **{s: ConfigDict(keys) for s, keys in known.items()}}, convert_dict=False)
     for path in _paths(config):
         if path not in SECTIONS:
-            owner, key = _owner(full, path)
-            owner[key] = _typed(config_get(config, path), owner[key], path)
+            _put(full, path, config_get(config, path))
     return full
 
 
@@ -189,8 +189,15 @@ def _set(config, path, text):
     if path not in names or isinstance(config_get(config, path), ConfigDict):
         choice = nearest(path, names) or f" (its keys: {', '.join(sorted(n for n in names if n.startswith(path + '.')))})"
         raise UserError(f"--config.{path}: there is no such key{choice}")
-    owner, key = _owner(config, path)
-    owner[key] = _typed(_literal(text, owner[key]), owner[key], path)
+    _put(config, path, _literal(text, config_get(config, path)))
+
+
+def _put(config, path, value):
+    owner, _, key = path.rpartition(".")
+    owner = config_get(config, owner) if owner else config
+    value = _typed(value, owner[key], path)
+    with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
+        owner[key] = value
 
 
 def _literal(text, current):
@@ -228,13 +235,6 @@ def _typed(value, current, path):
     if not good:
         raise UserError(f"{path} is {value!r}, a {type(value).__name__}; it takes a {type(current).__name__} such as {current!r}")
     return value
-
-
-def _owner(config, path):
-    *parents, key = path.split(".")
-    for part in parents:
-        config = config[part]
-    return config, key
 
 
 def _paths(config, prefix=""):

@@ -1,0 +1,81 @@
+"""Checkpoints: the only file that knows orbax.
+
+A checkpoint is the whole train state plus a small JSON (`meta`). It is written asynchronously under a temporary name and counts only
+once committed; an older one is deleted only after that.
+"""
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxssl import tree
+from jaxssl.errors import UserError
+
+
+class Manager:
+    """Saves, restores and verifies the checkpoints of one workdir; see `open_manager`."""
+
+    def __init__(self, folder: str, keep_last: int, keep_every: int, asynchronous: bool):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every or None, enable_async_checkpointing=asynchronous,
+                                               cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(folder, options=options, item_names=("state", "meta"))
+        self._folder = folder
+
+    def latest(self) -> int | None:
+        """The step of the newest committed checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, meta: dict) -> None:
+        """Starts saving; returns once the arrays are copied. A failed earlier save raises here. A step that is already saved is left alone."""
+        if self.latest() != step:
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+
+    def wait(self) -> None:
+        """Blocks until every save is committed; raises what a failed one raised."""
+        self._manager.wait_until_finished()
+
+    def restore(self, step: int, shape: Any, sharding: Any) -> tuple[Any, dict]:
+        """The state of `step` placed by `sharding` (any topology), and its meta.
+
+        Args:
+          shape, sharding: trees like the state, of ShapeDtypeStructs and of shardings.
+        Raises: UserError when the checkpoint holds another tree or other shapes.
+        """
+        target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shape, sharding)
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"checkpoint {step} in {self._folder} does not fit this config's train state ({str(error).splitlines()[0][:300]}); "
+                            "use the config it was written with, or another workdir") from error
+        return restored.state, restored.meta
+
+    def verify(self, step: int, shape: Any, sharding: Any, digest: str) -> None:
+        """Re-opens checkpoint `step` and compares the digest of every array. Raises: RuntimeError when it differs."""
+        state, _ = self.restore(step, shape, sharding)
+        found = tree.digest(state)
+        if found != digest:
+            raise RuntimeError(f"the checkpoint of step {step} was read back with digest {found}, but the train state has {digest}; do not trust {self._folder}")
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def open_manager(*, workdir, keep_last=2, keep_every=0, asynchronous=True) -> Manager:
+    """The checkpoints of `workdir`.
+
+    Args:
+      keep_last: how many of the newest stay (≥ 1). keep_every: steps divisible by it stay for good; 0 is off.
+      asynchronous: write in the background while training goes on.
+    """
+    if keep_last < 1 or keep_every < 0:
+        raise UserError(f"checkpoint.keep_last is {keep_last} and keep_every {keep_every}; keep_last must be at least 1, keep_every at least 0")
+    folder = f"{workdir}/checkpoints" if "://" in str(workdir) else os.fspath(Path(workdir).resolve() / "checkpoints")
+    return Manager(folder, keep_last, keep_every, asynchronous)
+
+
+def to_host(state: Any) -> Any:
+    """Numpy copies of a fully addressable state."""
+    return jax.tree.map(np.asarray, state)

@@ -1,0 +1,90 @@
+"""Evaluation while training: weighted kNN and label-free rank, and at the end a linear classifier, on held-out images."""
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxssl import data as datas
+from jaxssl.data.sources import Subset
+from jaxssl.errors import UserError
+from jaxssl.eval import features, knn, linear, rank
+
+KNN = {"knn": (200, 0.1), "knn_k20": (20, 0.07)}  # name -> k, temperature
+
+
+class Evaluator:
+    """Held-out evaluation of an `embed(batch) -> [B, D]`; see `make`. Without held-out labels only the rank is measured."""
+
+    def __init__(self, data: Any, store: dict | None, mesh: Any, counts: dict, batch: int):
+        self._data, self._mesh, self._counts = data, mesh, counts
+        self._batch = -(-batch // mesh.size) * mesh.size
+        self.labelled = data.test is not None and bool(data.classes)
+        self._train = _spread(data.train, store, counts["reference"])
+        self._test = _spread(data.test, None, counts["queries"]) if self.labelled else None
+        self._kept: dict[str, tuple] = {}
+
+    def quick(self, embed: Callable) -> dict[str, float]:
+        """`rankme`, and with labels `knn` (k 200, T .1) and `knn_k20` (k 20, T .07): accuracies in [0, 1] on held-out images."""
+        return self._measure(embed)[0]
+
+    def final(self, embed: Callable) -> dict[str, float]:
+        """What `quick` gives, and `linear`: logistic regression on the features, its penalty chosen on a part of the training images."""
+        found, sets = self._measure(embed)
+        return {**found, "linear": _linear(*sets)} if self.labelled else found
+
+    def raw(self) -> dict[str, float]:
+        """`knn_raw` and `linear_raw`: the same measures on the pixels themselves; empty unless asked for."""
+        if not (self._counts["raw"] and self.labelled):
+            return {}
+        return {f"{name}_raw": value for name, value in self.final(_pixels).items() if name in ("knn", "linear")}
+
+    def _measure(self, embed):
+        x, y = self._extract(embed, "train")
+        found = {"rankme": rank.rankme(x[:self._counts["rank_samples"]])}
+        if not self.labelled:
+            return found, None
+        u, v = self._extract(embed, "test")
+        known = y >= 0
+        results = knn.evaluate(u, v, x[known], y[known], settings=tuple(KNN.values()))
+        return {**found, **{name: result.accuracy for name, result in zip(KNN, results)}}, (x[known], y[known], u, v)
+
+    def _extract(self, embed, which):
+        source, store = self._train if which == "train" else self._test
+        if store is None and self._data.resident:  # decode a small set once, not at every evaluation
+            store = datas.store(self._data, source)
+            self._train, self._test = (self._train, (source, store)) if which == "test" else ((source, store), self._test)
+        return features.extract(embed, self._data, source, store=store, batch_size=self._batch, mesh=self._mesh)
+
+
+def make(*, data, store, mesh, reference=50_000, queries=10_000, rank_samples=10_000, batch=500, raw=False) -> Evaluator:
+    """The evaluator of a run.
+
+    Args:
+      data: `jaxssl.data.Data`. store: its decoded training set on the host, or None when it is streamed. mesh: of the run.
+      reference, queries: at most so many training and held-out images, evenly spread over the set; 0 takes all.
+      rank_samples: images that RankMe is measured on. batch: images in a forward pass, rounded up to the number of devices.
+      raw: also measure the pixels themselves.
+    Raises: UserError.
+    """
+    if batch < 1 or reference < 0 or queries < 0 or rank_samples < 2:
+        raise UserError(f"eval.batch, reference, queries and rank_samples are {batch}, {reference}, {queries} and {rank_samples}; "
+                        "batch must be at least 1, rank_samples at least 2, and a count of 0 takes all images")
+    return Evaluator(data, store, mesh, dict(reference=reference, queries=queries, rank_samples=rank_samples, raw=raw), batch)
+
+
+def _spread(source, store, most):
+    """(source, store) of at most `most` samples, evenly spaced so that class folders in order are all met."""
+    n = len(source)
+    if not most or n <= most:
+        return source, store
+    chosen = np.linspace(0, n - 1, most).round().astype(np.int64)
+    part = None if store is None else {**{k: v[chosen] for k, v in store.items()}, "id": np.where(store["id"][chosen] == chosen, np.arange(most), -1)}
+    return Subset(source, chosen), part
+
+
+def _pixels(batch):
+    return batch["image"].reshape(len(batch["image"]), -1) / np.float32(255)
+
+
+def _linear(x, y, u, v):
+    return linear.evaluate(x, y, u, v).accuracy

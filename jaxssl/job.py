@@ -1,0 +1,134 @@
+"""Everything a run is before it touches data: method, optimizer, schedule, shardings and the jitted step. Built alike by `train` and `plan`."""
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxssl import augment, config as configs, data as datas, models, online, optim, sharding
+from jaxssl.errors import UserError
+from jaxssl.methods import base
+from jaxssl.step import TrainState, init_state, train_step
+
+
+class Facts(NamedTuple):
+    """What the run needs to know of its data: training images, classes (0: no labels), canvas side, whether all of it stays on the device."""
+    examples: int
+    classes: int
+    canvas: int
+    resident: bool
+
+
+class Job(NamedTuple):
+    """A run ready to start.
+
+    total, warmup: steps. state, state_sharding: trees of shapes and of shardings. batch, batch_sharding: likewise, of what the step takes.
+    init(key_data) -> state, step(state, batch) -> (state, metrics), embed(state, batch of canvases) -> [B, D]: jitted, not yet compiled.
+    """
+    facts: Facts
+    mesh: Mesh
+    method: base.Method
+    optim: optim.Optim
+    total: int
+    warmup: int
+    views: int
+    width: int
+    batch: dict
+    batch_sharding: dict
+    state: TrainState
+    state_sharding: TrainState
+    init: Callable
+    step: Callable
+    embed: Callable
+
+    def duration(self, value: Any, key: str, batch_size: int) -> int:
+        return configs.steps(value, key, examples=self.facts.examples, batch_size=batch_size, total=self.total)
+
+
+def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
+    """Builds the job; nothing is compiled and no array is made. Raises: UserError for every mismatch that can be known here."""
+    check(config, mesh, facts)
+    duration = functools.partial(configs.steps, examples=facts.examples, batch_size=config.batch_size)
+    total = duration(config.total, "total")
+    warmup = duration(config.warmup, "warmup", total=total)
+    if not 0 <= warmup < max(total, 1):
+        raise UserError(f"warmup is {warmup} steps of {total} in all; it must be shorter than the run (total={config.total!r}, warmup={config.warmup!r})")
+    encoder = models.make(**config.model, precision=config.precision)
+    make_views, view = views(config)
+    context = dict(encoder=encoder, mesh=mesh, batch_size=config.batch_size, views=config.augment.views, total=total)
+    own = {k: v for k, v in config.method.items() if k != "name"}
+    method = base.build(configs.function("method", config), own, context)
+    if config.ema:
+        method = base.with_ema(method, config.ema)
+    method = online.watch(method, classes=facts.classes, width=encoder.features)
+
+    size = config.augment.size
+    example = {"views": jnp.zeros((2 * config.model.bn_groups, config.augment.views, size, size, 3))}
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), example)
+    optimizer = optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup)
+    init = functools.partial(init_state, batch=example, method=method, tx=optimizer.tx)
+    state = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    placed = TrainState(sharding.replicated(mesh), sharding.parameters(state.params, mesh), sharding.update_slices(state.opt_state, mesh),
+                        sharding.parameters(state.aux, mesh), sharding.replicated(mesh))
+    batch, batch_sharding = batch_shapes(config.batch_size, facts, mesh)
+
+    def step(state, batch):
+        batch = dict(batch)
+        stop = batch.pop("stop").max()
+        state, metrics = train_step(state, batch, method=method, tx=optimizer.tx, augment=lambda key, b: make_views(key, lookup(b)),
+                                    sliced=lambda tree: jax.lax.with_sharding_constraint(tree, sharding.update_slices(tree, mesh)))
+        return state, {**metrics, "stop": stop}
+
+    def embed(state, batch):
+        return method.embed(state.params, state.aux, view(batch))
+
+    return Job(facts, mesh, method, optimizer, total, warmup, config.augment.views, encoder.features, batch, batch_sharding, state, placed,
+               init=jax.jit(init, out_shardings=placed),
+               step=jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh))),
+               embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)))
+
+
+def views(config: Any) -> tuple[Callable, Callable]:
+    """(training views, test view) of `config.augment`; the test view resizes to `size` and crops the centre."""
+    dtype = {"bf16": "bfloat16", "f32": "float32"}[config.precision]
+    a = config.augment
+    try:
+        return augment.make(**a, dtype=dtype), augment.test_view(size=a.size, interpolation=a.interpolation, mean=a.mean, std=a.std, dtype=dtype)
+    except ValueError as error:
+        raise UserError(f"augment.{error}") from error
+
+
+def check(config: Any, mesh: Mesh, facts: Facts) -> None:
+    """Config against devices and data. Raises: UserError."""
+    if config.batch_size % mesh.size:
+        below = config.batch_size // mesh.size * mesh.size
+        raise UserError(f"batch_size is {config.batch_size}, which {mesh.size} devices cannot share equally; use {below or mesh.size} or {below + mesh.size}")
+    if config.batch_size > facts.examples:
+        raise UserError(f"batch_size is {config.batch_size}, but there are only {facts.examples} training images; use at most {facts.examples}")
+    if config.augment.size > facts.canvas:
+        raise UserError(f"augment.size is {config.augment.size} pixels, but images arrive on a canvas of {facts.canvas}; "
+                        f"set --config.augment.size={facts.canvas} or less, or a larger --config.data.canvas if the images are larger")
+    if (config.batch_size * config.augment.views) % config.model.bn_groups:
+        raise UserError(f"model.bn_groups is {config.model.bn_groups}, which does not divide the {config.batch_size * config.augment.views} views of a batch")
+
+
+def batch_shapes(batch_size: int, facts: Facts, mesh: Mesh) -> tuple[dict, dict]:
+    """Shapes and shardings of what the step takes: indices into the resident store, or decoded canvases; and one stop flag a device."""
+    def arrays(n):
+        return {"image": jax.ShapeDtypeStruct((n, facts.canvas, facts.canvas, 3), jnp.uint8), "size": jax.ShapeDtypeStruct((n, 2), jnp.int32),
+                "label": jax.ShapeDtypeStruct((n,), jnp.int32)}
+    split, whole = sharding.batch(mesh), sharding.replicated(mesh)
+    flag = jax.ShapeDtypeStruct((mesh.size,), jnp.int32)
+    if not facts.resident:
+        batch = {**arrays(batch_size), "stop": flag}
+        return batch, {name: split for name in batch}
+    store = arrays(facts.examples)
+    return ({"index": jax.ShapeDtypeStruct((batch_size,), jnp.int32), "stop": flag, "store": store},
+            {"index": split, "stop": split, "store": {name: whole for name in store}})
+
+
+def lookup(batch: dict) -> dict:
+    """The batch's samples: taken from the resident store by index, or as they came."""
+    return datas.lookup(batch["store"], {"index": batch["index"]}) if "store" in batch else batch

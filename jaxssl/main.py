@@ -1,0 +1,75 @@
+"""`python -m jaxssl.main --config configs/<dataset>/<method>.py[:variant] --workdir DIR [--config.any.key=value …]`: train."""
+import argparse
+import os
+import sys
+import traceback
+
+from jaxssl.errors import NonFiniteError, UserError
+
+EXIT_USER, EXIT_NONFINITE = 2, 3
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m jaxssl.main", allow_abbrev=False, description="Pre-train an image encoder. The same command with the same workdir resumes.",
+                                epilog="Any key of the config: --config.optim.lr=0.5 --config.total=100_epochs. Exit codes: 0 done or stopped by SIGTERM after saving, "
+                                       "2 wrong input, 3 loss or gradient not finite.")
+    p.add_argument("--config", required=True, help="a config file, with :variant where it has some, for example configs/digits/simclr.py:laptop")
+    p.add_argument("--workdir", required=True, help="where everything of this run goes; an existing one is resumed")
+    p.add_argument("--allow_config_change", action="store_true", help="resume a workdir although the config differs from the one it was started with")
+    p.add_argument("--profile_steps", default="", metavar="A:B", help="write a profiler trace of steps A to B into the workdir")
+    p.add_argument("--compilation_cache", default=os.path.join("~", ".cache", "jaxssl", "xla"), metavar="DIR", help="persistent compilation cache; 'off' turns it off (default: %(default)s)")
+    p.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0, when several processes are started by hand")
+    p.add_argument("--processes", type=int, default=0, help="how many processes there are in all")
+    p.add_argument("--process_id", type=int, default=-1, help="which of them this is, from 0")
+    p.add_argument("--join_timeout", type=int, default=1800, metavar="SECONDS", help="how long to wait for the other processes (default: %(default)s)")
+    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return p
+
+
+def split_overrides(arguments: list[str]) -> dict[str, str]:
+    """`--config.a.b=value` or `--config.a.b value` arguments as {"a.b": "value"}. Raises: UserError for anything else."""
+    overrides, rest = {}, list(arguments)
+    while rest:
+        head = rest.pop(0)
+        if not head.startswith("--config."):
+            raise UserError(f"unknown argument {head!r}; keys of the config are written --config.key=value, and --help lists the flags")
+        name, equals, value = head.removeprefix("--config.").partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"--config.{name} has no value; write --config.{name}=value")
+            value = rest.pop(0)
+        overrides[name] = value
+    return overrides
+
+
+def guarded(body, debug: bool) -> int:
+    """Runs `body()`; a user's mistake becomes one sentence on stderr and its exit code."""
+    try:
+        body()
+        return 0
+    except (UserError, NonFiniteError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER if isinstance(error, UserError) else EXIT_NONFINITE
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags, rest = parser().parse_known_args(argv)
+
+    def body():
+        overrides = split_overrides(rest)
+        from jaxssl import distributed, train  # jax is imported only once the command line is known to be sound
+        distributed.join(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, timeout=flags.join_timeout)
+        train.configure(flags.compilation_cache)
+        train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=flags.profile_steps)
+
+    code = guarded(body, flags.debug)
+    if code and "jax" in sys.modules:
+        sys.stdout.flush()
+        os._exit(code)  # the other processes may be gone or waiting; the shutdown barrier would hang
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""run(): config → mesh → data → job → state → restore → loop(step, log, evaluate, save) → re-open, digest, run.json."""
+import functools
+import hashlib
+import json
+import logging
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxssl import checkpoint, config as configs, data as datas, evaluation, job as jobs, progress, sharding, tree, workdir as folders, writers
+from jaxssl.errors import NonFiniteError, UserError
+from jaxssl.eval import collapse
+from jaxssl.watchdog import Stop, Watchdog
+
+
+def configure(compilation_cache: str) -> None:
+    """Process-wide JAX settings: the persistent compilation cache, and synchronous dispatch on several emulated CPU devices."""
+    if compilation_cache != "off":
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        # The collectives of steps in flight wait for one another's threads; on few cores that is a deadlock.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+
+def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_change: bool = False, profile_steps: str = "") -> dict:
+    """Trains `spec` with `overrides` in `workdir`, resuming what is there, and returns what run.json holds.
+
+    Stopped by SIGTERM it saves and returns {"stopped": step}.
+    Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
+    """
+    config = configs.load(spec, overrides)
+    profile = parse_profile(profile_steps)
+    leader = jax.process_index() == 0
+    mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
+    data = datas.make(**config.data)
+    job = jobs.prepare(config, mesh, jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident))
+    folders.claim(workdir, configs.describe(config), allow_change=allow_config_change, leader=leader)
+    finished = folders.read_json(folders.path(workdir) / "run.json")
+    if finished and finished["steps"] >= job.total:
+        print(f"{workdir} is finished ({finished['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
+        return finished
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir")
+    with Stop() as stop, progress.Progress(job.total, active=leader) as screen, Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()) as watchdog:
+        session = Session(config, workdir, job, data, stop, screen, watchdog, profile)
+        try:
+            return session.train()
+        finally:
+            session.close()
+
+
+def parse_profile(text: str) -> tuple[int, int] | None:
+    """`"10:20"` as (10, 20); "" as None. Raises: UserError."""
+    if not text:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise UserError(f"--profile_steps is {text!r}; write FIRST:LAST in steps, for example 10:20")
+    return int(first), int(last)
+
+
+def describe(config: Any, job: jobs.Job) -> str:
+    """What is printed and logged at start: mesh, model, views, learning rate, schedule, optimizer groups."""
+    f, d = job.facts, jax.devices()
+    parameters = sum(x.size for x in jax.tree.leaves(job.state.params))
+    epochs = job.total * config.batch_size / f.examples
+    return "\n".join([
+        f"mesh: {' × '.join(f'{n} {a}' for a, n in job.mesh.shape.items())} = {len(d)} {d[0].device_kind} devices in {jax.process_count()} process(es)",
+        f"data: {f.examples:,} images of at most {f.canvas}×{f.canvas}, {f.classes or 'no'} classes, {'resident on every device' if f.resident else 'streamed'}",
+        f"method: {config.method.name}, {job.views} views of {config.augment.size}×{config.augment.size}; global batch {config.batch_size} images "
+        f"({config.batch_size // job.mesh.size} a device), {config.precision}",
+        f"parameters: {parameters:,} ({config.model.name}, features of {job.width})",
+        f"schedule: {job.total} steps ({epochs:.4g} epochs), warm-up {job.warmup} steps; log every {job.duration(config.log_every, 'log_every', config.batch_size)}, "
+        f"evaluate every {job.duration(config.eval_every, 'eval_every', config.batch_size)}, save every {job.duration(config.checkpoint_every, 'checkpoint_every', config.batch_size)}",
+        job.optim.describe])
+
+
+class Session:
+    """One process's part in one run, from restore to run.json. `step` counts finished updates; `state` is the train state after them."""
+
+    def __init__(self, config, workdir, job, data, stop, screen, watchdog, profile):
+        self.config, self.workdir, self.job, self.data = config, workdir, job, data
+        self.stop, self.screen, self.watchdog, self.profile = stop, screen, watchdog, profile
+        self.folder, self.leader = folders.path(workdir), jax.process_index() == 0
+        self.every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
+        self.writers = writers.Writers(workdir, process_index=jax.process_index(), **config.log)
+        self.manager = checkpoint.open_manager(workdir=workdir, **config.checkpoint)
+        self.pending: list[dict] = []                # device metrics of the steps since the last look
+        self.skipped: list[int] = []                 # numbers of the batches left out after a rollback
+        self.rollbacks = int(config.on_nonfinite.partition(":")[2] or 0)
+        self.flags: list = []                        # stop flags of the last two steps
+        self.batches = None
+
+    # -- the run, in order ---------------------------------------------------------------------------------------------
+
+    def train(self) -> dict:
+        self.screen.note(describe(self.config, self.job))
+        self.restore()
+        with self.watchdog.pause(), self.clock.pause("compile"):
+            self.open_data()
+            self.compile()
+        self.writers.text(self.step, {"start": describe(self.config, self.job), "parameters": self.parameter_table()})
+        self.first_look()
+        while self.step < self.job.total:
+            self.one_step()
+            due = {name: every and self.step % every == 0 for name, every in self.every.items()}
+            last, stopping = self.step == self.job.total, self.asked_to_stop()
+            if (due["log_every"] or due["eval_every"] or due["checkpoint_every"] or last or stopping) and not self.all_finite():
+                self.roll_back()
+                continue
+            if due["log_every"] or last:
+                self.log()
+            if due["eval_every"] and not last and not stopping:
+                self.evaluate()
+            if due["checkpoint_every"] or last or stopping:
+                self.save()
+            if stopping and not last:
+                self.manager.wait()
+                self.screen.note(f"{self.stop.signal or 'stop'}: saved step {self.step}; the same command resumes")
+                return {"stopped": self.step}
+        return self.finish()
+
+    def restore(self) -> None:
+        """The newest checkpoint, or a fresh state from the seed."""
+        self.step, meta = self.manager.latest() or 0, {}
+        if self.step:
+            self.state, meta = self.manager.restore(self.step, self.job.state, self.job.state_sharding)
+            self.screen.note(f"resuming {self.workdir} at step {self.step}")
+        else:
+            self.state = self.fresh()
+        self.skipped = list(meta.get("skipped", []))
+        self.clock = progress.Clock(batch_size=self.config.batch_size, total=self.job.total, state=meta.get("clock"))
+        self.writers.truncate(self.step)
+
+    def fresh(self):
+        return self.job.init(np.asarray(jax.random.key_data(jax.random.key(self.config.seed))))
+
+    def open_data(self) -> None:
+        """Decodes a resident set, and starts the stream of batches at the current step."""
+        store = datas.store(self.data, self.data.train) if self.data.resident else None
+        self.evaluator = evaluation.make(data=self.data, store=store, mesh=self.job.mesh, **self.config.eval)
+        self.store = sharding.put({name: store[name] for name in self.job.batch["store"]}, sharding.replicated(self.job.mesh)) if store else None
+        self.open_batches()
+
+    def open_batches(self) -> None:
+        if self.batches is not None:
+            self.batches.close()
+        self.batches = datas.batches(self.data, seed=self.config.seed, batch_size=self.config.batch_size, start_step=self.step, total_steps=self.job.total,
+                                     process_index=jax.process_index(), process_count=jax.process_count(), skipped=self.skipped)
+        self.ids = hashlib.sha256()                  # of the sample ids since the last logged step, whichever process read them
+        logged = self.step - self.step % (self.every["log_every"] or self.job.total)
+        for step in range(logged, self.step):
+            self.count_ids(step)
+
+    def compile(self) -> None:
+        """The one compile of the train step, ahead of time: the executable cannot be traced again."""
+        shapes = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), (self.job.state, self.job.batch), (self.job.state_sharding, self.job.batch_sharding))
+        self.compiled = self.job.step.lower(*shapes).compile()
+        self.flops = (self.compiled.cost_analysis() or {}).get("flops", 0.0) * self.job.mesh.size  # the analysis counts one device's share
+        self.screen.note(f"compiled: {self.flops / 1e9:,.1f} GFLOP a step")
+
+    def one_step(self) -> None:
+        if self.profile and self.step == self.profile[0]:
+            jax.profiler.start_trace(str(self.folder / "profile"))
+        with self.clock.wait():
+            step, batch = next(self.batches)
+        assert step == self.step, (step, self.step)
+        self.state, metrics = self.compiled(self.state, self.to_device(batch))
+        self.count_ids(self.step)
+        self.pending.append(metrics)
+        self.step += 1
+        self.clock.step()
+        self.watchdog.beat(self.step)
+        if self.profile and self.step == self.profile[1]:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
+            self.screen.note(f"profile of steps {self.profile[0]} to {self.profile[1]} written to {self.folder / 'profile'}")
+
+    def finish(self) -> dict:
+        """Final evaluation, the last checkpoint re-opened and compared, run.json."""
+        with self.watchdog.pause(), self.clock.pause("eval"):
+            scores = self.evaluator.final(self.embed(self.state))
+        with self.watchdog.pause(), self.clock.pause("save"):
+            self.manager.wait()
+            digest = tree.digest(self.state)
+            self.manager.verify(self.step, self.job.state, self.job.state_sharding, digest)
+        self.report(scores)
+        summary = self.clock.summary()
+        result = {"steps": self.step, "state_sha256": digest, **scores, **self.untrained(), **summary,
+                  "images_per_second_per_device": summary["images_per_second"] / self.job.mesh.size, "skipped_batches": self.skipped,
+                  "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
+        if self.leader:
+            folders.write(self.folder / "run.json", json.dumps(result, indent=1))
+        self.screen.note(f"done: {self.step} steps in {progress.duration(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in {self.workdir}")
+        return result
+
+    def close(self) -> None:
+        if self.batches is not None:
+            self.batches.close()
+        self.writers.close()
+        self.manager.close()
+
+    # -- what happens between steps --------------------------------------------------------------------------------------
+
+    def all_finite(self) -> bool:
+        """Looks at the metrics of every step since the last look; remembers the newest, and the first bad step if there is one."""
+        first = self.step - len(self.pending)
+        values = jax.device_get(self.pending)
+        self.pending = []
+        self.bad = next((first + i for i, m in enumerate(values) if not m["finite"]), None)
+        if values:
+            self.newest = {k: float(v) for k, v in values[-1 if self.bad is None else self.bad - first].items()}
+        return self.bad is None
+
+    def log(self) -> None:
+        rates = self.clock.rates(self.step)
+        lr = float(self.job.optim.schedule(self.step - 1))
+        epoch = self.step * self.config.batch_size / self.job.facts.examples
+        used = progress.mfu(self.flops, rates.step_seconds, self.job.mesh.size, jax.devices()[0].device_kind)
+        self.screen.update(self.step, progress.line(self.step, self.job.total, rates, devices=self.job.mesh.size, epoch=epoch, loss=self.newest["loss"], lr=lr, utilisation=used))
+        self.writers.scalars(self.step, {**{k: v for k, v in self.newest.items() if k not in ("finite", "stop")}, "lr": lr, "epoch": epoch, "images_per_second": rates.images_per_second,
+                                         "images_per_second_per_device": rates.images_per_second / self.job.mesh.size, "step_seconds": rates.step_seconds,
+                                         "data_wait_share": rates.data_wait_share, **({} if used is None else {"mfu": used}), "ids_sha256": self.ids.hexdigest()})
+        self.ids = hashlib.sha256()
+
+    def first_look(self) -> None:
+        """Scores of the untrained encoder and of the pixels, once per run; a fresh state is a pure function of the seed."""
+        if self.untrained():
+            return
+        with self.watchdog.pause(), self.clock.pause("eval"):
+            scores = self.evaluator.final(self.embed(self.state if self.step == 0 else self.fresh()))
+            found = {**{f"{name}_untrained": value for name, value in scores.items()}, **self.evaluator.raw()}
+        if self.leader:
+            (self.folder / "evaluations").mkdir(exist_ok=True)
+            folders.write(self.folder / "evaluations" / "untrained.json", json.dumps(found, indent=1))
+        self.before = found
+        self.screen.note("untrained encoder: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+
+    def untrained(self) -> dict:
+        if not hasattr(self, "before"):
+            self.before = folders.read_json(self.folder / "evaluations" / "untrained.json") or {}
+        return self.before
+
+    def evaluate(self) -> None:
+        with self.watchdog.pause(), self.clock.pause("eval"):
+            self.report(self.evaluator.quick(self.embed(self.state)))
+
+    def report(self, scores: dict) -> None:
+        """Shows and logs scores, with a warning for each sign of collapse."""
+        self.writers.scalars(self.step, scores)
+        self.screen.note(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+        known = {k: v for k, v in self.newest.items() if k.startswith("collapse")}
+        for warning in collapse.warnings(known, self.config.method.dim) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
+            self.screen.note(f"warning: {warning}")
+
+    def save(self) -> None:
+        with self.watchdog.pause(), self.clock.pause("save"):
+            self.manager.save(self.step, self.state, {"skipped": self.skipped, "clock": self.clock.state()})
+
+    def asked_to_stop(self) -> bool:
+        """Whether any process was asked to; all get the same answer at the same step, since the flag went through the step itself.
+
+        With several processes it is the previous step's flag that is read: the newest step is still running.
+        """
+        if jax.process_count() == 1:
+            return bool(self.stop)
+        self.flags = [*self.flags[-1:], self.pending[-1]["stop"]]
+        return len(self.flags) == 2 and bool(self.flags[0])
+
+    def roll_back(self) -> None:
+        """After a step whose loss or gradient is not finite: dump it, then stop, or restore and skip its batch."""
+        number = datas.batch_number(self.bad, self.skipped)
+        ids = datas.ids(self.config.seed, number, self.config.batch_size, self.job.facts.examples)
+        file = self.folder / f"nonfinite_step_{self.bad}.json"
+        if self.leader:
+            folders.write(file, json.dumps({"step": self.bad, "batch": number, "metrics": {k: str(v) for k, v in self.newest.items()}, "sample_indices": ids.tolist(),
+                                            "sample_ids": [self.data.train.entry(int(i))[1] for i in ids]}, indent=1))
+        latest = self.manager.latest()
+        what = f"loss or gradient is not finite at step {self.bad} (loss {self.newest['loss']}, gradient norm {self.newest['grad_norm']}); its batch is listed in {file}"
+        if self.rollbacks <= 0:
+            raise NonFiniteError(f"{what}; the last checkpoint ({f'step {latest}' if latest else 'none yet'}) is finite and untouched. "
+                                 "Lower optim.lr, lengthen warmup, set optim.clip, or use --config.on_nonfinite=rollback:3")
+        self.rollbacks -= 1
+        skipped = sorted([*self.skipped, number])
+        self.screen.note(f"warning: {what}; going back to step {latest or 0} and leaving that batch out ({self.rollbacks} more rollbacks allowed)")
+        self.manager.wait()
+        clock = self.clock
+        self.restore()
+        self.clock, self.skipped = clock, skipped
+        self.open_batches()
+
+    # -- small parts ---------------------------------------------------------------------------------------------------
+
+    def to_device(self, batch: dict) -> dict:
+        batch = {**batch, "stop": np.full(jax.local_device_count(), bool(self.stop), np.int32)}
+        named = sharding.put({name: batch[name] for name in self.job.batch if name != "store"}, sharding.batch(self.job.mesh))
+        return named if self.store is None else {**named, "store": self.store}
+
+    def embed(self, state):
+        return functools.partial(self.job.embed, state)
+
+    def count_ids(self, step: int) -> None:
+        number = datas.batch_number(step, self.skipped)
+        self.ids.update(datas.ids(self.config.seed, number, self.config.batch_size, self.job.facts.examples).astype("<i8").tobytes())
+
+    def parameter_table(self) -> str:
+        from clu import parameter_overview
+        return parameter_overview.get_parameter_overview(self.job.state.params, include_stats=False)

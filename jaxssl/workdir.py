@@ -1,0 +1,85 @@
+"""A run's folder: claimed by one config, described by config.json and environment.json, closed by run.json."""
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+from jaxssl import config as configs
+from jaxssl.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
+
+
+def claim(workdir: str, config_text: str, *, allow_change: bool, leader: bool) -> None:
+    """Makes `workdir` this config's own, or finds that it already is.
+
+    Raises: UserError when it cannot be written, holds foreign files, or another config's run (the differences are listed).
+    """
+    folder = path(workdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, NotADirectoryError) as error:
+        raise UserError(f"cannot make workdir {workdir}: {getattr(error, 'strerror', None) or error}; choose a folder you may write to") from error
+    if isinstance(folder, Path) and not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"no permission to write in workdir {workdir}; choose another folder")
+    file = folder / "config.json"
+    if file.exists():
+        changed = configs.differences(file.read_text(), config_text)
+        if changed and not allow_change:
+            raise UserError(f"workdir {workdir} belongs to a run with another config ({'; '.join(changed[:12])}{'; …' if len(changed) > 12 else ''}); "
+                            "use another workdir, or --allow_config_change to go on with the new values")
+        if not changed:
+            return
+    elif leader and any(True for entry in folder.iterdir() if not entry.name.startswith(".")):
+        raise UserError(f"workdir {workdir} is not empty and has no config.json, so it is not a run of this program; choose a new folder")
+    if leader:
+        write(folder / "config.json", config_text)
+        write(folder / "environment.json", json.dumps(environment(), indent=1))
+
+
+def path(workdir: str):
+    """A pathlib-like path; bucket addresses (gs://…) go through etils.epath."""
+    if "://" in workdir:
+        from etils import epath
+        return epath.Path(workdir)
+    return Path(workdir)
+
+
+def write(file, text: str) -> None:
+    """Writes a small text file atomically (a reader sees the old one or the new one)."""
+    partial = file.parent / f".{file.name}.partial"
+    partial.write_text(text)
+    partial.rename(file) if not isinstance(file, Path) else os.replace(partial, file)
+
+
+def read_json(file) -> dict | None:
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def environment() -> dict:
+    """Versions, devices, processes and the source's git revision."""
+    devices = jax.devices()
+    return {"python": platform.python_version(), "platform": platform.platform(), "argv": sys.argv,
+            "packages": {p: _version(p) for p in PACKAGES}, "backend": jax.default_backend(), "device_kind": devices[0].device_kind,
+            "devices": len(devices), "processes": jax.process_count(), "git_revision": _revision()}
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _revision():
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
+        return done.stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -1,0 +1,94 @@
+"""Configs: completion from signatures, overrides, types, durations, nearest names, differences."""
+import pytest
+from ml_collections import ConfigDict
+
+from jaxssl import config as configs
+from jaxssl.errors import UserError
+
+DIGITS = "configs/digits/simclr.py"
+
+
+def test_resolved_config_holds_defaults_of_every_section():
+    config = configs.load(DIGITS)
+    assert set(configs.SECTIONS) < set(config)
+    assert config.method.temperature == 0.1 and config.optim.b2 == 0.999 and config.mesh.fsdp == 1
+    assert "precision" not in config.model and "params" not in config.optim
+
+
+def test_locked():
+    with pytest.raises((AttributeError, KeyError)):
+        configs.load(DIGITS).temperatur = 1
+
+
+def test_overrides_take_the_type_of_the_default():
+    config = configs.load(DIGITS, {"optim.lr": "1", "augment.crop_scale": "(.5, 1)", "eval.raw": "false", "total": "2_epochs", "seed": "3", "augment.blur": "(1., .1)"})
+    assert config.optim.lr == 1.0 and isinstance(config.optim.lr, float)
+    assert config.augment.crop_scale == (0.5, 1) and config.eval.raw is False and config.total == "2_epochs" and config.seed == 3
+    assert config.augment.blur == (1.0, 0.1)
+
+
+@pytest.mark.parametrize("overrides, words", [
+    ({"optim.lrr": "1"}, ["optim.lrr", "did you mean 'optim.lr'"]),
+    ({"method.temprature": "1"}, ["method.temprature", "did you mean 'method.temperature'"]),
+    ({"batchsize": "4"}, ["did you mean 'batch_size'"]),
+    ({"optim": "4"}, ["there is no such key"]),
+    ({"optim.lr": "fast"}, ["optim.lr", "'fast'", "float"]),
+    ({"seed": "1.5"}, ["seed", "int"]),
+    ({"eval.raw": "3"}, ["eval.raw", "bool"]),
+    ({"model.name": "3"}, None),
+    ({"total": "5_parsecs"}, ["total", "5_parsecs", "200_epochs"]),
+    ({"warmup": "-3"}, ["warmup"]),
+    ({"precision": "f16"}, ["precision", "'bf16' or 'f32'"]),
+    ({"on_nonfinite": "retry"}, ["on_nonfinite", "rollback:3"]),
+    ({"batch_size": "1"}, ["batch_size", "at least 2"]),
+    ({"seed": "-1"}, ["seed"]),
+    ({"ema": "1.5"}, ["ema"]),
+    ({"stall_seconds": "-1"}, ["stall_seconds"]),
+    ({"method.name": "simclrr"}, ["simclrr", "did you mean 'simclr'"]),
+])
+def test_bad_overrides_are_one_sentence(overrides, words):
+    if words is None:
+        assert configs.load(DIGITS, overrides).model.name == "3"  # a string takes any text; what it names is checked by its reader
+        return
+    with pytest.raises(UserError) as error:
+        configs.load(DIGITS, overrides)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_unknown_file_variant_and_key(tmp_path):
+    with pytest.raises(UserError, match="did you mean"):
+        configs.load("configs/digits/simcrl.py")
+    with pytest.raises(UserError, match="no variant 'lptop'.*did you mean 'laptop'"):
+        configs.load(DIGITS + ":lptop")
+    file = tmp_path / "c.py"
+    file.write_text("from ml_collections import ConfigDict\ndef get_config(variant=''):\n    return ConfigDict(dict(method=dict(name='simclr', temprature=1.)))\n")
+    with pytest.raises(UserError, match="method.temprature.*nothing reads.*method.temperature"):
+        configs.load(str(file))
+
+
+@pytest.mark.parametrize("value, expected", [(7, 7), ("7", 7), ("7_steps", 7), ("2_epochs", 20), ("1_epoch", 10), ("1e3_examples", 10), ("5_percent", 50), (0, 0), ("0_epochs", 0),
+                                             ("0.001_epochs", 1), ("1.26_epochs", 13)])
+def test_durations(value, expected):
+    assert configs.steps(value, "total", examples=1000, batch_size=100, total=1000) == expected
+
+
+def test_percent_of_itself_is_refused():
+    with pytest.raises(UserError, match="share of itself"):
+        configs.steps("5_percent", "total", examples=10, batch_size=1)
+
+
+def test_differences_name_the_keys():
+    a, b = configs.load(DIGITS), configs.load(DIGITS, {"optim.lr": "0.5", "seed": "4"})
+    assert configs.differences(configs.describe(a), configs.describe(a)) == []
+    assert configs.differences(configs.describe(a), configs.describe(b)) == ["optim.lr: 0.002 → 0.5", "seed: 0 → 4"]
+
+
+def test_completion_does_not_change_what_the_file_sets():
+    raw = configs._execute(DIGITS)
+    full = configs.complete(raw)
+    for path in configs._paths(raw):
+        value = configs.config_get(raw, path)
+        if not isinstance(value, ConfigDict):
+            assert configs.config_get(full, path) == value, path
