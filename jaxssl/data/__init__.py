@@ -23,9 +23,9 @@ class Data:
     max_broken: float           # share of undecodable images above which a run stops
 
     @property
-    def bytes(self) -> int:
-        """What the decoded training set takes."""
-        return len(self.train) * self.canvas**2 * 3
+    def decoded_bytes(self) -> int:
+        """What the decoded sets take."""
+        return (len(self.train) + (len(self.test) if self.test is not None else 0)) * self.canvas**2 * 3
 
 
 def make(*, source: str = "digits", path: str = "", test_path: str = "", variant: str = "cluttered", canvas: int = 32,
@@ -78,7 +78,7 @@ def declared(**config) -> Data:
 
 def _data(train, test, canvas, resident, resident_gb, workers, max_broken):
     data = Data(train, test, train.classes, canvas, False, min(16, cores()) if workers < 0 else workers, max_broken)
-    fits = data.bytes + (len(test) * canvas**2 * 3 if test else 0) <= resident_gb * 1e9
+    fits = data.decoded_bytes <= resident_gb * 1e9
     return dataclasses.replace(data, resident=resident == "yes" or resident == "auto" and fits)
 
 

@@ -6,6 +6,7 @@ identify the image by itself, contrastive learning would match the pair and neve
 suppression). Nothing here draws from a library's random generator: the images are the same with every version.
 """
 import functools
+import threading
 
 import numpy as np
 
@@ -15,6 +16,7 @@ CLASSES = tuple("0123456789")
 SIZE = 32           # of a cluttered image
 TRAIN_RENDERS, TEST_RENDERS = 4, 4
 _FINE = 32          # glyphs are enlarged to this once, smoothly; placing samples from there
+_DRAWING = threading.Lock()
 _VALUES = 8         # random numbers an image takes besides its noise
 
 
@@ -97,6 +99,29 @@ def _noise(numbers, n):
     return ((parts.sum(-1, dtype=np.float32) + 2) / 65536 - 2) * np.float32(3**.5)
 
 
+def _which(variant, test):
+    """The glyph and the number of the render of each image, int64 [n] both."""
+    glyph = np.flatnonzero(_glyphs()[2] == test)
+    renders = 1 if variant == "clean" else TEST_RENDERS if test else TRAIN_RENDERS
+    return np.repeat(glyph, renders), np.tile(np.arange(renders), len(glyph))
+
+
+@functools.lru_cache(4)
+def _draw(variant, size, test):
+    glyph, render = _which(variant, test)
+    glyphs = _glyphs()[0][glyph]
+    if variant == "clean":
+        return clean(glyphs, size)
+    numbers = glyph * 16 + render
+    return np.concatenate([cluttered(glyphs[i:i + 512], numbers[i:i + 512]) for i in range(0, len(glyph), 512)])
+
+
+def _drawn(variant, size, test):
+    """uint8 [n, s, s], drawn once a process, by whichever thread comes first."""
+    with _DRAWING:
+        return _draw(variant, size, test)
+
+
 class Digits:
     """The digits as a source. Train and test glyphs are disjoint; cluttered, every glyph is rendered several times."""
     classes = CLASSES
@@ -105,26 +130,16 @@ class Digits:
         """`variant` "cluttered" (always 32×32) or "clean" (`size`×`size`, one image a glyph)."""
         self.variant, self.size, self.test = variant, size, test
         self.name = f"digits ({variant}, {'test' if test else 'train'})"
-        _, labels, is_test = _glyphs()
-        renders = 1 if variant == "clean" else TEST_RENDERS if test else TRAIN_RENDERS
-        glyph = np.flatnonzero(is_test == test)
-        self.glyph, self.render = np.repeat(glyph, renders), np.tile(np.arange(renders), len(glyph))
-        self.labels = labels[self.glyph]
+        self.glyph, self.render = _which(variant, test)
+        self.labels = _glyphs()[1][self.glyph]
 
     def __len__(self):
         return len(self.glyph)
 
-    @functools.cached_property
+    @property
     def images(self):
-        """uint8 [n, s, s]; drawn at the first read."""
-        glyphs = _glyphs()[0][self.glyph]
-        if self.variant == "clean":
-            return clean(glyphs, self.size)
-        numbers = self.glyph * 16 + self.render
-        return np.concatenate([cluttered(glyphs[i:i + 512], numbers[i:i + 512]) for i in range(0, len(self), 512)])
-
-    def __getstate__(self):
-        return {k: v for k, v in self.__dict__.items() if k != "images"}
+        """uint8 [n, s, s]; drawn at the first use, never pickled."""
+        return _drawn(self.variant, self.size, self.test)
 
     def read(self, index):
         label, name = self.entry(index)

@@ -27,7 +27,7 @@ def walk(root: Path) -> list[str]:
                                         "copy what it points to into the folder, or point data.path at it.")
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(name + "/")
-                    elif not entry.is_dir():
+                    elif entry.is_file() or entry.is_symlink() and not entry.is_dir():
                         found.append(name)
         except PermissionError:
             raise UserError(f"No permission to read the folder {root / below}; change its mode or run as its owner.") from None

@@ -11,7 +11,8 @@ from jaxssl.data.pack import ahead
 from jaxssl.data.pipeline import NAMED, cores
 
 _BAR = 40                                       # characters of the longest bar
-ROWS, COLUMNS, TILE, MARGIN = 24, 10, 64, 120   # of the contact sheet; tiles and margin in pixels
+ROWS, COLUMNS, TILE = 24, 10, 68    # of the contact sheet; a tile is its side in pixels, a gap of 4 included
+_NAME = 24                          # characters of a class name that fit beside a row
 
 
 def chosen(n: int, limit: int) -> np.ndarray:
@@ -85,20 +86,21 @@ def _classes(source, labels):
 
 
 def contact_sheet(source) -> Image.Image:
-    """Ten images a class, a class a row with its name (the first 24 classes); a plain grid without labels."""
+    """Ten images a class, a class a row with its name (24 classes, spread evenly); a plain grid without labels."""
     labels = np.array([source.entry(i)[0] for i in range(len(source))]) if source.classes else np.zeros(len(source), int)
     rows = []
-    for label in range(min(ROWS, len(source.classes))):
+    for label in chosen(len(source.classes), ROWS):
         members = np.flatnonzero(labels == label)
         rows.append((source.classes[label], members[chosen(len(members), COLUMNS)]))
     if not source.classes:
         spread = chosen(len(source), ROWS * COLUMNS // 2)
         rows = [("", spread[i:i + COLUMNS]) for i in range(0, len(spread), COLUMNS)]
-    left = MARGIN if source.classes else 0
+    measure = ImageDraw.Draw(Image.new("L", (1, 1)))
+    left = max((int(measure.textlength(name[:_NAME])) + 12 for name, _ in rows if name), default=0)
     sheet = Image.new("RGB", (left + COLUMNS * TILE, max(1, len(rows)) * TILE), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (name, members) in enumerate(rows):
-        draw.text((4, row * TILE + TILE // 2 - 6), name[:18], fill="black")
+        draw.text((4, row * TILE + TILE // 2 - 6), name[:_NAME], fill="black")
         for column, index in enumerate(members):
             _place(sheet, draw, source, int(index), (left + column * TILE, row * TILE))
     return sheet

@@ -63,7 +63,7 @@ def split_folders(files):
 def existing(path: str, source: str, key: str) -> Path:
     """`path` as the kind of thing that `source` reads. Raises Absent when nothing is there, UserError when it is the wrong kind."""
     if not path:
-        raise UserError(f"{key} is empty; data.source='{source}' needs the path of the data, for instance --config.{key}=/data/images.")
+        raise Absent(f"{key} is empty; data.source='{source}' needs the path of the data, for instance --config.{key}=/data/images.")
     if "://" in path:
         raise Absent(f"{key}='{path}' is a URL, and images are read from a file system; copy the data to a disk, or mount the bucket (gcsfuse).")
     root = Path(path).expanduser()

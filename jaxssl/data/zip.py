@@ -34,7 +34,7 @@ def members(path: str) -> dict[str, zipfile.ZipInfo]:
 
 def _refused(path, archive, entry) -> bool:
     """True for a link inside the archive (its target is listed under its own name). Raises UserError for what is unsafe."""
-    name = PurePosixPath(entry.filename)
+    name = PurePosixPath(entry.filename.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or name.parts[:1] and name.parts[0].endswith(":"):
         raise UserError(f"{path}: the entry {entry.filename!r} points out of the archive, which is refused; pack it again with relative names.")
     if stat.S_ISLNK(entry.external_attr >> 16):
