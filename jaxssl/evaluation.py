@@ -2,6 +2,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxssl import data as datas
@@ -53,7 +54,8 @@ class Evaluator:
         if store is None and self._data.resident:  # decode a small set once, not at every evaluation
             store = datas.store(self._data, source)
             self._train, self._test = (self._train, (source, store)) if which == "test" else ((source, store), self._test)
-        return features.extract(embed, self._data, source, store=store, batch_size=self._batch, mesh=self._mesh)
+        batches = datas.eval_batches(self._data, source, batch_size=self._batch, store=store, process_index=jax.process_index(), process_count=jax.process_count())
+        return features.extract(embed, batches, self._mesh)
 
 
 def make(*, data, store, mesh, reference=50_000, queries=10_000, rank_samples=10_000, batch=500, raw=False) -> Evaluator:

@@ -74,11 +74,16 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
                         sharding.parameters(state.aux, mesh), sharding.replicated(mesh))
     batch, batch_sharding = batch_shapes(config.batch_size, facts, mesh)
 
+    def sliced(tree):
+        # Two constraints in a row: the sum over devices ends in the first; with the second alone XLA for TPUs splits the convolutions of
+        # the weight gradients over channels and gathers their activations (measured on v5e:4x4: 41 GB moved a step instead of 20).
+        whole = jax.lax.with_sharding_constraint(tree, placed.params)
+        return jax.lax.with_sharding_constraint(whole, sharding.update_slices(tree, mesh))
+
     def step(state, batch):
         batch = dict(batch)
         stop = batch.pop("stop").max()
-        state, metrics = train_step(state, batch, method=method, tx=optimizer.tx, augment=lambda key, b: make_views(key, lookup(b)),
-                                    sliced=lambda tree: jax.lax.with_sharding_constraint(tree, sharding.update_slices(tree, mesh)))
+        state, metrics = train_step(state, batch, method=method, tx=optimizer.tx, augment=lambda key, b: make_views(key, lookup(b)), sliced=sliced)
         return state, {**metrics, "stop": stop}
 
     def embed(state, batch):

@@ -64,12 +64,17 @@ def main(argv: list[str] | None = None) -> int:
         train.configure(flags.compilation_cache)
         train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=flags.profile_steps)
 
-    code = guarded(body, flags.debug)
-    if code and "jax" in sys.modules:
-        sys.stdout.flush()
-        os._exit(code)  # the other processes may be gone or waiting; the shutdown barrier would hang
-    return code
+    return guarded(body, flags.debug)
+
+
+def run() -> None:
+    """`main` as a process: a failed one of several leaves at once, since the others may be gone or waiting for it."""
+    code = main()
+    if code and "jaxssl.distributed" in sys.modules:
+        from jaxssl import distributed
+        distributed.leave(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
