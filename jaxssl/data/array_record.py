@@ -67,10 +67,10 @@ def manifest(root: Path) -> dict:
     raise UserError(f"{path} is not a manifest of format {FORMAT} ({found}); pack the set again.")
 
 
-def open_splits(root: Path, use_test: bool):
+def open_splits(root: Path):
     """-> (training source, held-out source or None)."""
     content = manifest(root)
-    test = Packed(root, content, "test") if use_test and "test" in content["splits"] else None
+    test = Packed(root, content, "test") if "test" in content["splits"] else None
     return Packed(root, content, "train"), test
 
 

@@ -9,7 +9,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxssl.data.order import mix
 from jaxssl.errors import UserError
@@ -37,6 +37,8 @@ def rgb(encoded: bytes) -> Image.Image:
             return _upright(_to_rgb(image), image)
     except Broken:
         raise
+    except UnidentifiedImageError as error:
+        raise Broken(f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from error
     except Exception as error:      # Pillow's plugins raise whatever their parser trips over
         raise Broken(f"{type(error).__name__}: {error}") from error
 

@@ -23,41 +23,29 @@ def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, s
     if source not in SOURCES:
         raise UserError(f"data.source='{source}' is not known; choose one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
     if source == "digits":
-        if path or test_path not in ("", NO_TEST):
-            raise UserError(f"data.path='{path or test_path}' has no use with data.source='digits', which is built in; did you mean data.source='folder'?")
+        if path or test_path:
+            raise UserError(f"data.path='{path or test_path}' has no use with data.source='digits', which is built in, held-out glyphs included; did you mean data.source='folder'?")
         if variant not in VARIANTS:
             raise UserError(f"data.variant='{variant}' is not known; choose one of {', '.join(VARIANTS)}{nearest(variant, VARIANTS)}")
-        return Digits(variant, canvas, test=False), None if test_path == NO_TEST else Digits(variant, canvas, test=True)
-    root = existing(path, source, "data.path")
-    if source == "tfds":
-        train, test = tfds.open_splits(root, split, test_split, use_test=not test_path)
-    elif source == "array_record":
-        train, test = array_record.open_splits(root, use_test=not test_path)
-    else:
-        train, test = _open_images(source, root, depth, use_test=not test_path)
-    if test_path and test_path != NO_TEST:
-        test = _open_test(source, existing(test_path, source, "data.test_path"), split, depth)
-    return train, test
+        return Digits(variant, canvas, test=False), Digits(variant, canvas, test=True)
+    train, test = _splits(source, existing(path, source, "data.path"), split, test_split, depth)
+    if not test_path:
+        return train, test
+    if test_path == NO_TEST:
+        return train, None
+    whole, test = _splits(source, existing(test_path, source, "data.test_path"), test_split or split, "", depth)
+    return train, whole if test_split or test is None else test
 
 
-def _open_test(source, root, split, depth):
-    """The held-out set that lies at a path of its own."""
+def _splits(source, root, split, test_split, depth):
+    """-> (training source, held-out source or None) at one path."""
     if source == "tfds":
-        return tfds.open_splits(root, split, "", use_test=False)[0]
+        return tfds.open_splits(root, split, test_split)
     if source == "array_record":
-        return array_record.open_splits(root, use_test=False)[0]
-    return _open_images(source, root, depth, use_test=False)[0]
-
-
-def _open_images(source, root, depth, use_test):
+        return array_record.open_splits(root)
     kind, files = (Zip, members(str(root))) if source == "zip" else (Folder, walk(root))
-    train, test = split_folders(files) if use_test else ("", "")
-    held_out = kind(str(root), files, test, depth) if test else None
-    return kind(str(root), files, train, depth), held_out
-
-
-def split_folders(files):
-    return listing.split_folders(list(files))
+    train, test = listing.split_folders(list(files))
+    return kind(str(root), files, train, depth), kind(str(root), files, test, depth) if test else None
 
 
 def existing(path: str, source: str, key: str) -> Path:

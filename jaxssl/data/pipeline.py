@@ -24,23 +24,26 @@ def cores() -> int:
 
 
 class Tally:
-    """Counts the images seen and the broken ones among them, names the first, and stops the run above `max_broken`."""
+    """Counts the images seen, keeps the broken ones among them, names the first, and stops the run above `max_broken`."""
 
     def __init__(self, source, max_broken: float):
         self.source, self.max_broken = source, max_broken
-        self.seen = self.broken = 0
+        self.seen, self.broken = 0, set()
 
     def add(self, seen: int, broken):
         """`broken`: [(index, reason)] met while `seen` images were read. Raises UserError above the share."""
         self.seen += seen
         for index, reason in broken:
-            self.broken += 1
-            if self.broken <= NAMED:
+            if index in self.broken:
+                continue
+            self.broken.add(index)
+            if len(self.broken) <= NAMED:
                 log.warning("broken image %s: %s; another one takes its place", self.source.entry(index)[1], reason)
-            if self.broken == NAMED:
+            if len(self.broken) == NAMED:
                 log.warning("further broken images are counted, not named")
-        if self.broken > self.max_broken * max(self.seen, min(SETTLED, len(self.source))):
-            raise UserError(f"{self.broken} of the first {self.seen} images of {self.source.name} cannot be decoded, more than "
+        n = len(self.source)
+        if len(self.broken) > self.max_broken * max(min(self.seen, n), min(SETTLED, n)):
+            raise UserError(f"{len(self.broken)} of the first {self.seen} images of {self.source.name} cannot be decoded, more than "
                             f"data.max_broken={self.max_broken:g} allows; see them with `python -m jaxssl.data inspect`, mend them, or raise data.max_broken.")
 
 

@@ -35,7 +35,7 @@ def _builder(directory: Path):
         raise UserError(f"{directory} is not a readable TFDS set ({type(error).__name__}: {error}); prepare it again.") from error
 
 
-def open_splits(root: Path, split: str, test_split: str, use_test: bool):
+def open_splits(root: Path, split: str, test_split: str):
     """-> (source of `split`, source of `test_split` or None); `test_split` "" = test or validation, whichever there is."""
     builder = _builder(prepared(root))
     splits = list(builder.info.splits)
@@ -44,7 +44,7 @@ def open_splits(root: Path, split: str, test_split: str, use_test: bool):
             raise UserError(f"data.{key}='{name}' is not a split of {builder.info.full_name}; choose one of {', '.join(splits)}{nearest(name, splits)}")
     if not test_split:
         test_split = next((name for name in TESTS if name in splits and name != split), "")
-    return TFDS(builder, split), TFDS(builder, test_split) if use_test and test_split else None
+    return TFDS(builder, split), TFDS(builder, test_split) if test_split else None
 
 
 class TFDS:
