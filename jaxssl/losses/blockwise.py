@@ -1,17 +1,18 @@
-"""Logsumexp over all other rows of a similarity matrix, in tiles: the [n, n] logits never exist, forward or backward.
+"""Logsumexp over the negatives of a similarity matrix, in tiles: the [n, n] logits never exist, forward or backward.
 
-For u [n, D] with logits s_ij = u_i · u_j this file computes lse_i = log sum_{j != i} exp(s_ij) and, given the
+For u [n, D] with logits s_ij = u_i · u_j, where `group` consecutive rows are views of one image and the negatives N(i)
+of row i are all rows of other images, this file computes lse_i = log sum_{j in N(i)} exp(s_ij) and, given the
 cotangent g [n] of lse, the gradient
 
-    du_i = sum_{j != i} (g_i p_ij + g_j p_ji) u_j,      p_ij = exp(s_ij - lse_i),
+    du_i = sum_{j in N(i)} (g_i p_ij + g_j p_ji) u_j,      p_ij = exp(s_ij - lse_i),
 
 whose bracket is symmetric in (i, j). Two schedules use that:
 
 * one device: only tile pairs I <= J are visited. Each tile is one product u_I u_J^T that feeds the rows of I and the
   rows of J (its columns); backward recomputes it once and adds to both blocks' gradients. In units of n²D
   multiply-adds: 1/2 forward and 3/2 backward, 2 in all, against 3 for the dense form.
-* several devices: local rows × gathered columns. Backward needs only the gathered u, g and the softmax's two numbers a row, so every device
-  computes the whole gradient of its own rows and no reduction of gradients follows: 3 n²D over all devices.
+* several devices: local rows × gathered columns. Backward needs the gathered u and, gathered too, two numbers a row, so
+  every device computes the whole gradient of its own rows and no reduction of gradients follows: 3 n²D over all devices.
 
 Memory: O(n D + block²) a device. Any n works: the last block is padded and masked.
 First derivatives only: the backward pass is not itself differentiable.
@@ -21,6 +22,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 # f32 products even where the platform's default is bf16 (TPU) or TF32 (GPU): at temperature 1e-3 an error of
@@ -30,21 +32,23 @@ EXACT = lax.Precision.HIGHEST
 LOWEST = -1e30
 
 
-def others_logsumexp(u, *, block, bound=None, mesh=None, axes=()):
-    """lse_i = log sum_{j != i} exp(u_i · u_j), by tiles of block × block.
+def negatives_logsumexp(u, *, group, block, bound=None, mesh=None, axes=()):
+    """lse_i = log sum over rows j of other images of exp(u_i · u_j), by tiles of block × block.
 
     Args:
-      u: [n, D] f32, n ≥ 2. With a mesh, rows sharded over `axes`.
-      block: rows per tile, ≥ 1.
+      u: [n, D] f32, n a multiple of group, n > group. With a mesh, rows sharded over `axes`, whole images a device.
+      group: views of an image: rows k * group … (k + 1) * group - 1 belong to image k.
+      block: rows per tile, ≥ 1; taken down to a multiple of group, so that no image straddles two tiles.
       bound: a static number with |s_ij| <= bound <= 40, or None. Known, it takes the place of the running maximum, so
         that one exponential per tile entry serves its row and its column (exp(-80) is still a normal f32). The
         sharded schedule has no columns to serve and does not need it.
       mesh, axes: the rows are sharded over these mesh axes; None for one device.
     Returns: [n] f32, sharded like the rows of u.
     """
+    block = max(block // group, 1) * group
     if mesh is None:
-        return _symmetric(u, min(block, len(u)), bound)
-    return _sharded(u, block, mesh, axes)
+        return _symmetric(u, group, min(block, len(u)), bound)
+    return _sharded(u, group, block, mesh, axes)
 
 
 # ---------------------------------------------------------------- tiles
@@ -59,6 +63,11 @@ def _split(x, block, fill=0.):
 def _bias(n, block, value=0.):
     """[N, block]: `value` at the n real columns, -inf at the padding."""
     return _split(jnp.full(n, value, jnp.float32), block, -jnp.inf)
+
+
+def _same_image(rows, columns, group):
+    """[b], [c] → [b, c]: whether two row numbers are views of one image."""
+    return rows[:, None] // group == columns // group
 
 
 def _logits(rows, columns):
@@ -76,23 +85,23 @@ def _absorb(state, tile, axis):
 # ---------------------------------------------------------------- one device: tile pairs I <= J
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _symmetric(u, block, bound):
-    return _symmetric_forward(u, block, bound)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _symmetric(u, group, block, bound):
+    return _symmetric_forward(u, group, block, bound)[0]
 
 
-def _symmetric_forward(u, block, bound):
+def _symmetric_forward(u, group, block, bound):
     bounded = bound is not None
     blocks = _split(u, block)                                       # [N, b, D]
     # With a bound the shift rides on the bias, which the padding needs anyway.
     bias = _bias(len(u), block, -bound if bounded else 0.)          # [N, b]
-    self_pair = jnp.eye(block, dtype=bool)
+    kin = _same_image(jnp.arange(block), jnp.arange(block), group)
 
     def absorb(state, tile, axis):
         return (state[0] + jnp.exp(tile).sum(axis),) if bounded else _absorb(state, tile, axis)
 
     def row_block(i, everyone):
-        tile = jnp.where(self_pair, -jnp.inf, _logits(blocks[i], blocks[i]) + bias[i])
+        tile = jnp.where(kin, -jnp.inf, _logits(blocks[i], blocks[i]) + bias[i])
         rows = absorb(jax.tree.map(lambda x: x[i], everyone), tile, 1)
 
         def column_block(j, carry):
@@ -111,12 +120,12 @@ def _symmetric_forward(u, block, bound):
     return m + jnp.log(total), (u, m, total)
 
 
-def _symmetric_backward(block, bound, saved, g):
+def _symmetric_backward(group, block, bound, saved, g):
     u, m, total = saved
     # g_i p_ij = exp(s_ij - m_i) * a_i. Not exp(s_ij - lse_i): near 1000, at temperature 1e-3, lse is good to 3e-5 only.
     blocks, m, a = _split(u, block), _split(m, block), _split(g / total, block)
     bias = _bias(len(u), block, 0. if bound is None else -bound)
-    self_pair = jnp.eye(block, dtype=bool)
+    kin = _same_image(jnp.arange(block), jnp.arange(block), group)
 
     def weights(i, j):
         """[b, b]: g_i p_ij + g_j p_ji."""
@@ -126,7 +135,7 @@ def _symmetric_backward(block, bound, saved, g):
         return a[i][:, None] * jnp.exp(tile - m[i][:, None]) + a[j] * jnp.exp(tile - m[j])
 
     def row_block(i, du):
-        own = jnp.dot(jnp.where(self_pair, 0., weights(i, i)), blocks[i], precision=EXACT)
+        own = jnp.dot(jnp.where(kin, 0., weights(i, i)), blocks[i], precision=EXACT)
 
         def column_block(j, carry):
             own, du = carry
@@ -147,14 +156,12 @@ _symmetric.defvjp(_symmetric_forward, _symmetric_backward)
 # ---------------------------------------------------------------- several devices: local rows × gathered columns
 
 
-def row_statistics(rows, columns, first, *, block, group):
-    """What the softmax of each row over all other rows looks like, by tiles.
+def row_softmax(rows, columns, first, *, group, block):
+    """The softmax of each row over its negatives, by tiles.
 
     Args:
-      rows: [R, D] f32; columns: [n, D] f32, of which rows are first … first + R - 1.
-      group: consecutive rows of one image (views); the other group - 1 of them are the positives.
-    Returns, each [R]: the maximum m over others; sum of exp(s - m); expected logit sum_j p_ij s_ij; the highest
-      positive; the highest negative (-1e30 if there is none).
+      rows: [R, D] f32; columns: [n, D] f32, of which rows are first … first + R - 1; group, block as above.
+    Returns, each [R]: the highest logit m; total = sum of exp(s - m); the expected logit, sum of s exp(s - m) / total.
     """
     height, block = min(block, len(rows)), min(block, len(columns))
     blocks, bias = _split(columns, block), _bias(len(columns), block)
@@ -163,79 +170,74 @@ def row_statistics(rows, columns, first, *, block, group):
         own, index = args                                           # [b, D], [b]
 
         def column_block(j, carry):
-            m, total, first_moment, positive, negative = carry
-            tile, same, other = _masked(own, index, blocks[j], j, bias[j])
-            m_new, total_new = _absorb((m, total), tile, 1)
-            p = jnp.exp(tile - m_new[:, None])
-            moment = first_moment * jnp.exp(m - m_new) + jnp.where(same, 0., p * tile).sum(1)
-            kin = other // group == index[:, None] // group
-            positive = jnp.maximum(positive, jnp.where(kin, tile, LOWEST).max(1))
-            negative = jnp.maximum(negative, jnp.where(kin, LOWEST, tile).max(1))
-            return m_new, total_new, moment, positive, negative
+            m, total, moment = carry
+            tile, negative = _masked(own, index, blocks[j], j, bias[j], group)
+            m_new, total = _absorb((m, total), tile, 1)
+            weighted = jnp.where(negative, tile, 0.) * jnp.exp(tile - m_new[:, None])
+            return m_new, total, moment * jnp.exp(m - m_new) + weighted.sum(1)
 
-        zeros = own[:, 0] * 0.                                      # carries the shards' axes, as the tiles do
-        low = zeros + LOWEST
-        m, total, moment, positive, negative = lax.fori_loop(
-            0, len(blocks), column_block, (low, zeros, zeros, low, low))
-        return m, total, moment / total, positive, negative
+        zeros = own[:, 0] * 0.                                      # varies over the mesh as the tiles do
+        m, total, moment = lax.fori_loop(0, len(blocks), column_block, (zeros + LOWEST, zeros, zeros))
+        return m, total, moment / total
 
-    # Nothing reads the extra statistics in the loss, and the compiler then drops them from the loop.
+    # The loss does not read the expected logit, and the compiler then drops it from the loop.
     out = lax.map(row_block, (_split(rows, height), _split(first + jnp.arange(len(rows)), height)))
     return tuple(x.reshape(-1)[:len(rows)] for x in out)
 
 
-def _masked(own, index, columns, j, bias):
-    """Tile [b, c] of logits with -inf at the anchor itself and at padding; where the anchor is; the columns' rows."""
+def _masked(own, index, columns, j, bias, group):
+    """Tile [b, c] of logits, -inf where the column is the row's own image or padding; and where it is neither."""
     other = j * len(columns) + jnp.arange(len(columns))             # [c]
-    same = (index[:, None] == other) | jnp.isneginf(bias)
-    return jnp.where(same, -jnp.inf, _logits(own, columns)), same, other
+    negative = ~_same_image(index, other, group) & (bias == 0)
+    return jnp.where(negative, _logits(own, columns), -jnp.inf), negative
 
 
-def _row_gradient(rows, m, a, columns, m_all, a_all, first, block):
-    """du [R, D] of the local rows, with both directions of every pair in it."""
+def _row_gradient(rows, own_softmax, columns, softmax, first, group, block):
+    """du [R, D] of rows [R, D], both directions of every pair in it; softmax [n, 2]: m and a = g / total of each row."""
     height, block = min(block, len(rows)), min(block, len(columns))
     bias = _bias(len(columns), block)
-    blocks, m_all, a_all = (_split(x, block) for x in (columns, m_all, a_all))
+    blocks, softmax = _split(columns, block), _split(softmax, block)
 
     def row_block(args):
-        own, index, m, a = args
+        own, index, (m, a) = args[0], args[1], args[2].T                     # [b, D], [b], [b] each
 
         def column_block(j, du):
-            tile, _, _ = _masked(own, index, blocks[j], j, bias[j])
-            w = a[:, None] * jnp.exp(tile - m[:, None]) + a_all[j] * jnp.exp(tile - m_all[j])
+            tile, _ = _masked(own, index, blocks[j], j, bias[j], group)
+            m_j, a_j = softmax[j].T                                          # [c] each
+            w = a[:, None] * jnp.exp(tile - m[:, None]) + a_j * jnp.exp(tile - m_j)
             return du + jnp.dot(w, blocks[j], precision=EXACT)
 
         return lax.fori_loop(0, len(blocks), column_block, own * 0.)
 
     index = first + jnp.arange(len(rows))
-    out = lax.map(row_block, tuple(_split(x, height) for x in (rows, index, m, a)))
-    return out.reshape(-1, rows.shape[1])[:len(rows)]
+    du = lax.map(row_block, tuple(_split(x, height) for x in (rows, index, own_softmax)))
+    return du.reshape(-1, rows.shape[1])[:len(rows)]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _sharded(u, block, mesh, axes):
-    return _sharded_forward(u, block, mesh, axes)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _sharded(u, group, block, mesh, axes):
+    return _sharded_forward(u, group, block, mesh, axes)[0]
 
 
 # The derivative is taken outside shard_map: inside it, each device would differentiate its own copy of the mean.
-def _sharded_forward(u, block, mesh, axes):
-    def local(u):
-        everyone = lax.all_gather(u, axes, tiled=True)              # [n, D]
-        first = lax.axis_index(axes) * len(u)
-        return row_statistics(u, everyone, first, block=block, group=1)[:2]
+def _sharded_forward(u, group, block, mesh, axes):
+    def local(rows, everyone):
+        return row_softmax(rows, everyone, lax.axis_index(axes) * len(rows), group=group, block=block)[:2]
 
-    m, total = jax.shard_map(local, mesh=mesh, in_specs=P(axes), out_specs=P(axes))(u)
-    return m + jnp.log(total), (u, m, total)
+    everyone = lax.with_sharding_constraint(u, NamedSharding(mesh, P()))     # [n, D] on every device
+    m, total = jax.shard_map(local, mesh=mesh, in_specs=(P(axes), P()), out_specs=P(axes))(u, everyone)
+    return m + jnp.log(total), (u, everyone, m, total)
 
 
-def _sharded_backward(block, mesh, axes, saved, g):
-    def local(u, m, a):
-        # u is gathered again, not kept: n D floats a device would otherwise live from forward to backward.
-        everyone, m_all, a_all = (lax.all_gather(x, axes, tiled=True) for x in (u, m, a))
-        return _row_gradient(u, m, a, everyone, m_all, a_all, lax.axis_index(axes) * len(u), block)
+def _sharded_backward(group, block, mesh, axes, saved, g):
+    def local(rows, own, everyone, softmax):
+        return _row_gradient(rows, own, everyone, softmax, lax.axis_index(axes) * len(rows), group, block)
 
-    u, m, total = saved
-    return (jax.shard_map(local, mesh=mesh, in_specs=P(axes), out_specs=P(axes))(u, m, g / total),)
+    u, everyone, m, total = saved
+    own = jnp.stack([m, g / total], 1)                                       # [n, 2]
+    softmax = lax.with_sharding_constraint(own, NamedSharding(mesh, P()))
+    specs = P(axes), P(axes), P(), P()
+    return (jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(axes))(u, own, everyone, softmax),)
 
 
 _sharded.defvjp(_sharded_forward, _sharded_backward)

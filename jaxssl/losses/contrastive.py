@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from jaxssl.losses.blockwise import EXACT, others_logsumexp, row_statistics
+from jaxssl.losses.blockwise import EXACT, negatives_logsumexp, row_softmax
 
 BATCH_AXES = ("data", "fsdp")
 
@@ -32,7 +32,7 @@ def nt_xent(z, *, temperature=.1, block=0, mesh=None):
     L_out of Khosla et al. 2020, eq. 2); solo-learn sums the positives inside it.
 
     Args:
-      z: [B, V, D] embeddings, any scale, any float type; B ≥ 1, V ≥ 2. Normalised as z / max(|z|, 1e-6), as the
+      z: [B, V, D] embeddings, any scale, any float type; B ≥ 2, V ≥ 2. Normalised as z / max(|z|, 1e-6), as the
         official code does; normalisation, logits and logsumexp are f32.
       temperature: > 0. A number is checked; a traced scalar (a schedule, a learned temperature) is not, and is
         differentiable.
@@ -48,16 +48,19 @@ def nt_xent(z, *, temperature=.1, block=0, mesh=None):
     axes, mesh = _check(z, temperature, block, mesh)
     B, V, _ = z.shape
     u = _scaled(z, temperature)                                             # [B, V, D]
-    within = jnp.einsum("bvd,bwd->bvw", u, u, precision=EXACT)              # [B, V, V] logits inside an image
-    positive = jnp.where(jnp.eye(V, dtype=bool), 0., within).sum(-1) / (V - 1)
+    positives, own = _positives(u)                                          # [B, V, V]
+    own_lse = jax.nn.logsumexp(positives, axis=-1)                          # [B, V]; with two views, the one positive
+    own_mean = jnp.where(own, 0., positives).sum(-1) / (V - 1)
     u = u.reshape(B * V, -1)                                                # [B V, D] batch-major
     if block:
         # Cosines are bounded, so the logits are; at lower temperatures the running maximum takes over.
         bound = 1 / float(temperature) if _is_number(temperature) and temperature >= 1 / 40 else None
-        lse = others_logsumexp(u, block=block, bound=bound, mesh=mesh, axes=axes)
+        lse = negatives_logsumexp(u, group=V, block=block, bound=bound, mesh=mesh, axes=axes)
     else:
-        lse = _dense_logsumexp(u, mesh, axes)
-    return jnp.mean(lse.reshape(B, V) - positive)
+        lse = _dense_logsumexp(u, V, mesh, axes)
+    # lse over positives and negatives, less the positives, without the cancellation: at the end of training the loss
+    # is small, and p - 1 for the positive would leave nothing but rounding in its gradient.
+    return jnp.mean(own_lse - own_mean + jax.nn.softplus(lse.reshape(B, V) - own_lse))
 
 
 def contrastive_metrics(z, *, temperature=.1, block=0, mesh=None):
@@ -73,15 +76,27 @@ def contrastive_metrics(z, *, temperature=.1, block=0, mesh=None):
     """
     axes, mesh = _check(z, temperature, block, mesh)
     B, V, _ = z.shape
-    u = lax.stop_gradient(_scaled(z, temperature).reshape(B * V, -1))       # [B V, D]
+    u = lax.stop_gradient(_scaled(z, temperature))                          # [B, V, D]
 
     def local(rows, everyone, first):
-        m, total, expected, positive, negative = row_statistics(
-            rows, everyone, first, block=block or B * V, group=V)
-        return positive > negative, m + jnp.log(total) - expected          # [R] each
+        return row_softmax(rows, everyone, first, group=V, block=block or B * V)
 
-    hit, entropy = _rows_against_all(local, u, mesh, axes)
-    return {"accuracy": hit.mean(dtype=jnp.float32), "entropy": entropy.mean()}
+    highest, total, expected = (
+        x.reshape(B, V) for x in _rows_against_all(local, u.reshape(B * V, -1), mesh, axes))
+    positives, own = _positives(u)                                          # [B, V, V]
+    negatives_lse = highest + jnp.log(total)                                # [B, V]
+    lse = jnp.logaddexp(negatives_lse, jax.nn.logsumexp(positives, axis=-1))
+    p = jnp.exp(positives - lse[..., None])                                 # [B, V, V]
+    mean = jnp.exp(negatives_lse - lse) * expected + jnp.where(own, 0., p * positives).sum(-1)
+    # Rounding must not decide a tie: cosines closer than 1e-6 are equal.
+    return {"accuracy": jnp.mean(positives.max(-1) > highest + 1e-6 / temperature, dtype=jnp.float32),
+            "entropy": jnp.mean(lse - mean)}
+
+
+def _positives(u):
+    """[B, V, D] → logits between the views of an image [B, V, V] with -inf at the anchor itself; where that is [V, V]."""
+    own = jnp.eye(u.shape[1], dtype=bool)
+    return jnp.where(own, -jnp.inf, jnp.einsum("bvd,bwd->bvw", u, u, precision=EXACT)), own
 
 
 def _scaled(z, temperature):
@@ -92,12 +107,12 @@ def _scaled(z, temperature):
     return z / jnp.sqrt(jnp.asarray(temperature, jnp.float32))
 
 
-def _dense_logsumexp(u, mesh, axes):
-    """[n, D] → [n], with the logits [n, n] (on W devices [n / W, n] each)."""
+def _dense_logsumexp(u, group, mesh, axes):
+    """[n, D] → [n], over rows of other images, with the logits [n, n] (on W devices [n / W, n] each)."""
     def local(rows, everyone, first):
         logits = jnp.dot(rows, everyone.T, precision=EXACT)                 # [R, n]
-        anchor = first + jnp.arange(len(rows))
-        return jax.nn.logsumexp(jnp.where(anchor[:, None] == jnp.arange(len(everyone)), -jnp.inf, logits), axis=-1)
+        anchor, other = (first + jnp.arange(len(rows))) // group, jnp.arange(len(everyone)) // group
+        return jax.nn.logsumexp(jnp.where(anchor[:, None] == other, -jnp.inf, logits), axis=-1)
 
     return _rows_against_all(local, u, mesh, axes)
 
@@ -124,8 +139,8 @@ def _check(z, temperature, block, mesh):
     if z.ndim != 3:
         raise ValueError(f"z has shape {z.shape}; expected [B, V, D]: images, views, embedding width")
     B, V, _ = z.shape
-    if V < 2 or B < 1:
-        raise ValueError(f"z has shape {z.shape}: {B} images of {V} views; NT-Xent needs at least 1 image of 2 views")
+    if V < 2 or B < 2:
+        raise ValueError(f"z has shape {z.shape}: {B} images of {V} views; NT-Xent needs at least 2 images of 2 views")
     if not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(f"z has dtype {z.dtype}; expected a floating type")
     if _is_number(temperature) and not temperature > 0:
