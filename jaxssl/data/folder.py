@@ -31,7 +31,7 @@ def walk(root: Path) -> list[str]:
                         found.append(name)
         except PermissionError:
             raise UserError(f"No permission to read the folder {root / below}; change its mode or run as its owner.") from None
-    return found
+    return sorted(found)
 
 
 class Folder:

@@ -57,7 +57,7 @@ def pack(train, test, destination: str, *, size: int = 0, shards: int = 1, max_b
 
 def _split(source, split, folder, writers, size, shards, max_broken, progress) -> dict:
     """Writes one split; returns its entry of the manifest."""
-    tally, digest, sizes, labels, broken, lines = Tally(source, max_broken), hashlib.sha256(), [], collections.Counter(), [], []
+    tally, digest, sizes, labels, broken, lines = Tally(source, max_broken, fate="left out"), hashlib.sha256(), [], collections.Counter(), [], []
     bounds = np.linspace(0, len(source), shards + 1).round().astype(int)
     with contextlib.ExitStack() as stack:
         results = ahead(stack.enter_context(ThreadPoolExecutor(cores())), lambda i: _one(source, i, size), len(source))

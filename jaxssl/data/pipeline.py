@@ -26,8 +26,8 @@ def cores() -> int:
 class Tally:
     """Counts the images seen, keeps the broken ones among them, names the first, and stops the run above `max_broken`."""
 
-    def __init__(self, source, max_broken: float):
-        self.source, self.max_broken = source, max_broken
+    def __init__(self, source, max_broken: float, fate: str = "another one takes its place"):
+        self.source, self.max_broken, self.fate = source, max_broken, fate
         self.seen, self.broken = 0, set()
 
     def add(self, seen: int, broken):
@@ -38,7 +38,7 @@ class Tally:
                 continue
             self.broken.add(index)
             if len(self.broken) <= NAMED:
-                log.warning("broken image %s: %s; another one takes its place", self.source.entry(index)[1], reason)
+                log.warning("broken image %s: %s; %s", self.source.entry(index)[1], reason, self.fate)
             if len(self.broken) == NAMED:
                 log.warning("further broken images are counted, not named")
         n = len(self.source)
