@@ -1,0 +1,126 @@
+"""The program as its user runs it: a whole run, stop, kill, resume, not-finite losses, finished and foreign workdirs."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLAGS = ["--config", "configs/digits/simclr.py", "--config.batch_size=16", "--config.total=40", "--config.warmup=2", "--config.log_every=1", "--config.eval_every=0",
+         "--config.checkpoint_every=5", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16", "--config.data.variant=clean",
+         "--config.eval.reference=200", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One compilation cache for the module: only the first run compiles."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def start(cache):
+    """start(workdir, *flags) -> a running process on one device (two emulated ones cost more here than they show)."""
+    def go(workdir, *flags, environment=None):
+        environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT), **(environment or {})}
+        return subprocess.Popen([sys.executable, "-m", "jaxssl.main", *FLAGS, "--workdir", str(workdir), f"--compilation_cache={cache}", *flags], cwd=ROOT, env=environment,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return go
+
+
+@pytest.fixture(scope="module")
+def finish(start):
+    def go(workdir, *flags, code=0, **more):
+        process = start(workdir, *flags, **more)
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == code, output
+        return output
+    return go
+
+
+@pytest.fixture(scope="module")
+def whole(finish, tmp_path_factory):
+    """(workdir, output, run.json) of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    output = finish(workdir)
+    return workdir, output, json.loads((workdir / "run.json").read_text())
+
+
+def records(workdir):
+    """Per step, what training logged: loss and the digest of the sample ids."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {r["step"]: (r["loss"], r["ids_sha256"]) for r in lines if "loss" in r}
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    workdir, output, run = whole
+    for key in ("state_sha256", "knn", "knn_untrained", "linear", "linear_untrained", "images_per_second", "wall_seconds", "data_wait_share"):
+        assert key in run, key
+    assert len(run["state_sha256"]) == 64 and all(0 <= run[k] <= 1 for k in ("knn", "knn_untrained", "linear", "data_wait_share"))
+    assert sorted(records(workdir)) == list(range(1, 41))
+    assert json.loads((workdir / "config.json").read_text())["batch_size"] == 16
+    assert json.loads((workdir / "environment.json").read_text())["packages"]["jax"]
+    assert (workdir / "text" / "parameters.txt").read_text().count("encoder") > 5
+    for words in ("global batch 16 images", "lr = ", "GFLOP a step", "step 40/40 100 %", "re-opened and is intact"):
+        assert words in output, words
+
+
+def test_a_finished_workdir_is_left_alone(whole, finish):
+    workdir, _, run = whole
+    assert "is finished (40 steps)" in finish(workdir)
+    assert json.loads((workdir / "run.json").read_text()) == run
+
+
+def wait_for_step(workdir, process, step):
+    """Until `step` is logged (returns False if the run ended first)."""
+    file = workdir / "metrics.jsonl"
+    while process.poll() is None:
+        if file.exists() and f'"step": {step},' in file.read_text():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_stopped_and_resumed_equals_uninterrupted(whole, start, finish, tmp_path, how):
+    workdir = tmp_path / "run"
+    for at in (7, 19):
+        process = start(workdir)
+        assert wait_for_step(workdir, process, at)
+        process.send_signal(getattr(signal, how))
+        output = process.communicate(timeout=120)[0]
+        if how == "SIGTERM":
+            assert process.returncode == 0, output
+            assert "saved step" in output or "done:" in output
+    finish(workdir)
+    assert json.loads((workdir / "run.json").read_text())["state_sha256"] == whole[2]["state_sha256"]
+    assert records(workdir) == records(whole[0])
+
+
+def test_not_finite_stops_with_the_batch_and_keeps_the_checkpoint(finish, tmp_path):
+    workdir = tmp_path / "run"
+    output = finish(workdir, "--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.warmup=6", "--config.model.zero_init=false", code=3)
+    assert "not finite at step" in output and "on_nonfinite=rollback" in output
+    dump = json.loads(next(workdir.glob("nonfinite_step_*.json")).read_text())
+    assert len(dump["sample_indices"]) == len(dump["sample_ids"]) == 16 and dump["metrics"]["finite"] == "0.0"
+    steps = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+    assert all(step <= dump["step"] for step in steps)
+    assert not (workdir / "run.json").exists()
+
+
+def test_roll_back_leaves_the_batch_out_and_gives_up_after_k(finish, tmp_path):
+    workdir = tmp_path / "run"
+    output = finish(workdir, "--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.warmup=6", "--config.model.zero_init=false", "--config.on_nonfinite=rollback:2", code=3)
+    assert output.count("leaving that batch out") == 2
+    dumps = [json.loads(p.read_text()) for p in workdir.glob("nonfinite_step_*.json")]
+    assert dumps
+
+
+def test_a_changed_config_in_the_same_workdir_is_refused_with_the_difference(whole, finish):
+    output = finish(whole[0], "--config.optim.lr=0.5", code=2)
+    assert "optim.lr: 0.002 → 0.5" in output and "Traceback" not in output
