@@ -12,7 +12,6 @@ import numpy as np
 
 _QUERIES = 1000  # rows in one block
 _REFERENCE = 50_000  # columns in one block: 200 MB of similarities with the rows above
-_ABSENT = np.int32(-1)  # the id of padding, and of queries that exclude nothing
 
 
 class Result(NamedTuple):
@@ -22,10 +21,11 @@ class Result(NamedTuple):
 
 @partial(jax.jit, static_argnames="k")
 def _block(best, q, q_ids, r, r_ids, start, *, k):
-    """Best (similarity, index) [n, k] so far, merged with the columns of one reference block."""
+    """Best (similarity, index) [n, k] so far, merged with the columns of one reference block; ids are None when nothing is excluded."""
     sim = jnp.matmul(q, r.T, precision=jax.lax.Precision.HIGHEST)  # [n, m]
-    barred = (r_ids[None] == _ABSENT - 1) | ((q_ids[:, None] == r_ids[None]) & (q_ids[:, None] != _ABSENT))
-    values, at = jax.lax.top_k(jnp.where(barred, -jnp.inf, sim), k)
+    if r_ids is not None:
+        sim = jnp.where(q_ids[:, None] == r_ids[None], -jnp.inf, sim)
+    values, at = jax.lax.top_k(sim, min(k, len(r)))
     # top_k puts the lower position first among equals, and earlier blocks come first: ties stay in index order
     values = jnp.concatenate([best[0], values], axis=1)  # [n, 2k]
     index = jnp.concatenate([best[1], at + start], axis=1)
@@ -40,20 +40,11 @@ def _normalised(x: np.ndarray, what: str) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def _blocks(x: np.ndarray, ids: np.ndarray, size: int, fill: int):
-    """(start, rows padded to one size, their ids) over x; one size means one compile."""
-    size = min(size, len(x))
-    for start in range(0, len(x), size):
-        short = size - len(x[start:start + size])
-        yield (start, np.pad(x[start:start + size], ((0, short), (0, 0))),
-               np.pad(ids[start:start + size], (0, short), constant_values=fill))
-
-
 def neighbours(queries: np.ndarray, reference: np.ndarray, *, k: int, query_ids: np.ndarray | None = None,
                reference_ids: np.ndarray | None = None, block: tuple[int, int] = (_QUERIES, _REFERENCE)) -> tuple[np.ndarray, np.ndarray]:
     """The k most similar reference rows of each query: cosine f32 [N, k] in falling order, and index int64 [N, k].
 
-    queries [N, D], reference [M, D], normalised here. Ties by index. With both id arrays (int >= 0, [N] and [M]) a reference row is
+    queries [N, D], reference [M, D], normalised here. Ties by index. With both id arrays (int, [N] and [M]) a reference row is
     never a neighbour of a query with the same id (exclude_self); where that leaves fewer than k, the rest has similarity -inf.
     block: rows and columns at a time. ValueError when k is not in [1, M] or an array is not finite.
     """
@@ -62,17 +53,19 @@ def neighbours(queries: np.ndarray, reference: np.ndarray, *, k: int, query_ids:
         raise ValueError(f"k must lie in [1, {len(reference)}] (the reference rows), got {k}")
     if (query_ids is None) != (reference_ids is None):
         raise ValueError("exclusion by id needs both query_ids and reference_ids")
-    given = query_ids is not None
-    q_ids = np.asarray(query_ids if given else np.full(len(queries), _ABSENT), np.int32)
-    r_ids = np.asarray(reference_ids if given else np.zeros(len(reference)), np.int32)
-    columns = max(block[1], k)
-    asked = [(jnp.asarray(q), jnp.asarray(ids)) for _, q, ids in _blocks(queries, q_ids, block[0], _ABSENT)]
-    best = [(jnp.full((len(q), k), -jnp.inf), jnp.zeros((len(q), k), jnp.int32)) for q, _ in asked]
+    n, rows = len(queries), min(block[0], len(queries))
+    asked = []
+    for at in range(0, n, rows):  # the last block is filled up with zeros, so that one size compiles
+        short = max(at + rows - n, 0)
+        ids = None if query_ids is None else jnp.asarray(np.pad(np.asarray(query_ids[at:at + rows], np.int32), (0, short)))
+        asked.append((jnp.asarray(np.pad(queries[at:at + rows], ((0, short), (0, 0)))), ids))
+    best = [(jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32)) for _ in asked]
     # the reference is the long side: each of its blocks travels to the device once
-    for start, r, ids in _blocks(reference, r_ids, columns, _ABSENT - 1):
-        r, ids = jnp.asarray(r), jnp.asarray(ids)
+    for start in range(0, len(reference), block[1]):
+        r = jnp.asarray(reference[start:start + block[1]])
+        ids = None if reference_ids is None else jnp.asarray(np.asarray(reference_ids[start:start + block[1]], np.int32))
         best = [_block(so_far, *these, r, ids, start, k=k) for so_far, these in zip(best, asked)]
-    similarity, index = (np.concatenate([np.asarray(part) for part in parts])[:len(queries)] for parts in zip(*best))
+    similarity, index = (np.concatenate([np.asarray(part) for part in parts])[:n] for parts in zip(*best))
     return similarity, index.astype(np.int64)
 
 
