@@ -44,7 +44,7 @@ setup_venv() {
     return 1
   }
   # What an extra installs holds the core too; a stamp of other versions is void.
-  { grep -F "$wanted [" "$stamp" 2>/dev/null; printf '%s []\n%s [%s]\n' "$wanted" "$wanted" "$extra"; } | sort -u >"$stamp.new"
+  { grep -F "$wanted [" "$stamp" 2>/dev/null || true; printf '%s []\n%s [%s]\n' "$wanted" "$wanted" "$extra"; } | sort -u >"$stamp.new"
   mv "$stamp.new" "$stamp"
   echo "== installed in $((SECONDS - start)) s"
 }
