@@ -28,7 +28,7 @@ def pick(names: list[str], where: str, below: str = "") -> list[str]:
     if not inside:
         raise UserError(f"{place} holds no images; put {', '.join(EXTENSIONS)} files there, as class/name.jpg or side by side.")
     seen = collections.Counter(posixpath.splitext(n)[1].lower() or "no extension" for n in inside)
-    found = ", ".join(f"{ext} ({count})" for ext, count in seen.most_common(6))
+    found = ", ".join(f"{ext} ({count})" for ext, count in sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:6])
     raise UserError(f"{place} holds no image this program reads: found {found}; supported are {', '.join(EXTENSIONS)}.")
 
 
