@@ -18,6 +18,24 @@ from jaxssl.data import order, pipeline
 from jaxssl.errors import UserError
 
 
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs /proc to see the workers")
+
+
+def children(pid=None):
+    """The processes started by a process (this one by default), Python's resource tracker aside."""
+    pid, found = pid or os.getpid(), []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/stat") as f:
+                parent = int(f.read().rsplit(")", 1)[1].split()[1])
+            with open(f"/proc/{entry}/cmdline") as f:
+                if parent == pid and "spawn_main" in f.read():
+                    found.append(int(entry))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return found
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A class-labelled folder of 40 small images of several shapes."""
@@ -106,6 +124,7 @@ def test_skipped_batches(root):
          [(s - 1, b) for s, b in collect(dataclasses.replace(d, resident=False), total_steps=4)][2:])
 
 
+@needs_proc
 def test_worker_processes_change_nothing(root):
     d = made(root)
     expected = collect(d, start_step=2)
@@ -224,22 +243,29 @@ def test_progress(root):
     assert seen[-1] == (40, 40)
 
 
+def test_the_store_stops_soon_after_its_reader():
+    """An interrupt does not wait for the rest of the set."""
+    class Endless:
+        name, classes = "endless", ()
+        read_so_far = 0
+
+        def __len__(self):
+            return 10**6
+
+        def read(self, index):
+            self.read_so_far += 1
+            return np.zeros((2, 2, 3), np.uint8), -1, str(index)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    source = Endless()
+    with pytest.raises(KeyboardInterrupt):
+        data.store(data.make(canvas=2, workers=2), source, progress=interrupt)
+    assert source.read_so_far < 10_000
+
+
 # Workers end
-
-def children(pid=None):
-    """The processes started by a process (this one by default), Python's resource tracker aside."""
-    pid, found = pid or os.getpid(), []
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{entry}/stat") as f:
-                parent = int(f.read().rsplit(")", 1)[1].split()[1])
-            with open(f"/proc/{entry}/cmdline") as f:
-                if parent == pid and "spawn_main" in f.read():
-                    found.append(int(entry))
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-    return found
-
 
 SCRIPT = """
 import sys, time
@@ -274,7 +300,18 @@ def test_no_noise_at_exit(tmp_path, root, mode, steps, code):
     assert (process.returncode, out, err) == (code, "running\n", "")
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs /proc to see the workers")
+@needs_proc
+def test_a_killed_worker_is_one_sentence(root):
+    with data.batches(made(root, workers=1), seed=0, batch_size=8, total_steps=10**6) as stream:
+        next(stream)
+        os.kill(children()[0], signal.SIGKILL)
+        with pytest.raises(UserError, match="worker was killed.*data.workers.*shm-size"):
+            for _ in stream:
+                pass
+    assert not children()
+
+
+@needs_proc
 def test_workers_outlive_signals_but_not_their_parent(tmp_path, root):
     process = script(tmp_path, root, "wait", 10**6)
     assert process.stdout.readline() == "running\n"

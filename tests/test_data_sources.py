@@ -237,6 +237,14 @@ def test_hold_out_share():
     assert abs(share - .1) < 5 * (.09 / 20_000) ** .5
 
 
+def test_names_that_are_no_text(tmp_path):
+    root = tree(tmp_path / "set", ["a/1.png", "b/1.png"])
+    os.rename(os.fsencode(root / "a/1.png"), os.fsencode(root) + b"/a/\xff.png")
+    made = data.make(source="folder", path=str(root), holdout=.5)
+    whole = data.make(source="folder", path=str(root), holdout=0.).train
+    assert made.classes == ("a", "b") and decode.canvas(whole.read(0)[0], 8)[1].tolist() == [6, 5]
+
+
 def test_nothing_is_held_out_without_labels(tmp_path):
     made = data.make(source="folder", path=str(tree(tmp_path / "set", [f"{i}.png" for i in range(30)])), holdout=.5)
     assert made.test is None and len(made.train) == 30 and made.classes == ()

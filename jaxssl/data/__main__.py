@@ -94,4 +94,5 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")      # names of files need not be text
     sys.exit(main())

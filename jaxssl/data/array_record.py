@@ -21,7 +21,7 @@ _MAGIC = b"jxs1"
 
 def encode(image: bytes, label: int, name: str) -> bytes:
     """One record."""
-    raw = name.encode()
+    raw = name.encode("utf-8", "surrogateescape")
     return _HEADER.pack(_MAGIC, label, len(raw)) + raw + image
 
 
@@ -31,7 +31,7 @@ def decode(record: bytes) -> tuple[bytes, int, str]:
         raise Broken("not a record of this program")
     _, label, length = _HEADER.unpack_from(record)
     start = _HEADER.size + length
-    return record[start:], label, record[_HEADER.size:start].decode("utf-8", "replace")
+    return record[start:], label, record[_HEADER.size:start].decode("utf-8", "surrogateescape")
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:

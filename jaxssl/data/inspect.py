@@ -1,5 +1,6 @@
 """`python -m jaxssl.data inspect`: what is in a set, in numbers and in a contact sheet."""
 import collections
+import contextlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,8 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxssl.data.decode import FORMATS, Broken, canvas, rgb
-from jaxssl.data.pack import ahead
-from jaxssl.data.pipeline import NAMED, cores
+from jaxssl.data.pipeline import NAMED, ahead, cores
 
 _BAR = 40                                       # characters of the longest bar
 ROWS, COLUMNS, TILE = 24, 10, 68    # of the contact sheet; a tile is its side in pixels, a gap of 4 included
@@ -24,8 +24,8 @@ def describe(source, *, limit: int = 0, progress=None) -> tuple[str, int]:
     """The report on a source as text, and how many broken images it has. Decodes every image, or `limit` of them."""
     indices = chosen(len(source), limit)
     sizes, kinds, labels, broken, total = [], collections.Counter(), collections.Counter(), [], 0
-    with ThreadPoolExecutor(cores()) as pool:
-        for place, fact in enumerate(ahead(pool, lambda i: _facts(source, int(indices[i])), len(indices))):
+    with ThreadPoolExecutor(cores()) as pool, contextlib.closing(ahead(pool, lambda i: _facts(source, int(indices[i])), len(indices))) as facts:
+        for place, fact in enumerate(facts):
             name, label, kind, shape, length = fact
             labels[label] += 1
             if shape is None:

@@ -3,7 +3,6 @@ import collections
 import contextlib
 import hashlib
 import io
-import itertools
 import json
 import os
 import shutil
@@ -15,11 +14,10 @@ from PIL import Image
 
 from jaxssl.data import array_record
 from jaxssl.data.decode import Broken, rgb
-from jaxssl.data.pipeline import Tally, cores
+from jaxssl.data.pipeline import Tally, ahead, cores
 from jaxssl.errors import UserError
 
 JPEG_QUALITY = 95
-_AHEAD = 256        # images decoded ahead of the writer
 
 
 def pack(train, test, destination: str, *, size: int = 0, shards: int = 1, max_broken: float = .01, options=None, progress=None) -> dict:
@@ -60,7 +58,8 @@ def _split(source, split, folder, writers, size, shards, max_broken, progress) -
     tally, digest, sizes, labels, broken, lines = Tally(source, max_broken, fate="left out"), hashlib.sha256(), [], collections.Counter(), [], []
     bounds = np.linspace(0, len(source), shards + 1).round().astype(int)
     with contextlib.ExitStack() as stack:
-        results = ahead(stack.enter_context(ThreadPoolExecutor(cores())), lambda i: _one(source, i, size), len(source))
+        pool = stack.enter_context(ThreadPoolExecutor(cores()))
+        results = stack.enter_context(contextlib.closing(ahead(pool, lambda i: _one(source, i, size), len(source))))
         for shard in range(shards):
             writer = writers.ArrayRecordWriter(str(folder / array_record.shard_name(split, shard, shards)), array_record.WRITER_OPTIONS)
             try:
@@ -116,14 +115,3 @@ def _encoded(picture, jpeg: bool) -> bytes:
     out = io.BytesIO()
     picture.save(out, **({"format": "JPEG", "quality": JPEG_QUALITY, "subsampling": 0} if jpeg else {"format": "PNG"}), exif=b"")
     return out.getvalue()
-
-
-def ahead(pool, work, n):
-    """`work(i)` for i in range(n), in order, at most `_AHEAD` of them at a time."""
-    waiting = collections.deque(pool.submit(work, i) for i in range(min(n, _AHEAD)))
-    for index in itertools.count(len(waiting)):
-        if not waiting:
-            return
-        yield waiting.popleft().result()
-        if index < n:
-            waiting.append(pool.submit(work, index))

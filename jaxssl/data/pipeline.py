@@ -1,4 +1,6 @@
 """From a source to batches: resident (the set lives on the device, only indices travel) or streamed through Grain."""
+import collections
+import contextlib
 import gc
 import logging
 import os
@@ -16,6 +18,7 @@ log = logging.getLogger("jaxssl.data")
 NAMED = 20          # broken images named in the log
 SETTLED = 1000      # images (or all, if fewer) after which the share of broken ones is taken at its word
 _CHUNK = 64
+_AHEAD = 256        # tasks waiting for a pool of threads
 
 
 def cores() -> int:
@@ -56,15 +59,29 @@ def store(data, source, *, progress=None) -> dict[str, np.ndarray]:
     n, tally = len(source), Tally(source, data.max_broken)
     out = _empty(n, data.canvas)
 
-    def fill(start):
-        return _fill(out, source, data.canvas, range(start, min(start + _CHUNK, n)), start)
+    def fill(chunk):
+        indices = range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n))
+        return indices, _fill(out, source, data.canvas, indices, indices.start)
 
-    with ThreadPoolExecutor(data.workers or cores()) as pool:
-        for done, broken in enumerate(pool.map(fill, range(0, n, _CHUNK)), 1):
-            tally.add(min(_CHUNK, n - (done - 1) * _CHUNK), broken)
+    with ThreadPoolExecutor(data.workers or cores()) as pool, contextlib.closing(ahead(pool, fill, -(-n // _CHUNK))) as filled:
+        for indices, broken in filled:
+            tally.add(len(indices), broken)
             if progress is not None:
-                progress(min(done * _CHUNK, n), n)
+                progress(indices.stop, n)
     return out
+
+
+def ahead(pool, work, n: int):
+    """`work(i)` for i in range(n), in order, computed by the threads of `pool`, few enough at a time to stop soon when the reader does."""
+    waiting = collections.deque(pool.submit(work, i) for i in range(min(n, _AHEAD)))
+    try:
+        for index in range(len(waiting), n + len(waiting)):
+            yield waiting.popleft().result()
+            if index < n:
+                waiting.append(pool.submit(work, index))
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def lookup(store: dict, batch: dict) -> dict:
@@ -152,8 +169,11 @@ class Batches:
                 self.tally.add(len(element["label"]), element.pop("broken"))
             # Copied, since arrays from a worker are shared memory that must not outlive it.
             return step, {k: np.array(v) for k, v in element.items()}
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, RuntimeError) and "terminated unexpectedly" in str(error):
+                raise UserError("A data worker was killed, most likely for want of memory, or of /dev/shm in a container; "
+                                "lower data.workers or batch_size, or give the container more (docker run --shm-size).") from error
             raise
 
     def close(self):

@@ -58,7 +58,7 @@ class Declared:
 
 def held_out(name: str, share: float) -> bool:
     """Whether the sample of this id belongs to the held-out `share`: a property of the id alone."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) < share * 2**64
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()) < share * 2**64
 
 
 def hold_out(source: Source, share: float) -> tuple[Source, Source | None]:
