@@ -8,7 +8,7 @@ is one sentence that every process prints.
 Protocol, one line of JSON each way: `{"process": i, "processes": N, "host": name, "jax": version}`, answered by `{"error": ""}` or by the reason.
 """
 import json
-import select
+import selectors
 import socket
 import time
 from collections.abc import Callable
@@ -27,7 +27,8 @@ def answer_all(port: int, hello: dict, timeout: float, say: Callable[[str], None
     """
     count, here = hello["processes"], {}  # here: process number → (connection, host)
     deadline, remind = time.monotonic() + timeout, time.monotonic() + REMIND
-    with _listen(port) as server:
+    with _listen(port) as server, selectors.DefaultSelector() as events:
+        events.register(server, selectors.EVENT_READ)
         try:
             while len(here) < count - 1:
                 now = time.monotonic()
@@ -36,10 +37,12 @@ def answer_all(port: int, hello: dict, timeout: float, say: Callable[[str], None
                 if now >= remind:
                     say(f"{len(here) + 1} of {count} here, waiting for {_names(_absent(here, count))}")
                     remind = now + REMIND
-                _leavers(here, say)
-                ready, _, _ = select.select([server], [], [], min(0.5, deadline - now))
-                if ready:
-                    _register(server, here, hello)
+                for key, _ in events.select(min(1.0, deadline - now)):
+                    if key.fileobj is not server:
+                        events.unregister(key.fileobj)
+                        say(_forget(here, key.data))
+                    elif (number := _register(server, here, hello)) is not None:
+                        events.register(here[number][0], selectors.EVENT_READ, number)
         except UserError as error:
             _tell(here, str(error))
             raise
@@ -90,14 +93,14 @@ def _listen(port: int) -> socket.socket:
         ) from None
 
 
-def _register(server: socket.socket, here: dict, hello: dict) -> None:
-    """Takes one report; a contradiction is an error for everybody, bytes that are no report (a port scanner's) are ignored."""
+def _register(server: socket.socket, here: dict, hello: dict) -> int | None:
+    """Takes one report and returns its number; a contradiction is an error for everybody, bytes that are no report (a port scanner's) are ignored."""
     connection, peer = server.accept()
     connection.settimeout(5.0)
     other = _read(connection)
     if not other or not isinstance(other.get("process"), int):
         connection.close()
-        return
+        return None
     number, host, count = other["process"], f"{other.get('host')} ({peer[0].removeprefix('::ffff:')})", hello["processes"]
     problem = ""
     if other.get("processes") != count:
@@ -113,16 +116,14 @@ def _register(server: socket.socket, here: dict, hello: dict) -> None:
         _tell({-1: (connection, host)}, problem)
         raise UserError(problem)
     here[number] = (connection, host)
+    return number
 
 
-def _leavers(here: dict, say: Callable[[str], None]) -> None:
-    """A process whose connection closed has died at start: forget it, so that a restarted one can report again."""
-    sockets = {connection: number for number, (connection, _) in here.items()}
-    for connection in select.select(list(sockets), [], [], 0)[0] if sockets else []:
-        number = sockets[connection]
-        say(f"process {number} on {here[number][1]} reported and then went away: look at its log")
-        connection.close()
-        del here[number]
+def _forget(here: dict, number: int) -> str:
+    """A process that says more or hangs up while it waits has died at start; a restarted one may report again."""
+    connection, host = here.pop(number)
+    connection.close()
+    return f"process {number} on {host} reported and then went away: look at its log"
 
 
 def _tell(here: dict, error: str) -> None:
