@@ -5,6 +5,7 @@ Every operation takes explicit parameters of shape [...]; its sampler maps unifo
 """
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,7 +43,8 @@ def jitter(planes, params):
     """Applies the operations of `params` (see `sample_jitter`) in their order, clamping to [0, 1] after each.
 
     Images differ in their order, so each stage does the work of all: brightness, contrast and saturation are one blend
-    x·f + base·(1 - f) with base 0, the mean grey or the grey, and a select picks the hue shift where it is due.
+    x·f + base·(1 - f) with base 0, the mean grey or the grey, and a select picks the hue shift where it is due. The stages are a
+    scan because XLA would otherwise recompute earlier stages for every channel of later ones (measured: 1.6 to 2 times slower).
 
     Args:
       planes: [..., 3, H, W] in [0, 1].
@@ -50,55 +52,55 @@ def jitter(planes, params):
     Returns:
       the same shape and dtype; computed in float32.
     """
-    rgb = tuple(planes[..., c, :, :].astype(jnp.float32) for c in range(3))
-    pixel = {k: v[..., None, None] for k, v in params.items() if k != "order"}
-    for stage in range(params["order"].shape[-1]):
-        op = params["order"][..., stage][..., None, None]  # [..., 1, 1]
-        factor, base = 1.0, 0.0
-        grey = luminance(*rgb)
-        if "brightness" in pixel:
-            factor = jnp.where(op == BRIGHTNESS, pixel["brightness"], factor)
-        if "saturation" in pixel:
-            factor = jnp.where(op == SATURATION, pixel["saturation"], factor)
-            base = jnp.where(op == SATURATION, grey, base)
-        if "contrast" in pixel:
-            factor = jnp.where(op == CONTRAST, pixel["contrast"], factor)
-            base = jnp.where(op == CONTRAST, jnp.mean(grey, (-2, -1), keepdims=True), base)
-        blended = tuple(jnp.clip(x * factor + base * (1.0 - factor), 0.0, 1.0) for x in rgb)
-        if "hue" in pixel:
-            turned = shift_hue(*rgb, jnp.where(op == HUE, pixel["hue"], 0.0))
-            blended = tuple(jnp.where(op == HUE, t, x) for t, x in zip(turned, blended))
-        rgb = blended
-    return jnp.stack(rgb, -3).astype(planes.dtype)
+    order = jnp.moveaxis(params["order"], -1, 0)  # [k, ...]
+    factors = jnp.ones(order.shape)
+    for op in (BRIGHTNESS, CONTRAST, SATURATION):
+        if NAMES[op] in params:
+            factors = jnp.where(order == op, params[NAMES[op]], factors)
+
+    def stage(x, step):
+        op, factor = step  # [...]
+        grey = luminance(x)  # [..., H, W]
+        mean = jnp.mean(grey, (-2, -1)) if "contrast" in params else 0.0
+        base = _image(jnp.where(op == CONTRAST, (1.0 - factor) * mean, 0.0))
+        base += _image(jnp.where(op == SATURATION, 1.0 - factor, 0.0)) * grey
+        out = jnp.clip(x * _image(factor)[..., None, :, :] + base[..., None, :, :], 0.0, 1.0)
+        if "hue" in params:
+            due = (op == HUE) & (params["hue"] != 0.0)
+            out = jnp.where(_image(due)[..., None, :, :], shift_hue(x, params["hue"]), out)
+        return out, None
+
+    return jax.lax.scan(stage, planes.astype(jnp.float32), (order, factors))[0].astype(planes.dtype)
 
 
-def shift_hue(r, g, b, shift):
-    """Turns the hue by `shift` turns in HSV, without branches: each channel is max - chroma·tent(hue)."""
+def shift_hue(planes, shift):
+    """Turns the hue of [..., 3, H, W] by `shift` [...] turns in HSV, without branches: a channel is min + chroma·tent(hue)."""
+    r, g, b = (planes[..., c, :, :] for c in range(3))
     top, bottom = jnp.maximum(jnp.maximum(r, g), b), jnp.minimum(jnp.minimum(r, g), b)
     chroma = top - bottom
-    inverse = 1.0 / jnp.where(chroma > 0, chroma, 1.0)
-    sector = jnp.where(
-        r == top, (g - b) * inverse, jnp.where(g == top, 2.0 + (b - r) * inverse, 4.0 + (r - g) * inverse)
-    )  # hue in sixths of a turn, [-1, 5]
-    hue = sector + 6.0 * shift
-    hue = hue - 6.0 * jnp.floor(hue * (1.0 / 6.0))  # [0, 6]
-    out = (
-        bottom + chroma * jnp.clip(jnp.abs(hue - 3.0) - 1.0, 0.0, 1.0),
-        bottom + chroma * jnp.clip(2.0 - jnp.abs(hue - 2.0), 0.0, 1.0),
-        bottom + chroma * jnp.clip(2.0 - jnp.abs(hue - 4.0), 0.0, 1.0),
-    )
-    return tuple(jnp.where(shift == 0.0, old, new) for old, new in zip((r, g, b), out))
+    red, green = r == top, g == top
+    ahead = jnp.where(red, g - b, jnp.where(green, b - r, r - g)) / jnp.maximum(chroma, 1e-12)  # 0 for grey
+    hue = ahead + jnp.where(red, 0.0, jnp.where(green, 2.0, 4.0)) + 6.0 * _image(shift)  # in sixths of a turn
+    hue = (hue - 6.0 * jnp.floor(hue * (1.0 / 6.0)))[..., None, :, :]  # [..., 1, H, W], in [0, 6]
+    # Red is full around 0 (and 6) and absent around 3; green is full around 2 and blue around 4.
+    center, slope, height = (np.array(v, np.float32)[:, None, None] for v in ((3, 2, 4), (1, -1, -1), (-1, 2, 2)))
+    tent = jnp.clip(height + slope * jnp.abs(hue - center), 0.0, 1.0)  # [..., 3, H, W]
+    return bottom[..., None, :, :] + chroma[..., None, :, :] * tent
 
 
-def luminance(r, g, b):
-    """ITU-R 601 weights with torchvision's digits."""
-    return 0.2989 * r + 0.587 * g + 0.114 * b
+def luminance(planes):
+    """[..., 3, H, W] -> [..., H, W]: ITU-R 601 weights with torchvision's digits."""
+    return 0.2989 * planes[..., 0, :, :] + 0.587 * planes[..., 1, :, :] + 0.114 * planes[..., 2, :, :]
+
+
+def _image(x):
+    """[...] -> [..., 1, 1]: one number an image against its pixels."""
+    return x[..., None, None]
 
 
 def gray(planes, apply):
     """Replaces the channels by their luminance where `apply` [...] is true."""
-    rgb = tuple(planes[..., c, :, :].astype(jnp.float32) for c in range(3))
-    grey = luminance(*rgb)[..., None, :, :].astype(planes.dtype)
+    grey = luminance(planes.astype(jnp.float32))[..., None, :, :].astype(planes.dtype)
     return jnp.where(apply[..., None, None, None], grey, planes)
 
 
