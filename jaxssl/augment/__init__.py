@@ -77,6 +77,7 @@ def make(
     for name, s, most in (("brightness", brightness, None), ("contrast", contrast, None), ("saturation", saturation, None), ("hue", hue, 0.5)):
         _check(s >= 0 and (most is None or s <= most), f"{name}={s}: a jitter strength is not negative{f' and at most {most}' if most else ''}.")
     _check(blur_kernel >= 0 and kernel % 2 == 1, f"blur_kernel={blur_kernel}: expected an odd number of taps, or 0 for a tenth of the size.")
+    _check(0 <= solarize_threshold <= 1, f"solarize_threshold={solarize_threshold}: expected a value between 0 and 1.")
     chance = {name: _per_view(name, p, views) for name, p in probabilities.items()}  # name -> [V], or None when never
     if not any((brightness, contrast, saturation, hue)):
         chance["jitter"] = None
