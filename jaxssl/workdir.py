@@ -31,7 +31,7 @@ def claim(workdir: str, config_text: str, *, allow_change: bool, leader: bool) -
     if file.exists():
         changed = configs.differences(file.read_text(), config_text)
         if changed and not allow_change:
-            raise UserError(f"workdir {workdir} belongs to a run with another config ({'; '.join(changed[:12])}{'; …' if len(changed) > 12 else ''}); "
+            raise UserError(f"workdir {workdir} belongs to a run with another config ({'; '.join(changed[:12])}{f'; and {len(changed) - 12} more' if len(changed) > 12 else ''}); "
                             "use another workdir, or --allow_config_change to go on with the new values")
         if not changed:
             return

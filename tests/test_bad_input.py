@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import main
+from jaxssl import config as configs, main
 
 ROOT = Path(__file__).parent.parent
 DIGITS, FOLDER = "configs/digits/simclr.py", "configs/folder/simclr.py:laptop"
@@ -117,7 +117,7 @@ def test_foreign_workdir(attempt, tmp_path):
 
 def test_workdir_of_another_config(attempt, tmp_path):
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text('{"seed": 9}')
+    (tmp_path / "other" / "config.json").write_text(configs.describe(configs.load(DIGITS, {"seed": "9"})))
     message = attempt("--config", DIGITS, workdir=tmp_path / "other")
     assert "another config" in message and "seed: 9 → 0" in message
 

@@ -25,7 +25,7 @@ def cache(tmp_path_factory):
 def start(cache):
     """start(workdir, *flags) -> a running process on one device (two emulated ones cost more here than they show)."""
     def go(workdir, *flags, environment=None):
-        environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT), **(environment or {})}
+        environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT), **(environment or {})}
         return subprocess.Popen([sys.executable, "-m", "jaxssl.main", *FLAGS, "--workdir", str(workdir), f"--compilation_cache={cache}", *flags], cwd=ROOT, env=environment,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return go

@@ -1,0 +1,103 @@
+"""Kills one run 20 times at random moments, in one process and in two, and compares its final state with an uninterrupted run's, bit for bit.
+
+    python benchmarks/resume.py            # writes benchmarks/results/resume.json
+
+Predicted: every digest equal, since the order of the samples, the views and the schedule are pure functions of the step and a checkpoint counts only once
+committed. A kill may fall anywhere: into start, compilation, a step, a save, the final evaluation.
+"""
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ["--config", "configs/digits/simclr.py", "--config.batch_size=32", "--config.total=400", "--config.warmup=20", "--config.log_every=10", "--config.eval_every=0",
+          "--config.checkpoint_every=5", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
+          "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false"]
+
+
+def main():
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--kills", type=int, default=20)
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--out", default=str(ROOT / "benchmarks/results/resume.json"))
+    args = flags.parse_args()
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for processes in (1, 2):
+            rows[f"{processes} process(es)"] = row(Path(folder), processes, args.kills, random.Random(args.seed + processes))
+            print(json.dumps(rows, indent=1), flush=True)
+    result = {"command": "python benchmarks/resume.py", "machine": machine("jax", "jaxlib", "orbax-checkpoint", "grain", "numpy"), "rows": rows}
+    Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def row(folder, processes, kills, random_):
+    """One uninterrupted run and one that is killed `kills` times."""
+    straight, broken = folder / f"straight{processes}", folder / f"broken{processes}"
+    cache = folder / "cache"
+    begin = time.time()
+    assert end(start(straight, processes, cache)) == 0
+    whole = time.time() - begin
+    expected = json.loads((straight / "run.json").read_text())
+    reached, done = [], 0
+    # Each life gets a share of the time the whole needs, so that the kills are spread over it; start and compilation come on top.
+    while done < kills:
+        alive = start(broken, processes, cache)
+        time.sleep(random_.uniform(0.3, 1.0) * overhead(straight) + random_.uniform(0, 2.5) * whole / kills)
+        if any(p.poll() is None for p in alive):
+            for p in alive:
+                if p.poll() is None:
+                    os.killpg(p.pid, signal.SIGKILL)           # the data workers with it
+            end(alive)
+            done += 1
+            reached.append(newest(broken))
+        elif (broken / "run.json").exists():
+            break
+    assert end(start(broken, processes, cache)) == 0
+    found = json.loads((broken / "run.json").read_text())
+    return {"kills": done, "checkpoint_after_each_kill": reached, "equal": found["state_sha256"] == expected["state_sha256"], "state_sha256": found["state_sha256"],
+            "same_sample_ids": ids(straight) == ids(broken), "steps": found["steps"], "uninterrupted_seconds": round(whole, 1)}
+
+
+def start(workdir, processes, cache):
+    """The processes of one run, each a group of its own, of four emulated devices together."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    join = lambda i: [] if processes == 1 else ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes), "--process_id", str(i)]
+    command = [sys.executable, "-m", "jaxssl.main", *CONFIG, "--workdir", str(workdir), f"--compilation_cache={cache}"]
+    return [subprocess.Popen([*command, *join(i)], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) for i in range(processes)]
+
+
+def end(alive):
+    """Waits for all; the worst exit code."""
+    return max(abs(p.wait()) for p in alive)
+
+
+def overhead(workdir):
+    """Seconds of the uninterrupted run that were not training: start, decoding, compiling."""
+    run = json.loads((workdir / "run.json").read_text())
+    return max(run["wall_seconds"] - run["train_seconds"], 0) + 6
+
+
+def newest(workdir):
+    steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()] if (workdir / "checkpoints").exists() else []
+    return max(steps, default=0)
+
+
+def ids(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {r["step"]: r["ids_sha256"] for r in lines if "ids_sha256" in r}
+
+
+if __name__ == "__main__":
+    main()
