@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxssl import config as configs, data as datas, job as jobs, sharding
+from jaxssl.data import pipeline
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(p.stem for p in (ROOT / "jaxssl" / "methods").glob("*.py") if p.stem not in ("__init__", "base"))
@@ -39,8 +40,9 @@ class Tiny:
 
     def batch(self, step: int):
         split = sharding.batch(self.mesh)
-        index = datas.ids(self.config.seed, step, self.config.batch_size, len(self.data.train)).astype(np.int32)
-        return {"index": sharding.put(index, split), "stop": sharding.put(np.zeros(self.mesh.size, np.int32), split), "store": self.store}
+        rows = pipeline.rows_of(self.config.batch_size, jax.process_index(), jax.process_count())
+        index = datas.ids(self.config.seed, step, self.config.batch_size, len(self.data.train), rows).astype(np.int32)
+        return {"index": sharding.put(index, split), "stop": sharding.put(np.zeros(self.mesh.size // jax.process_count(), np.int32), split), "store": self.store}
 
     def run(self, steps: int, start: int = 0) -> list[dict]:
         """Metrics of the steps [start, start + steps)."""

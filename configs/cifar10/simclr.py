@@ -22,7 +22,7 @@ def get_config(variant=""):
         method=dict(name="simclr", temperature=0.5, hidden=512, dim=128, layers=2),
         optim=dict(name="lars", lr=1.0, scaling="linear", weight_decay=1e-4, momentum=0.9)))
     if variant == "sgd200":
-        c.total, c.warmup = "200_epochs", 0
+        c.total, c.warmup = "200_epochs", "0_steps"
         c.augment.update(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
         c.optim = ConfigDict(dict(name="sgd", lr=0.12, scaling="linear", weight_decay=5e-4, momentum=0.9))
     if variant == "laptop":

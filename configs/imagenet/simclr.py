@@ -27,7 +27,7 @@ def get_config(variant=""):
     if variant == "small_batch":
         c.batch_size, c.optim.lr, c.optim.scaling = 256, 0.075, "sqrt"
     if variant == "laptop":
-        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, 20, 2, 1, 20, 10
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, "20_steps", "2_steps", 1, "20_steps", "10_steps"
         c.augment.size, c.data.canvas, c.precision = 64, 96, "f32"
         c.model = ConfigDict(dict(name="resnet10", stem="imagenet", width=0.125))
         c.method.hidden = 256

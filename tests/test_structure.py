@@ -1,0 +1,151 @@
+"""The house stays in order: imports point one way, every config key is read, every shipped config builds and matches its golden text."""
+import ast
+import inspect
+import os
+import textwrap
+
+import jax
+import pytest
+
+from jaxssl import config as configs, job as jobs, sharding, tree
+from jaxssl.errors import UserError
+from tests.tiny import CONFIGS, METHODS, ROOT
+
+PACKAGE = ROOT / "jaxssl"
+FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+ANYWHERE = {"jaxssl.errors"}
+# Who may import whom, by the first word after `jaxssl.`; command lines (`__main__`, plan, table) may import anything.
+ALLOWED = {
+    "losses": set(), "models": set(), "augment": set(), "data": set(), "schedules": set(), "tree": set(),
+    "eval": {"sharding"}, "optim": {"schedules", "tree"}, "methods": {"losses", "models", "schedules", "tree"}, "step": {"methods"},
+    "sharding": set(), "config": set(), "online": {"methods", "eval"}, "evaluation": {"data", "eval"}, "checkpoint": {"tree"}, "workdir": {"config"},
+    "writers": {"workdir"}, "progress": set(), "watchdog": {"workdir"}, "distributed": {"rollcall"}, "rollcall": set(), "hlo": set(),
+    "job": {"augment", "config", "data", "models", "online", "optim", "sharding", "methods", "step"},
+    "train": {"checkpoint", "config", "data", "evaluation", "job", "progress", "sharding", "tree", "workdir", "writers", "eval", "watchdog"},
+    "main": {"distributed", "train"},
+}
+ONLY = {"flax": {"models"}, "orbax": {"checkpoint"}, "tensorboardX": {"writers"}, "wandb": {"writers"}, "grain": {"data"}, "array_record": {"data"}, "tensorflow_datasets": {"data"}}
+FREE = {"__init__", "__main__", "plan", "table"}
+
+
+def imported(file):
+    """Module names a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ([f"jaxssl.{alias.name}" for alias in node.names] if node.module == "jaxssl" else [node.module])
+
+
+def room(file):
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_point_one_way(file):
+    here = room(file)
+    for name in imported(file):
+        top = name.split(".")[0]
+        if top in ONLY:
+            assert here in ONLY[top], f"{file.name} imports {name}; only {ONLY[top]} may"
+        if top == "jaxssl" and name not in ANYWHERE and name != "jaxssl" and file.stem not in ("__main__", "plan", "table"):
+            other = name.split(".")[1]
+            assert other == here or other in ALLOWED[here], f"{file.relative_to(PACKAGE)} imports {name}"
+
+
+def test_every_room_is_listed():
+    assert {room(f) for f in FILES} - FREE - {"errors"} == set(ALLOWED)
+
+
+def test_no_tensorflow_torch_or_pickle_anywhere():
+    for file in FILES:
+        names = {name.split(".")[0] for name in imported(file)}
+        assert not names & {"tensorflow", "torch", "pickle", "cloudpickle", "dill"}, file
+
+
+def readers():
+    """(section, function) of every function that config keys go to."""
+    spec = configs.load("configs/digits/simclr.py")
+    for section in configs.SECTIONS:
+        for method in METHODS if section == "method" else [None]:
+            if method:
+                spec = configs.load("configs/digits/simclr.py", {"method.name": method})
+            yield section, configs.function(section, spec)
+
+
+@pytest.mark.parametrize("section, function", list(readers()), ids=lambda x: x if isinstance(x, str) else x.__module__)
+def test_every_key_is_read(section, function):
+    """A keyword of a configured function that its body never names is a dead switch."""
+    target = function.__init__ if inspect.isclass(function) else function
+    body = ast.parse(textwrap.dedent(inspect.getsource(target))).body
+    names = {node.id for top in body for node in ast.walk(top) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    if "locals" in names:  # all keywords are checked together there
+        return
+    dead = [p.name for p in inspect.signature(target).parameters.values() if p.default is not p.empty and p.name not in names]
+    assert not dead, f"{function.__module__}: {dead}"
+
+
+def test_every_shared_key_is_read():
+    text = "".join(f.read_text() for f in FILES if f.stem != "config")
+    for key in inspect.signature(configs.settings).parameters:
+        assert f"config.{key}" in text or f"'{key}'" in text or f'"{key}"' in text, key
+
+
+def variants():
+    for path in CONFIGS:
+        for variant in ("", *configs_module(path).VARIANTS):
+            yield f"{path}:{variant}" if variant else path
+
+
+def configs_module(path):
+    scope = {}
+    exec(compile((ROOT / path).read_text(), path, "exec"), scope)  # our own config files
+    return type("Config", (), scope)
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_config_is_documented_and_has_a_laptop_variant(path):
+    module = configs_module(path)
+    for word in ("Command:", "Hardware:", "Expected:", "Variants:", "--workdir"):
+        assert word in module.__doc__, word
+    assert "laptop" in module.VARIANTS and all(v in module.__doc__ for v in module.VARIANTS)
+
+
+def golden(spec):
+    """The text of a config: its schedule, its optimizer, and for every parameter shape, group and sharding."""
+    config = configs.load(spec)
+    mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
+    examples = config.data.examples or 10_000
+    job = jobs.prepare(config, mesh, jobs.Facts(examples, config.data.classes or 10, config.data.canvas, False))
+    lines = [f"{job.total} steps, {job.warmup} of warm-up, batch {config.batch_size}, {config.precision}", job.optim.describe, ""]
+    placed = tree.names(job.state_sharding.params)
+    for name, leaf in tree.names(job.state.params).items():
+        lines.append(f"{name}  {tuple(leaf.shape)} {leaf.dtype}  {job.optim.groups[name]}  {placed[name].spec}")
+    lines += ["", *(f"{name}  {tuple(leaf.shape)} {leaf.dtype}" for name, leaf in tree.names(job.state.aux).items()), ""]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("spec", [v for v in variants() if not v.endswith(":laptop")])
+def test_config_equals_its_golden_text(spec):
+    """A recipe change shows in the diff of tests/goldens/configs. UPDATE_GOLDENS=1 rewrites them."""
+    file = ROOT / "tests" / "goldens" / "configs" / (spec.removeprefix("configs/").replace("/", "_").replace(".py", "").replace(":", "_") + ".txt")
+    text = golden(spec)
+    if os.environ.get("UPDATE_GOLDENS"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    assert file.exists(), f"no golden text for {spec}; run UPDATE_GOLDENS=1 pytest tests/test_structure.py and read what it wrote"
+    assert text == file.read_text()
+
+
+@pytest.mark.parametrize("spec", [v for v in variants() if v.endswith(":laptop")])
+def test_laptop_variants_build(spec):
+    config = configs.load(spec)
+    mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
+    job = jobs.prepare(config, mesh, jobs.Facts(max(config.batch_size, 1000), 10, config.data.canvas, False))
+    assert sum(x.size for x in jax.tree.leaves(job.state.params)) < 2e6
+
+
+def test_unknown_method_lists_what_there_is():
+    with pytest.raises(UserError, match="simclr"):
+        configs.load("configs/digits/simclr.py", {"method.name": "nothing"})
