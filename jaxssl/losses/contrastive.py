@@ -16,7 +16,7 @@ BATCH_AXES = ("data", "fsdp")
 def nt_xent(z, *, temperature=.1, block=0, mesh=None):
     """NT-Xent, mean over all B·V anchors.
 
-    The naive loop (rows normalised, `same` = the V views of one image):
+    The naive loop (z flattened to rows [B·V, D], images one after another, and normalised):
 
         loss = 0
         for i in range(B * V):                             # anchor
@@ -37,12 +37,13 @@ def nt_xent(z, *, temperature=.1, block=0, mesh=None):
       temperature: > 0. A number is checked; a traced scalar (a schedule, a learned temperature) is not, and is
         differentiable.
       block: 0 for the dense logits, or rows per tile of the blockwise form, which never holds them: O(B V D + block²)
-        memory. Any B works; 512 to 2048 are good values. The same loss within 1e-6 and gradient within 1e-5 relative.
+        memory. Any B works; 512 to 2048 are good values. The loss is the same within 1e-6, the gradient within 1e-5.
       mesh: None, or the mesh over whose axes "data" and "fsdp" B is sharded. Each device then works on its own rows ×
         all columns. Dense: one all-gather of embeddings forward, one reduce-scatter backward; blockwise: one
-        all-gather forward, and backward one again with those of the row logsumexps. The value does not depend on it.
-    Returns: scalar f32. Between 0 and 2 / temperature + log(B V - 1); identical embeddings give log(B V - 1).
-    Raises: ValueError for a wrong rank, V < 2, temperature ≤ 0, block < 0, or B not divisible by the mesh's devices.
+        all-gather of embeddings forward, one of two numbers a row backward. The value does not depend on it.
+    Returns: scalar f32 in [0, 2 / temperature + log(B V - 1)]; identical embeddings give log(B V - 1).
+    Raises: ValueError for a wrong rank or type, B < 2, V < 2, temperature ≤ 0, block < 0, or B not divisible by the
+      mesh's devices.
     First derivatives only in the blockwise form.
     """
     axes, mesh = _check(z, temperature, block, mesh)
