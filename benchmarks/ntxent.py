@@ -1,6 +1,8 @@
 """NT-Xent, value and gradient on the CPU: time and extra peak memory against lightly and pytorch-metric-learning.
 
-    python benchmarks/ntxent.py            # writes benchmarks/results/ntxent.json; needs the peers (torch, lightly, pytorch-metric-learning)
+    python benchmarks/ntxent.py         # writes benchmarks/results/ntxent.json
+
+It needs the peers beside jaxssl: torch, lightly, pytorch-metric-learning.
 
 Rows: 8,192 pairs × 128 f32 by tiles, dense, and with lightly's NTXentLoss; 65,536 pairs by tiles; 1,024 pairs with
 pytorch-metric-learning's NTXentLoss under a memory limit. Every measurement is a process of its own, the contenders
@@ -8,11 +10,11 @@ take turns for `--rounds` rounds, and each reports the loss so that the JSON sho
 Extra memory is the peak of resident memory during the first call above the resident memory just before it (Linux,
 /proc/self). JAX compiles before that; what compiling adds to the peak is its own column, and both include outputs.
 
-Predicted before measuring, from the products alone (a unit is n²D multiply-adds, n = 16,384, D = 128: 69 GFLOP, .25 s
-at the 270 GFLOP/s two of these cores reach) and one exponential per visited pair forward and backward (n² in all, about
-.1 s): tiles 2 units + .1 s = .6 s and about 45 MB (normalised embeddings, their gradient, the result: 8.4 MB each;
-three tiles of 4.2 MB); 65,536 pairs 64 times as long, 40 s, and under .5 GB. lightly was known at 6.9-7.9 s and 4.4 GB: so
-about 11 times faster and 1/100 of its memory. Missed at first sight if tiles do not use both cores.
+Predicted before measuring, from the products (a unit is n²D multiply-adds; n = 16,384, D = 128: 69 GFLOP, .25 s at the
+270 GFLOP/s that two of these cores reach) and one exponential per visited pair forward and one backward (n² in all,
+about .1 s): tiles take 2 units + .1 s = .6 s and about 45 MB (normalised embeddings, their gradient and the result,
+8.4 MB each; three tiles of 4.2 MB); 65,536 pairs take 64 times as long, 40 s, and less than .5 GB. lightly was known
+at 6.9 to 7.9 s and 4.4 GB: so about 11 times faster with 1/100 of the memory, if the tiles use both cores.
 """
 import argparse
 import json
@@ -139,11 +141,11 @@ def summary(runs):
     if failed:
         return {"failed": failed[0], "address_space_limit_gb": LIMIT_GB}
     def spread(values):
-        return {"median": round(statistics.median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
+        return {name: round(f(values), 4) for name, f in (("median", statistics.median), ("min", min), ("max", max))}
     return {"processes": len(runs), "loss": runs[0]["loss"],
-            "seconds": spread([x for run in runs for x in run["seconds"]]),
-            "cpu_seconds": spread([x for run in runs for x in run["cpu_seconds"]]),
-            **{key: spread([run[key] for run in runs]) for key in ("extra_mb", "before_call_mb", "setup_and_compile_mb")}}
+            **{key: spread([x for run in runs for x in run[key]]) for key in ("seconds", "cpu_seconds")},
+            **{key: spread([run[key] for run in runs])
+               for key in ("extra_mb", "before_call_mb", "setup_and_compile_mb")}}
 
 
 def bars(rows):
@@ -162,8 +164,9 @@ def machine():
                   if line.startswith("model name")), platform.processor())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     packages = ("jax", "jaxlib", "torch", "lightly", "pytorch-metric-learning", "numpy")
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "load_average_at_start":
-            os.getloadavg()[0], "python": platform.python_version(), "versions": {p: version(p) for p in packages}}
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1),
+            "load_average": [round(load, 1) for load in os.getloadavg()],
+            "python": platform.python_version(), "versions": {package: version(package) for package in packages}}
 
 
 if __name__ == "__main__":

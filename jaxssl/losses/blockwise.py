@@ -11,8 +11,9 @@ whose bracket is symmetric in (i, j). Two schedules use that:
 * one device: only tile pairs I <= J are visited. Each tile is one product u_I u_J^T that feeds the rows of I and the
   rows of J (its columns); backward recomputes it once and adds to both blocks' gradients. In units of n²D
   multiply-adds: 1/2 forward and 3/2 backward, 2 in all, against 3 for the dense form.
-* several devices: local rows × gathered columns. Backward needs the gathered u and, gathered too, two numbers a row, so
-  every device computes the whole gradient of its own rows and no reduction of gradients follows: 3 n²D over all devices.
+* several devices: local rows × gathered columns. Backward needs the gathered u and, gathered too, two numbers a row:
+  every device then computes the whole gradient of its own rows and no reduction of gradients follows. 3 n²D over all
+  devices.
 
 Memory: O(n D + block²) a device. Any n works: the last block is padded and masked.
 First derivatives only: the backward pass is not itself differentiable.
@@ -193,7 +194,7 @@ def _masked(own, index, columns, j, bias, group):
 
 
 def _row_gradient(rows, own_softmax, columns, softmax, first, group, block):
-    """du [R, D] of rows [R, D], both directions of every pair in it; softmax [n, 2]: m and a = g / total of each row."""
+    """du [R, D] of rows [R, D], both directions of every pair; softmax [n, 2]: m and a = g / total of each row."""
     height, block = min(block, len(rows)), min(block, len(columns))
     bias = _bias(len(columns), block)
     blocks, softmax = _split(columns, block), _split(softmax, block)

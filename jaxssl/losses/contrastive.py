@@ -95,7 +95,7 @@ def contrastive_metrics(z, *, temperature=.1, block=0, mesh=None):
 
 
 def _positives(u):
-    """[B, V, D] → logits between the views of an image [B, V, V] with -inf at the anchor itself; where that is [V, V]."""
+    """[B, V, D] → logits between the views of an image [B, V, V], -inf at the anchor itself; where that is [V, V]."""
     own = jnp.eye(u.shape[1], dtype=bool)
     return jnp.where(own, -jnp.inf, jnp.einsum("bvd,bwd->bvw", u, u, precision=EXACT)), own
 
