@@ -236,7 +236,11 @@ def eval_batches(data, source, *, batch_size: int, process_index: int = 0, proce
         elements = _stream(_Batch(source, data.canvas, indices), numbers, data.workers)
     else:
         elements = ({k: v[indices(number)] for k, v in store.items()} for number in numbers)
-    with Batches(iter(numbers), elements, tally) as stream:
+    return _masked(Batches(iter(numbers), elements, tally), indices)
+
+
+def _masked(stream, indices):
+    with stream:
         for number, batch in stream:
             yield batch | {"mask": batch["id"] == indices.positions(number)}
 
