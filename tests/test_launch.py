@@ -81,7 +81,7 @@ def test_setup_installs_once_and_again_when_versions_change(clone, tmp_path):
         return [call for call in calls(record) if "pip" in call], out
 
     installs, out = setup("quickstart.sh")
-    assert installs == [["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt", "--editable", "."]]
+    assert installs == [["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--constraint", "constraints.txt", "--editable", "."]]
     assert "making .venv" in out and re.search(r"installed in \d+ s", out) and re.search(r"trained and evaluated in \d+ s; \d+ s in all", out)
     assert [call[:2] for call in calls(record)[1:]] == [["-m", "jaxssl.main"], ["-m", "jaxssl.table"]]
     assert setup("quickstart.sh")[0] == []
