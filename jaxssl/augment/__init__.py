@@ -13,6 +13,8 @@ from jaxssl.augment import blur as blurring
 from jaxssl.augment import color, crop
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+# Of matrix products: accelerators multiply float32 in fewer bits unless told otherwise, which is enough for bfloat16 views only.
+PRECISION = {"float32": "highest", "bfloat16": "default"}
 FLAGS = ("flip", "gray", "solarize", "invert")  # one draw each
 
 
@@ -103,14 +105,15 @@ def make(
 
     def apply(images, params):
         """[B, S, S, 3] uint8 and parameters of [B, V, …] -> [B, V, size, size, 3]. An operation of probability 0 costs nothing."""
-        planes = crop.crop(images, params["crop"], params["flip"], size=size, interpolation=interpolation)
+        precision = PRECISION[dtype]
+        planes = crop.crop(images, params["crop"], params["flip"], size=size, interpolation=interpolation, precision=precision)
         planes = planes.astype(dtype)  # [B, V, 3, size, size]
         if chance["jitter"] is not None:
             planes = color.jitter(planes, params["jitter"])
         if chance["gray"] is not None:
             planes = color.gray(planes, params["gray"])
         if chance["blur"] is not None:
-            planes = blurring.blur(planes, params["blur"], radius=taps)
+            planes = blurring.blur(planes, params["blur"], radius=taps, precision=precision)
         if chance["solarize"] is not None:
             planes = color.solarize(planes, params["solarize"], threshold=solarize_threshold)
         if chance["invert"] is not None:
@@ -144,7 +147,9 @@ def test_view(*, size=32, resize=0, interpolation="bilinear", mean=MEAN, std=STD
     _check(resize >= size, f"resize={resize}: the short side must be at least size={size}.")
 
     def view(batch):
-        planes = crop.resize_center(batch["image"], _valid(batch), resize=resize, size=size, interpolation=interpolation)
+        planes = crop.resize_center(
+            batch["image"], _valid(batch), resize=resize, size=size, interpolation=interpolation, precision=PRECISION[dtype]
+        )
         return jnp.moveaxis(color.normalize(planes, mean, std), -3, -1).astype(dtype)
 
     return view
@@ -172,7 +177,7 @@ def _per_view(name, probability, views):
 def _check_size(size, interpolation, mean, std, dtype):
     _check(size >= 1, f"size={size}: a view has at least one pixel.")
     _check(interpolation in crop.SUPPORT, f"interpolation={interpolation!r}: expected one of {', '.join(crop.SUPPORT)}.")
-    _check(dtype in ("float32", "bfloat16"), f"dtype={dtype!r}: expected float32 or bfloat16.")
+    _check(dtype in PRECISION, f"dtype={dtype!r}: expected float32 or bfloat16.")
     _check(len(mean) == len(std) == 3 and all(s > 0 for s in std), f"mean={mean}, std={std}: expected three numbers each, std above 0.")
 
 
