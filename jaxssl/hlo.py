@@ -1,16 +1,37 @@
-"""Reads the text of a compiled XLA program: its instructions, what they move, its collectives. Pure functions of text."""
+"""Reads the text of a compiled XLA program: what its instructions move and compute, its collectives, its largest buffers.
+
+Pure functions of text, so that what a TPU would do can be read on a machine without one. `counted` follows the rules by which XLA's own
+"bytes accessed" comes about (checked against it in the tests). Those rules charge a TPU's copies between HBM and on-chip memory three to
+four times and on-chip accesses once, so the HBM traffic beside it, by the memory space in each layout, is the better guide to time.
+"""
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 BITS = {"pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32, "s64": 64, "u64": 64,
-        "f8e4m3fn": 8, "f8e5m2": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
+        "f8e4m3fn": 8, "f8e5m2": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
-FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "iota")
-_SHAPE = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,<=]*)\]")
+# Nothing moves in these: names for what is there, or the end of an asynchronous operation that was charged at its start.
+FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "iota",
+        "while", "call", "conditional")
+ARITHMETIC = ("abs", "add", "and", "atan2", "ceil", "clamp", "compare", "cosine", "divide", "exponential", "exponential-minus-one", "floor", "log",
+              "log-plus-one", "logistic", "maximum", "minimum", "multiply", "negate", "or", "power", "remainder", "round-nearest-afz",
+              "round-nearest-even", "rsqrt", "select", "shift-left", "shift-right-arithmetic", "shift-right-logical", "sign", "sine", "sqrt",
+              "subtract", "tan", "tanh", "xor")
+COPIES = ("copy", "copy-start", "copy-done", "slice-start", "slice-done", "bitcast", "get-tuple-element", "custom-call")
+_SHAPE = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,<=]*)\](\{[^}]*\})?")
 _HEAD = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{\s*$")
+
+
+class Buffer(NamedTuple):
+    """An array as it lies in memory: dtype, logical dims, bytes with the padding of its tiles, memory space (0: HBM or host memory)."""
+    dtype: str
+    dims: tuple[int, ...]
+    nbytes: int
+    space: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +42,6 @@ class Instruction:
     op: str
     operands: tuple[str, ...]
     attributes: str
-    root: bool
 
     @property
     def op_name(self) -> str:
@@ -32,13 +52,30 @@ class Instruction:
     @property
     def calls(self) -> tuple[str, ...]:
         """Names of the computations it runs."""
-        found = re.findall(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)", self.attributes)
+        found = re.findall(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)", self.attributes)
         branches = re.search(r"branch_computations=\{([^}]*)\}", self.attributes)
         return tuple(found) + (tuple(re.findall(r"%?([\w.\-]+)", branches.group(1))) if branches else ())
 
 
-def parse(text: str) -> tuple[str, dict[str, dict[str, Instruction]]]:
-    """The name of the entry computation, and every computation as name → instruction, in program order."""
+Computation = dict[str, Instruction]
+
+
+class Program(NamedTuple):
+    """Every computation by name, each in program order, and the name of the one that runs first."""
+    entry: str
+    computations: dict[str, Computation]
+
+
+class Cost(NamedTuple):
+    """Of one instruction: where it runs in the source, bytes as XLA counts them, bytes to and from HBM, arithmetic operations."""
+    op_name: str
+    counted: int
+    hbm: int
+    flops: int
+
+
+def parse(text: str) -> Program:
+    """The program in a text of `compiled.as_text()`."""
     entry, current, computations = "", None, {}
     for line in text.splitlines():
         head = _COMPUTATION.match(line)
@@ -49,7 +86,7 @@ def parse(text: str) -> tuple[str, dict[str, dict[str, Instruction]]]:
             found = instruction(line)
             if found:
                 current[found.name] = found
-    return entry, computations
+    return Program(entry, computations)
 
 
 def instruction(line: str) -> Instruction | None:
@@ -65,61 +102,172 @@ def instruction(line: str) -> Instruction | None:
     start = split + found.end() - 1
     stop = _closing(rest, start)
     operands = tuple(re.findall(r"%([\w.\-]+)", rest[start:stop]))
-    return Instruction(head.group(2), rest[:split], found.group(1), operands, rest[stop + 1:], bool(head.group(1)))
+    return Instruction(head.group(2), rest[:split], found.group(1), operands, rest[stop + 1:])
 
 
-def nbytes(shape: str) -> int:
-    """Bytes of a shape as HLO writes it, `bf16[8,128]{1,0}`, tuples summed; layout padding is not counted."""
-    total = 0
-    for kind, dims in _SHAPE.findall(shape):
-        if kind in BITS:
-            total += math.ceil(math.prod(int(re.sub(r"\D", "", d)) for d in dims.split(",") if d) * BITS[kind] / 8)
-    return total
-
-
-def moved(computation: dict[str, Instruction]) -> dict[str, int]:
-    """Bytes that each instruction reads and writes: its operands and its result, once each. An upper estimate where only a slice is read."""
-    return {i.name: nbytes(i.shape) + sum(nbytes(computation[o].shape) for o in i.operands if o in computation)
-            for i in computation.values() if i.op not in FREE and not i.op.endswith("-done")}
-
-
-def collectives(text: str) -> list[dict]:
-    """Every collective of the program: `op`, `bytes` (of the larger of operands and result, per device), `type`, `group` (devices), `op_name`."""
+def buffers(shape: str) -> list[Buffer]:
+    """The arrays of a shape as HLO writes it, `(bf16[32,7,7,64]{3,0,2,1:T(8,128)(2,1)S(1)}, f32[])`, padded to their tiles."""
     found = []
-    for computation in parse(text)[1].values():
+    for dtype, text, layout in _SHAPE.findall(shape):
+        if dtype not in BITS:
+            continue
+        dims = tuple(int(re.sub(r"\D", "", d)) for d in text.split(",") if d)
+        order = re.match(r"\{([\d,]+)", layout)
+        minor_first = [dims[int(i)] for i in order.group(1).split(",")] if order and dims else list(dims)[::-1]
+        tile = re.search(r"T\(([\d,]+)\)", layout)
+        for i, side in enumerate(reversed(tile.group(1).split(",")) if tile else ()):
+            if i < len(minor_first):
+                minor_first[i] = math.ceil(minor_first[i] / int(side)) * int(side)
+        space = re.search(r"S\((\d+)\)", layout)
+        found.append(Buffer(dtype, dims, math.ceil(math.prod(minor_first) * BITS[dtype] / 8), int(space.group(1)) if space else 0))
+    return found
+
+
+def nbytes(shape: str, space: int | None = None) -> int:
+    """Bytes of a shape, tuples summed; with `space`, of the arrays in that memory space alone."""
+    return sum(b.nbytes for b in buffers(shape) if space is None or b.space == space)
+
+
+def walk(program: Program) -> Iterator[tuple[Instruction, Computation, int]]:
+    """Every instruction that runs as one, with its computation and how often it runs; bodies of fusions and reducers stay inside theirs."""
+    def visit(name, times):
+        for i in program.computations.get(name, {}).values():
+            yield i, program.computations[name], times
+            if i.op in ("while", "call", "conditional", "async-start"):
+                trips = re.search(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)', i.attributes)
+                for called in i.calls:
+                    yield from visit(called, times * (int(trips.group(1)) if trips else 1))
+    return visit(program.entry, 1)
+
+
+def costs(program: Program) -> list[Cost]:
+    """The cost of every instruction that runs, loops multiplied out where their length is known."""
+    found = []
+    for i, computation, times in walk(program):
+        counted, hbm = moved(i, computation)
+        work = flops(i, computation, program)
+        if counted or hbm or work:
+            found.append(Cost(source(i, computation), times * counted, times * hbm, times * work))
+    return found
+
+
+def source(i: Instruction, computation: Computation) -> str:
+    """The op_name of an instruction; of a copy that has none, that of what it copies."""
+    while not i.op_name and i.op in COPIES and i.operands[0] in computation:
+        i = computation[i.operands[0]]
+    return i.op_name
+
+
+def moved(i: Instruction, computation: Computation) -> tuple[int, int]:
+    """Bytes that an instruction moves: as XLA counts them, and to or from HBM."""
+    if i.op in FREE or i.op.endswith("-done") or i.op == "async-start" or 'custom_call_target="ConcatBitcast"' in i.attributes:
+        return 0, 0
+    if i.op == "copy-start":                                       # of one array between memory spaces; HBM is at one end
+        size = nbytes(computation[i.operands[0]].shape) if i.operands[0] in computation else 0
+        return 4 * size, size
+    if i.op == "slice-start":                                      # ((operand), slice, flag)
+        size = buffers(i.shape)[-2].nbytes
+        return 3 * size, size
+    shapes = [i.shape, *(computation[o].shape for o in i.operands if o in computation)]
+    return sum(nbytes(s) for s in shapes), sum(nbytes(s, 0) for s in shapes)
+
+
+def flops(i: Instruction, computation: Computation, program: Program) -> int:
+    """Arithmetic operations: two for each multiply-add of products and convolutions, one for each element otherwise."""
+    if i.op == "fusion":
+        return sum(flops(inner, program.computations[c], program) for c in i.calls for inner in program.computations.get(c, {}).values())
+    if i.op in ARITHMETIC:
+        return math.prod(buffers(i.shape)[0].dims)
+    if i.op in ("reduce", "reduce-window", "select-and-scatter") and i.operands and i.operands[0] in computation:
+        inputs, window = buffers(computation[i.operands[0]].shape), re.search(r"size=([\dx]+)", i.attributes)
+        if i.op == "reduce":
+            return sum(math.prod(b.dims) for b in inputs)
+        return math.prod(buffers(i.shape)[0].dims) * math.prod(int(n) for n in window.group(1).split("x")) if window else 0
+    if i.op == "convolution" and len(i.operands) == 2 and i.operands[1] in computation:
+        return _convolution(i, computation)
+    if i.op == "dot" and i.operands and i.operands[0] in computation:
+        left = buffers(computation[i.operands[0]].shape)[0].dims
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.attributes)
+        return 2 * math.prod(buffers(i.shape)[0].dims) * math.prod(left[int(d)] for d in contracted.group(1).split(",") if d)
+    return 0
+
+
+def collectives(program: Program) -> list[dict]:
+    """Every collective: `op`, `dtype`, `bytes` of the whole array on a device, `group` (how many devices share it), `op_name`.
+
+    A TPU's asynchronous ones show up in several fusions; a channel is listed once.
+    """
+    found = {}
+    for computation in program.computations.values():
         for i in computation.values():
             op = i.op.removesuffix("-start")
             if op not in COLLECTIVES:
                 continue
-            operands = sum(nbytes(computation[o].shape) for o in i.operands if o in computation)
-            result = nbytes(i.shape) - (operands if i.op.endswith("-start") and i.shape.startswith("(") else 0)
-            kinds = sorted({kind for kind, _ in _SHAPE.findall(i.shape) if kind in BITS})
-            found.append({"op": op, "bytes": max(operands, result), "type": "+".join(kinds), "group": group_size(i.attributes), "op_name": i.op_name})
-    return found
+            whole = [b for b in buffers(i.shape) if b.dims or op == "all-reduce"]
+            operands = [b for o in i.operands if o in computation for b in buffers(computation[o].shape)]
+            if i.op.endswith("-start") and i.shape.startswith("(") and op != "all-reduce":      # (operands, results, …)
+                whole = whole[len(operands):] or whole
+            size = max(sum(_logical(b) for b in whole), sum(_logical(b) for b in operands))
+            channel = re.search(r"channel_id=(\d+)", i.attributes)
+            key = (op, channel.group(1) if channel else i.name, size)
+            found.setdefault(key, {"op": op, "dtype": "+".join(sorted({b.dtype for b in whole})), "bytes": size,
+                                   "group": group_size(i.attributes), "op_name": i.op_name})
+    return list(found.values())
 
 
 def group_size(attributes: str) -> int:
-    """Devices that take part in one group of a collective; 0 when the text does not say."""
+    """Devices in one group of a collective, in each of the three ways that HLO writes it; 0 when the text does not say."""
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes)
+    if mesh:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh.group(1)))
+        return math.prod(int(sizes[a]) for a in re.findall(r"'(\w+)'", mesh.group(2)))
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes)
     if iota:
         return int(iota.group(2))
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
-    if listed:
-        return len(listed.group(1).split(","))
-    return 0
+    return len(listed.group(1).split(",")) if listed else 0
 
 
-def by_scope(values: dict[str, int], computation: dict[str, Instruction], scopes: Iterable[str]) -> dict[str, int]:
-    """Sums `values` over the first of `scopes` (regular expressions) that an instruction's op_name matches; the rest under ""."""
-    scopes = tuple(scopes)
-    sums = dict.fromkeys((*scopes, ""), 0)
-    for name, value in values.items():
-        path = computation[name].op_name
-        sums[next((s for s in scopes if re.search(s, path)), "")] += value
+def largest(program: Program, count: int) -> list[dict]:
+    """The largest arrays that an instruction makes in HBM: `bytes` with padding, `shape`, `op_name`; arrays of one shape and place once."""
+    found = {}
+    for i, computation, _ in walk(program):
+        if i.op in ("tuple", "get-tuple-element", "bitcast", "while", "call", "conditional") or i.op.endswith("-done"):
+            continue
+        made = buffers(i.shape)
+        if i.op.endswith("-start") and i.op != "copy-start" and i.shape.startswith("("):       # (operands, results, …)
+            made = made[len(i.operands):]
+        for b in made:
+            if b.space == 0:
+                text = f"{b.dtype}[{','.join(map(str, b.dims))}]"
+                name = i.name if i.op == "parameter" else source(i, computation)
+                found[(b.nbytes, text, name)] = {"bytes": b.nbytes, "shape": text, "op_name": name}
+    return sorted(found.values(), key=lambda b: -b["bytes"])[:count]
+
+
+def shares(found: list[Cost], part: Callable[[str], str]) -> dict[str, Cost]:
+    """Costs summed by the name that `part(op_name)` gives."""
+    sums: dict[str, Cost] = {}
+    for cost in found:
+        name = part(cost.op_name)
+        old = sums.get(name, Cost(name, 0, 0, 0))
+        sums[name] = Cost(name, old.counted + cost.counted, old.hbm + cost.hbm, old.flops + cost.flops)
     return sums
 
 
-def _closing(text: str, start: int) -> int:
+def _convolution(i, computation):
+    labels = re.search(r"dim_labels=\w+_(\w+)->(\w+)", i.attributes)
+    kernel, out = buffers(computation[i.operands[1]].shape)[0].dims, buffers(i.shape)[0].dims
+    dilation = re.search(r"lhs_dilate=([\dx]+)", i.attributes)          # the zeros between dilated inputs cost nothing
+    zeros = math.prod(int(n) for n in dilation.group(1).split("x")) if dilation else 1
+    return 2 * math.prod(out) * math.prod(kernel) // max(kernel[labels.group(1).index("o")], 1) // zeros
+
+
+def _logical(b):
+    return math.ceil(math.prod(b.dims) * BITS[b.dtype] / 8)
+
+
+def _closing(text, start):
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")
@@ -128,7 +276,7 @@ def _closing(text: str, start: int) -> int:
     return len(text) - 1
 
 
-def _shape_end(text: str) -> int:
+def _shape_end(text):
     """Where the result's shape ends: at the first space outside of braces."""
     depth = 0
     for i, c in enumerate(text):

@@ -1,0 +1,115 @@
+"""The reader of HLO text against hand-written programs, and against XLA's own counts of programs compiled here."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+from jaxssl import hlo
+
+TPU = """HloModule step, entry_computation_layout={(f32[1000]{0})->f32[1000]{0}}
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%fused (p: bf16[32,56,56,64]) -> bf16[32,56,56,64] {
+  %p = bf16[32,56,56,64]{3,0,2,1:T(8,128)(2,1)} parameter(0)
+  ROOT %m = bf16[32,56,56,64]{3,0,2,1:T(8,128)(2,1)} multiply(%p, %p)
+}
+
+%body (s: (s32[], f32[1000])) -> (s32[], f32[1000]) {
+  %s = (s32[], f32[1000]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %v = f32[1000]{0} get-tuple-element(%s), index=1
+  %w = f32[1000]{0} add(%v, %v), metadata={op_name="jit(step)/loop/add"}
+  ROOT %t = (s32[], f32[1000]{0}) tuple(%i, %w)
+}
+
+%condition (s: (s32[], f32[1000])) -> pred[] {
+  %s = (s32[], f32[1000]{0}) parameter(0)
+  ROOT %c = pred[] constant(true)
+}
+
+ENTRY %main (a: f32[1000], b: bf16[32,56,56,64]) -> f32[1000] {
+  %a = f32[1000]{0:T(1024)} parameter(0), metadata={op_name="a"}
+  %b = bf16[32,56,56,64]{3,0,2,1:T(8,128)(2,1)} parameter(1)
+  %copy-start.1 = (f32[1000]{0:T(1024)S(1)}, f32[1000]{0:T(1024)}, u32[]{:S(2)}) copy-start(%a)
+  %copy-done.1 = f32[1000]{0:T(1024)S(1)} copy-done(%copy-start.1)
+  %slice-start.1 = ((bf16[32,56,56,64]{3,0,2,1:T(8,128)(2,1)}), bf16[32,14,56,64]{3,0,2,1:T(8,128)(2,1)S(1)}, s32[]{:S(2)}) slice-start(%b), slice={[0:32], [0:14], [0:56], [0:64]}
+  %slice-done.1 = bf16[32,14,56,64]{3,0,2,1:T(8,128)(2,1)S(1)} slice-done(%slice-start.1)
+  %f = bf16[32,56,56,64]{3,0,2,1:T(8,128)(2,1)S(1)} fusion(%b), kind=kLoop, calls=%fused, metadata={op_name="jit(step)/views/mul"}
+  %r = f32[1000]{0:T(1024)S(1)} all-reduce(%copy-done.1), channel_id=1, replica_groups=mesh['x'=4,'y'=2,'z'=8] {'x','z'}, to_apply=%add
+  %g = (f32[1000]{0:T(1024)}, f32[8000]{0:T(1024)}) all-gather-start(%a), channel_id=2, replica_groups=[2,8]<=[16], dimensions={0}, metadata={op_name="gather"}
+  %gd = f32[8000]{0:T(1024)} all-gather-done(%g)
+  %i = s32[] constant(0)
+  %t = (s32[], f32[1000]{0}) tuple(%i, %r)
+  %l = (s32[], f32[1000]{0}) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+  ROOT %o = f32[1000]{0} get-tuple-element(%l), index=1
+}
+"""
+
+
+def test_buffers_are_padded_to_their_tiles():
+    shape = "(bf16[32,56,56,64]{3,0,2,1:T(8,128)(2,1)S(1)}, f32[]{:T(128)}, pred[3]{0}, f32[5,300]{1,0:T(8,128)})"
+    found = hlo.buffers(shape)
+    assert found[0] == ("bf16", (32, 56, 56, 64), 32 * 56 * 56 * 128 * 2, 1)      # 64 channels lie in lanes of 128
+    assert [b.nbytes for b in found[1:]] == [4, 3, 8 * 384 * 4]
+    assert [b.space for b in found] == [1, 0, 0, 0]
+    assert hlo.nbytes(shape, 0) == 4 + 3 + 8 * 384 * 4
+
+
+def test_costs_of_a_tpu_program():
+    """Copies between memories are charged as XLA charges them; traffic to HBM once; loops by their length."""
+    costs = {c.op_name: c for c in hlo.costs(hlo.parse(TPU))}
+    channels = 32 * 56 * 56 * 128 * 2
+    assert costs["jit(step)/views/mul"] == ("jit(step)/views/mul", 2 * channels, channels, 32 * 56 * 56 * 64)
+    assert costs["jit(step)/loop/add"] == ("jit(step)/loop/add", 7 * 3 * 4000, 7 * 3 * 4000, 7 * 1000)
+    assert costs["a"] == ("a", 4 * 4096, 4096, 0)
+    rest = [c for c in hlo.costs(hlo.parse(TPU)) if not c.op_name]
+    assert rest[0] == ("", 3 * channels // 4, channels // 4, 0)
+    assert rest[1] == ("", 2 * 4096, 0, 0)                            # an all-reduce between on-chip arrays
+    total = hlo.shares(hlo.costs(hlo.parse(TPU)), lambda name: "views" if "/views/" in name else "rest")
+    assert total["views"].hbm == channels and total["rest"].hbm > 0
+
+
+def test_collectives_and_their_groups():
+    found = {c["op"]: c for c in hlo.collectives(hlo.parse(TPU))}
+    assert found["all-reduce"] == {"op": "all-reduce", "dtype": "f32", "bytes": 4000, "group": 32, "op_name": ""}
+    assert found["all-gather"] == {"op": "all-gather", "dtype": "f32", "bytes": 32000, "group": 8, "op_name": "gather"}
+    assert hlo.group_size("replica_groups={{0,1,2},{3,4,5}}") == 3 and hlo.group_size("replica_groups={}") == 0
+
+
+def test_largest_buffers():
+    first, second = hlo.largest(hlo.parse(TPU), 2)
+    assert first == {"bytes": 32 * 56 * 56 * 128 * 2, "shape": "bf16[32,56,56,64]", "op_name": "b"}
+    assert second == {"bytes": 4 * 8192, "shape": "f32[8000]", "op_name": "gather"}
+
+
+def conv(x, w):
+    return jax.lax.conv_general_dilated(x, w, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize(("function", "shapes"), [
+    (lambda a, b: jnp.tanh(a @ b).sum(0), [(64, 96), (96, 32)]),
+    (conv, [(4, 16, 16, 8), (3, 3, 8, 24)]),
+    (jax.grad(lambda x, w: conv(x, w).sum()), [(4, 16, 16, 8), (3, 3, 8, 24)])])
+def test_counts_agree_with_xlas(function, shapes):
+    compiled = jax.jit(function).lower(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)).compile()
+    costs, found = compiled.cost_analysis(), hlo.costs(hlo.parse(compiled.as_text()))
+    np.testing.assert_allclose(sum(c.counted for c in found), costs["bytes accessed"], rtol=0.02)
+    np.testing.assert_allclose(sum(c.flops for c in found), costs["flops"], rtol=0.15)     # XLA leaves out products with padding
+
+
+def test_a_compiled_all_reduce_and_gather():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    @functools.partial(jax.jit, in_shardings=NamedSharding(mesh, P("data")), out_shardings=NamedSharding(mesh, P()))
+    def f(x):
+        return x.sum(0), x
+    found = {c["op"]: c for c in hlo.collectives(hlo.parse(f.lower(jax.ShapeDtypeStruct((16, 128), jnp.float32)).compile().as_text()))}
+    assert (found["all-reduce"]["bytes"], found["all-reduce"]["group"]) == (128 * 4, 8)
+    assert (found["all-gather"]["bytes"], found["all-gather"]["group"]) == (16 * 128 * 4, 8)
