@@ -69,7 +69,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run() -> None:
     """`main` as a process: a failed one of several leaves at once, since the others may be gone or waiting for it."""
-    code = main()
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
     if code and "jaxssl.distributed" in sys.modules:
         from jaxssl import distributed
         distributed.leave(code)

@@ -172,6 +172,8 @@ class Session:
         assert step == self.step, (step, self.step)
         self.state, metrics = self.compiled(self.state, self.to_device(batch))
         self.count_ids(self.step)
+        if self.pending:
+            jax.block_until_ready(self.pending[-1])  # one step runs while the next is prepared; more in flight would delay a stop
         self.pending.append(metrics)
         self.step += 1
         self.clock.step()

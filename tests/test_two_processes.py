@@ -1,0 +1,69 @@
+"""Two processes of four emulated devices through launch/local.sh: the same losses as one process of eight, and a stop of all at the same step."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_end_to_end import FLAGS, records
+
+ROOT = Path(__file__).parent.parent
+TWO = [*FLAGS, "--config.total=12", "--config.checkpoint_every=4"]
+OPTIONS = "--xla_backend_optimization_level=0"
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "XLA_FLAGS": OPTIONS, **more}
+
+
+def local(workdir, *flags):
+    return subprocess.Popen(["bash", "launch/local.sh", "2", *TWO, "--workdir", str(workdir), *flags], cwd=ROOT, env=environment(DEVICES="4"),
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return f"--compilation_cache={tmp_path_factory.mktemp('cache')}"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, cache):
+    """(workdir, output) of an uninterrupted run in two processes."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    process = local(workdir, cache)
+    output = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, output
+    return workdir, output
+
+
+def test_two_processes_equal_one(both, tmp_path):
+    workdir, output = both
+    assert "[0] process 0/2" in output and "[1] process 1/2" in output and "8 in all" in output
+    one = subprocess.run([sys.executable, "-m", "jaxssl.main", *TWO, "--workdir", str(tmp_path / "one")], cwd=ROOT, capture_output=True, text=True,
+                         env=environment(JAX_PLATFORMS="cpu", XLA_FLAGS=OPTIONS + " --xla_force_host_platform_device_count=8"))
+    assert one.returncode == 0, one.stderr
+    ours, theirs = records(workdir), records(tmp_path / "one")
+    assert ours.keys() == theirs.keys() == set(range(1, 13))
+    for step in ours:
+        assert ours[step][0] == pytest.approx(theirs[step][0], rel=1e-4) and ours[step][1] == theirs[step][1]
+    a, b = (json.loads((d / "run.json").read_text()) for d in (workdir, tmp_path / "one"))
+    assert a["knn_untrained"] == pytest.approx(b["knn_untrained"], abs=0.03)
+
+
+def test_sigterm_stops_both_at_the_same_step_and_resume_is_bitwise(both, tmp_path, cache):
+    process = local(tmp_path / "run", cache)
+    file, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline and not (file.exists() and '"step": 2,' in file.read_text()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    assert "saved step" in output, output
+    again = local(tmp_path / "run", cache)
+    output = again.communicate(timeout=400)[0]
+    assert again.returncode == 0 and "resuming" in output, output
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state_sha256"] == json.loads((both[0] / "run.json").read_text())["state_sha256"]
