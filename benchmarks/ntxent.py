@@ -10,11 +10,12 @@ take turns for `--rounds` rounds, and each reports the loss so that the JSON sho
 Extra memory is the peak of resident memory during the first call above the resident memory just before it (Linux,
 /proc/self). JAX compiles before that; what compiling adds to the peak is its own column, and both include outputs.
 
-Predicted before measuring, from the products (a unit is n²D multiply-adds; n = 16,384, D = 128: 69 GFLOP, .25 s at the
-270 GFLOP/s that two of these cores reach) and one exponential per visited pair forward and one backward (n² in all,
-about .1 s): tiles take 2 units + .1 s = .6 s and about 45 MB (normalised embeddings, their gradient and the result,
-8.4 MB each; three tiles of 4.2 MB); 65,536 pairs take 64 times as long, 40 s, and less than .5 GB. lightly was known
-at 6.9 to 7.9 s and 4.4 GB: so about 11 times faster with 1/100 of the memory, if the tiles use both cores.
+Expected before this benchmark ran, but after timing bare tile loops (.16 s forward, .40 s backward at best) and one
+early run of the loss (.9 s): a unit is n²D multiply-adds, n = 16,384, D = 128: 69 GFLOP, .25 s at the 270 GFLOP/s of
+two such cores; tiles take 2 units and one exponential per visited pair forward and one backward (about .1 s): .6 s and
+about 45 MB (normalised embeddings, their gradient and the result, 8.4 MB each; three tiles of 4.2 MB); 65,536 pairs
+take 64 times as long, 40 s, and less than .5 GB; against lightly's 6.9 to 7.9 s and 4.4 GB, 11 times faster with 1/100
+of the memory. Measured on shared cores: 9 times faster (7 in processor time) with 1/59 of the memory; see the JSON.
 """
 import argparse
 import json
