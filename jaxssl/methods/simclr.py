@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.errors import UserError
-from jaxssl.losses.contrastive import nt_xent
+from jaxssl.losses.contrastive import contrastive_metrics, nt_xent
 from jaxssl.methods.base import Method, apply, flat, init as init_module, unflat
 from jaxssl.models.heads import Projector
 
@@ -41,8 +41,9 @@ def make(*, encoder, mesh, views, temperature=0.1, hidden=2048, dim=128, layers=
         z, projector_stats = apply(projector, params["projector"], stats["projector"], h, train=True)  # [B·V, K]
         h, z = unflat(h, views), unflat(z, views)
         value = nt_xent(z, temperature=temperature, block=block, mesh=mesh)
+        contrast = contrastive_metrics(z, temperature=temperature, block=block, mesh=mesh)
         aux = {**aux, "batch_stats": {"encoder": encoder_stats, "projector": projector_stats}}
-        return value, (aux, {"features": h, "embeddings": z})
+        return value, (aux, {**{f"contrast_{name}": v for name, v in contrast.items()}, "features": h, "embeddings": z})
 
     def post(aux, params, step):
         return aux
