@@ -1,0 +1,35 @@
+"""The README's commands: they exist, and the quick start runs as it is typed, only shorter."""
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_names_only_what_exists():
+    for path in set(re.findall(r"(?:\./)?((?:configs|launch|benchmarks|jaxssl)/[\w/.-]+\.\w+)", README)):
+        assert (ROOT / path).exists(), path
+    for module in set(re.findall(r"python -m (jaxssl[\w.]*)", README)):
+        file = ROOT / module.replace(".", "/")
+        assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
+
+
+def test_quick_start_as_typed(tmp_path):
+    if not (ROOT / ".venv" / ".jaxssl-installed").exists() or Path(sys.prefix) != ROOT / ".venv":
+        pytest.skip("the tests were not started by launch/test.sh, which makes the .venv that the quick start uses")
+    workdir = tmp_path / "with a space"
+    short = ["--config.total=3", "--config.batch_size=16", "--config.checkpoint_every=0", "--config.eval.reference=250", "--config.eval.queries=100", "--config.model.width=0.0625"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHONPATH")} | {"WORKDIR": str(workdir)}
+    done = subprocess.run(["./launch/quickstart.sh", *short], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    run = json.loads((workdir / "run.json").read_text())
+    assert {"knn", "knn_untrained", "knn_raw", "linear", "linear_untrained", "linear_raw"} <= run.keys()
+    for words in ("is up to date", "raw pixels", "untrained encoder", "trained encoder", str(workdir)):
+        assert words in done.stdout, done.stdout
+    assert f"{100 * run['knn_raw']:.1f}" in done.stdout
