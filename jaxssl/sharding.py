@@ -1,16 +1,16 @@
 """The mesh, and which array lies where on it.
 
-One mesh `(data, fsdp)`. A batch is split over both axes. Parameters are replicated over `data`, and over `fsdp` split by path rules.
-The optimizer's slots, and the weight update itself, are split over both axes (ZeRO-1, arXiv 1910.02054): gradients are
-reduce-scattered, each device updates its slice, the new parameters are gathered.
+One mesh `(data, fsdp)`. A batch is split over both axes. Between steps parameters and optimizer slots lie split over both axes (ZeRO, arXiv 1910.02054):
+gradients are summed and sliced, each device updates its slice, and the loss gathers what it uses (in bf16 where it computes in bf16), replicated
+over `data` and, by path rules, still split over `fsdp`.
 """
-import re
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxssl import tree as named
 from jaxssl.errors import UserError
 
 AXES = ("data", "fsdp")
@@ -40,13 +40,10 @@ def batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def parameters(tree: Any, mesh: Mesh, rules=((r".*kernel", "fsdp"), (r".*", "replicate"))) -> Any:
-    """A NamedSharding for every parameter: `fsdp` splits its largest divisible axis over that mesh axis. First matching rule wins."""
-    def place(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        rule = next(value for pattern, value in rules if re.fullmatch(pattern, name))
-        return _split(leaf, mesh, ("fsdp",)) if rule == "fsdp" else replicated(mesh)
-    return jax.tree.map_with_path(place, tree)
+def parameters(tree: Any, mesh: Mesh, rules=((r"kernel$", "fsdp"), (r"", "replicate"))) -> Any:
+    """A NamedSharding for every array where the loss uses it: `fsdp` splits its largest divisible axis over that mesh axis. First matching rule wins."""
+    places = named.rules(tree, rules, unused_ok=True, what="sharding rule")
+    return jax.tree.map(lambda leaf, rule: _split(leaf, mesh, ("fsdp",)) if rule == "fsdp" else replicated(mesh), tree, places)
 
 
 def update_slices(tree: Any, mesh: Mesh) -> Any:

@@ -30,22 +30,24 @@ def init_state(key_data: jax.Array, batch: dict, *, method: Method, tx: optax.Gr
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), aux, key_data)
 
 
-def train_step(state: TrainState, batch: dict, *, method: Method, augment: Callable, tx: optax.GradientTransformation, sliced: Callable = lambda tree: tree):
-    """One update. `sliced` places a parameter-shaped tree for the weight update (ZeRO-1); it never changes a value.
+def train_step(state: TrainState, batch: dict, *, method: Method, augment: Callable, tx: optax.GradientTransformation,
+               gathered: Callable = lambda tree: tree, sliced: Callable = lambda tree: tree):
+    """One update. `gathered` brings the stored parameters where the loss uses them, `sliced` the gradients where the update does.
 
     Returns: the next state, and metrics of scalars; `finite` is 1 while loss and gradient norm are.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    batch = augment(key, batch)                      # uint8 canvas → views [B, V, H, W, 3]
+    with jax.named_scope("views"):
+        batch = augment(key, batch)                  # uint8 canvas → views [B, V, H, W, 3]
 
     def loss_fn(params):
-        return method.loss(params, state.aux, batch, key, state.step)
+        return method.loss(gathered(params), state.aux, batch, key, state.step)
 
     (loss, (aux, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    grads, params = sliced(grads), sliced(state.params)
-    updates, opt_state = tx.update(grads, state.opt_state, params)
-    params = optax.apply_updates(params, updates)
+    grads = sliced(grads)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     aux = method.post(aux, params, state.step)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     metrics = {"loss": loss, "grad_norm": norm, "finite": (jnp.isfinite(loss) & jnp.isfinite(norm)).astype(jnp.int32), **metrics}
     return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, aux=aux), metrics

@@ -18,7 +18,7 @@ ANYWHERE = {"jaxssl.errors"}
 ALLOWED = {
     "losses": set(), "models": set(), "augment": set(), "data": set(), "schedules": set(), "tree": set(),
     "eval": {"sharding"}, "optim": {"schedules", "tree"}, "methods": {"losses", "models", "schedules", "tree"}, "step": {"methods"},
-    "sharding": set(), "config": set(), "online": {"methods", "eval"}, "evaluation": {"data", "eval"}, "checkpoint": {"tree"}, "workdir": {"config"},
+    "sharding": {"tree"}, "config": set(), "online": {"methods", "eval"}, "evaluation": {"data", "eval"}, "checkpoint": {"tree"}, "workdir": {"config"},
     "writers": {"workdir"}, "progress": set(), "watchdog": {"workdir"}, "distributed": {"rollcall"}, "rollcall": set(), "hlo": set(), "roofline": set(),
     "job": {"augment", "config", "data", "models", "online", "optim", "sharding", "methods", "step"},
     "train": {"checkpoint", "config", "data", "evaluation", "job", "progress", "sharding", "tree", "workdir", "writers", "eval", "watchdog"},
