@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.errors import UserError
+from jaxssl.models.product_norm import product_norm
 
 
 class BatchNorm(nn.Module):
@@ -28,31 +29,36 @@ class BatchNorm(nn.Module):
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        width = x.shape[-1]
+    def __call__(self, x: jax.Array, train: bool, kernel: jax.Array | None = None) -> jax.Array:
+        """With a `kernel [I, O]`, normalises x times it; in training the product is then never stored (`product_norm`)."""
+        width = x.shape[-1] if kernel is None else kernel.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (width,), jnp.float32)
-        if train:
-            grouped = _split(x, self.groups)                                       # [G, B/G, ..., C]
+        scale = self.param("scale", self.scale_init, (width,), jnp.float32) if self.use_scale else jnp.ones(width)
+        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32) if self.use_bias else jnp.zeros(width)
+        if not train:
+            x = x if kernel is None else x @ kernel.astype(x.dtype)
+            return normalise(x[None], running_mean.value[None], running_var.value[None], scale, bias, self.eps)[0]
+        grouped = _split(x, self.groups)                                           # [G, B/G, ..., I]
+        if kernel is None:
             mean, var = moments(grouped, running_mean.value)                       # [G, C]
-            if not self.is_initializing():
-                count = grouped.size // (self.groups * width)
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = _decay(running_mean.value, mean.mean(0), self.momentum)
-                running_var.value = _decay(running_var.value, unbiased.mean(0), self.momentum)
+            y = normalise(grouped, mean, var, scale, bias, self.eps)
         else:
-            grouped = x[None]
-            mean, var = running_mean.value[None], running_var.value[None]
-        factor = jax.lax.rsqrt(var + self.eps)                                     # [G, C]
-        if self.use_scale:
-            factor = factor * self.param("scale", self.scale_init, (width,), jnp.float32)
-        shift = -mean * factor
-        if self.use_bias:
-            shift = shift + self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
-        ones = (1,) * (grouped.ndim - 2)
-        factor, shift = (t.reshape(-1, *ones, width) for t in (factor, shift))      # [G, 1, ..., C]
-        y = grouped.astype(jnp.float32) * factor + shift
-        return y.astype(x.dtype).reshape(x.shape)
+            y, mean, var = product_norm(grouped, kernel, scale, bias, self.eps)
+        if not self.is_initializing():
+            count = y.size // (self.groups * width)
+            unbiased = var * (count / max(count - 1, 1))
+            running_mean.value = _decay(running_mean.value, mean.mean(0), self.momentum)
+            running_var.value = _decay(running_var.value, unbiased.mean(0), self.momentum)
+        return y.reshape(*x.shape[:-1], width)
+
+
+def normalise(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """`x [G, ..., C]` with statistics `[G, C]`, scale and bias `[C]`; computed in float32, in the dtype of x."""
+    factor = jax.lax.rsqrt(var + eps) * scale
+    shift = bias - mean * factor
+    factor, shift = (t.reshape(t.shape[0], *(1,) * (x.ndim - 2), t.shape[-1]) for t in (factor, shift))
+    return (x.astype(jnp.float32) * factor + shift).astype(x.dtype)
 
 
 def moments(x: jax.Array, origin: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -21,46 +21,46 @@ LAYERS = {
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
-class Conv(nn.Module):
-    """Convolution without bias, padded by half the kernel on both sides as in torch (SAME would pad strided ones unevenly)."""
+class Kernel(nn.Module):
+    """The weights of a convolution, `[size, size, in, width]`."""
     width: int
-    kernel: int
-    stride: int = 1
-    dtype: jnp.dtype = jnp.float32
+    size: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel, self.kernel, x.shape[-1], self.width)
+    def __call__(self, channels: int) -> jax.Array:
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")            # He et al., arXiv:1502.01852, as torchvision
-        kernel = self.param("kernel", init, shape, jnp.float32)
-        pad = (self.kernel // 2, self.kernel // 2)
-        return jax.lax.conv_general_dilated(
-            x.astype(self.dtype), kernel.astype(self.dtype), (self.stride, self.stride), (pad, pad),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"))                              # [B, H, W, C] -> [B, H/s, W/s, width]
+        return self.param("kernel", init, (self.size, self.size, channels, self.width), jnp.float32)
 
 
-class ConvNorm(nn.Module):
-    """The projection of a shortcut: convolution and norm."""
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Padded by half the kernel on both sides as in torch (SAME would pad strided ones unevenly), in the dtype of x."""
+    pad = (kernel.shape[0] // 2, kernel.shape[0] // 2)
+    return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (stride, stride), (pad, pad),
+                                        dimension_numbers=("NHWC", "HWIO", "NHWC"))   # [B, H, W, I] -> [B, H/s, W/s, O]
+
+
+class Shortcut(nn.Module):
+    """The projection where a block changes width or resolution: a 1×1 convolution and its norm."""
     width: int
-    kernel: int
     stride: int
     norm: functools.partial
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = Conv(self.width, self.kernel, self.stride, self.dtype, name="conv")(x)
-        return self.norm(name="norm")(x, train)
+        kernel = Kernel(self.width, 1, name="conv")(x.shape[-1])
+        return self.norm(name="norm")(x[:, ::self.stride, ::self.stride], train, kernel[0, 0])
 
 
 class Block(nn.Module):
-    """A residual block; `kind` is "basic" (3×3, 3×3) or "bottleneck" (1×1, 3×3, 1×1 to four times the width)."""
+    """A residual block; `kind` is "basic" (3×3, 3×3) or "bottleneck" (1×1, 3×3, 1×1 to four times the width).
+
+    The product of a bottleneck's last convolution, its widest activation, is normalised as it is computed and never stored.
+    """
     kind: str
     width: int
     stride: int
     zero_init: bool
     norm: functools.partial
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -68,15 +68,15 @@ class Block(nn.Module):
         plan = ([(self.width, 3, self.stride), (out, 3, 1)] if self.kind == "basic" else
                 [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)])
         y = x
-        for i, (width, kernel, stride) in enumerate(plan, 1):
-            y = Conv(width, kernel, stride, self.dtype, name=f"conv{i}")(y)
+        for i, (width, size, stride) in enumerate(plan, 1):
             last = i == len(plan)
             init = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
-            y = self.norm(scale_init=init, name=f"norm{i}")(y, train)
-            if not last:
-                y = nn.relu(y)
+            kernel = Kernel(width, size, name=f"conv{i}")(y.shape[-1])
+            norm = self.norm(scale_init=init, name=f"norm{i}")
+            y = norm(y, train, kernel[0, 0]) if last and size == 1 else norm(convolve(y, kernel, stride), train)
+            y = y if last else nn.relu(y)
         if x.shape[-1] != out or self.stride != 1:
-            x = ConvNorm(out, 1, self.stride, self.norm, self.dtype, name="shortcut")(x, train)
+            x = Shortcut(out, self.stride, self.norm, name="shortcut")(x, train)
         return nn.relu(x + y)
 
 
@@ -89,14 +89,12 @@ class Stage(nn.Module):
     zero_init: bool
     remat: bool
     norm: functools.partial
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i in range(self.depth):
-            x = block(self.kind, self.width, self.stride if i == 0 else 1, self.zero_init, self.norm, self.dtype,
-                      name=f"block{i}")(x, train)
+            x = block(self.kind, self.width, self.stride if i == 0 else 1, self.zero_init, self.norm, name=f"block{i}")(x, train)
         return x
 
 
@@ -105,12 +103,11 @@ class Stem(nn.Module):
     kind: str
     width: int
     norm: functools.partial
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        kernel, stride = (3, 1) if self.kind == "cifar" else (7, 2)
-        x = Conv(self.width, kernel, stride, self.dtype, name="conv")(x)
+        size, stride = (3, 1) if self.kind == "cifar" else (7, 2)
+        x = convolve(x, Kernel(self.width, size, name="conv")(x.shape[-1]), stride)
         x = nn.relu(self.norm(name="norm")(x, train))
         if self.kind == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -141,8 +138,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = functools.partial(BatchNorm, momentum=self.bn_momentum, eps=self.bn_eps, groups=self.bn_groups)
-        x = Stem(self.stem, self.width, norm, self.dtype, name="stem")(x, train)
+        x = Stem(self.stem, self.width, norm, name="stem")(x.astype(self.dtype), train)
         for i, depth in enumerate(self.depths):
-            x = Stage(self.kind, depth, self.width * 2 ** i, 1 if i == 0 else 2, self.zero_init, self.remat, norm, self.dtype,
+            x = Stage(self.kind, depth, self.width * 2 ** i, 1 if i == 0 else 2, self.zero_init, self.remat, norm,
                       name=f"stage{i + 1}")(x, train)
         return x.astype(jnp.float32).mean((1, 2))                                    # [B, H, W, D] -> [B, D]
