@@ -15,15 +15,15 @@ import argparse
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def main():
         for _ in range(args.rounds):
             for name, (who, size, origin) in rows.items():
                 runs[name].append(worker(who, size, origin, zips[size]))
-    result = {"command": f"python benchmarks/augment.py {Path(args.images).name} --rounds {args.rounds}", "machine": machine(before),
+    result = {"command": f"python benchmarks/augment.py {Path(args.images).name} --rounds {args.rounds}", "machine": machine("jax", "jaxlib", "torch", "torchvision", "lightly", "pillow", "grain", "numpy") | {"load_average_at_start": before},
               "rows": {name: {key: spread([r[key] for r in run]) for key in run[0]} for name, run in runs.items()}}
     result["against_bars"] = bars(result["rows"])
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
@@ -189,14 +189,6 @@ def bars(rows):
         "224 px, images/s, both from memory": [rate("jaxssl 224 memory"), rate("lightly 224 memory")],
         "times less CPU than lightly": {f"{s} {o}": round(cpu(f"lightly {s} {o}") / cpu(f"jaxssl {s} {o}"), 2) for s in (32, 224) for o in ("decode", "memory")},
     }
-
-
-def machine(load):
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.processor())
-    packages = ("jax", "jaxlib", "torch", "torchvision", "lightly", "pillow", "grain", "numpy")
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "load_average_at_start": load, "python": platform.python_version(),
-            "versions": {p: version(p) for p in packages}}
 
 
 if __name__ == "__main__":

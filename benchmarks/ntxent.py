@@ -20,16 +20,15 @@ of the memory. Measured on shared cores: 9 times faster (7 in processor time) wi
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPERATURE, WIDTH, BLOCK = .1, 128, 1024
@@ -54,7 +53,7 @@ def main():
     runs["tiles 65536"].append(worker("tiles", 65536, 1))
     runs["pytorch-metric-learning 1024"].append(worker("pytorch-metric-learning", 1024, 1))
     result = {"command": "python benchmarks/ntxent.py", "temperature": TEMPERATURE, "width": WIDTH, "block": BLOCK,
-              "machine": machine(), "rows": {name: summary(run) for name, run in runs.items()}}
+              "machine": machine("jax", "jaxlib", "torch", "lightly", "pytorch-metric-learning", "numpy"), "rows": {name: summary(run) for name, run in runs.items()}}
     result["against_bars"] = bars(result["rows"])
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
@@ -160,16 +159,6 @@ def bars(rows):
             "65536_pairs_peak_gb, of the whole process (bar 4)":
                 round((large["before_call_mb"]["median"] + large["extra_mb"]["median"]) / 1e3, 3),
             "relative_difference_of_losses": abs(tiles["loss"] / lightly["loss"] - 1)}
-
-
-def machine():
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.processor())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    packages = ("jax", "jaxlib", "torch", "lightly", "pytorch-metric-learning", "numpy")
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1),
-            "load_average": [round(load, 1) for load in os.getloadavg()],
-            "python": platform.python_version(), "versions": {package: version(package) for package in packages}}
 
 
 if __name__ == "__main__":
