@@ -123,4 +123,4 @@ def test_roll_back_leaves_the_batch_out_and_gives_up_after_k(finish, tmp_path):
 
 def test_a_changed_config_in_the_same_workdir_is_refused_with_the_difference(whole, finish):
     output = finish(whole[0], "--config.optim.lr=0.5", code=2)
-    assert "optim.lr: 0.002 → 0.5" in output and "Traceback" not in output
+    assert "optim.lr: 0.004 → 0.5" in output and "Traceback" not in output
