@@ -11,7 +11,7 @@ DIGITS = "configs/digits/simclr.py"
 def test_resolved_config_holds_defaults_of_every_section():
     config = configs.load(DIGITS)
     assert set(configs.SECTIONS) < set(config)
-    assert config.method.temperature == 0.1 and config.optim.b2 == 0.999 and config.mesh.fsdp == 1
+    assert config.method.block == 0 and config.optim.b2 == 0.999 and config.mesh.fsdp == 1
     assert "precision" not in config.model and "params" not in config.optim
 
 
