@@ -19,7 +19,8 @@ from jaxssl import roofline
 from jaxssl.errors import UserError, nearest
 from jaxssl.main import guarded, split_overrides
 
-PARTS = (("views", r"/views/"), ("backward", r"transpose\("), ("forward", r"jvp\("), ("update and metrics", ""))  # first match of an op_name
+# What part of the step an op_name belongs to, the first that matches; the compiler's own copies and gathers often have none.
+PARTS = (("views", r"/views/|^batch\["), ("backward", r"transpose\("), ("forward", r"jvp\("), ("unnamed", r"^$"), ("update and metrics", ""))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,8 +45,8 @@ def prepare_environment(topology: str, devices: int) -> None:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError('--topology needs the TPU compiler, which is an ordinary package: pip install "jaxssl[tpu]"')
         # A compiler, not a device: no metadata server is asked, and several processes may use it at once.
-        os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
-        os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+        # The last two only keep it from complaining that it is not on a TPU machine; the topology is the one asked for.
+        os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-16")
     os.environ["JAX_PLATFORMS"] = "cpu"
     if devices and "jax" not in sys.modules:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
@@ -60,7 +61,9 @@ def find_devices(topology: str, devices: int) -> list:
         return jax.devices()[:devices or 1]
     from jax.experimental import topologies
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        # Generations with two cores a chip are used as one device a chip, as JAX does on the machines themselves.
+        options = {"chip_config_name": "megacore"} if topology.startswith(("v4", "v5p")) else {}
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
     except Exception as error:
         raise UserError(f"the TPU compiler knows no topology {topology!r} ({str(error).splitlines()[0][:200]}); "
                         f"a slice is named by its sides, such as v5e:2x4, v5e:16x16, v6e:8x8, v4:2x2x4, v5p:4x4x4") from error

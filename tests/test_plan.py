@@ -33,7 +33,7 @@ def test_devices_and_json(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["devices"] == 8 and found["mesh"] == {"data": 8, "fsdp": 1} and "time" not in found
     assert found["memory"]["total"] >= found["memory"]["temporaries"] > 0
-    assert {"forward", "backward"} <= set(found["parts"])
+    assert {"forward", "backward", "views"} <= set(found["parts"])
     assert sum(p["bytes"] for p in found["parts"].values()) == pytest.approx(found["bytes"], rel=0.1)
     assert sum(p["flops"] for p in found["parts"].values()) == pytest.approx(found["flops"], rel=0.3)
     reduced = sum(c["bytes"] for c in found["collectives"] if c["op"] in ("all-reduce", "reduce-scatter"))
