@@ -217,7 +217,7 @@ def collectives(program: Program) -> list[dict]:
 
 def group_size(attributes: str) -> int:
     """Devices in one group of a collective, in each of the three ways that HLO writes it; 0 when the text does not say."""
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes)
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes)
     if mesh:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh.group(1)))
         return math.prod(int(sizes[a]) for a in re.findall(r"'(\w+)'", mesh.group(2)))

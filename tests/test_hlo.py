@@ -81,6 +81,7 @@ def test_collectives_and_their_groups():
     found = {c["op"]: c for c in hlo.collectives(hlo.parse(TPU))}
     assert found["all-reduce"] == {"op": "all-reduce", "dtype": "f32", "bytes": 4000, "group": 32, "op_name": ""}
     assert found["all-gather"] == {"op": "all-gather", "dtype": "f32", "bytes": 32000, "group": 8, "op_name": "gather"}
+    assert hlo.group_size("replica_groups=mesh['x'=1,'y'=16,'z'=16], device_ids=([16,16]T(1,0)) {'y'}, dimensions={2}") == 16
     assert hlo.group_size("replica_groups={{0,1,2},{3,4,5}}") == 3 and hlo.group_size("replica_groups={}") == 0
 
 
