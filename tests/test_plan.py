@@ -78,7 +78,7 @@ def test_advice():
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs the TPU compiler: pip install "jaxssl[tpu]"')
 def test_the_tpu_compiler():
     """In its own process, as a user runs it: the figures of a real compilation hang together."""
-    flags = [f"--config.{key}={value}" for key, value in SMALL.items()] + ["--config.precision=bf16"]
+    flags = [f"--config.{key}={value}" for key, value in SMALL.items()] + ["--config.precision=bf16", "--config.data.resident=no"]
     run = subprocess.run([sys.executable, "-m", "jaxssl.plan", "--config", DIGITS, "--topology", "v5e:2x2", "--json", *flags],
                          cwd=ROOT, capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"})
     assert run.returncode == 0, run.stderr
