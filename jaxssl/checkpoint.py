@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxssl import tree
@@ -74,8 +73,3 @@ def open_manager(*, workdir, keep_last=2, keep_every=0, asynchronous=True) -> Ma
         raise UserError(f"checkpoint.keep_last is {keep_last} and keep_every {keep_every}; keep_last must be at least 1, keep_every at least 0")
     folder = f"{workdir}/checkpoints" if "://" in str(workdir) else os.fspath(Path(workdir).resolve() / "checkpoints")
     return Manager(folder, keep_last, keep_every, asynchronous)
-
-
-def to_host(state: Any) -> Any:
-    """Numpy copies of a fully addressable state."""
-    return jax.tree.map(np.asarray, state)

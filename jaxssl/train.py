@@ -90,6 +90,7 @@ class Session:
         self.every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
         self.writers = writers.Writers(workdir, process_index=jax.process_index(), **config.log)
         self.manager = checkpoint.open_manager(workdir=workdir, **config.checkpoint)
+        self.newest: dict[str, float] = {}           # metrics of the newest step that was looked at; none yet in a run resumed at its last step
         self.pending: list[dict] = []                # device metrics of the steps since the last look
         self.skipped: list[int] = []                 # numbers of the batches left out after a rollback
         self.rollbacks = int(config.on_nonfinite.partition(":")[2] or 0)

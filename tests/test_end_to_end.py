@@ -1,6 +1,7 @@
 """The program as its user runs it: a whole run, stop, kill, resume, not-finite losses, finished and foreign workdirs."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,15 @@ def test_a_finished_workdir_is_left_alone(whole, finish):
     workdir, _, run = whole
     assert "is finished (40 steps)" in finish(workdir)
     assert json.loads((workdir / "run.json").read_text()) == run
+
+
+def test_killed_after_the_last_checkpoint_it_only_evaluates_and_closes(whole, finish, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    (workdir / "run.json").unlink()
+    assert "resuming" in finish(workdir)
+    run = json.loads((workdir / "run.json").read_text())
+    assert run["state_sha256"] == whole[2]["state_sha256"] and run["knn"] == whole[2]["knn"]
 
 
 def wait_for_step(workdir, process, step):
