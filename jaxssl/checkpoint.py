@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxssl import tree
@@ -50,6 +51,18 @@ class Manager:
             raise UserError(f"checkpoint {step} in {self._folder} does not fit this config's train state ({str(error).splitlines()[0][:300]}); "
                             "use the config it was written with, or another workdir") from error
         return restored.state, restored.meta
+
+    def weights(self, step: int) -> dict:
+        """`params` and `aux` of checkpoint `step` as numpy arrays, whatever topology wrote them; the optimizer's slots are not read.
+
+        Raises: UserError when there is no such checkpoint.
+        """
+        if step not in self._manager.all_steps():
+            raise UserError(f"{self._folder} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(self._manager.all_steps()))) or 'none'}")
+        metadata = ocp.PyTreeCheckpointer().metadata(f"{self._folder}/{step}/state").item_metadata.tree
+        target = {name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), metadata[name]) for name in ("params", "aux")}
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+        return ocp.PyTreeCheckpointer().restore(f"{self._folder}/{step}/state", args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True))
 
     def verify(self, step: int, shape: Any, sharding: Any, digest: str) -> None:
         """Re-opens checkpoint `step` and compares the digest of every array. Raises: RuntimeError when it differs."""

@@ -33,7 +33,7 @@ def watch(method: Method, *, classes: int, width: int) -> Method:
         probe_loss, accuracy = _probe(params["probe"], h, batch["label"])
         return value + probe_loss, (aux, {**metrics, "probe_loss": probe_loss, "probe_accuracy": accuracy})
 
-    return Method(init, loss, method.post, method.embed)
+    return method._replace(init=init, loss=loss)
 
 
 def probe_logits(params: Any, h: jax.Array) -> jax.Array:

@@ -17,18 +17,21 @@ CONTEXT = ("encoder", "mesh", "batch_size", "views", "total")
 
 
 class Method(NamedTuple):
-    """Four pure functions.
+    """Four pure functions, and the heads.
 
     init(key, batch) -> params, aux: aux holds every array that gradients do not touch (`batch_stats`, teacher, queue, …).
     loss(params, aux, batch, key, step) -> loss, (aux, metrics): differentiated in params only; metrics holds scalars, and
       `features` [B, V, D] (encoder output) and `embeddings` [B, V, K] (what the loss sees), which probe and collapse monitor take out.
     post(aux, params, step) -> aux: after the update (EMA, queue, prototype norm).
     embed(params, aux, images) -> [B, D]: what evaluation and export see.
+
+    heads: the modules on top of the encoder by the name of their parameters, so that evaluation can look behind each of their layers.
     """
     init: Callable
     loss: Callable
     post: Callable
     embed: Callable
+    heads: dict = {}
 
 
 def build(make: Callable, config: dict, context: dict) -> Method:
@@ -82,4 +85,4 @@ def with_ema(method: Method, decay: float, names: tuple[str, ...] = ("encoder",)
         average = aux["ema"]
         return method.embed({**params, **average["params"]}, {**aux, "batch_stats": {**aux["batch_stats"], **average["batch_stats"]}}, images)
 
-    return Method(init, method.loss, post, embed)
+    return method._replace(init=init, post=post, embed=embed)

@@ -51,4 +51,4 @@ def make(*, encoder, mesh, views, temperature=0.1, hidden=2048, dim=128, layers=
     def embed(params, aux, images):
         return apply(encoder, params["encoder"], aux["batch_stats"]["encoder"], images, train=False)[0]
 
-    return Method(init, loss, post, embed)
+    return Method(init, loss, post, embed, heads={"projector": projector})

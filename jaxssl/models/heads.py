@@ -17,6 +17,7 @@ class Projector(nn.Module):
     last_norm: batch norm after the last layer too.
     last_bias: the last layer is centred, by its norm's bias where it has a norm and by its own bias otherwise.
     kernel_init: initialiser of the kernels.
+    depth: stop behind the norm and activation of this layer (from 1); 0 is all of them.
     """
     dims: tuple[int, ...]
     norm: bool = True
@@ -27,6 +28,7 @@ class Projector(nn.Module):
     bn_eps: float = 1e-5
     dtype: jnp.dtype = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
+    depth: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -39,6 +41,8 @@ class Projector(nn.Module):
                 x = BatchNorm(self.bn_momentum, self.bn_eps, self.bn_groups, use_bias=bias, name=f"norm{i}")(x, train)
             if not last:
                 x = nn.relu(x)
+            if i == self.depth:
+                break
         return x.astype(jnp.float32)
 
 

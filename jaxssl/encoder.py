@@ -1,0 +1,218 @@
+"""A trained encoder as an object: images in, features out. What evaluation, export and `jaxssl.load` share; no optimizer, no loss, no data pipeline."""
+import dataclasses
+import functools
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxssl import augment, models, tree
+from jaxssl.errors import UserError, nearest
+from jaxssl.methods import base
+
+WEIGHTS = ("student", "teacher")
+_LARGEST = 4    # images above so many times the resize target are shrunk on the host first
+_CHUNK = 256    # images in one forward pass of `Encoder.__call__`
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """An encoder with the transform it was trained for.
+
+    name: of the workdir or file it came from. config: the resolved config of its run, as plain dicts. weights: "student" or "teacher" (the moving
+    average). step: of its training, None when unknown. module: the network; heads: what training put on top of it, by name.
+    variables: {"params": {"encoder": …, "projector": …}, "batch_stats": {…}}, float32.
+
+    `encoder(images)` gives features; `forward` is the pure function under it, for probes and fine-tuning.
+    """
+    name: str
+    config: dict
+    weights: str
+    step: int | None
+    module: Any
+    heads: dict
+    variables: dict
+
+    @property
+    def width(self) -> int:
+        """D of the backbone's features."""
+        return self.module.features
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the features it can give: "backbone", then every head layer ("projector.1", …), input to output."""
+        return ("backbone", *(f"{name}.{i}" for name, head in self.heads.items() for i in range(1, len(head.dims) + 1)))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 over every array of `variables`."""
+        return tree.digest(self.variables)
+
+    @property
+    def preprocessing(self) -> dict:
+        """What `view` does: size, resize (target of the short side), interpolation, mean, std (of pixels in [0, 1])."""
+        a = self.config["augment"]
+        size = a["size"]
+        return {"size": size, "resize": size * 8 // 7 if size >= 128 else size, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
+
+    @functools.cached_property
+    def view(self) -> Callable:
+        """The test-time transform: a batch of canvases {image uint8 [B, S, S, 3], size int32 [B, 2]} to [B, size, size, 3] float32."""
+        return augment.test_view(**self.preprocessing)
+
+    def forward(self, variables: dict, x: jax.Array, *, layer: str = "backbone", train: bool = False) -> tuple[jax.Array, dict]:
+        """Features f32 [B, D] of `layer` for normalised images [B, H, W, 3], and the batch statistics after it (unchanged unless `train`).
+
+        Pure. A head layer's features are taken behind its norm and activation. Raises: UserError for an unknown layer.
+        """
+        self.check_layer(layer)
+        params, stats = variables["params"], dict(variables["batch_stats"])
+        h, stats["encoder"] = base.apply(self.module, params["encoder"], stats["encoder"], x, train=train)
+        if layer == "backbone":
+            return h, stats
+        name, _, depth = layer.partition(".")
+        z, stats[name] = base.apply(self.heads[name].clone(depth=int(depth)), params[name], stats[name], h, train=train)
+        return z, stats
+
+    def embed(self, layer: str = "backbone", *, place: Any = None) -> Callable:
+        """A jitted function from a batch of canvases to features f32 [B, D] of `layer`, batch norm in inference mode.
+
+        place: a sharding for the weights (replicated over the mesh that the batches are split over); None is the default device.
+        """
+        self.check_layer(layer)
+        variables = jax.device_put(self.variables, place)
+        call = jax.jit(lambda variables, batch: self.forward(variables, self.view(batch), layer=layer)[0])
+        return lambda batch: call(variables, {name: batch[name] for name in ("image", "size") if name in batch})
+
+    def check_layer(self, layer: str) -> None:
+        if layer not in self.layers:
+            raise UserError(f"layer {layer!r} is not one of {', '.join(self.layers)}{nearest(layer, self.layers)}")
+
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray], layer: str = "backbone") -> np.ndarray:
+        """Features f32 [B, D] of uint8 images [B, H, W, 3], or of a list of uint8 [h, w, 3] of different sizes.
+
+        Raises: UserError for anything else.
+        """
+        images = list(images)
+        if not images:
+            raise UserError("no images were given; pass uint8 [B, H, W, 3], or a list of uint8 [h, w, 3]")
+        for image in images:
+            if not (isinstance(image, np.ndarray | jax.Array) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+                raise UserError(f"an image is {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}; expected uint8 [h, w, 3] (RGB, 0 to 255)")
+        embed, side = self._embed(layer), min(max(max(i.shape[:2]) for i in images), _LARGEST * self.preprocessing["resize"])
+        parts = []
+        for start in range(0, len(images), _CHUNK):
+            chunk = images[start:start + _CHUNK]
+            placed = [canvas(np.asarray(image), side) for image in chunk]
+            placed += [placed[-1]] * (min(_CHUNK, len(images)) - len(chunk))     # the last chunk is filled up, so that one size compiles
+            parts.append(np.asarray(embed({"image": np.stack([p for p, _ in placed]), "size": np.stack([s for _, s in placed])}))[:len(chunk)])
+        return np.concatenate(parts)
+
+    @functools.cached_property
+    def _embed(self):
+        return functools.cache(self.embed)
+
+
+def canvas(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [h, w, 3] placed top-left on a black uint8 [side, side, 3], shrunk to fit with an antialiased bicubic filter; and int32 [2] = (h, w) of it."""
+    height, width = image.shape[:2]
+    if max(height, width) > side:
+        from PIL import Image
+        scale = side / max(height, width)
+        height, width = max(1, round(height * scale)), max(1, round(width * scale))
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
+    out = np.zeros((side, side, 3), np.uint8)
+    out[:height, :width] = image
+    return out, np.array((height, width), np.int32)
+
+
+def build(config: dict, variables: dict, *, name: str, weights: str = "student", step: int | None = None, precision: str = "f32") -> Encoder:
+    """The encoder of a resolved `config` with these `variables`; heads whose parameters are missing are left out.
+
+    precision: of the arithmetic, "f32" or "bf16". Raises: UserError when the variables do not fit the architecture (all differences are listed).
+    """
+    module = models.make(**config["model"], precision=precision)
+    heads = {n: head for n, head in _method(config, module).heads.items() if n in variables["params"]}
+    encoder = Encoder(name, config, weights, step, module, heads, jax.tree.map(lambda a: np.asarray(a, np.float32), variables))
+    expected, found = tree.names(shapes(encoder)), tree.names(encoder.variables)
+    faults = [f"{len(names)} {what} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" for what, names in (
+        ("missing", sorted(expected.keys() - found.keys())), ("not part of it", sorted(found.keys() - expected.keys())),
+        ("of another shape", sorted(f"{k} {found[k].shape} instead of {expected[k].shape}" for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape))) if names]
+    if faults:
+        raise UserError(f"the weights of {name} do not fit {config['model']['name']} of its config: tensors {'; '.join(faults)}")
+    return encoder
+
+
+def shapes(encoder: Encoder) -> dict:
+    """Shapes of `encoder.variables` as the architecture has them."""
+    def init(key):
+        size = encoder.config["augment"]["size"]
+        params, stats = {}, {}
+        params["encoder"], stats["encoder"] = base.init(encoder.module, key, jnp.zeros((2, size, size, 3)))
+        for name, head in encoder.heads.items():
+            params[name], stats[name] = base.init(head, key, jnp.zeros((2, encoder.width)))
+        return {"params": params, "batch_stats": stats}
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, precision: str = "f32") -> Encoder:
+    """The encoder in a checkpoint of a run: its newest, or that of `step`.
+
+    weights: "student", "teacher" (the moving average), or "" for the teacher where there is one. Raises: UserError.
+    """
+    from jaxssl import checkpoint, workdir as folders      # orbax is imported for workdirs only
+    config = read_config(workdir)
+    manager = checkpoint.open_manager(workdir=workdir)
+    try:
+        step = manager.latest() if step is None else step
+        if step is None:
+            raise UserError(f"workdir {workdir} has no committed checkpoint yet; let its run reach checkpoint_every, or the end")
+        state = manager.weights(step)
+    finally:
+        manager.close()
+    average = state["aux"].get("ema")
+    weights = weights or ("teacher" if average else "student")
+    if weights not in WEIGHTS:
+        raise UserError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
+    if weights == "teacher" and not average:
+        raise UserError(f"the run in {workdir} kept no moving average (ema={config['ema']}), so it has no teacher; use weights=student")
+    params, stats = state["params"], state["aux"]["batch_stats"]
+    if weights == "teacher":
+        params, stats = {**params, **average["params"]}, {**stats, **average["batch_stats"]}
+    names = [n for n in params if n in stats]              # the probe has no statistics and is no part of the network
+    return build(config, {"params": {n: params[n] for n in names}, "batch_stats": {n: stats[n] for n in names}},
+                 name=folders.path(workdir).name, weights=weights, step=step, precision=precision)
+
+
+def untrained(encoder: Encoder) -> Encoder:
+    """The same network as its run began: a pure function of the config's seed. Without a seed (weights from elsewhere), seed 0."""
+    size = encoder.config["augment"]["size"]
+    method = _method(encoder.config, encoder.module)
+    example = {"views": jnp.zeros((2 * encoder.config["model"].get("bn_groups", 1), encoder.config["augment"].get("views", 2), size, size, 3))}
+    params, aux = jax.jit(method.init)(jax.random.key(encoder.config.get("seed", 0)), example)
+    keep = encoder.variables["params"].keys()
+    variables = {"params": {n: params[n] for n in keep}, "batch_stats": {n: aux["batch_stats"][n] for n in keep}}
+    return dataclasses.replace(encoder, name=f"{encoder.name}, untrained", step=0, variables=jax.tree.map(np.asarray, variables))
+
+
+def read_config(workdir: str) -> dict:
+    """The resolved config of a workdir. Raises: UserError when it is not one."""
+    from jaxssl import workdir as folders
+    file = folders.path(workdir) / "config.json"
+    if not file.exists():
+        raise UserError(f"{workdir} has no config.json, so it is not a workdir of this program; give the --workdir that a run was started with")
+    return json.loads(file.read_text())
+
+
+def _method(config: dict, module: Any) -> base.Method:
+    """The method of a config, for its initialisation and its heads; its loss is never called, so it gets no mesh."""
+    name = config["method"]["name"]
+    if not name.isidentifier():
+        raise UserError(f"method.name is {name!r}, which is no name of a method")
+    own = {k: v for k, v in config["method"].items() if k != "name"}
+    context = dict(encoder=module, mesh=None, batch_size=config.get("batch_size", 2), views=config["augment"].get("views", 2), total=1)
+    return base.build(importlib.import_module(f"jaxssl.methods.{name}").make, own, context)
