@@ -1,9 +1,16 @@
-"""Weighted kNN against a full sort in numpy and against scikit-learn."""
+"""kNN, on the processor and over eight devices, against a full sort in numpy and against scikit-learn."""
+import jax
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl.eval import knn
+from jaxssl import sharding
+from jaxssl.eval import knn, search
+
+
+def meshes():
+    """The processor's own way, and eight devices'."""
+    return {"processor": None, "eight": sharding.make_mesh(devices=jax.devices(), fsdp=2)}
 
 
 def unit(x):
@@ -26,35 +33,60 @@ def blobs(n, classes=5, dim=16, seed=0, spread=1.5):
     return (centres[labels] + spread * rng.standard_normal((n, dim))).astype(np.float32), labels
 
 
-@pytest.mark.parametrize("block", [(1000, 50_000), (7, 50), (64, 33), (1, 20)])
-def test_blocks_give_the_exact_neighbours(block):
+@pytest.mark.parametrize("where", ["processor", "eight"])
+@pytest.mark.parametrize("block", [None, (7, 50), (64, 33), (17, 3)])
+def test_blocks_and_devices_give_the_exact_neighbours(block, where):
     queries, reference = blobs(101, seed=1)[0], blobs(307, seed=2)[0]
     sim, index = oracle(queries, reference, 20)
-    got, at = knn.neighbours(queries, reference, k=20, block=block)
+    got, at = knn.neighbours(queries, reference, k=20, block=block, mesh=meshes()[where])
     np.testing.assert_array_equal(at, index)
     np.testing.assert_allclose(got, sim, atol=2e-6)
+    assert got.dtype == np.float32 and at.dtype == np.int64
 
 
-@pytest.mark.parametrize("block", [(1000, 50_000), (7, 9)])
-def test_ties_go_to_the_lower_index(block):
+@pytest.mark.parametrize("k", [1, 5, 307])
+def test_reference_in_the_worst_order(k, monkeypatch):
+    """Every row more similar than all before it, so that no threshold holds for long; few candidates are held, so that they are cut often."""
+    monkeypatch.setattr(search, "_CROWD", 1)
+    angle = np.linspace(3, 0, 307)
+    reference, queries = np.stack([np.cos(angle), np.sin(angle)], 1), np.array([[1., 0], [.5, .1], [0, -1]])
+    np.testing.assert_array_equal(knn.neighbours(queries, reference, k=k, block=(2, 8))[1], oracle(queries, reference, k)[1])
+
+
+def test_keys_order_like_similarity_then_index():
+    rng = np.random.default_rng(0)
+    similarity = rng.choice(np.array([-np.inf, -1, -.5, -1e-30, -0., 0., 1e-30, .5, 1], np.float32), 400)
+    index = rng.permutation(400)
+    key = search._key(similarity, index)
+    np.testing.assert_array_equal(np.argsort(key), np.lexsort((index, -similarity)))
+    np.testing.assert_array_equal(search._value(key), similarity)
+
+
+@pytest.mark.parametrize("where", ["processor", "eight"])
+@pytest.mark.parametrize("block", [None, (7, 9)])
+def test_ties_go_to_the_lower_index(block, where):
     """Rows repeated and on a lattice whose similarities are exact in f32: many equal values, in and across blocks."""
     reference = np.tile(np.eye(4, dtype=np.float32), (12, 1))
     queries = np.concatenate([np.eye(4), -np.eye(4)]).astype(np.float32)
     _, index = oracle(queries, reference, 9)
-    np.testing.assert_array_equal(knn.neighbours(queries, reference, k=9, block=block)[1], index)
+    np.testing.assert_array_equal(knn.neighbours(queries, reference, k=9, block=block, mesh=meshes()[where])[1], index)
 
 
-@pytest.mark.parametrize("block", [(1000, 50_000), (13, 40)])
-def test_a_row_is_not_its_own_neighbour(block):
+@pytest.mark.parametrize("where", ["processor", "eight"])
+@pytest.mark.parametrize("block", [None, (13, 40)])
+def test_a_row_is_not_its_own_neighbour(block, where):
     x, y = blobs(200, seed=3)
-    ids = np.random.default_rng(0).permutation(200)
+    ids, mesh = np.random.default_rng(0).permutation(200) + 2**40, meshes()[where]  # ids beyond int32 do not merge
     sim, index = oracle(x, x, 10, ids, ids)
-    got, at = knn.neighbours(x, x, k=10, query_ids=ids, reference_ids=ids, block=block)
+    got, at = knn.neighbours(x, x, k=10, query_ids=ids, reference_ids=ids, block=block, mesh=mesh)
     np.testing.assert_array_equal(at, index)
-    assert (at != np.arange(200)[:, None]).all() and (knn.neighbours(x, x, k=1)[1][:, 0] == np.arange(200)).all()
-    # with k of the whole set, the excluded row comes last and counts nothing
-    got, at = knn.neighbours(x[:5], x[:5], k=5, query_ids=ids[:5], reference_ids=ids[:5])
-    assert (got[:, -1] == -np.inf).all() and np.isfinite(got[:, :-1]).all()
+    assert (at != np.arange(200)[:, None]).all() and (knn.neighbours(x, x, k=1, mesh=mesh)[1][:, 0] == np.arange(200)).all()
+    # with k of the whole set, the excluded row comes last and counts nothing; several rows may share an id
+    for own in (ids[:5], np.array([7, 7, 8, 9, 7])):
+        sim, index = oracle(x[:5], x[:5], 5, own, own)
+        got, at = knn.neighbours(x[:5], x[:5], k=5, query_ids=own, reference_ids=own, mesh=mesh)
+        np.testing.assert_array_equal(at, index)
+        np.testing.assert_array_equal(np.isinf(got), np.isinf(sim))
     # one neighbour: leave-one-out of random labels is not perfect, as it would be with the row itself
     random_labels = np.random.default_rng(1).integers(0, 5, 200)
     apart, = knn.evaluate(x, random_labels, x, random_labels, settings=((1, 0.1),), query_ids=ids, reference_ids=ids)
@@ -75,6 +107,17 @@ def test_votes_weigh_exp_of_similarity_over_temperature():
         np.testing.assert_array_equal(result.predictions, votes.argmax(1))
         assert result.accuracy == np.mean(votes.argmax(1) == labels)
     assert 0.4 < results[0].accuracy < 1
+
+
+def test_a_majority_counts_every_neighbour_once():
+    """scikit-learn's uniform weights, whose ties go to the lower class too; neighbours at -inf count nothing."""
+    queries, labels = blobs(300, seed=6)
+    reference, reference_labels = blobs(500, seed=7)
+    for k in (1, 2, 10, 500):
+        theirs = KNeighborsClassifier(k).fit(unit(reference), reference_labels)
+        ours, = knn.evaluate(queries, labels, reference, reference_labels, settings=((k, None),))
+        np.testing.assert_array_equal(ours.predictions, theirs.predict(unit(queries)))
+    assert knn.vote(np.array([[.1, -np.inf, -np.inf]]), np.array([[1, 2, 2]]), temperature=None, classes=3) == [1]
 
 
 def test_agrees_with_scikit_learn():
