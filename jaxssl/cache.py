@@ -41,13 +41,15 @@ class Features(NamedTuple):
     names: Callable[[int], str]
 
 
-def features(encoder: Encoder, data: datas.Data, which: str, *, layer: str = "backbone", mesh, folder: str, batch: int = 500) -> Features:
+def features(encoder: Encoder, data: datas.Data, which: str, *, layer: str = "backbone", mesh, folder: str, batch: int = 500,
+             store: Callable[[], dict | None] = lambda: None) -> Features:
     """Features of every decodable image of the "train" or "test" set, in order, by the test-time view and batch norm in inference mode.
 
-    layer: one of `encoder.layers`. mesh: the devices that share each batch. folder: of the cache. batch: images in one forward pass, rounded
-    up to the number of devices. Raises: UserError without such a set or such a layer, or when nothing in it can be decoded.
+    layer: one of `encoder.layers`; those of a head are computed from the backbone's. mesh: the devices that share each batch. folder: of the
+    cache. batch: images in one forward pass, rounded up to the number of devices. store(): the decoded set (`data.store`), or None to read it
+    from disk; called only where features are missing. Raises: UserError without such a set or such a layer, or when nothing in it can be decoded.
     """
-    source = _source(data, which)
+    source = find(data, which)
     encoder.check_layer(layer)
     what = {"version": _VERSION, "weights": encoder.digest, "model": encoder.config["model"], "method": encoder.config["method"], "layer": layer,
             "dtype": np.dtype(encoder.module.dtype).name, "transform": encoder.preprocessing, "canvas": data.canvas, "images": identity(source),
@@ -56,8 +58,10 @@ def features(encoder: Encoder, data: datas.Data, which: str, *, layer: str = "ba
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     table = _Table(Path(folder) / "features" / key, what)
     missing = table.missing()
-    if missing:
-        _fill(table, missing, encoder.embed(layer, place=sharding.replicated(mesh)), data, source, mesh)
+    if missing and layer == "backbone":
+        _fill(table, missing, _embedded(encoder, data, source, mesh, store(), missing, table))
+    elif missing:
+        _fill(table, missing, _headed(encoder, layer, features(encoder, data, which, mesh=mesh, folder=folder, batch=batch, store=store), missing, table))
     return table.read(source)
 
 
@@ -92,7 +96,8 @@ def _files(source):
     return [source.path] if isinstance(source, Zip) else []
 
 
-def _source(data, which):
+def find(data: datas.Data, which: str) -> datas.Source:
+    """The source of the "train" or "test" images. Raises: UserError when there are none."""
     if which not in SETS:
         raise ValueError(f"which is {which!r}; choose one of {', '.join(SETS)}")
     source = data.train if which == "train" else data.test
@@ -101,22 +106,45 @@ def _source(data, which):
     return source
 
 
-def _fill(table, missing, embed, data, source, mesh):
-    """Computes the chunks `missing` and saves them, with their digests, now and then."""
-    rows = np.concatenate([np.arange(*table.span(chunk)) for chunk in missing])     # every chunk but the last is full, so a batch is a chunk
-    batches = datas.eval_batches(data, Subset(source, rows), batch_size=table.what["chunk"])
+def _fill(table, missing, chunks):
+    """Writes the chunks `missing`, as (x, labels, kept) come, and vouches for them now and then."""
     saved = time.monotonic()
-    for chunk, batch in zip(missing, batches, strict=True):
-        low, high = table.span(chunk)
-        mask = batch["mask"][:high - low]
-        found, labels = extraction.extract(embed, [batch], mesh)
-        x, y = np.zeros((high - low, found.shape[1]), np.float32), np.full(high - low, -1, np.int32)
-        x[mask], y[mask] = found, labels
-        table.write(chunk, x, y, mask)
+    for chunk, arrays in zip(missing, chunks, strict=True):
+        table.write(chunk, *arrays)
         if time.monotonic() - saved > _SAVE_EVERY:
             table.save()
             saved = time.monotonic()
     table.save()
+
+
+def _embedded(encoder, data, source, mesh, store, missing, table):
+    """Chunks of backbone features: from the images, through the network."""
+    rows = np.concatenate([np.arange(*table.span(chunk)) for chunk in missing])     # every chunk but the last is full, so a batch is a chunk
+    part = None if store is None else {**{k: v[rows] for k, v in store.items()}, "id": np.where(store["id"][rows] == rows, np.arange(len(rows)), -1)}
+    embed = encoder.embed(place=sharding.replicated(mesh))
+    for chunk, batch in zip(missing, datas.eval_batches(data, Subset(source, rows), batch_size=table.what["chunk"], store=part), strict=True):
+        low, high = table.span(chunk)
+        x, labels = extraction.extract(embed, [batch], mesh)
+        yield _spread(x, labels, np.flatnonzero(batch["mask"]), high - low)
+
+
+def _headed(encoder, layer, backbone, missing, table):
+    """Chunks of a head layer's features: from those of the backbone."""
+    name, _, depth = layer.partition(".")
+    head, variables = encoder.heads[name].clone(depth=int(depth)), {kind: encoder.variables[kind][name] for kind in ("params", "batch_stats")}
+    apply = jax.jit(lambda h: head.apply(variables, h, train=False))
+    for chunk in missing:
+        low, high = table.span(chunk)
+        rows = slice(*np.searchsorted(backbone.ids, (low, high)))
+        yield _spread(np.asarray(apply(backbone.x[rows])), backbone.labels[rows], backbone.ids[rows] - low, high - low)
+
+
+def _spread(x, labels, at, rows):
+    """(x, labels, kept) of a chunk of `rows`, from those of its rows `at`, the rest empty."""
+    out = np.zeros((rows, x.shape[1]), np.float32), np.full(rows, -1, np.int32), np.zeros(rows, bool)
+    for array, values in zip(out, (x, labels, True)):
+        array[at] = values
+    return out
 
 
 class _Table:

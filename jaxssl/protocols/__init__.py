@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxssl import cache
-from jaxssl.data import Data
+from jaxssl import cache, data as datas
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError, nearest
 from jaxssl.eval import bootstrap
@@ -51,7 +50,7 @@ class Context:
     for protocols that train long. log(sentence): progress for a person.
     """
     encoder: Encoder
-    data: Data
+    data: datas.Data
     mesh: Any
     folder: str
     seed: int = 0
@@ -59,6 +58,7 @@ class Context:
     budget: str = "short"
     log: Callable[[str], None] = print
     _kept: dict = dataclasses.field(default_factory=dict, repr=False)
+    _stores: dict = dataclasses.field(default_factory=dict, repr=False)
 
     def features(self, which: str, layer: str = "backbone") -> cache.Features:
         """Features of the "train" or "test" images, test-time view, batch norm in inference mode; computed once, then memory-mapped.
@@ -66,12 +66,21 @@ class Context:
         Training rows may be unlabelled (-1), test rows too: see `labelled`. Raises: UserError when there are no test images.
         """
         if (which, layer) not in self._kept:
-            self._kept[which, layer] = cache.features(self.encoder, self.data, which, layer=layer, mesh=self.mesh, folder=self.folder)
+            self._kept[which, layer] = cache.features(self.encoder, self.data, which, layer=layer, mesh=self.mesh, folder=self.folder,
+                                                      store=lambda: self.store(which))
         return self._kept[which, layer]
 
     def labelled(self, which: str, layer: str = "backbone") -> cache.Features:
         """`features` without its unlabelled rows. Raises: UserError when none is left."""
         return cache.labelled(self.features(which, layer), f"the {which} images of {self.data.train.name}")
+
+    def store(self, which: str) -> dict | None:
+        """The decoded "train" or "test" images (`data.store`), kept; None when they are too many to stay in memory (`data.resident`)."""
+        if not self.data.resident:
+            return None
+        if which not in self._stores:
+            self._stores[which] = datas.store(self.data, cache.find(self.data, which))
+        return self._stores[which]
 
     def interval(self, correct: np.ndarray, labels: np.ndarray) -> bootstrap.Interval:
         """95 % interval (low, high) of the mean of `correct` (bool or float [N]) over images; `.classes` is that over whole classes (labels int [N])."""
