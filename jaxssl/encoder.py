@@ -57,7 +57,7 @@ class Encoder:
         """What `view` does: size, resize (target of the short side), interpolation, mean, std (of pixels in [0, 1])."""
         a = self.config["augment"]
         size = a["size"]
-        return {"size": size, "resize": size * 8 // 7 if size >= 128 else size, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
+        return {"size": size, "resize": a.get("resize") or (size * 8 // 7 if size >= 128 else size), "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
 
     @functools.cached_property
     def view(self) -> Callable:
@@ -136,7 +136,7 @@ def build(config: dict, variables: dict, *, name: str, weights: str = "student",
     precision: of the arithmetic, "f32" or "bf16". Raises: UserError when the variables do not fit the architecture (all differences are listed).
     """
     module = models.make(**config["model"], precision=precision)
-    heads = {n: head for n, head in _method(config, module).heads.items() if n in variables["params"]}
+    heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
     encoder = Encoder(name, config, weights, step, module, heads, jax.tree.map(lambda a: np.asarray(a, np.float32), variables))
     expected, found = tree.names(shapes(encoder)), tree.names(encoder.variables)
     faults = [f"{len(names)} {what} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" for what, names in (
@@ -149,14 +149,42 @@ def build(config: dict, variables: dict, *, name: str, weights: str = "student",
 
 def shapes(encoder: Encoder) -> dict:
     """Shapes of `encoder.variables` as the architecture has them."""
-    def init(key):
-        size = encoder.config["augment"]["size"]
-        params, stats = {}, {}
-        params["encoder"], stats["encoder"] = base.init(encoder.module, key, jnp.zeros((2, size, size, 3)))
-        for name, head in encoder.heads.items():
-            params[name], stats[name] = base.init(head, key, jnp.zeros((2, encoder.width)))
-        return {"params": params, "batch_stats": stats}
-    return jax.eval_shape(init, jax.random.key(0))
+    return jax.eval_shape(functools.partial(_draw, encoder.module, encoder.heads, encoder.config["augment"]["size"]), jax.random.key(0))
+
+
+def fill(config: dict, variables: dict) -> dict:
+    """`variables` with every tensor that the architecture of `config` has and they lack, drawn from seed 0; heads that they know nothing of stay out."""
+    module = models.make(**config["model"], precision="f32")
+    heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
+    drawn = jax.jit(functools.partial(_draw, module, heads, config["augment"]["size"]))(jax.random.key(0))
+    known = tree.names(variables)
+    return jax.tree.unflatten(jax.tree.structure(drawn), [np.asarray(known.get(name, leaf)) for name, leaf in tree.names(drawn).items()])
+
+
+def _draw(module, heads, size, key):
+    params, stats = {}, {}
+    params["encoder"], stats["encoder"] = base.init(module, key, jnp.zeros((2, size, size, 3)))
+    for name, head in heads.items():
+        params[name], stats[name] = base.init(head, key, jnp.zeros((2, module.features)))
+    return {"params": params, "batch_stats": stats}
+
+
+def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
+    """The encoder in a workdir, an export folder, or one file of weights (ours, torchvision's, timm's, transformers' or SimCLR's layout).
+
+    weights: of a workdir with a moving average, "student" or "teacher" ("" is the teacher). A file holds one of them; another one is refused.
+    precision: of the arithmetic, "f32" or "bf16". Raises: UserError: nothing there, damaged, changed since its export, incomplete, or unknown.
+    """
+    from jaxssl import interop
+    path = str(path)
+    if "://" in path or interop.is_workdir(path):
+        return from_workdir(path, weights=weights, precision=precision)
+    found = interop.read(path)
+    interop.demand(found)
+    if weights and weights != found.weights:
+        raise UserError(f"{path} holds the {found.weights}, not the {weights}; export the {weights} from the workdir" if weights in WEIGHTS else
+                        f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
+    return build(found.config, found.variables, name=found.name, weights=found.weights, step=found.step, precision=precision)
 
 
 def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, precision: str = "f32") -> Encoder:
@@ -191,6 +219,8 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
 def untrained(encoder: Encoder) -> Encoder:
     """The same network as its run began: a pure function of the config's seed. Without a seed (weights from elsewhere), seed 0."""
     size = encoder.config["augment"]["size"]
+    if "method" not in encoder.config:                     # weights from elsewhere: an encoder and nothing else
+        return dataclasses.replace(encoder, name=f"{encoder.name}, untrained", step=0, variables=fill(encoder.config, {"params": {}, "batch_stats": {}}))
     method = _method(encoder.config, encoder.module)
     example = {"views": jnp.zeros((2 * encoder.config["model"].get("bn_groups", 1), encoder.config["augment"].get("views", 2), size, size, 3))}
     params, aux = jax.jit(method.init)(jax.random.key(encoder.config.get("seed", 0)), example)
@@ -206,6 +236,11 @@ def read_config(workdir: str) -> dict:
     if not file.exists():
         raise UserError(f"{workdir} has no config.json, so it is not a workdir of this program; give the --workdir that a run was started with")
     return json.loads(file.read_text())
+
+
+def _heads(config: dict, module: Any) -> dict:
+    """The heads of a config's method; none for weights from elsewhere, whose config has no method."""
+    return _method(config, module).heads if "method" in config else {}
 
 
 def _method(config: dict, module: Any) -> base.Method:

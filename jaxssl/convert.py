@@ -1,0 +1,98 @@
+"""`python -m jaxssl.convert SRC DST`: weights of another program as a file of ours, with every name accounted for.
+
+SRC is a file (.safetensors, .npz, .pth) or a folder (timm's, transformers', an export of ours); DST is a new folder, which `jaxssl.load`,
+`--weights` and `--config.init_from` take. SimCLR's checkpoints: see jaxssl/interop/simclr.py.
+"""
+import argparse
+import ast
+import shutil
+import sys
+from pathlib import Path
+
+from jaxssl import encoder as encoders, interop
+from jaxssl.errors import UserError
+from jaxssl.interop import names, safetensors
+from jaxssl.main import guarded
+
+
+def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), prefix: str = "", model: str = "", preprocessing: dict | None = None) -> dict:
+    """Converts, reads back what it wrote, and returns {layout, used, unused, missing, notes, model}: names as SRC has them, and sentences.
+
+    allow_missing: names of tensors, or folders of names ("encoder/stage4"), that are drawn from seed 0 when SRC lacks them.
+    prefix: what stands before every wanted name in SRC. model: the architecture, where the names leave it open.
+    preprocessing: size, mean, std or interpolation that SRC does not state.
+    Raises: UserError; DST is not there then.
+    """
+    folder = Path(destination)
+    if folder.exists():
+        raise UserError(f"{destination} exists already; choose a new folder")
+    if interop.is_workdir(source):
+        raise UserError(f"{source} is a run's workdir; use python -m jaxssl.export --workdir {source} --format safetensors --out {destination}")
+    found = interop.read(source, model=model, prefix=prefix)
+    interop.demand(found, allow_missing)
+    config, variables = {**found.config, "augment": {**found.config["augment"], **(preprocessing or {})}}, found.variables
+    if found.missing:
+        variables = encoders.fill(config, variables)
+    made = encoders.build(config, variables, name=found.name, weights=found.weights, step=found.step)
+    partial = folder.with_name(f".{folder.name}.unchecked")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        safetensors.write(made, partial)
+        if encoders.load(partial).digest != made.digest:
+            raise UserError(f"what was written to {destination} was read back with other values; do not trust this disk")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {"layout": found.layout, "used": found.used, "unused": found.unused, "missing": tuple(found.missing.values()), "notes": found.notes, "model": made.config["model"], "width": made.width,
+            "preprocessing": made.preprocessing}
+
+
+def report(found: dict) -> str:
+    """What became of every name."""
+    return "\n".join([f"layout: {found['layout']}; model: {', '.join(f'{k} {v}' for k, v in found['model'].items())}; {found['width']} features",
+                      f"used: {len(found['used'])} tensors",
+                      f"unused: {len(found['unused'])} ({names.listed(found['unused'], 10)})",
+                      f"missing, drawn from seed 0: {len(found['missing'])} ({names.listed(found['missing'], 10)})",
+                      f"preprocessing: {', '.join(f'{k} {v}' for k, v in found['preprocessing'].items())}",
+                      *(f"note: {note}" for note in found["notes"])])
+
+
+def three(value: str) -> tuple[float, ...]:
+    """"(.5,.5,.5)" or ".5,.5,.5" as three numbers."""
+    numbers = ast.literal_eval(value)
+    if not (isinstance(numbers, tuple) and len(numbers) == 3 and all(isinstance(n, (int, float)) for n in numbers)):
+        raise ValueError(value)
+    return tuple(map(float, numbers))
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m jaxssl.convert", allow_abbrev=False, description="Read weights of torchvision, timm, transformers, SimCLR's official code or an export, and write them as ours.",
+                                epilog="Exit code 2: wrong input, or a tensor is missing that --allow_missing does not name.")
+    p.add_argument("source", metavar="SRC", help=".safetensors, .npz, .pth (read with weights_only), or a folder with such a file")
+    p.add_argument("destination", metavar="DST", help="a new folder")
+    p.add_argument("--allow_missing", default="", metavar="NAMES", help="names or folders of names that may be missing, with commas between them; they are drawn from seed 0")
+    p.add_argument("--prefix", default="", help="what stands before every wanted name, for example module.encoder_q.")
+    p.add_argument("--model", default="", help="the architecture, where the names leave it open, for example resnet50")
+    p.add_argument("--size", type=int, default=None, help="side of the images it was trained on")
+    p.add_argument("--mean", type=three, default=None, metavar="R,G,B", help="of pixels in [0, 1]")
+    p.add_argument("--std", type=three, default=None, metavar="R,G,B")
+    p.add_argument("--interpolation", choices=("bilinear", "bicubic"), default=None)
+    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
+    stated = {key: getattr(flags, key) for key in ("size", "mean", "std", "interpolation") if getattr(flags, key) is not None}
+
+    def body():
+        allowed = tuple(name for name in flags.allow_missing.split(",") if name)
+        print(report(run(flags.source, flags.destination, allow_missing=allowed, prefix=flags.prefix, model=flags.model, preprocessing=stated)))
+        print(f"done: {flags.destination}", flush=True)
+
+    return guarded(body, flags.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""`python -m jaxssl.export --workdir DIR | --weights PATH --format FORMAT --out DIR`: an encoder as files that other programs open.
+
+What was written is opened again with the target library and applied to real images before the folder gets its name, so a folder that is
+there has been checked.
+"""
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import numpy as np
+
+import jaxssl
+from jaxssl import data as datas, encoder as encoders, interop
+from jaxssl.data.decode import sample
+from jaxssl.data.open import detect
+from jaxssl.errors import UserError
+from jaxssl.interop import card
+from jaxssl.main import guarded
+
+LIMIT = 1e-4          # largest feature difference, of an image's largest feature, in float32
+VIEW_LIMIT = 0.05     # mean difference of preprocessed images in standard deviations: Pillow rounds to 8 bits after resizing, ours does not
+_CHUNK = 32
+
+
+def run(*, format: str, out: str, workdir: str = "", weights: str = "", network: str = "", step: int | None = None, images: int = 64, data: str = "", licence: str = "") -> dict:
+    """Exports, checks and describes an encoder; returns {difference, images, source, folder, …}.
+
+    workdir: of a run, or weights: anything that `jaxssl.load` opens. network: "student", "teacher" or "" (the teacher where there is one).
+    images: how many the check uses. data: folder, zip or packed set they come from; "" is the run's own, else the embedded digits.
+    Raises: UserError; nothing is left behind then.
+    """
+    target, folder = interop.target(format), Path(out)
+    if bool(workdir) == bool(weights):
+        raise UserError("give either --workdir DIR (a run) or --weights PATH (a file of weights or an export)")
+    if folder.exists():
+        raise UserError(f"{out} exists already; choose a new folder for the export")
+    if images < 1:
+        raise UserError(f"--images is {images}; at least one image is needed for the check")
+    if step is not None and not workdir:
+        raise UserError("--step names a checkpoint of a workdir; a file of weights holds one step only")
+    encoder = encoders.from_workdir(workdir, weights=network, step=step) if workdir else encoders.load(weights, weights=network)
+    partial = folder.with_name(f".{folder.name}.unchecked")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        target.write(encoder, partial)
+        check = compare(target, encoder, partial, *real_images(encoder, images, data))
+        check |= {"folder": str(folder), "format": format, "notes": target.notes(encoder, partial) if hasattr(target, "notes") else []}
+        (partial / "README.md").write_text(describe(target, encoder, check, workdir, licence))
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return check
+
+
+def compare(target: ModuleType, encoder: encoders.Encoder, folder: Path, pixels: list[np.ndarray], source: str) -> dict:
+    """Applies the encoder and what was written to the same images. Raises: UserError when they disagree."""
+    x, ours = [], []
+    with jax.default_matmul_precision("highest"):
+        view, forward = jax.jit(encoder.view), jax.jit(lambda variables, x: encoder.forward(variables, x)[0])
+        for chunk in chunks(pixels):
+            placed = [encoders.canvas(image, max(max(i.shape[:2]) for i in pixels)) for image in chunk]
+            x.append(np.asarray(view({"image": np.stack([p for p, _ in placed]), "size": np.stack([s for _, s in placed])})))
+            ours.append(np.asarray(forward(encoder.variables, x[-1])))
+        theirs, scope = reopened(target, encoder, folder, x, pixels)
+    ours, x = np.concatenate(ours), np.concatenate(x)
+    if theirs.shape != ours.shape:
+        raise UserError(f"the exported encoder gives features of shape {theirs.shape}, ours {ours.shape}; the export was removed")
+    difference = relative(ours, theirs)
+    if not difference <= LIMIT:
+        raise UserError(f"the exported encoder's features differ from ours by {difference:.1e} of an image's largest feature, more than {LIMIT:g}; the export was removed")
+    found = {"difference": difference, "limit": LIMIT, "images": len(pixels), "source": source}
+    if hasattr(target, "view"):
+        found["preprocessing"] = float(np.mean([np.abs(target.view(scope, image) - own).mean() for image, own in zip(pixels, x)]))
+        if found["preprocessing"] > VIEW_LIMIT:
+            raise UserError(f"the target library's preprocessing differs from ours by {found['preprocessing']:.3f} standard deviations, more than {VIEW_LIMIT}; the export was removed")
+    return found
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference of a feature over the largest feature of its image, over all images; [N, D] both."""
+    return float((np.abs(ours - theirs).max(1) / np.maximum(np.abs(ours).max(1), np.finfo(np.float32).tiny)).max())
+
+
+def reopened(target: ModuleType, encoder: encoders.Encoder, folder: Path, x: list[np.ndarray], pixels: list[np.ndarray]) -> tuple[np.ndarray, dict]:
+    """Features by the very code that the model card shows, and the names it made."""
+    load, use = target.usage(encoder, folder)
+    scope, parts = {}, []
+    try:
+        exec(compile(load, "README.md", "exec"), scope)
+        for images, chunk in zip(x, chunks(pixels)):
+            scope["images"] = target.feed(images, chunk)
+            exec(compile(use, "README.md", "exec"), scope)
+            parts.append(np.asarray(scope["features"], np.float32))
+    except ImportError as error:
+        raise UserError(f"the export cannot be checked, and an unchecked one is not kept: {error}; pip install 'jaxssl[export]'") from error
+    return np.concatenate(parts), scope
+
+
+def chunks(items: list) -> list[list]:
+    return [items[i:i + _CHUNK] for i in range(0, len(items), _CHUNK)]
+
+
+def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[np.ndarray], str]:
+    """`count` images uint8 [h, w, 3], evenly spread, and where they are from: `path`, the run's data if they are here, else the embedded digits."""
+    config = encoder.config.get("data", {})
+    if path:
+        config = {"source": detect(path), "path": "" if path == "digits" else path, "canvas": config.get("canvas", encoder.preprocessing["resize"])}
+    try:
+        data = datas.make(**config)
+    except UserError:
+        if path:
+            raise
+        data = datas.make(source="digits", canvas=min(encoder.preprocessing["size"], 64))
+    source = data.test or data.train
+    found = []
+    for index in np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int):
+        canvas, (height, width), *_ = sample(source, int(index), data.canvas)
+        found.append(np.ascontiguousarray(canvas[:height, :width]))
+    return found, source.name
+
+
+def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir: str, licence: str) -> str:
+    """The model card; of a run's results, those that belong to these weights."""
+    run, evaluations = None, []
+    if workdir and "://" not in workdir:
+        files = sorted((Path(workdir) / "evaluations").glob("*.json"))
+        evaluations = [e for e in map(read_json, files) if isinstance(e, dict) and e.get("version") == 1 and (e.get("subject") or {}).get("digest") == encoder.digest]
+        run = read_json(Path(workdir) / "run.json") if (Path(workdir) / "run.json").exists() else None
+        served = "teacher" if encoder.config.get("ema") else "student"      # what the run's own evaluation looked at
+        run = run if run and run.get("steps") == encoder.step and encoder.weights == served else None
+    config = interop.records.public(encoder.config)
+    return card.render(name=encoder.name, config=config, weights=encoder.weights, step=encoder.step, digest=encoder.digest, width=encoder.width, preprocessing=encoder.preprocessing,
+                       format=check["format"], code=target.usage(encoder, Path()), check=check, licence=licence, run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
+
+
+def read_json(file: Path):
+    try:
+        return json.loads(file.read_text())
+    except ValueError:
+        return None
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m jaxssl.export", allow_abbrev=False, description="Write an encoder for other programs, open it there, and compare features on real images.",
+                                epilog="Exit code 2: wrong input, or the features differ; nothing is left behind then.")
+    p.add_argument("--workdir", default="", help="of a run; its newest checkpoint, or that of --step")
+    p.add_argument("--weights", default="", metavar="PATH", help="instead of a workdir: an export, or a file of weights that jaxssl.load opens")
+    p.add_argument("--format", required=True, help=", ".join(interop.WRITTEN))
+    p.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    p.add_argument("--network", default="", help="student or teacher (the moving average); default: the teacher where there is one")
+    p.add_argument("--step", type=int, default=None, help="of the checkpoint; default: the newest")
+    p.add_argument("--images", type=int, default=64, help="how many images the check uses (default: %(default)s)")
+    p.add_argument("--data", default="", metavar="PATH", help="folder, zip or packed set that they come from; default: the run's data if they are here, else embedded digits")
+    p.add_argument("--licence", default="", metavar="TEXT", help="for the model card, for example apache-2.0")
+    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags = vars(parser().parse_args(argv))
+    debug = flags.pop("debug")
+
+    def body():
+        found = run(**flags)
+        for note in found["notes"]:
+            print(note)
+        if "preprocessing" in found:
+            print(f"preprocessing by the target library: {found['preprocessing']:.3f} standard deviations from ours on average")
+        print(f"largest feature difference on {found['images']} images of {found['source']}: {found['difference']:.1e} (limit {found['limit']:g})")
+        print(f"done: {found['folder']}", flush=True)
+
+    return guarded(body, debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

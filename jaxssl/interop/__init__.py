@@ -1,0 +1,140 @@
+"""Weights in and out. One file per format: name table, what is written, and the code that opens it; `read` takes in any of them.
+
+Written: torchvision, timm, transformers, safetensors (ours), onnx, stablehlo. Read: torchvision, timm, transformers, simclr, safetensors.
+"""
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxssl import models, tree
+from jaxssl.errors import UserError, nearest
+from jaxssl.interop import files, foreign, names, records
+
+FILES = (files.WEIGHTS, "pytorch_model.bin")     # in a folder, the first there is
+WRITTEN = ("timm", "torchvision", "transformers", "safetensors", "onnx", "stablehlo")
+
+
+class Weights(NamedTuple):
+    """What a file holds, in our names.
+
+    layout: whose names it had. config: at least `model` and `augment`. variables: as in `encoder.Encoder`, without what is missing.
+    weights, step: "student" or "teacher", and of which step, where known. used, unused: their names. missing: our name → theirs.
+    refused: names of the network itself that our architecture has no place for. notes: sentences on what was assumed.
+    """
+    layout: str
+    name: str
+    config: dict
+    variables: dict
+    weights: str
+    step: int | None
+    used: tuple[str, ...]
+    unused: tuple[str, ...]
+    missing: dict[str, str]
+    refused: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def target(name: str) -> ModuleType:
+    """The module of a format that is written. Raises: UserError for an unknown one."""
+    if name not in WRITTEN:
+        raise UserError(f"format {name!r} is not one of {', '.join(WRITTEN)}{nearest(name, WRITTEN)}")
+    return importlib.import_module(f"jaxssl.interop.{name}")
+
+
+def read(path: str | Path, *, model: str = "", prefix: str = "") -> Weights:
+    """The weights in a file or a folder (ours, torchvision's, timm's, transformers', SimCLR's).
+
+    model: the architecture ("resnet50"), where the names leave it open. prefix: what stands before every wanted name; others are unused.
+    A file of ours must be whole: its names, shapes and digest are checked here. For the others, `demand` does it.
+    Raises: UserError.
+    """
+    path = Path(path)
+    file = locate(path)
+    tensors, metadata = files.read(file)
+    record = records.parse(file, metadata)
+    if record is not None:
+        return own(file, tensors, record)
+    found = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
+    layout = foreign.detect(file, found)
+    side = importlib.import_module(f"jaxssl.interop.{layout}")
+    found = {side.canonical(short): name for short, name in found.items()}
+    model = model or foreign.architecture(side, found)
+    table = {**side.table(*models.resnet.LAYERS[model]), **(side.head(list(found)) if hasattr(side, "head") else {})}
+    config, notes = foreign.config(side, layout, path, model, {short: tensors[name] for short, name in found.items()})
+    variables = {t.ours: names.turned(np.asarray(tensors[found[n]], np.float32), names.AXES[t.layout][1]) for n, t in table.items() if n in found}
+    unused = [name for short, name in found.items() if short not in table]
+    refused = [name for short, name in found.items() if short not in table and re.match(side.BODY, short) and not re.fullmatch(side.KNOWN, short)]
+    unused += [name for name in tensors if not name.startswith(prefix)]
+    return Weights(layout, path.stem if path.is_file() else path.name, config, collections(variables), "student", None, tuple(found[n] for n in table if n in found), tuple(unused),
+                   {t.ours: prefix + n for n, t in table.items() if n not in found}, tuple(refused), notes)
+
+
+def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:
+    """Raises: UserError when a tensor is missing that no name or folder of names in `allowed` covers, or one has no place, or an allowed name covers nothing."""
+    covered = {ours: [a for a in allowed if covers(a, ours) or a == theirs] for ours, theirs in found.missing.items()}
+    missing = [f"{found.missing[ours]} ({short(ours)})" for ours, by in covered.items() if not by]
+    faults = [f"{len(found.refused)} tensors have no place in {found.config['model']['name']} ({names.listed(found.refused)})"] if found.refused else []
+    faults += [f"{len(missing)} tensors are missing ({names.listed(missing)})"] if missing else []
+    if faults:
+        raise UserError(f"{found.name} does not hold a whole {found.config['model']['name']} in {found.layout}'s names: {'; '.join(faults)}; unused: {names.listed(found.unused)}. "
+                        "It is damaged, renamed, or another architecture" + ("; a missing one can be drawn anew with `python -m jaxssl.convert … --allow_missing`" if missing and not found.refused else ""))
+    idle = sorted(set(allowed) - {a for by in covered.values() for a in by})
+    if idle:
+        raise UserError(f"{idle[0]!r} is allowed to be missing, but nothing of that name is missing (missing: {names.listed([short(n) for n in found.missing])})")
+
+
+def covers(allowed: str, ours: str) -> bool:
+    """Whether "encoder/stage4" stands for the tensor "params/encoder/stage4/…", or its full name does."""
+    return allowed in (ours, short(ours)) or short(ours).startswith(allowed.rstrip("/") + "/")
+
+
+def short(ours: str) -> str:
+    """Our name without its collection: "encoder/stem/conv/kernel"."""
+    return ours.split("/", 1)[1]
+
+
+def is_workdir(path: str) -> bool:
+    """Whether a folder is a run's: it has checkpoints, or its config.json is a run's, and no weights lie beside that."""
+    folder = Path(path)
+    return (folder / "checkpoints").is_dir() or (folder / "config.json").is_file() and not any((folder / name).is_file() for name in FILES)
+
+
+def locate(path: Path) -> Path:
+    """The file with the weights. Raises: UserError."""
+    if not path.is_dir():
+        return path
+    for name in FILES:
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"{path} holds neither {' nor '.join(FILES)}, so it is no export, and no config.json, so it is no workdir")
+
+
+def own(file: Path, tensors: dict[str, np.ndarray], record: dict) -> Weights:
+    """The weights of a file that this program wrote, found intact. Raises: UserError."""
+    layout, config = record["layout"], record["config"]
+    if layout == "safetensors":
+        named, used = tensors, tuple(tensors)
+    else:
+        side = target(layout)
+        name = config.get("model", {}).get("name")
+        if name not in models.resnet.LAYERS:
+            raise UserError(f"{file} was exported from {name!r}, which this version of jaxssl does not have")
+        table = side.table(*models.resnet.LAYERS[name])
+        body = {n: a for n, a in tensors.items() if not n.endswith(names.COUNTERS)}
+        if body.keys() != table.keys():
+            raise UserError(f"{file} was changed since it was exported: {len(table.keys() - body.keys())} tensors are missing ({names.listed(sorted(table.keys() - body.keys()))}), "
+                            f"{len(body.keys() - table.keys())} are not part of it ({names.listed(sorted(body.keys() - table.keys()))}); export it again")
+        named, used = {t.ours: names.turned(body[n], names.AXES[t.layout][1]) for n, t in table.items()}, tuple(table)
+    variables = collections(named)
+    if tree.digest(variables) != record["digest"]:
+        raise UserError(f"{file} was changed since it was exported: its tensors do not have the digest that it names; it is corrupted or was edited: export it again")
+    return Weights(layout, record["name"], config, variables, record["weights"], record["step"], used, (), {}, (), ())
+
+
+def collections(named: dict[str, np.ndarray]) -> dict:
+    """Named tensors as {"params": …, "batch_stats": …}."""
+    return {"params": {}, "batch_stats": {}, **names.nested(named)}

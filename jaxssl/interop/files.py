@@ -1,0 +1,93 @@
+"""Containers of tensors: safetensors in and out, `.npz` without objects and torch's files with `weights_only` in. No pickle is read."""
+import importlib
+import os
+import re
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxssl.errors import UserError
+
+WEIGHTS = "model.safetensors"           # the name that timm, transformers and this program look for in a folder
+TORCH_ENDINGS = (".pth", ".pt", ".bin", ".tar")
+TORCH = (2, 10)                         # older ones run code from a file in spite of weights_only (CVE-2025-32434, CVE-2026-24747)
+NESTED = ("state_dict", "model")        # keys under which training programs keep the tensors
+
+
+def library(name: str, purpose: str) -> ModuleType:
+    """An optional package. Raises: UserError that says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{purpose} needs {name.partition('.')[0]}, which cannot be imported here ({error}); pip install 'jaxssl[export]'") from error
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors by name and the metadata of a `.safetensors`, `.npz` or torch file. Raises: UserError."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; give a .safetensors file, an .npz, a .pth, or a folder with {WEIGHTS} in it")
+    ending = path.suffix.lower()
+    if ending == ".safetensors":
+        return _safetensors(path)
+    if ending == ".npz":
+        return _npz(path), {}
+    if ending in TORCH_ENDINGS:
+        return _torch(path), {}
+    raise UserError(f"{path.name} is none of .safetensors, .npz, {', '.join(TORCH_ENDINGS)}; pickles and other formats are not read, because reading them can run code: save the tensors as safetensors")
+
+
+def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file; a reader sees the whole of it or nothing."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(safetensors.numpy.save(tensors, metadata))
+    os.replace(partial, path)
+
+
+def _safetensors(path):
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start == b"PK" or re.match(rb"\x80[\x02-\x05]", start):
+        raise UserError(f"{path} is a {'torch or zip archive' if start == b'PK' else 'pickle'} under a .safetensors name; it is not read")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is no whole safetensors file ({error}); it is truncated or corrupted: copy or download it again") from error
+    except (TypeError, AttributeError, ValueError) as error:          # numpy has no bfloat16 or float8
+        raise UserError(f"{path} holds a number format that numpy lacks ({error}); save it in float32 or float16") from error
+
+
+def _npz(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no readable .npz of plain arrays ({error}); arrays of objects are pickles and not read") from error
+
+
+def _torch(path):
+    torch = library("torch", f"reading {path.name}")
+    if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < TORCH:
+        raise UserError(f"reading {path.name} needs torch {'.'.join(map(str, TORCH))} or newer, here is {torch.__version__}: older ones can be made to run code by a file; "
+                        "save the state dict as safetensors instead")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:      # unpickling errors, zip errors, runtime errors of torch's reader: all mean the same to the user
+        raise UserError(f"{path} cannot be read with weights_only ({str(error).splitlines()[0][:150]}); it is damaged, or holds more than tensors: save its state dict as safetensors") from error
+    for key in NESTED:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name; save the state dict")
+    return {name: _array(value, name, path) for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _array(tensor, name, path):
+    try:
+        return tensor.detach().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"tensor {name} of {path} is {tensor.dtype}, which numpy lacks; save it in float32 or float16") from error

@@ -1,0 +1,57 @@
+"""Where a run begins when it does not begin from its seed: a fresh state with the encoder, and heads of the same names, of other weights."""
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxssl import encoder as encoders, tree
+from jaxssl.errors import UserError
+from jaxssl.interop import covers, names, short
+
+COPIES = ("", "aux/", "aux/ema/")       # where a train state keeps params and batch_stats, averages included
+
+
+class Start(NamedTuple):
+    """values: our name ("params/encoder/…") → array f32. note: what was used, unused and missing."""
+    values: dict[str, np.ndarray]
+    note: str
+
+
+def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_missing: str = "") -> Start:
+    """Finds in the weights at `path` (anything that `jaxssl.load` opens) what a train state of these shapes can begin with.
+
+    state: tree of shapes. heads: names of the method's heads. config: the run's. allow_missing: names of tensors, or folders of names
+    ("projector"), with commas between them, that keep the values of the seed when the weights lack them or have another shape.
+    Raises: UserError.
+    """
+    source = encoders.load(path)
+    wanted = tree.names({"params": {n: state.params[n] for n in ("encoder", *heads)}, "batch_stats": {n: state.aux["batch_stats"][n] for n in ("encoder", *heads)}})
+    found = tree.names(source.variables)
+    fitting = {name for name in wanted if name in found and found[name].shape == wanted[name].shape}
+    missing = [name for name in wanted if name not in fitting]
+    allowed = [a for a in allow_missing.replace(" ", "").split(",") if a]
+    refused = [name for name in missing if not any(covers(a, name) for a in allowed)]
+    if refused:
+        other = [f"{short(n)} is {found[n].shape} there and {wanted[n].shape} here" for n in refused if n in found]
+        raise UserError(f"init_from={path} ({source.config['model']['name']}) lacks {len(refused)} of the {len(wanted)} tensors of this run's {config.model.name} and heads: "
+                        f"{names.listed([short(n) for n in refused])}{f'; of another shape: {names.listed(other, 3)}' if other else ''}. "
+                        f"Use the model it was trained with, or let them begin from the seed: --config.init_allow_missing={','.join(sorted({n.split('/')[1] for n in refused}))}")
+    idle = [a for a in allowed if not any(covers(a, name) for name in missing)]
+    if idle:
+        raise UserError(f"init_allow_missing names {idle[0]!r}, but nothing of that name is missing in {path} (missing: {names.listed([short(n) for n in missing])})")
+    unused = [name for name in found if name not in fitting]
+    lines = [f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''}): {len(fitting)} tensors used; "
+             f"{len(unused)} unused ({names.listed([short(n) for n in unused])}); {len(missing)} missing, from the seed ({names.listed([short(n) for n in missing])})"]
+    theirs, own = source.preprocessing, config.augment
+    lines += [f"warning: these weights were trained on pixels with {key} {theirs[key]}, this run uses {tuple(own[key])}; set --config.augment.{key} to keep what they learned"
+              for key in ("mean", "std") if not np.allclose(theirs[key], tuple(own[key]), atol=1e-3)]
+    return Start({name: found[name] for name in fitting}, "\n".join(lines))
+
+
+def place(state: Any, start: Start, sharding: Any) -> Any:
+    """`state` with the values of `start` in its parameters, statistics and averages, each placed by its sharding."""
+    def put(name, leaf, where):
+        values = next((start.values[key] for key in (name.removeprefix(copy) for copy in reversed(COPIES) if name.startswith(copy)) if key in start.values), None)
+        return leaf if values is None else jax.make_array_from_callback(leaf.shape, where, lambda index: values[index].astype(leaf.dtype))
+    placed = [put(name, leaf, where) for (name, leaf), where in zip(tree.names(state).items(), jax.tree.leaves(sharding))]
+    return jax.tree.unflatten(jax.tree.structure(state), placed)

@@ -1,0 +1,57 @@
+"""What travels with our weights: the record in a safetensors file's metadata, from which an encoder is built again without its workdir."""
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxssl import tree
+from jaxssl.errors import UserError
+from jaxssl.interop import files, names
+
+KEY, VERSION = "jaxssl", 1
+FIELDS = ("version", "layout", "name", "weights", "step", "digest", "config")
+
+
+def parts(variables: dict, wanted: tuple[str, ...]) -> dict:
+    """`variables` with only the networks named in `wanted`."""
+    return {collection: {n: v for n, v in networks.items() if n in wanted} for collection, networks in variables.items()}
+
+
+def metadata(encoder, layout: str, variables: dict) -> dict[str, str]:
+    """The metadata of a file that holds `variables` of `encoder`; `format` is what transformers asks for."""
+    record = {"version": VERSION, "layout": layout, "name": encoder.name, "weights": encoder.weights, "step": encoder.step, "digest": tree.digest(variables),
+              "config": public(encoder.config)}
+    return {"format": "flax" if layout == "safetensors" else "pt", KEY: json.dumps(record)}
+
+
+def public(config: dict) -> dict:
+    """The config without the folders of the machine it ran on: an export is made to be passed on."""
+    data = {k: Path(v).name if k in ("path", "test_path") else v for k, v in config.get("data", {}).items()}
+    rest = {k: v for k, v in config.items() if k not in ("data", "init_from")}
+    return json.loads(json.dumps({**rest, **({"data": data} if data else {}), **({"init_from": Path(config["init_from"]).name} if config.get("init_from") else {})}))
+
+
+def parse(path: Path, metadata: dict[str, str]) -> dict | None:
+    """Our record in a file's metadata; None when another program wrote the file. Raises: UserError when it is damaged or of a newer version."""
+    if KEY not in metadata:
+        return None
+    try:
+        record = json.loads(metadata[KEY])
+        version = record["version"]
+        missing = [f for f in FIELDS if f not in record]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"the record in {path} cannot be read ({type(error).__name__}: {error}); the file is corrupted: export it again") from error
+    if version != VERSION:
+        raise UserError(f"{path} was written by a version of jaxssl with records of version {version}; this one reads version {VERSION}")
+    if missing:
+        raise UserError(f"the record in {path} lacks {', '.join(missing)}; the file is corrupted: export it again")
+    return record
+
+
+def write_torch(encoder, folder: Path, layout: str, table: dict[str, names.Tensor]) -> None:
+    """The encoder (without heads) as a torch state dict in `folder/model.safetensors`. Raises: UserError when a tensor has no place in `table`."""
+    variables = parts(encoder.variables, ("encoder",))
+    tensors = names.theirs(table, tree.names(variables))
+    counter = np.asarray(encoder.step or 0, np.int64)
+    counters = {name.removesuffix("running_var") + names.COUNTERS: counter for name in table if name.endswith(".running_var")}
+    files.write(folder / files.WEIGHTS, {**tensors, **counters}, metadata(encoder, layout, variables))
