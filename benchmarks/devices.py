@@ -69,7 +69,7 @@ def work(file, processes, index, port, nudged, late):
     from tests.tiny import Tiny
 
     train.configure("off")
-    spec = config.load("configs/digits/simclr.py", {"batch_size": "64", "total": "100_epochs", "warmup": "10_epochs", "model.name": "resnet10", "model.width": "0.125",
+    spec = config.load("configs/digits/simclr.py", {"batch_size": "256", "total": "100_epochs", "warmup": "10_epochs", "model.name": "resnet10", "model.width": "0.25",
                                                     "model.stem": "cifar", "augment.size": "16", "data.canvas": "16", "data.variant": "clean",
                                                     "optim.name": "lars", "optim.lr": "0.3", "optim.scaling": "linear", "optim.weight_decay": "1e-6", **(LATE if late else {})})
     tiny = Tiny(spec, devices=jax.device_count())

@@ -28,11 +28,11 @@ def main():
     flags.add_argument("--remat", action="store_true", help="with model.remat=True")
     args = flags.parse_args()
     found = plan.make(str(ROOT / "configs/imagenet/simclr.py"), {"model.remat": "True"} if args.remat else {}, topology=TOPOLOGY)
+    print(plan.report(found))
     rows = judge(found)
     found["config"] = "configs/imagenet/simclr.py"
     Path(args.out).write_text(json.dumps({"command": "python benchmarks/plan_tpu.py" + " --remat" * args.remat, "machine": machine("jax", "jaxlib", "flax", "libtpu"),
                                           "rows": rows, "plan": summary(found)}, indent=1) + "\n")
-    print(plan.report(found))
     print(json.dumps(rows, indent=1))
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ["--config", "configs/digits/simclr.py", "--config.batch_size=32", "--config.total=400", "--config.warmup=20", "--config.log_every=10", "--config.eval_every=0",
-          "--config.checkpoint_every=5", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
+CONFIG = ["--config", "configs/digits/simclr.py", "--config.batch_size=32", "--config.total=2000", "--config.warmup=20", "--config.log_every=10", "--config.eval_every=0",
+          "--config.checkpoint_every=25", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
           "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false"]
 
 
@@ -41,31 +41,37 @@ def main():
 
 
 def row(folder, processes, kills, random_):
-    """One uninterrupted run and one that is killed `kills` times."""
-    straight, broken = folder / f"straight{processes}", folder / f"broken{processes}"
+    """One uninterrupted run and one that is killed `kills` times. A first run fills the compilation cache, so that every later start takes equally long."""
+    filled, straight, broken = (folder / f"{name}{processes}" for name in ("filled", "straight", "broken"))
     cache = folder / "cache"
+    assert end(start(filled, processes, cache)) == 0
     begin = time.time()
-    assert end(start(straight, processes, cache)) == 0
+    alive = start(straight, processes, cache)
+    while not (straight / "metrics.jsonl").exists() or not (straight / "metrics.jsonl").read_text():
+        time.sleep(0.05)
+    before = time.time() - begin                               # a start, up to the first steps
+    assert end(alive) == 0
     whole = time.time() - begin
     expected = json.loads((straight / "run.json").read_text())
+    training = expected["train_seconds"]
     reached, done = [], 0
-    # Each life gets a share of the time the whole needs, so that the kills are spread over it; start and compilation come on top.
-    while done < kills:
+    # A start of random length, which may end in the middle of it, then a random share of the training, on average a little less than 1/kills of it.
+    while done < kills and not (broken / "run.json").exists():
         alive = start(broken, processes, cache)
-        time.sleep(random_.uniform(0.3, 1.0) * overhead(straight) + random_.uniform(0, 2.5) * whole / kills)
+        time.sleep(random_.uniform(0.6, 1.1) * before + random_.uniform(0, 1.6) * training / kills)
         if any(p.poll() is None for p in alive):
             for p in alive:
                 if p.poll() is None:
                     os.killpg(p.pid, signal.SIGKILL)           # the data workers with it
-            end(alive)
             done += 1
             reached.append(newest(broken))
-        elif (broken / "run.json").exists():
-            break
+            print(f"{processes} process(es), kill {done}: checkpoint {reached[-1]}", file=sys.stderr, flush=True)
+        end(alive)
     assert end(start(broken, processes, cache)) == 0
     found = json.loads((broken / "run.json").read_text())
     return {"kills": done, "checkpoint_after_each_kill": reached, "equal": found["state_sha256"] == expected["state_sha256"], "state_sha256": found["state_sha256"],
-            "same_sample_ids": ids(straight) == ids(broken), "steps": found["steps"], "uninterrupted_seconds": round(whole, 1)}
+            "same_sample_ids": ids(straight) == ids(broken), "steps": found["steps"], "start_seconds": round(before, 1), "training_seconds": round(training, 1),
+            "uninterrupted_seconds": round(whole, 1)}
 
 
 def start(workdir, processes, cache):
@@ -81,12 +87,6 @@ def start(workdir, processes, cache):
 def end(alive):
     """Waits for all; the worst exit code."""
     return max(abs(p.wait()) for p in alive)
-
-
-def overhead(workdir):
-    """Seconds of the uninterrupted run that were not training: start, decoding, compiling."""
-    run = json.loads((workdir / "run.json").read_text())
-    return max(run["wall_seconds"] - run["train_seconds"], 0) + 6
 
 
 def newest(workdir):

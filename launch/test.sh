@@ -7,4 +7,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 setup_venv test
 cd "$root"
 echo "== running the tests"
-exec "$python" -m pytest "$@"
+# Two workers, each with whole files: fixtures of a module are made once.
+exec "$python" -m pytest -n 2 --dist loadfile "$@"

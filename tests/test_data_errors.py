@@ -68,6 +68,8 @@ TABLE = [
     (dict(source="folder", path="{}/split"), r"split/val has other classes.*2 missing"),
     (dict(source="folder", path="{}/images", test_path="{}/nope"), "data.test_path='.*nope' does not exist"),
     (dict(path="{}/images"), "has no use with data.source='digits'.*data.source='folder'"),
+    (dict(holdout=0.2), "data.holdout=0.2 has no use with data.source='digits'"),
+    (dict(source="folder", path="{}/images", variant="clean"), "data.variant='clean' has no use with data.source='folder'; it is read with digits only"),
     (dict(test_path="none"), "has no use with data.source='digits'"),
     (dict(variant="cluterred"), "data.variant='cluterred'.*did you mean 'cluttered'"),
     (dict(resident="maybe"), "data.resident='maybe' is none of auto, yes, no"),

@@ -5,6 +5,7 @@ import os
 import textwrap
 
 import jax
+import numpy as np
 import pytest
 
 from jaxssl import config as configs, job as jobs, sharding, tree
@@ -117,16 +118,35 @@ def test_config_is_documented_and_has_a_laptop_variant(path):
     assert "laptop" in module.VARIANTS and all(v in module.__doc__ for v in module.VARIANTS)
 
 
+DRAWN = {}  # architecture -> name of each parameter -> its initial values in words
+
+
+def initial(job, architecture):
+    """For each parameter "zeros", "ones", or the spread of values drawn around zero to one digit; the probe's width aside, variants of a config share them."""
+    if architecture not in DRAWN:
+        params, _ = jax.jit(job.method.init)(jax.random.key(0), {"views": np.zeros((2, job.views, 32, 32, 3), np.float32)})
+        DRAWN[architecture] = {name: in_words(np.asarray(values)) for name, values in tree.names(params).items()}
+    return DRAWN[architecture]
+
+
+def in_words(values):
+    if np.ptp(values) == 0:
+        return {0: "zeros", 1: "ones"}[float(values.flat[0])]
+    assert abs(values.mean()) < 6 * values.std() / np.sqrt(values.size)
+    return f"±{values.std():.0e}"
+
+
 def golden(spec):
-    """The text of a config: its schedule, its optimizer, and for every parameter shape, group and sharding."""
+    """The text of a config: its schedule, its optimizer, and for every parameter shape, initial values, group and sharding."""
     config = configs.load(spec)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     examples = config.data.examples or 10_000
     job = jobs.prepare(config, mesh, jobs.Facts(examples, config.data.classes or 10, config.data.canvas, False))
     lines = [f"{job.total} steps, {job.warmup} of warm-up, batch {config.batch_size}, {config.precision}", job.optim.describe, ""]
     placed = tree.names(job.state_sharding.params)
+    start = initial(job, f"{config.model}{config.method}")
     for name, leaf in tree.names(job.state.params).items():
-        lines.append(f"{name}  {tuple(leaf.shape)} {leaf.dtype}  {job.optim.groups[name]}  {placed[name].spec}")
+        lines.append(f"{name}  {tuple(leaf.shape)} {leaf.dtype}  {start[name]}  {job.optim.groups[name]}  {placed[name].spec}")
     lines += ["", *(f"{name}  {tuple(leaf.shape)} {leaf.dtype}" for name, leaf in tree.names(job.state.aux).items()), ""]
     return "\n".join(lines)
 

@@ -9,6 +9,8 @@ from jaxssl.errors import UserError, nearest
 
 __all__ = ["Data", "Source", "batch_number", "batches", "declared", "eval_batches", "ids", "lookup", "make", "store"]
 RESIDENT = ("auto", "yes", "no")
+# Keys that only some sources read (test_split is left out: a recipe names it for TFDS, and may be run on a folder).
+READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "holdout": ("folder", "zip", "tfds", "array_record")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     """
     _check(canvas=canvas, holdout=holdout, workers=workers, resident=resident, resident_gb=resident_gb,
            max_broken=max_broken, examples=examples, classes=classes, class_depth=class_depth)
+    _check_read(source, variant=variant, split=split, class_depth=class_depth, holdout=holdout)
     train, test = opening.open_source(source, path, test_path=test_path, variant=variant, canvas=canvas, split=split,
                                       test_split=test_split, depth=class_depth)
     if test is None:
@@ -80,6 +83,13 @@ def _data(train, test, canvas, resident, resident_gb, workers, max_broken):
     data = Data(train, test, train.classes, canvas, False, min(16, cores()) if workers < 0 else workers, max_broken)
     fits = data.decoded_bytes <= resident_gb * 1e9
     return dataclasses.replace(data, resident=resident == "yes" or resident == "auto" and fits)
+
+
+def _check_read(source, **keys):
+    """A key that was set and that this source does not read is a mistake, not something to ignore."""
+    for key, value in keys.items():
+        if source in opening.SOURCES and source not in READ_BY[key] and value != make.__kwdefaults__[key]:
+            raise UserError(f"data.{key}={value!r} has no use with data.source='{source}'; it is read with {' and '.join(READ_BY[key])} only. Leave it out.")
 
 
 def _check(*, resident, **numbers):
