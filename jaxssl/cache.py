@@ -51,7 +51,7 @@ def features(encoder: Encoder, data: datas.Data, which: str, *, layer: str = "ba
     """
     source = find(data, which)
     encoder.check_layer(layer)
-    what = {"version": _VERSION, "weights": encoder.digest, "model": encoder.config["model"], "method": encoder.config["method"], "layer": layer,
+    what = {"version": _VERSION, "weights": encoder.digest, "model": encoder.config["model"], "method": encoder.config.get("method"), "layer": layer,
             "dtype": np.dtype(encoder.module.dtype).name, "transform": encoder.preprocessing, "canvas": data.canvas, "images": identity(source),
             "rows": len(source), "chunk": -(-batch // mesh.size) * mesh.size, "backend": jax.default_backend()}
     what = json.loads(json.dumps(what))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxssl import cache, data as datas
+from jaxssl.data.sources import Subset
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError, nearest
 from jaxssl.eval import bootstrap
@@ -81,6 +82,13 @@ class Context:
         if which not in self._stores:
             self._stores[which] = datas.store(self.data, cache.find(self.data, which))
         return self._stores[which]
+
+    def canvases(self, which: str, rows: np.ndarray) -> dict:
+        """The images `rows` (places in the source) of a set, decoded: image uint8 [n, S, S, 3], size int32 [n, 2]; a broken one has its substitute."""
+        store = self.store(which)
+        if store is None:
+            store, rows = datas.store(self.data, Subset(cache.find(self.data, which), rows)), slice(None)
+        return {name: store[name][rows] for name in ("image", "size")}
 
     def interval(self, correct: np.ndarray, labels: np.ndarray) -> bootstrap.Interval:
         """95 % interval (low, high) of the mean of `correct` (bool or float [N]) over images; `.classes` is that over whole classes (labels int [N])."""
