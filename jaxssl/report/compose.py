@@ -1,0 +1,111 @@
+"""write(): workdirs → runs → what their encoders make of some images → the page."""
+import os
+from collections.abc import Callable, Sequence
+
+import jax
+
+from jaxssl import workdir as folders
+from jaxssl.errors import UserError
+from jaxssl.report import figures, look, maps as mapping, page, pictures, readings, read, seen as sections
+from jaxssl.report.evaluations import command
+from jaxssl.report.markup import Html, join, tag
+
+
+def write(workdirs: Sequence[str], out: str | None, images: int, maps: Sequence[str] | None, weights: str, log: Callable[[str], None]) -> str:
+    """See `jaxssl.report.write`."""
+    if images < 0:
+        raise UserError(f"images is {images}; it is the number of training images to embed, 0 for none")
+    methods = mapping.installed() if maps is None else tuple(maps)
+    mapping.check(methods)
+    workdirs = [os.fspath(w) for w in workdirs]
+    runs = read.runs(workdirs)
+    looked, reasons = {}, {}
+    for run in runs:
+        try:
+            looked[run.name] = _look(run, images, weights, log)
+        except UserError as error:
+            reasons[run.name] = str(error)
+    charts, plotted, sheets = {}, {}, sections.Sheets()
+    pictured = [] if not looked else _pictured(runs, looked, methods or ("pca",), charts, plotted, sheets, log)
+    missing = _missing(runs, reasons, images)
+    if missing:
+        pictured.append(("images", "Images and features", missing) if not looked else ("absent", "Without images", missing))
+    text = page.page(runs, pictured, {"charts": charts, "maps": plotted}, sheets.markup(), page.notes(runs))
+    file = folders.path(out) if out else folders.path(workdirs[0]) / "report.html" if len(runs) == 1 else folders.path("report.html")
+    try:
+        folders.write(file, text)
+    except OSError as error:
+        raise UserError(f"cannot write {file} ({error.strerror or error}); give --out a writable file") from error
+    return str(file)
+
+
+def _look(run, images, weights, log):
+    if not images:
+        raise UserError("no images were asked for")
+    if jax.process_count() > 1:
+        raise UserError("the report was written by one of several processes, which cannot read the checkpoint alone")
+    return look.look(run, images=images, weights=weights, log=log)
+
+
+def _pictured(runs, looked, methods, charts, plotted, sheets, log) -> list[tuple[str, str, Html]]:
+    """The sections with images; fills `charts` and `plotted` with what the script draws."""
+    found = [(run, looked[run.name]) for run in runs if run.name in looked]
+    several = len(runs) > 1
+
+    def side(make) -> Html:
+        """`make(run, look)` of each run, side by side where the page is wide enough."""
+        parts = [tag("div", tag("h3", run.name) if several else None, make(run, seen), class_="one") for run, seen in found]
+        return tag("div", *parts, class_="side") if several else join(parts)
+
+    def on_map(run, seen):
+        key = f"map-{len(plotted)}"
+        log(f"{run.name}: maps by {', '.join(methods)}")
+        plotted[key] = sections.map_of(seen, methods, sheets)
+        return sections.map_markup(key, plotted[key], seen)
+
+    charts["spectrum"] = sections.spectrum_chart(found)
+    rows = {run.name: look.layers(seen) for run, seen in found}
+    lines = [tag("p", f"{run.name}: " if several else "", _dimensions(rows[run.name][0], seen), class_="reading") for run, seen in found]
+    return [
+        ("views", "What the network saw", _views(found, several)),
+        ("map", "Where images land", join([tag("p", _sample(found[0][1]), class_="reading"), side(on_map)])),
+        ("neighbours", "Nearest neighbours", side(lambda run, seen: sections.gallery_markup(sections.gallery(seen), seen))),
+        ("confusion", "What is taken for what", side(lambda run, seen: sections.confusion_markup(seen))),
+        ("spectrum", "Dimensions in use", join([page.chart("spectrum", charts["spectrum"]), *lines])),
+        ("layers", "Layer by layer", side(lambda run, seen: sections.layers_markup(run, seen, rows[run.name]))),
+    ]
+
+
+def _views(found, several) -> Html:
+    """The views of each run that has its own: runs with the same data, augmentation, seed and batch saw the same."""
+    shown, parts = [], []
+    for run, seen in found:
+        same = [run.config[k] for k in ("augment", "data", "seed", "batch_size", "precision")]
+        if same in shown:
+            continue
+        shown.append(same)
+        parts.append(join([tag("h3", run.name) if several and len(found) > 1 else None, figures.views(pictures.views(run.config, seen.data))]))
+    text = "The first images of the first batch, each beside the views that step drew; under a view, what was drawn for it."
+    if several and len(shown) < len(found):
+        text += " Runs that are not named saw the same as one above."
+    return join([tag("p", text, class_="reading"), *parts])
+
+
+def _sample(seen: look.Look) -> str:
+    which = f"{len(seen.queries.places):,} {'held-out' if seen.apart else 'training'} images, evenly spread over the set"
+    return f"Each mark is one of {which}; near means that the encoder ({seen.weights}, step {seen.step:,}) finds them alike."
+
+
+def _dimensions(backbone, seen) -> str:
+    return f"{readings.rank_sentence(backbone['rankme'], backbone['bound'], backbone['rankme_untrained'])} {readings.spectrum(look.spectrum(seen.reference.features['backbone']))}"
+
+
+def _missing(runs, reasons, images) -> Html:
+    """Why a run has no images here, and the command that adds them."""
+    parts = []
+    for run in runs:
+        if run.name in reasons:
+            why = reasons[run.name]
+            parts += [tag("p", f"{run.name + ': ' if len(runs) > 1 else ''}no views, map, neighbours and spectrum: {why.rstrip('.')}. "
+                               "Where the data and a checkpoint are at hand, this adds them:", class_="missing"), command("jaxssl.report", run.path)]
+    return join(parts)

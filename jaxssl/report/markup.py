@@ -1,0 +1,36 @@
+"""HTML that cannot forget to escape: text is escaped when it enters a tag, and only what a tag made passes as it is."""
+import html
+from collections.abc import Iterable
+from typing import Any
+
+VOID = {"img", "input", "br", "meta", "link"}     # of HTML; SVG's elements are closed
+
+
+class Html(str):
+    """Markup. Any other string is text."""
+
+
+def text(value: Any) -> Html:
+    """`value` as markup: escaped unless it is `Html`."""
+    return value if isinstance(value, Html) else Html(html.escape(str(value)))
+
+
+def join(parts: Iterable[Any], between: str = "") -> Html:
+    """The parts one after another; None and "" are left out. `between` is text."""
+    return Html(str(text(between)).join(text(part) for part in parts if part is not None and part != ""))
+
+
+def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
+    """`<name attributes>children</name>`; children are text unless they are `Html`, and None is left out.
+
+    An attribute named `class_` or `data_x` becomes class or data-x; one that is None or False is left out, True has no value.
+    """
+    given = []
+    for key, value in attributes.items():
+        key = key.rstrip("_").replace("_", "-")
+        if value is True:
+            given.append(f" {key}")
+        elif value is not None and value is not False:
+            given.append(f' {key}="{html.escape(str(value))}"')
+    opening = f"<{name}{''.join(given)}>"
+    return Html(opening if name in VOID else f"{opening}{join(children)}</{name}>")

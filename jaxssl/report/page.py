@@ -1,0 +1,178 @@
+"""The page: sections in order, the data its script draws, and a policy that lets nothing else in."""
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jaxssl
+from jaxssl.progress import duration
+from jaxssl.report import curves, evaluations, figures, readings
+from jaxssl.report.markup import Html, join, tag
+from jaxssl.report.read import Run, differences, flat
+
+HERE = Path(__file__).parent
+SCRIPTS = ("charts.js", "map.js")
+
+
+def page(runs: Sequence[Run], pictured: Sequence[tuple[str, str, Html]], data: dict, sheets: Html, notes: Sequence[str]) -> str:
+    """The whole document.
+
+    pictured: (id, title, markup) of the sections that show images and features. data: what the script draws, plain JSON values;
+    its charts of curves are added here. sheets: hidden pictures of maps. notes: sentences for the top.
+    """
+    known, others = curves.charts(runs)
+    specs = {f"curve-{i}": spec for i, spec in enumerate([*known, *others])}
+    data = {**data, "charts": {**specs, **data.get("charts", {})}}
+    sections = [("runs", "Runs compared", _compared(runs))] if len(runs) > 1 else []
+    sections.append(("training", "Training", _training(specs, len(known))))
+    sections += pictured
+    sections += [("evaluations", "Evaluations", evaluations.section(runs)), ("config", "Configuration", _config(runs)), ("environment", "Environment", _environment(runs))]
+    body = join([
+        tag("header", tag("p", "jaxssl report", class_="kicker"), tag("h1", " and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} runs"),
+            *(tag("p", _subtitle(run, len(runs) > 1), class_="subtitle") for run in runs), _headline(runs[0]) if len(runs) == 1 else None, _notes(notes),
+            tag("nav", *(tag("a", title, href=f"#{name}") for name, title, _ in sections), aria_label="sections")),
+        tag("main", *(tag("section", tag("h2", title), content, id=name) for name, title, content in sections)),
+        tag("footer", tag("p", f"Written by jaxssl {jaxssl.__version__} on {datetime.now().astimezone():%d %B %Y, %H:%M %Z}. This file needs no network.")), sheets])
+    return _document(" and ".join(run.name for run in runs), body, data)
+
+
+def _document(title: str, body: Html, data: dict) -> str:
+    style = (HERE / "page.css").read_text()
+    script = "\n".join((HERE / name).read_text() for name in SCRIPTS)
+    allowed = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    head = join([tag("meta", charset="utf-8"), tag("meta", http_equiv="Content-Security-Policy", content=allowed), tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+                 tag("meta", name="color-scheme", content="light dark"), tag("meta", name="referrer", content="no-referrer"), tag("title", f"{title} · jaxssl"),
+                 tag("link", rel="icon", href="data:,"), tag("style", Html(style))])
+    return "<!doctype html>\n" + tag("html", tag("head", head), tag("body", body, tag("noscript", tag("p", "Charts and maps are drawn by a script of this file, which is switched off.")),
+                                                                    tag("script", Html(as_json(data)), type="application/json", id="data"), tag("script", Html(script))), lang="en")
+
+
+def as_json(data: Any) -> str:
+    """JSON that may stand inside a script element: no "<" can end it, whatever a class is called. Raises: ValueError for what is not finite."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _subtitle(run: Run, named: bool) -> str:
+    c = run.config
+    data = c["data"]
+    source = f"{data['source']} ({data['variant']})" if data["source"] == "digits" else data["path"] or data["source"]
+    width = "" if c["model"].get("width", 1) == 1 else f" × {c['model']['width']:g}"
+    length = f"{run.result['steps']:,} steps" if run.result else f"step {run.step:,}, unfinished"
+    text = f"{c['method']['name']} on {source}; {c['model']['name']}{width}; {length} of {c['batch_size']:,} images; seed {c['seed']}"
+    return f"{run.name}: {text}" if named else text
+
+
+def results(run: Run) -> list[tuple[str, str, str]]:
+    """(what, value, comparison) of the headline numbers that the run has."""
+    found = []
+    for metric, what in (("knn", "kNN, held-out"), ("linear", "linear, held-out")):
+        value = run.last(metric)
+        if value is not None:
+            against = [f"{readings.percent(v)} {name}" for v, name in ((run.before(f"{metric}_untrained"), "untrained"), (run.before(f"{metric}_raw"), "raw pixels")) if v is not None]
+            found.append((what, readings.percent(value), ", ".join(against)))
+    rank = run.last("rankme")
+    if rank is not None:
+        before = run.before("rankme_untrained")
+        bound = f"of {run.width}" if run.width else ""
+        found.append(("RankMe", f"{rank:.0f}", ", ".join(part for part in (bound, f"{before:.0f} untrained" if before is not None else "") if part)))
+    speed = run.last("images_per_second")
+    if speed is not None:
+        devices = run.environment.get("devices")
+        found.append(("images a second", readings.number(round(speed)), f"on {devices} × {run.environment.get('device_kind')}" if devices else ""))
+    if run.result.get("wall_seconds"):
+        r = run.result
+        found.append(("wall time", duration(r["wall_seconds"]), f"{duration(r['train_seconds'])} of it training" if r.get("train_seconds") else ""))
+    return found
+
+
+def _headline(run: Run) -> Html:
+    return tag("dl", *(tag("div", tag("dt", what), tag("dd", value), tag("dd", against, class_="against")) for what, value, against in results(run)), class_="headline")
+
+
+def _notes(notes: Sequence[str]) -> Html | None:
+    return tag("ul", *(tag("li", note) for note in notes), class_="notes", aria_label="to note") if notes else None
+
+
+def notes(runs: Sequence[Run]) -> list[Any]:
+    """What a reader should know first: unfinished runs with the command that goes on, signs of collapse, unreadable files."""
+    found = []
+    for run in runs:
+        who = f"{run.name}: " if len(runs) > 1 else ""
+        if not run.result:
+            found.append(join([f"{who}the run is not finished; it has logged step {run.step:,}. The same command goes on with it: ", tag("code", resume(run))]))
+        found += [f"{who}{note}" for note in (*run.notes, *readings.warnings(run))]
+        if not run.curves:
+            found.append(f"{who}metrics.jsonl has no line yet, so there are no curves; the first comes after log_every = {run.config.get('log_every')} steps.")
+    return found
+
+
+def resume(run: Run) -> str:
+    """The command that started the run."""
+    arguments = run.environment.get("argv") or []
+    rest = [str(a) for a in arguments[1:]] or ["--config", "CONFIG", "--workdir", run.path]
+    return "python -m jaxssl.main " + " ".join(shlex.quote(a) for a in rest)
+
+
+def _training(specs: dict, known: int) -> Html:
+    if not specs:
+        return tag("p", "Nothing was logged yet.", class_="missing")
+    names = list(specs)
+    parts = [tag("div", *(chart(name, specs[name]) for name in names[:known]), class_="charts")]
+    if names[known:]:
+        parts.append(figures.folded(f"{len(names) - known} more that were logged", tag("div", *(chart(name, specs[name]) for name in names[known:]), class_="charts")))
+    return join(parts)
+
+
+def chart(key: str, spec: dict) -> Html:
+    """The frame that the script fills with chart `key`, and its sentence."""
+    return tag("figure", tag("figcaption", tag("h3", spec["title"]), tag("div", class_="keys")), tag("div", class_="plot"), tag("p", spec["reading"], class_="reading") if spec["reading"] else None,
+               class_="chart", data_chart=key)
+
+
+def _compared(runs: Sequence[Run]) -> Html:
+    columns = [{what: (value, against) for what, value, against in results(run)} for run in runs]
+    rows = [(what, *(join([tag("b", c[what][0]), tag("small", c[what][1])]) if what in c else "–" for c in columns)) for what in dict.fromkeys(k for c in columns for k in c)]
+    changed = [(tag("code", key), *(tag("code", _value(v)) for v in values)) for key, values in differences(runs)]
+    names = [run.name for run in runs]
+    parts = [figures.table(("", *names), rows, numeric=range(1, len(runs) + 1), class_="results")] if rows else []
+    parts.append(tag("h3", "Config keys that differ"))
+    parts.append(figures.table(("key", *names), changed, class_="keys") if changed else tag("p", "None: the runs share one config.", class_="reading"))
+    return join(parts)
+
+
+def _config(runs: Sequence[Run]) -> Html:
+    """Every key of the resolved config, a fold a section; what stands at the top level first."""
+    parts = []
+    for run in runs:
+        groups = {"run": {k: v for k, v in run.config.items() if not isinstance(v, dict)}, **{k: flat(v) for k, v in run.config.items() if isinstance(v, dict)}}
+        folds = [figures.folded(name, figures.pairs((tag("code", k), tag("code", _value(v))) for k, v in keys.items())) for name, keys in groups.items() if keys]
+        parts += [tag("h3", run.name) if len(runs) > 1 else None, tag("div", *folds, class_="folds")]
+        parts += [figures.folded(f"what the program said of {what}", tag("pre", run.texts[name], tabindex="0")) for name, what in (("start", "the run"), ("parameters", "the parameters")) if run.texts.get(name)]
+    return join(parts)
+
+
+def _environment(runs: Sequence[Run]) -> Html:
+    parts = []
+    for run in runs:
+        e = run.environment
+        facts = [("device", f"{e['devices']} × {e.get('device_kind')}, {e.get('processes', 1)} process(es)") if e.get("devices") else None, ("python", e.get("python")), ("platform", e.get("platform")),
+                 ("revision", e.get("git_revision")), *((k, v) for k, v in sorted((e.get("packages") or {}).items())), ("parameters", f"{run.result['parameters']:,}" if run.result.get("parameters") else None),
+                 ("arithmetic a step", f"{run.result['flops_per_step'] / 1e9:,.1f} GFLOP" if run.result.get("flops_per_step") else None), ("state", run.result.get("state_sha256"))]
+        parts += [tag("h3", run.name) if len(runs) > 1 else None, tag("pre", tag("code", resume(run)), class_="command"),
+                  figures.pairs((k, tag("code", v)) for k, v in filter(None, facts) if v)]
+        if not e:
+            parts.append(tag("p", "environment.json is missing, so versions and devices are not known.", class_="missing"))
+    return join(parts)
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

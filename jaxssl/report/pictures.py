@@ -1,0 +1,64 @@
+"""Images for the page: squares, sheets of squares, the views of the first training step, all as WebP in data addresses."""
+import base64
+import io
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+
+from jaxssl import augment, data as datas
+from jaxssl.augment.__main__ import caption
+from jaxssl.data import decode
+
+COLUMNS = 32     # of a sheet
+QUALITY = 78     # of WebP, 0 to 100
+
+
+class Viewed(NamedTuple):
+    """One training image as the network met it. original: uint8 [h, w, 3]. views: uint8 [V, size, size, 3]. captions: what was drawn for each, in lines."""
+    id: str
+    original: np.ndarray
+    views: np.ndarray
+    captions: list[list[str]]
+
+
+def square(pixels: np.ndarray, valid: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [side, side, 3]: the middle of the valid part (h, w) of a canvas; small images are enlarged by whole pixels."""
+    height, width = (int(v) for v in valid)
+    image = Image.fromarray(np.ascontiguousarray(pixels[:height, :width]))
+    return np.asarray(ImageOps.fit(image, (side, side), Image.NEAREST if min(height, width) < side else Image.LANCZOS))
+
+
+def address(pixels: np.ndarray) -> str:
+    """A data: address of uint8 [h, w, 3] as WebP."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", quality=QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def sheet(tiles: np.ndarray) -> np.ndarray:
+    """uint8 [N, T, T, 3] laid out in rows of `COLUMNS`: uint8 [rows·T, COLUMNS·T, 3]; tile i is in row i // COLUMNS."""
+    n, side = tiles.shape[:2]
+    rows = -(-n // COLUMNS)
+    padded = np.zeros((rows * COLUMNS, side, side, 3), np.uint8)
+    padded[:n] = tiles
+    return padded.reshape(rows, COLUMNS, side, side, 3).swapaxes(1, 2).reshape(rows * side, COLUMNS * side, 3)
+
+
+def views(config: dict, data: Any, *, count: int = 6) -> list[Viewed]:
+    """The first `count` images of the first training batch, with exactly the views that step drew: ids and keys are functions of the seed.
+
+    config: resolved, of the run. data: `jaxssl.data.Data`. Broken images, whose place another one takes in training, are shown as that other one.
+    """
+    a, seed = config["augment"], config["seed"]
+    dtype = {"bf16": "bfloat16", "f32": "float32"}[config["precision"]]
+    places = datas.ids(seed, 0, config["batch_size"], len(data.train))[:count]
+    samples = [decode.sample(data.train, int(p), data.canvas) for p in places]
+    canvases = {"image": np.stack([s[0] for s in samples]), "size": np.stack([s[1] for s in samples])}
+    key = jax.random.fold_in(jax.random.key(seed), 0)      # as the train step does at step 0
+    batch = jax.tree.map(np.asarray, jax.jit(augment.make(**a, dtype=dtype, return_params=True))(key, canvases))
+    pixels = batch["views"].astype(np.float32) * np.asarray(a["std"], np.float32) + np.asarray(a["mean"], np.float32)
+    pixels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return [Viewed(data.train.entry(s[3])[1], s[0][:s[1][0], :s[1][1]], pixels[i], [caption(batch["view_params"], i, v) for v in range(a["views"])])
+            for i, s in enumerate(samples)]

@@ -1,0 +1,172 @@
+"""A workdir as the report sees it: what its JSON files say. Nothing is computed, and a file that is missing or torn is a note, not an end."""
+import dataclasses
+import functools
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from jaxssl import encoder, models, workdir as folders
+from jaxssl.errors import UserError
+
+POINTS = 800     # of a curve on the page; a longer one is thinned to the extremes of as many stretches
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """name: unique on the page. path: as it was given. result: run.json, {} while the run is unfinished. untrained: its first scores.
+    evaluations: evaluations/*.json, oldest first. curves: metric -> (steps int64 [N], values float64 [N], not a number where it was none).
+    texts: what the program wrote at start. notes: what could not be read."""
+    name: str
+    path: str
+    config: dict
+    environment: dict
+    result: dict
+    untrained: dict
+    evaluations: tuple[dict, ...]
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
+    texts: dict[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def step(self) -> int:
+        """The last one that was logged."""
+        return max((int(steps[-1]) for steps, _ in self.curves.values()), default=self.result.get("steps", 0))
+
+    @functools.cached_property
+    def width(self) -> int | None:
+        """D of the features; None when the config's architecture is unknown here."""
+        try:
+            return models.make(**self.config["model"]).features
+        except (UserError, TypeError, KeyError):
+            return None
+
+    @property
+    def epochs_per_step(self) -> float | None:
+        steps, epochs = self.curves.get("epoch", ((), ()))
+        return float(epochs[-1] / steps[-1]) if len(steps) and steps[-1] else None
+
+    def last(self, metric: str) -> float | None:
+        """The last finite value of `metric`: from run.json, else from the curve."""
+        if is_number(self.result.get(metric)):
+            return float(self.result[metric])
+        values = self.curves.get(metric, ((), np.zeros(0)))[1]
+        values = values[np.isfinite(values)]
+        return float(values[-1]) if len(values) else None
+
+    def before(self, metric: str) -> float | None:
+        """A score of the untrained encoder, or with the ending `_raw` of the pixels."""
+        value = self.untrained.get(metric, self.result.get(metric))
+        return float(value) if is_number(value) else None
+
+
+def runs(workdirs: Sequence[str]) -> list[Run]:
+    """The runs in `workdirs`, named so that no two have the same name. Raises: UserError when a folder is not a workdir."""
+    if not workdirs:
+        raise UserError("no workdir was given; name at least one folder that a run was started with (--workdir)")
+    return [run(path, name) for path, name in zip(workdirs, names(workdirs))]
+
+
+def names(workdirs: Sequence[str]) -> list[str]:
+    """The last parts of each path, as many as tell them apart."""
+    parts = [PurePosixPath(path if "://" in path else str(folders.path(path).resolve())).parts for path in workdirs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        short = ["/".join(p[-depth:]) for p in parts]
+        if len(set(short)) == len(short):
+            return short
+    return [f"{p[-1]} ({i})" for i, p in enumerate(parts, 1)]    # the same folder twice
+
+
+def run(path: str, name: str) -> Run:
+    """One workdir. Raises: UserError when it is not one."""
+    folder, notes = folders.path(path), []
+    try:
+        config = encoder.read_config(path)
+    except ValueError as error:
+        raise UserError(f"{path}/config.json is not readable ({error}); a report needs the config of the run") from error
+
+    def read(file):
+        try:
+            found = folders.read_json(file)
+        except ValueError as error:
+            notes.append(f"{file.name} is not readable ({error}) and was left out.")
+            return None
+        if found is not None and not isinstance(found, dict):
+            notes.append(f"{file.name} holds no JSON object and was left out.")
+            return None
+        return found
+
+    evaluations = folder / "evaluations"
+    files = sorted((f for f in evaluations.iterdir() if f.name.endswith(".json")), key=lambda f: f.name) if evaluations.exists() else []
+    found = {f.name: value for f in files if (value := read(f))}
+    rows = [value for value in found.values() if isinstance(value.get("rows"), list)]
+    result = read(folder / "run.json") or {}
+    return Run(name, str(path), config, read(folder / "environment.json") or {}, result, found.get("untrained.json", {}),
+               tuple(sorted(rows, key=lambda value: str(value.get("created", "")))), curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes + _trouble(folder)))
+
+
+def _texts(folder: Any) -> dict[str, str]:
+    files = {name: folder / "text" / f"{name}.txt" for name in ("start", "parameters")}
+    return {name: file.read_text() for name, file in files.items() if file.exists()}
+
+
+def _trouble(folder: Any) -> list[str]:
+    """A sentence for each dump of a step that was not finite."""
+    dumps = sorted((match for f in folder.iterdir() if (match := re.fullmatch(r"nonfinite_step_(\d+)\.json", f.name))), key=lambda match: int(match[1]))
+    return [f"Loss or gradient was not finite at step {match[1]}; {match[0]} lists the batch." for match in dumps]
+
+
+def curves(file: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """metrics.jsonl as metric -> (steps, values). Texts (digests) and torn lines are left out; "nan" and "inf" are what they say."""
+    found: dict[str, tuple[list, list]] = {}
+    for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
+        try:
+            record = json.loads(line)
+            step = int(record.pop("step"))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        for name, value in record.items():
+            if is_number(value) or value in ("nan", "inf", "-inf"):
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(float(value))
+    found.pop("time", None)
+    return {name: (np.array(steps, np.int64), np.array(values)) for name, (steps, values) in found.items()}
+
+
+def thin(steps: np.ndarray, values: np.ndarray, most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """A curve of at most `most` points: of each of most/2 - 1 equal stretches the lowest and the highest, and both ends; values not finite are left out."""
+    kept = np.isfinite(values)
+    steps, values = steps[kept], values[kept]
+    if len(steps) <= most:
+        return steps, values
+    edges = np.linspace(0, len(steps), most // 2).round().astype(int)
+    chosen = {0, len(steps) - 1}
+    for start, stop in zip(edges[:-1], edges[1:]):
+        chosen |= {start + int(values[start:stop].argmin()), start + int(values[start:stop].argmax())}
+    at = np.array(sorted(chosen))
+    return steps[at], values[at]
+
+
+def flat(config: dict, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    found = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def differences(found: Sequence[Run]) -> list[tuple[str, list[Any]]]:
+    """(key, its value in each run, "" where it has none) of every config key that is not the same in all runs."""
+    configs = [flat(r.config) for r in found]
+    keys = sorted(set().union(*configs))
+    rows = [(key, [c.get(key, "") for c in configs]) for key in keys]
+    return [(key, values) for key, values in rows if any(json.dumps(v) != json.dumps(values[0]) for v in values)]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,166 @@
+"""One sentence for each chart: what it says of this run, with its figures."""
+import re
+
+import numpy as np
+
+from jaxssl.eval import collapse
+from jaxssl.report.read import Run
+
+SHARE = re.compile(r"acc|top|precision|recall|map\b|map@|mrr|nmi|ami|knn|linear|share|r_prec|mfu", re.I)    # metrics whose range is [0, 1]
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """`value` of 1 in percent; the space before the sign does not break."""
+    return f"{100 * value:.{digits}f}\u00a0%".replace("-", "−")
+
+
+def number(value: float | None) -> str:
+    """Four figures at most, thousands apart, no exponent between .001 and 10⁶."""
+    if value is None:
+        return "–"
+    if value != value or abs(value) == float("inf"):
+        return str(value)
+    size = abs(value)
+    if size and (size < 1e-3 or size >= 1e6):
+        mantissa, _, power = f"{value:.2e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}·10" + str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    if isinstance(value, int) or size >= 1000:
+        return f"{value:,.0f}"
+    text = f"{value:.4g}"
+    return text.replace("-", "−")
+
+
+def score(metric: str, value: float) -> str:
+    """A score as it is read: percent for what lies in [0, 1]."""
+    return percent(value) if SHARE.search(metric) and 0 <= value <= 1 else number(value)
+
+
+def of(metric: str, run: Run) -> str:
+    """The sentence under the curve of `metric`; empty when there is nothing to say."""
+    known = {"loss": _loss, "lr": _rate, "knn": _knn, "probe_accuracy": _probe, "rankme": _rank, "collapse_std": _std, "collapse_cosine": _cosine,
+             "images_per_second": _speed, "data_wait_share": _wait, "grad_norm": _grad, "mfu": _mfu}
+    steps, values = run.curves.get(metric, (np.zeros(0), np.zeros(0)))
+    good = np.isfinite(values)
+    if metric not in known or not good.any():
+        return ""
+    return known[metric](run, steps[good], values[good])
+
+
+def _loss(run, steps, values):
+    if len(values) < 5:
+        return f"Loss went from {number(values[0])} to {number(values[-1])}."
+    last = values[steps >= steps[0] + 0.9 * (steps[-1] - steps[0])]
+    earlier = values[(steps >= steps[0] + 0.8 * (steps[-1] - steps[0])) & (steps < steps[0] + 0.9 * (steps[-1] - steps[0]))]
+    change = (last.mean() - earlier.mean()) if len(earlier) else 0.0
+    fallen = abs(values.max() - values.min())
+    trend = "level" if abs(change) < 0.02 * fallen else "still falling" if change < 0 else "rising"
+    return f"Loss went from {number(values[0])} to {number(values[-1])}; over the last tenth of the steps it is {trend}."
+
+
+def _rate(run, steps, values):
+    top = int(values.argmax())
+    return f"Highest logged rate {number(values[top])} at step {steps[top]:,}, {number(values[-1])} at the last."
+
+
+def _knn(run, steps, values):
+    before, raw, now = run.before("knn_untrained"), run.before("knn_raw"), run.last("knn")
+    against = [f"{percent(value)} {what}" for value, what in ((before, "untrained"), (raw, "for raw pixels")) if value is not None]
+    best = int(values.argmax())
+    peak = f" The best, {percent(values[best])}, was at step {steps[best]:,}." if values[best] > now + 0.005 else ""
+    beaten = " The pixels themselves do better: the features have not learned what the classes need." if raw is not None and raw > now else ""
+    return f"Held-out kNN (k 200, T .1) ends at {percent(now)}" + (f", against {' and '.join(against)}." if against else ".") + peak + beaten
+
+
+def _probe(run, steps, values):
+    return f"The online probe ends at {percent(values[-1])}, on augmented training views: a sign of progress, not a held-out result."
+
+
+def rank_sentence(value: float, bound: int, before: float | None) -> str:
+    """RankMe in words; `bound` is the most it could be."""
+    start = f", {before:.1f} untrained" if before is not None else ""
+    return f"RankMe {value:.1f} of {bound}: the features use {percent(value / bound, 0)} of the directions they could{start}."
+
+
+def _rank(run, steps, values):
+    now, before = run.last("rankme"), run.before("rankme_untrained")
+    return rank_sentence(now, run.width, before) if run.width else f"RankMe ends at {number(now)}."
+
+
+def _std(run, steps, values):
+    dim = run.config.get("method", {}).get("dim")
+    if not dim:
+        return f"Spread of the embeddings ends at {number(values[-1])}."
+    even = dim ** -0.5
+    state = "no sign of collapse" if values[-1] >= 0.5 * even else "uneven" if values[-1] >= 0.2 * even else "collapsing"
+    return f"Spread {number(values[-1])}, where 1/√{dim} = {number(even)} is even: {state}."
+
+
+def _cosine(run, steps, values):
+    state = "healthy" if abs(values[-1]) < 0.3 else "on the way to collapse" if values[-1] < 0.9 else "collapsed"
+    return f"Mean cosine {number(values[-1])} between different images; 0 is ideal and 1 is collapse: {state}."
+
+
+def _speed(run, steps, values):
+    mean = run.last("images_per_second") if run.result else float(np.median(values))
+    return f"{number(mean)} images a second over the run; the slowest logged stretch had {number(values.min())}, the fastest {number(values.max())}."
+
+
+def _wait(run, steps, values):
+    share = run.last("data_wait_share") if run.result else float(np.mean(values))
+    advice = "raise data.workers, or make the set resident" if share > 0.1 else "the loader is no bottleneck"
+    return f"{percent(share)} of the training time was spent waiting for images: {advice}."
+
+
+def _grad(run, steps, values):
+    typical = float(np.median(values))
+    spike = int(values.argmax())
+    much = f" The largest, {number(values[spike])} at step {steps[spike]:,}, is {values[spike] / typical:.0f} times that." if typical > 0 and values[spike] > 10 * typical else ""
+    return f"Gradient norm is {number(typical)} in the middle and {number(values[-1])} at the end.{much}"
+
+
+def _mfu(run, steps, values):
+    return f"{percent(float(np.median(values)))} of the device's peak arithmetic is used, in the middle."
+
+
+def spectrum(values: np.ndarray) -> str:
+    """Of singular values in falling order."""
+    p = values / max(values.sum(), 1e-30)
+    enough = int(np.searchsorted(np.cumsum(p), 0.9)) + 1
+    gone = int(np.sum(values < 1e-5 * max(values[0], 1e-30)))
+    lost = f" {gone} directions carry nothing." if gone else ""
+    return f"The largest singular value holds {percent(p[0], 0)} of the sum, the first {min(enough, len(p))} of {len(p)} hold 90\u00a0%.{lost}"
+
+
+def confusion(matrix: np.ndarray, names: list[str], *, most: int = 3) -> str:
+    """The mistakes made most often."""
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    if not wrong.sum():
+        return "No image was taken for another class."
+    order = [divmod(int(i), len(names)) for i in np.argsort(-wrong, axis=None, kind="stable")[:most] if wrong.flat[i]]
+    pairs = [f"{names[a]} taken for {names[b]} ({wrong[a, b]} of {matrix[a].sum()})" for a, b in order]
+    return f"{wrong.sum():,} of {matrix.sum():,} are wrong. Most often: {', '.join(pairs)}."
+
+
+def layers(rows: list[dict]) -> str:
+    """Where the classes are read off best."""
+    if "knn" not in rows[0]:
+        return f"RankMe falls from {number(rows[0]['rankme'])} behind {rows[0]['layer']} to {number(rows[-1]['rankme'])} behind {rows[-1]['layer']}." if len(rows) > 1 else ""
+    best = max(rows, key=lambda row: row["knn"])
+    if len(rows) == 1:
+        return f"kNN {percent(best['knn'])} behind {best['layer']}."
+    if best is not rows[0]:
+        return f"kNN is best behind {best['layer']}, {percent(best['knn'])}, against {percent(rows[0]['knn'])} behind {rows[0]['layer']}, which is what is exported."
+    last = rows[-1]
+    forgot = ": the head has learned to forget what the classes need, so take the features before it" if last["knn"] < best["knn"] - 0.01 else ""
+    return f"kNN is best behind {best['layer']}, {percent(best['knn'])}, and {percent(last['knn'])} behind {last['layer']}, the last{forgot}."
+
+
+def warnings(run: Run) -> list[str]:
+    """Signs of collapse at the end of the run, as training itself warns of them."""
+    dim = run.config.get("method", {}).get("dim")
+    last = {name: value for name in ("collapse_std", "collapse_cosine") if (value := run.last(name)) is not None}
+    rank = run.last("rankme")
+    found = collapse.warnings(last, dim) if dim else []
+    found += collapse.warnings({"rankme": rank}, run.width) if rank is not None and run.width else []
+    return [sentence[:1].upper() + sentence[1:] + "." for sentence in found]
