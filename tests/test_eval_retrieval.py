@@ -9,11 +9,12 @@ from jaxssl.eval import retrieval
 RECALL = (1, 2, 4, 8)
 
 
-def blobs(n, classes=7, dim=12, seed=0, spread=1.2):
-    """Features and labels of classes of very different size; class 0 is the largest."""
+def blobs(n, classes=7, dim=64, seed=0, spread=2.):
+    """Features and labels of classes of very different size; class 0 is the largest. Corners of a cube: their cosines are exact in f32, and many are equal."""
     rng = np.random.default_rng(seed)
     labels = (classes * rng.random(n) ** 2).astype(np.int64)
-    return (np.random.default_rng(9).standard_normal((classes, dim))[labels] + spread * rng.standard_normal((n, dim))).astype(np.float32), labels
+    x = np.random.default_rng(9).standard_normal((classes, dim))[labels] + spread * rng.standard_normal((n, dim))
+    return np.sign(x).astype(np.float32), labels
 
 
 def naive(x, y, reference, reference_labels, ids=None, reference_ids=None):
@@ -23,7 +24,7 @@ def naive(x, y, reference, reference_labels, ids=None, reference_ids=None):
     asked = []
     for i in range(len(x)):
         own = np.arange(len(reference)) if ids is None else np.flatnonzero(reference_ids != ids[i])
-        order = own[np.argsort(-(reference[own] @ x[i]).round(6), kind="stable")]
+        order = own[np.argsort(-(reference[own] @ x[i]), kind="stable")]
         hits = reference_labels[order] == y[i]
         r = hits.sum()
         if r == 0:
@@ -79,8 +80,8 @@ def test_a_duplicate_is_a_neighbour_and_oneself_is_not():
                              query_ids=np.arange(160), reference_ids=np.arange(160))
     assert far.means["precision@1"] == 0 and far.means["MAP@R"] == 0
     expected, asked = naive(np.concatenate([x, -x]), np.concatenate([y, y]), np.concatenate([x, -x]), np.concatenate([y, y]), np.arange(160), np.arange(160))
-    assert expected["MRR"].max() < 1 / 100
-    np.testing.assert_allclose(far.outcomes["MRR"], expected["MRR"], rtol=.03)      # equal similarities differ in rounding far down
+    assert expected["MRR"].max() < 1 / 20
+    np.testing.assert_allclose(far.outcomes["MRR"], expected["MRR"])
 
 
 def test_labels_beyond_f32_stay_apart():
@@ -110,13 +111,14 @@ def test_equals_pytorch_metric_learning_where_that_is_right():
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
     import torch
     x, y = blobs(200, seed=4)
+    x += np.random.default_rng(0).uniform(-.5, .5, x.shape).astype(np.float32)      # its order among equals is another
     ids = np.arange(200)
     wanted = {"precision_at_1": "precision@1", "r_precision": "R-precision", "mean_average_precision_at_r": "MAP@R"}
     calculator = AccuracyCalculator(include=tuple(wanted), k="max_bin_count", knn_func=inference.CustomKNN(CosineSimilarity()), device=torch.device("cpu"))
     theirs = calculator.get_accuracy(torch.tensor(x), torch.tensor(y))
     ours = retrieval.evaluate(x, y, x, y, query_ids=ids, reference_ids=ids).means
     for name, own in wanted.items():
-        assert ours[own] == pytest.approx(theirs[name], abs=1e-6), name
+        assert ours[own] == pytest.approx(theirs[name], abs=1e-4), name         # f32: two close ones may change places
 
 
 def test_clusters_are_scored_as_written_down():
@@ -127,7 +129,7 @@ def test_clusters_are_scored_as_written_down():
     rows, columns = table.sum(1), table.sum(0)
     mutual = sum(p * np.log(p / (rows[c] * columns[k])) for (c, k), p in np.ndenumerate(table) if p > 0)
     entropy = [-np.sum(p[p > 0] * np.log(p[p > 0])) for p in (rows, columns)]
-    ours = retrieval.clustering(x * np.linspace(.1, 9, 120)[:, None], y, seed=3)     # lengths do not count
+    ours = retrieval.clustering(x * 2.**np.random.default_rng(0).integers(-3, 4, (120, 1)), y, seed=3)     # lengths do not count
     assert ours["NMI"] == pytest.approx(2 * mutual / sum(entropy), rel=1e-6) and 0 < ours["AMI"] < ours["NMI"]
     apart = np.eye(6)[np.arange(60) % 6] + 1e-3 * np.random.default_rng(0).standard_normal((60, 6))
     perfect, chance = retrieval.clustering(apart, np.arange(60) % 6), retrieval.clustering(apart, np.random.default_rng(1).permutation(60) % 6)
