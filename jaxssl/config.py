@@ -37,7 +37,7 @@ DURATION_UNITS = ("steps", "epochs", "examples", "percent")
 
 
 def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
-             checkpoint_every="10_percent", precision="bf16", ema=0.0, on_nonfinite="stop", stall_seconds=600.0) -> None:
+             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", on_nonfinite="stop", stall_seconds=600.0) -> None:
     """Checks the keys that every config shares; their defaults live here.
 
     Args:
@@ -46,6 +46,8 @@ def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", 
       total, warmup, log_every, eval_every, checkpoint_every: durations, `"200_epochs"`, `"5000_steps"`, `"1e6_examples"`, `"5_percent"` or a number of steps.
       precision: `bf16` (compute in bfloat16, parameters and statistics in f32) or `f32`.
       ema: decay of a moving average of the encoder kept beside it, in [0, 1); 0 is off.
+      init_from: weights to begin with instead of the seed's: a workdir, an export, or a file (jaxssl.load); a resumed run does not read them again.
+      init_allow_missing: names of tensors, or folders of names (`projector`), with commas between them, that init_from may lack.
       on_nonfinite: `stop`, or `rollback:k`: restore the last checkpoint and skip the offending batches, at most k times.
       stall_seconds: a step that takes longer dumps all stacks; 0 is off.
     Raises: UserError.
@@ -60,6 +62,8 @@ def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", 
         raise UserError(f"precision is {precision!r}; choose 'bf16' or 'f32'{nearest(precision, ['bf16', 'f32'])}")
     if not 0 <= ema < 1:
         raise UserError(f"ema is {ema}; it is a decay in [0, 1), 0 turns it off")
+    if init_allow_missing and not init_from:
+        raise UserError(f"init_allow_missing is {init_allow_missing!r}, but init_from is empty; give --config.init_from=PATH, or leave both out")
     if on_nonfinite != "stop" and not re.fullmatch(r"rollback:[1-9]\d*", on_nonfinite):
         raise UserError(f"on_nonfinite is {on_nonfinite!r}; choose 'stop' or 'rollback:k' with k ≥ 1, for example 'rollback:3'")
     if stall_seconds < 0:

@@ -184,7 +184,10 @@ def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
     if weights and weights != found.weights:
         raise UserError(f"{path} holds the {found.weights}, not the {weights}; export the {weights} from the workdir" if weights in WEIGHTS else
                         f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
-    return build(found.config, found.variables, name=found.name, weights=found.weights, step=found.step, precision=precision)
+    try:
+        return build(found.config, found.variables, name=found.name, weights=found.weights, step=found.step, precision=precision)
+    except (KeyError, TypeError, ImportError) as error:
+        raise UserError(f"the config in {path} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); export it again with this version") from error
 
 
 def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, precision: str = "f32") -> Encoder:

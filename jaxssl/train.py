@@ -39,6 +39,9 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     data = datas.make(**config.data)
     job = jobs.prepare(config, mesh, jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident))
+    start = functools.cache(functools.partial(beginning, config, job))
+    if not (folders.path(workdir) / "config.json").exists():
+        start()                                      # what cannot begin is refused before the workdir is claimed
     folders.claim(workdir, configs.describe(config), allow_change=allow_config_change, leader=leader)
     finished = folders.read_json(folders.path(workdir) / "run.json")
     if finished and finished["steps"] >= job.total:
@@ -47,11 +50,19 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("workdir")
     with Stop() as stop, progress.Progress(job.total, active=leader) as screen, Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()) as watchdog:
-        session = Session(config, workdir, job, data, stop, screen, watchdog, profile)
+        session = Session(config, workdir, job, data, stop, screen, watchdog, profile, start)
         try:
             return session.train()
         finally:
             session.close()
+
+
+def beginning(config: Any, job: jobs.Job) -> Any:
+    """The weights of `init_from` (an `interop.initial.Start`), or None. Raises: UserError when this run cannot begin with them."""
+    if not config.init_from:
+        return None
+    from jaxssl.interop import initial               # the readers of other formats are imported only when there is something to read
+    return initial.read(config.init_from, state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
 
 
 def parse_profile(text: str) -> tuple[int, int] | None:
@@ -83,8 +94,8 @@ def describe(config: Any, job: jobs.Job) -> str:
 class Session:
     """One process's part in one run, from restore to run.json. `step` counts finished updates; `state` is the train state after them."""
 
-    def __init__(self, config, workdir, job, data, stop, screen, watchdog, profile):
-        self.config, self.workdir, self.job, self.data = config, workdir, job, data
+    def __init__(self, config, workdir, job, data, stop, screen, watchdog, profile, start):
+        self.config, self.workdir, self.job, self.data, self.start = config, workdir, job, data, start
         self.stop, self.screen, self.watchdog, self.profile = stop, screen, watchdog, profile
         self.folder, self.leader = folders.path(workdir), jax.process_index() == 0
         self.every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
@@ -127,13 +138,17 @@ class Session:
         return self.finish()
 
     def restore(self) -> None:
-        """The newest checkpoint, or a fresh state from the seed."""
+        """The newest checkpoint, or a fresh state from the seed, with the weights of `init_from` in it."""
         self.step, meta = self.manager.latest() or 0, {}
         if self.step:
             self.state, meta = self.manager.restore(self.step, self.job.state, self.job.state_sharding)
             self.screen.note(f"resuming {self.workdir} at step {self.step}")
         else:
             self.state = self.fresh()
+            if (start := self.start()) is not None:
+                from jaxssl.interop import initial
+                self.state = initial.place(self.state, start, self.job.state_sharding)
+                self.screen.note(start.note)
         self.skipped = list(meta.get("skipped", []))
         self.clock = progress.Clock(batch_size=self.config.batch_size, total=self.job.total, state=meta.get("clock"))
         self.writers.truncate(self.step)
@@ -232,12 +247,15 @@ class Session:
         self.ids = hashlib.sha256()
 
     def first_look(self) -> None:
-        """Scores of the untrained encoder and of the pixels, once per run; a fresh state is a pure function of the seed."""
+        """Scores of the untrained encoder, of the pixels and of the weights it began with, once per run; a fresh state is a pure function of the seed."""
         if self.untrained():
             return
         with self.watchdog.pause(), self.clock.pause("eval"):
-            scores = self.evaluator.final(self.embed(self.state if self.step == 0 else self.fresh()))
+            from_seed = self.step == 0 and not self.config.init_from
+            scores = self.evaluator.final(self.embed(self.state if from_seed else self.fresh()))
             found = {**{f"{name}_untrained": value for name, value in scores.items()}, **self.evaluator.raw()}
+            if self.config.init_from and self.step == 0:
+                found |= {f"{name}_start": value for name, value in self.evaluator.final(self.embed(self.state)).items()}
         if self.leader:
             (self.folder / "evaluations").mkdir(exist_ok=True)
             folders.write(self.folder / "evaluations" / "untrained.json", json.dumps(found, indent=1))

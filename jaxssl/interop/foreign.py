@@ -25,7 +25,8 @@ def detect(file: Path, found: dict[str, str]) -> str:
         if any(side.canonical(name) == side.STEM for name in found):
             return layout
     for side in sides().values():
-        prefixed = sorted({name[:-len(side.STEM)] for name in map(side.canonical, found) if name.endswith(side.STEM)})
+        prefixed = sorted({name[:-len(side.STEM)] for name in map(side.canonical, found) if name.endswith(side.STEM) and not re.match(side.BODY, name)})
+        prefixed = [p for p in prefixed if not any(p != q and p.startswith(q) for q in prefixed)]      # blocks have a conv1 of their own
         if prefixed:
             raise UserError(f"the names in {file.name} begin with {' or '.join(map(repr, prefixed))}; convert it with `python -m jaxssl.convert SRC DST --prefix {prefixed[0]}`")
     raise UserError(f"{file.name} holds no ResNet under the names of {', '.join(LAYOUTS)} (timm's are torchvision's) or jaxssl: their stems' kernels are missing; it has {names.listed(sorted(found))}")

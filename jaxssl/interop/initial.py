@@ -33,9 +33,15 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     refused = [name for name in missing if not any(covers(a, name) for a in allowed)]
     if refused:
         other = [f"{short(n)} is {found[n].shape} there and {wanted[n].shape} here" for n in refused if n in found]
-        raise UserError(f"init_from={path} ({source.config['model']['name']}) lacks {len(refused)} of the {len(wanted)} tensors of this run's {config.model.name} and heads: "
+        networks = sorted({short(n).split("/")[0] for n in refused})
+        raise UserError(f"init_from={path} ({described(source.config['model'])}) lacks {len(refused)} of the {len(wanted)} tensors of this run ({described(config.model)}, heads {', '.join(heads)}): "
                         f"{names.listed([short(n) for n in refused])}{f'; of another shape: {names.listed(other, 3)}' if other else ''}. "
-                        f"Use the model it was trained with, or let them begin from the seed: --config.init_allow_missing={','.join(sorted({n.split('/')[1] for n in refused}))}")
+                        + ("Use the model it was trained with, or name in --config.init_allow_missing what may begin from the seed" if "encoder" in networks else
+                           f"Let them begin from the seed: --config.init_allow_missing={','.join(networks)}"))
+    left = [short(n) for n in found if n not in wanted and short(n).startswith("encoder/")]
+    if left:
+        raise UserError(f"init_from={path} ({described(source.config['model'])}) has {len(left)} encoder tensors that this run ({described(config.model)}) has no place for: {names.listed(left)}; "
+                        "without them its weights mean nothing: use the model it was trained with")
     idle = [a for a in allowed if not any(covers(a, name) for name in missing)]
     if idle:
         raise UserError(f"init_allow_missing names {idle[0]!r}, but nothing of that name is missing in {path} (missing: {names.listed([short(n) for n in missing])})")
@@ -46,6 +52,10 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     lines += [f"warning: these weights were trained on pixels with {key} {theirs[key]}, this run uses {tuple(own[key])}; set --config.augment.{key} to keep what they learned"
               for key in ("mean", "std") if not np.allclose(theirs[key], tuple(own[key]), atol=1e-3)]
     return Start({name: found[name] for name in fitting}, "\n".join(lines))
+
+
+def described(model: Any) -> str:
+    return f"{model['name']}, width {model.get('width', 1.0):g}, {model.get('stem', 'imagenet')} stem"
 
 
 def place(state: Any, start: Start, sharding: Any) -> Any:

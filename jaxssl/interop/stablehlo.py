@@ -9,7 +9,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.interop import safetensors
+from jaxssl.interop import files, safetensors
 
 FILE = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -17,6 +17,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def write(encoder, folder: Path) -> None:
     """`model.stablehlo`, which takes normalised float32 [b, size, size, 3], and the weights beside it."""
+    files.library("flatbuffers", "exporting to StableHLO")      # which jax.export writes with, and does not depend on
     variables, size = jax.tree.map(jnp.asarray, encoder.variables), encoder.preprocessing["size"]
     batch, = jax.export.symbolic_shape("b")
     program = jax.export.export(jax.jit(lambda images: encoder.forward(variables, images)[0]), platforms=PLATFORMS)

@@ -1,0 +1,164 @@
+"""Weights from elsewhere: every name accounted for, a run that begins with them, and what is refused."""
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from jaxssl import convert, encoder as encoders, main, train, tree
+from jaxssl.errors import UserError
+from jaxssl.interop import files, initial, names, records, safetensors as native, torchvision
+from tests.test_interop import config_of, lone, made
+from tests.tiny import ROOT, SMALL, Tiny, config_of as run_config
+
+HEADS = {"method.hidden": "8", "method.dim": "4"}
+
+
+@pytest.fixture
+def converted(tmp_path, capsys):
+    """converted(*flags) -> (exit code, output, error line) of a conversion to tmp_path/out."""
+    def go(source, *flags):
+        code = convert.main([str(source), str(tmp_path / "out"), *flags])
+        said = capsys.readouterr()
+        return code, said.out, next((line for line in said.err.splitlines() if line.startswith("error: ")), "")
+    return go
+
+
+def test_a_torchvision_file_becomes_ours(tmp_path, converted):
+    code, said, _ = converted(lone(tmp_path, fc_weight=np.zeros((2, 32), np.float32), layer1_0_bn1_num_batches_tracked=None), "--mean", ".1,.2,.3", "--size", "24")
+    assert code == 0 and "used: 60 tensors" in said and "unused: 1 (fc.weight)" in said and "missing, drawn from seed 0: 0 (none)" in said and "note: preprocessing assumed" in said
+    encoder, original = encoders.load(tmp_path / "out"), made(config_of())
+    assert encoder.digest == tree.digest(records.parts(original.variables, ("encoder",))) and encoder.layers == ("backbone",)
+    assert encoder.preprocessing == {"size": 24, "resize": 24, "interpolation": "bilinear", "mean": (0.1, 0.2, 0.3), "std": (0.229, 0.224, 0.225)}
+    x = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), np.uint8)
+    assert not np.allclose(encoders.untrained(encoder)(x), encoder(x))                       # weights from elsewhere have no seed of their own
+
+
+def test_missing_tensors_are_refused_unless_named(tmp_path, converted):
+    file = lone(tmp_path, layer4_0_bn1_weight=None, layer4_0_bn1_bias=None)
+    code, _, error = converted(file)
+    assert code == 2 and "2 tensors are missing (layer4.0.bn1.weight (encoder/stage4/block0/norm1/scale), layer4.0.bn1.bias" in error and "--allow_missing" in error
+    assert not (tmp_path / "out").exists()
+    assert "1 tensors are missing" in converted(file, "--allow_missing", "layer4.0.bn1.weight")[2]
+    assert "'encoder/stage3' is allowed to be missing, but nothing of that name is" in converted(file, "--allow_missing", "encoder/stage4,encoder/stage3")[2]
+    code, said, _ = converted(file, "--allow_missing", "encoder/stage4/block0")
+    assert code == 0 and "used: 58 tensors" in said and "seed 0: 2 (layer4.0.bn1.weight, layer4.0.bn1.bias)" in said
+    named = tree.names(encoders.load(tmp_path / "out").variables)
+    np.testing.assert_array_equal(named["params/encoder/stage4/block0/norm1/bias"], 0.0)
+
+
+def test_an_export_of_ours_is_read_and_a_changed_one_refused(tmp_path, converted):
+    encoder = made(config_of())
+    records.write_torch(encoder, tmp_path, "timm", torchvision.table(*names.resnet(encoder.module)))
+    code, said, _ = converted(tmp_path / files.WEIGHTS)
+    assert code == 0 and "layout: timm" in said and "used: 60 tensors" in said
+    assert encoders.load(tmp_path / "out").config["method"] == config_of()["method"] and encoders.load(tmp_path / "out").step == 5
+    assert "exists already" in converted(tmp_path / files.WEIGHTS)[2]
+    shutil.rmtree(tmp_path / "out")
+    tensors, metadata = files.read(tmp_path / files.WEIGHTS)
+    files.write(tmp_path / files.WEIGHTS, {**tensors, "extra": np.zeros(2)}, metadata)
+    code, _, error = converted(tmp_path / files.WEIGHTS)
+    assert code == 2 and "0 tensors are missing (none), 1 are not part of it (extra)" in error
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda p: p.write_bytes(b"\x80\x04K\x01."), "pickle under a .safetensors name"),
+    (lambda p: p.write_bytes(b"\x10" + b"\0" * 7 + b"{}"), "truncated or corrupted"),
+    (lambda p: safetensors.numpy.save_file({"blocks.0.attn.qkv.weight": np.zeros((3, 3), np.float32)}, p), "holds no ResNet under the names of torchvision, transformers, simclr"),
+    (lambda p: safetensors.numpy.save_file({"backbone.conv1.weight": np.zeros((4, 3, 3, 3), np.float32)}, p), "--prefix backbone.")])
+def test_other_files_are_one_sentence(tmp_path, converted, make, words):
+    make(tmp_path / "x.safetensors")
+    code, _, error = converted(tmp_path / "x.safetensors")
+    assert code == 2 and words in error and not (tmp_path / "out").exists()
+
+
+def test_a_prefix_takes_one_network_out_of_a_checkpoint(tmp_path, converted):
+    encoder = made(config_of())
+    tensors = names.theirs(torchvision.table(*names.resnet(encoder.module)), tree.names(records.parts(encoder.variables, ("encoder",))))
+    both = {f"module.encoder_q.{n}": a for n, a in tensors.items()} | {f"module.encoder_k.{n}": a * 2 for n, a in tensors.items()}
+    safetensors.numpy.save_file(both, tmp_path / "moco.safetensors")
+    assert "begin with 'module.encoder_k.' or 'module.encoder_q.'" in converted(tmp_path / "moco.safetensors")[2]
+    code, said, _ = converted(tmp_path / "moco.safetensors", "--prefix", "module.encoder_q.")
+    assert code == 0 and "unused: 60" in said and encoders.load(tmp_path / "out").digest == tree.digest(records.parts(encoder.variables, ("encoder",)))
+
+
+def source_of(tmp_path, heads=("projector",), **model):
+    """A file of ours that fits the tiny run of `run_config`, all values random."""
+    config = {**config_of(), "model": {"name": "resnet10", "width": 0.0625, "stem": "cifar", **model}, "augment": {**config_of()["augment"], "mean": (0.5,) * 3, "std": (0.25,) * 3}}
+    encoder = made(config, heads)
+    native.save(encoder, tmp_path / "source.safetensors")
+    return encoder, str(tmp_path / "source.safetensors")
+
+
+def read(path, tiny, allow=""):
+    return initial.read(path, state=tiny.job.state, heads=tuple(tiny.job.method.heads), config=tiny.config, allow_missing=allow)
+
+
+def test_a_run_begins_with_the_weights_wherever_they_lie(tmp_path):
+    """On 8 devices with sliced parameters and a moving average: every copy is the source's, all else the seed's."""
+    encoder, path = source_of(tmp_path)
+    tiny = Tiny(run_config("simclr", ema="0.5", **HEADS), devices=8, fsdp=2)
+    start = read(path, tiny)
+    state = initial.place(tiny.state, start, tiny.job.state_sharding)
+    expected = tree.names(encoder.variables)
+    seen, fresh = tree.names(state), tree.names(tiny.state)
+    for name, value in seen.items():
+        key = name.removeprefix("aux/").removeprefix("ema/")
+        np.testing.assert_array_equal(value, expected.get(key, fresh[name]), err_msg=name)
+        assert value.sharding == tree.names(tiny.job.state_sharding)[name] and value.dtype == fresh[name].dtype
+    assert sum(n.removeprefix("aux/").removeprefix("ema/") in expected for n in seen) == len(expected) + len(tree.names(records.parts(encoder.variables, ("encoder",))))
+    assert f"{len(expected)} tensors used; 0 unused (none); 0 missing" in start.note
+    tiny.state = state
+    assert np.isfinite(tiny.run(1)[0]["loss"])
+
+
+def test_what_is_missing_is_refused_unless_named(tmp_path):
+    tiny = Tiny(run_config("simclr", **HEADS), devices=1)
+    _, path = source_of(tmp_path, heads=())
+    with pytest.raises(UserError, match="lacks 9 of the 69 tensors.*--config.init_allow_missing=projector"):
+        read(path, tiny)
+    start = read(path, tiny, "projector")
+    assert "60 tensors used; 0 unused (none); 9 missing, from the seed (projector/" in start.note and not any("projector" in name for name in start.values)
+    with pytest.raises(UserError, match="init_allow_missing names 'encoder/stem', but nothing of that name is missing"):
+        read(path, tiny, "projector,encoder/stem")
+    _, path = source_of(tmp_path, width=0.125)
+    with pytest.raises(UserError, match=r"resnet10, width 0.125, cifar stem.*lacks 61.*resnet10, width 0.0625.*norm1/mean is \(8,\) there and \(4,\) here.*Use the model it was trained with"):
+        read(path, tiny)
+    _, path = source_of(tmp_path, name="resnet18")         # everything is there, and more: half a network is not that network
+    with pytest.raises(UserError, match="has 40 encoder tensors that this run .*no place for: encoder/stage1/block1"):
+        read(path, tiny)
+
+
+def test_other_preprocessing_is_a_warning(tmp_path):
+    encoder = made({**config_of()})
+    native.save(encoder, tmp_path / "s.safetensors")
+    note = read(str(tmp_path / "s.safetensors"), Tiny(run_config("simclr", **HEADS), devices=1)).note
+    assert "warning: these weights were trained on pixels with mean (0.5, 0.4, 0.3), this run uses (0.5, 0.5, 0.5)" in note
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--config.init_from=/nowhere/at/all"], "there is no file /nowhere/at/all"),
+    (["--config.init_allow_missing=projector"], "but init_from is empty")])
+def test_a_run_that_cannot_begin_leaves_no_workdir(tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_a, **_k: pytest.fail("compiled before the input was checked"))
+    assert main.main(["--config", "configs/digits/simclr.py", "--workdir", str(tmp_path / "run"), "--compilation_cache=off", *flags]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_whole_run_from_weights_and_its_resume_without_them(tmp_path, monkeypatch):
+    """A learning rate near zero leaves what it began with; a resumed run does not need the source again."""
+    monkeypatch.chdir(ROOT)
+    encoder, path = source_of(tmp_path)
+    flags = {**SMALL, **HEADS, "total": "2", "warmup": "0", "optim.lr": "1e-30", "optim.probe_lr": "1e-30", "optim.weight_decay": "0.", "init_from": path, "eval_every": "0", "eval.reference": "64", "eval.queries": "32", "eval.raw": "false",
+             "log.tensorboard": "false"}
+    result = train.run("configs/digits/simclr.py", flags, str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["init_from"] == path
+    ended = encoders.load(tmp_path / "run")
+    assert tree.digest(ended.variables["params"]) == tree.digest(encoder.variables["params"])
+    assert {"knn_start", "knn_untrained", "rankme_start"} <= result.keys() and result["rankme_start"] != result["rankme_untrained"]
+    (tmp_path / "source.safetensors").unlink()
+    (tmp_path / "run" / "run.json").unlink()
+    assert train.run("configs/digits/simclr.py", flags, str(tmp_path / "run"))["state_sha256"] == result["state_sha256"]

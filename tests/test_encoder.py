@@ -1,0 +1,214 @@
+"""An encoder as an object: from a workdir, an export, a file; features against the training program's own and naive loops."""
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxssl
+from jaxssl import checkpoint, config as configs, encoder as encoders, models, tree
+from jaxssl.errors import UserError
+from jaxssl.interop import safetensors as native
+from tests.tiny import ROOT, Tiny, config_of
+
+
+def spread(values):
+    """Every array nudged by its own draw, so that nothing is at its initial value and no two tensors are alike."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: (np.asarray(a) + 0.1 * rng.random(a.shape)).astype(np.float32), values)
+
+
+@functools.cache
+def tiny(ema):
+    """A tiny job with a state of random weights, statistics and averages."""
+    t = Tiny(config_of("simclr", ema=str(ema), **{"method.hidden": "8", "method.dim": "4"}), devices=1)
+    t.state = dataclasses.replace(t.state, params=spread(t.state.params), aux=spread(t.state.aux))
+    return t
+
+
+def workdir_of(folder, ema=0.0, step=3):
+    """A workdir as a run leaves it: config and checkpoint."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(configs.describe(tiny(ema).config))
+    manager = checkpoint.open_manager(workdir=folder, keep_last=9, asynchronous=False)
+    manager.save(step, tiny(ema).state, {})
+    manager.wait()
+    manager.close()
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return workdir_of(tmp_path_factory.mktemp("workdir"))
+
+
+@pytest.fixture(scope="module")
+def encoder(workdir):
+    return encoders.from_workdir(workdir)
+
+
+@pytest.fixture(scope="module")
+def exported(encoder, tmp_path_factory):
+    """An export folder of our own format."""
+    folder = tmp_path_factory.mktemp("export")
+    native.write(encoder, folder)
+    return folder
+
+
+def images(n=3, side=16, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), np.uint8)
+
+
+def test_features_are_the_training_programs(encoder):
+    batch = {"image": images(), "size": np.full((3, 2), 16, np.int32)}
+    np.testing.assert_allclose(encoder(batch["image"]), tiny(0.0).job.embed(tiny(0.0).state, batch), rtol=1e-5, atol=1e-6)
+    assert encoder.step == 3 and encoder.weights == "student" and encoder(batch["image"]).shape == (3, encoder.width)
+
+
+def test_teacher_is_the_average_and_the_default_where_there_is_one(tmp_path):
+    folder, state = workdir_of(tmp_path / "run", ema=0.5), tiny(0.5).state
+    teacher, student = encoders.load(folder), encoders.load(folder, weights="student")
+    assert (teacher.weights, student.weights) == ("teacher", "student")
+    assert tree.digest(teacher.variables["params"]["encoder"]) == tree.digest(state.aux["ema"]["params"]["encoder"]) != tree.digest(state.params["encoder"])
+    assert tree.digest(teacher.variables["batch_stats"]["encoder"]) == tree.digest(state.aux["ema"]["batch_stats"]["encoder"])
+    assert tree.digest(student.variables["params"]) == tree.digest({n: state.params[n] for n in ("encoder", "projector")})
+    with pytest.raises(UserError, match="'teecher'.*did you mean 'teacher'"):
+        encoders.load(folder, weights="teecher")
+
+
+def test_a_run_without_average_has_no_teacher(workdir):
+    with pytest.raises(UserError, match="kept no moving average"):
+        encoders.load(workdir, weights="teacher")
+    with pytest.raises(UserError, match="no checkpoint of step 7; it has 3"):
+        encoders.from_workdir(workdir, step=7)
+
+
+def test_every_head_layer_against_a_loop(encoder):
+    h = encoder(images()).astype(np.float64)
+    params, stats = (encoder.variables[c]["projector"] for c in ("params", "batch_stats"))
+    assert encoder.layers == ("backbone", "projector.1", "projector.2")
+    x = h
+    for i in (1, 2):
+        x = x @ np.asarray(params[f"linear{i}"]["kernel"], np.float64)
+        norm, moments = params[f"norm{i}"], stats[f"norm{i}"]
+        x = (x - moments["mean"]) / np.sqrt(moments["var"] + 1e-5) * norm["scale"] + norm.get("bias", 0)
+        x = np.maximum(x, 0) if i == 1 else x
+        np.testing.assert_allclose(encoder(images(), f"projector.{i}"), x, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="'projecter.1'.*did you mean 'projector.1'"):
+        encoder(images(), "projecter.1")
+
+
+def test_images_of_different_sizes_are_each_their_own(encoder):
+    mixed = [images(1, side)[0][:, :width] for side, width in ((16, 16), (40, 23), (90, 200), (12, 5))]
+    together = encoder(mixed)
+    for image, features in zip(mixed, together):
+        np.testing.assert_allclose(encoder([image])[0], features, rtol=1e-3, atol=1e-3)      # one is shrunk on another canvas
+    np.testing.assert_array_equal(encoder(mixed[:1]), encoder(np.stack(mixed[:1])))
+
+
+@pytest.mark.parametrize("bad, words", [([], "no images"), (np.zeros((2, 8, 8, 3), np.float32), "float32 .*expected uint8"), (np.zeros((2, 8, 8), np.uint8), r"\(8, 8\)"), (["a.png"], "str")])
+def test_what_is_no_image_is_refused(encoder, bad, words):
+    with pytest.raises(UserError, match=words):
+        encoder(bad)
+
+
+def test_training_mode_changes_only_the_statistics_it_uses(encoder):
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    (_, same), (_, new) = jax.jit(lambda v: (encoder.forward(v, x), encoder.forward(v, x, train=True)))(encoder.variables)
+    assert tree.digest(same) == tree.digest(encoder.variables["batch_stats"])
+    assert tree.digest(new["encoder"]) != tree.digest(same["encoder"]) and tree.digest(new["projector"]) == tree.digest(same["projector"])
+
+
+def test_untrained_is_the_state_the_run_began_with(encoder):
+    fresh = tiny(0.0).job.init(np.asarray(jax.random.key_data(jax.random.key(tiny(0.0).config.seed))))
+    begun = encoders.untrained(encoder)
+    for name, value in tree.names(begun.variables["params"]).items():
+        np.testing.assert_allclose(value, tree.names(fresh.params)[name], rtol=1e-6, atol=1e-7)
+
+
+def test_export_and_single_file_equal_the_workdir(encoder, workdir, exported):
+    for path in (exported, exported / "model.safetensors", str(exported)):
+        found = jaxssl.load(path)
+        assert found.digest == encoder.digest and found.layers == encoder.layers and found.preprocessing == encoder.preprocessing and found.step == 3
+    np.testing.assert_array_equal(found(images()), encoder(images()))
+    assert jaxssl.load(workdir).digest == encoder.digest
+    assert jaxssl.load(exported, precision="bf16").module.dtype == models.DTYPES["bf16"]
+
+
+def test_what_cannot_be_loaded_is_a_sentence(tmp_path, exported):
+    with pytest.raises(UserError, match="holds the student, not the teacher"):
+        encoders.load(exported, weights="teacher")
+    with pytest.raises(UserError, match="there is no file"):
+        encoders.load(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no export, and no config.json"):
+        encoders.load(tmp_path)
+    (tmp_path / "config.json").write_text(configs.describe(tiny(0.0).config))
+    with pytest.raises(UserError, match="no committed checkpoint yet"):
+        encoders.load(tmp_path)
+
+
+def test_weights_of_another_architecture_are_listed(encoder):
+    config = {**encoder.config, "model": {**encoder.config["model"], "name": "resnet18"}}
+    with pytest.raises(UserError, match="do not fit resnet18.*missing.*block1"):
+        encoders.build(config, encoder.variables, name="w")
+    wide = {**encoder.config, "model": {**encoder.config["model"], "width": 0.125}}
+    with pytest.raises(UserError, match=r"of another shape.*\(4,\) instead of \(8,\)"):
+        encoders.build(wide, encoder.variables, name="w")
+
+
+@pytest.mark.parametrize("change", [lambda c: c["model"].update(widht=1), lambda c: c.pop("augment"), lambda c: c["method"].update(name="of_tomorrow")], ids=["key", "section", "method"])
+def test_a_record_of_another_version_is_a_sentence(exported, tmp_path, change):
+    from jaxssl.interop import files
+    tensors, metadata = files.read(exported / "model.safetensors")
+    record = json.loads(metadata["jaxssl"])
+    change(record["config"])
+    files.write(tmp_path / "m.safetensors", tensors, {"jaxssl": json.dumps(record)})
+    with pytest.raises(UserError, match="m.safetensors"):
+        encoders.load(tmp_path / "m.safetensors")
+
+
+def test_fill_keeps_what_is_known_and_draws_the_rest(encoder):
+    known = {"params": {"encoder": {"stem": encoder.variables["params"]["encoder"]["stem"]}}, "batch_stats": {}}
+    named = tree.names(encoders.fill(encoder.config, known))
+    assert {n.split("/")[1] for n in named} == {"encoder"}
+    for name, value in named.items():
+        same = name in tree.names(encoder.variables) and np.array_equal(value, tree.names(encoder.variables)[name])
+        assert same == name.startswith("params/encoder/stem/"), name
+
+
+def test_an_export_loads_without_what_trains(exported):
+    """Modules that loading and applying an export brings beyond flax's own: none that reads data, writes checkpoints, optimises or logs."""
+    code = f"""
+import sys
+import flax.linen
+before = {{name.split(".")[0] for name in sys.modules}}
+import jaxssl
+assert "jax" in before and not any(name.startswith("jaxssl.") for name in sys.modules)
+import numpy
+encoder = jaxssl.load({str(exported)!r})
+print(encoder(numpy.zeros((1, 16, 16, 3), numpy.uint8)).shape)
+after = {{name.split(".")[0] for name in sys.modules}}
+print(sorted((after - before) & {{"orbax", "grain", "optax", "torch", "tensorflow", "clu", "tensorboardX", "wandb", "sklearn", "matplotlib", "ml_collections", "etils", "rich", "onnx", "timm", "transformers"}}))
+print([name for name in sys.modules if name in ("jaxssl.train", "jaxssl.data", "jaxssl.checkpoint", "jaxssl.config", "jaxssl.optim", "jaxssl.workdir")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"(1, {tiny(0.0).job.width})", "[]", "[]"]
+
+
+def test_importing_the_package_imports_nothing():
+    code = "import sys, jaxssl; print([n for n in ('jax', 'numpy', 'flax') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_view_is_the_documented_transform(encoder):
+    """Centre crop and normalisation by hand, where nothing is resized."""
+    p = encoder.preprocessing
+    expected = (images().astype(np.float64) / 255 - p["mean"]) / p["std"]
+    view = encoder.view({"image": images(), "size": np.full((3, 2), 16, np.int32)})
+    np.testing.assert_allclose(view, expected, atol=1e-5)
+    assert p == {"size": 16, "resize": 16, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.25,) * 3}

@@ -1,0 +1,209 @@
+"""Exports: what is written opens elsewhere with the same features, or is not left behind; the card says what is known and nothing else."""
+import dataclasses
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxssl import encoder as encoders, export, interop, table, tree
+from jaxssl.errors import UserError
+from jaxssl.interop import card, files, names, records, safetensors as native, stablehlo, timm, torchvision, transformers
+from tests.test_encoder import tiny, workdir_of
+from tests.test_interop import config_of, made
+
+NEEDS = {"torchvision": ("torch", "torchvision"), "timm": ("torch", "timm"), "transformers": ("torch", "torchvision", "transformers"), "onnx": ("onnx", "onnxruntime"), "safetensors": (), "stablehlo": ("flatbuffers",)}
+
+
+def saved(tmp_path, config, **more):
+    encoder = dataclasses.replace(made(config), **more)
+    native.save(encoder, tmp_path / "w.safetensors")
+    return encoder, str(tmp_path / "w.safetensors")
+
+
+@pytest.fixture
+def fails(capsys, tmp_path):
+    """fails(*flags) -> the sentence; nothing is left behind."""
+    def go(*flags):
+        before = sorted(p.name for p in tmp_path.iterdir())
+        assert export.main([*flags, "--out", str(tmp_path / "out")]) == 2
+        assert sorted(p.name for p in tmp_path.iterdir()) == before
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
+    return go
+
+
+@pytest.mark.parametrize("format", interop.WRITTEN)
+def test_features_are_the_target_librarys(tmp_path, capsys, format):
+    """The command's own check, on real images; that it can fail is the next test."""
+    for package in NEEDS[format]:
+        pytest.importorskip(package, reason=f"{package} is an optional extra")
+    plain = format in ("timm", "transformers")          # they have no stem for small images; timm no other width
+    config = config_of(width={"timm": 1.0}.get(format, 0.125), stem="imagenet" if plain else "cifar", size=32, mean=(0.5, 0.4, 0.3))
+    encoder, file = saved(tmp_path, config)
+    assert export.main(["--weights", file, "--format", format, "--out", str(tmp_path / "out"), "--images", "8", "--licence", "apache-2.0"]) == 0
+    said = capsys.readouterr().out
+    assert "largest feature difference on 8 images of digits" in said and said.splitlines()[-1] == f"done: {tmp_path / 'out'}"
+    assert ("compatibility window: releases of jax up to 6 months" in said) == (format == "stablehlo") and ("preprocessing by the target library" in said) == plain
+    found = encoders.load(tmp_path / "out")
+    parts = ("encoder", "projector") if format in ("safetensors", "onnx", "stablehlo") else ("encoder",)
+    assert found.digest == tree.digest(records.parts(encoder.variables, parts)) and found.preprocessing == encoder.preprocessing and found.step == 5
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert 'license: "apache-2.0"' in text and "secret" not in text and "mean (0.5, 0.4, 0.3)" in text and "compared on 8 images (digits" in text
+
+
+@pytest.mark.parametrize("width, stem, eps, name", [(0.125, "imagenet", 1e-5, "resnet10"), (1.0, "cifar", 1e-5, "resnet18"), (0.125, "cifar", 1e-3, "resnet50")])
+def test_torchvision_variants_by_the_code_in_the_card(tmp_path, width, stem, eps, name):
+    for package in NEEDS["torchvision"]:
+        pytest.importorskip(package, reason=f"{package} is an optional extra")
+    config = config_of(name, width, stem, size=32)
+    config["model"]["bn_eps"] = eps
+    encoder, file = saved(tmp_path, config)
+    assert export.run(weights=file, format="torchvision", out=str(tmp_path / "out"), images=4)["difference"] < 1e-5
+    # an encoder with another epsilon or a moved channel must not pass as this one
+    off = dataclasses.replace(encoder, variables=jax.tree.map(lambda a: a[..., ::-1], encoder.variables))
+    with pytest.raises(UserError, match="differ from ours by"):
+        export.compare(torchvision, off, tmp_path / "out", *export.real_images(off, 4, ""))
+
+
+@pytest.mark.parametrize("damage", ["features", "shape", "tensor"])
+def test_an_export_that_differs_is_removed(tmp_path, monkeypatch, fails, damage):
+    encoder, file = saved(tmp_path, config_of())
+    if damage == "features":        # the largest difference that must not pass: 2e-4 of one tensor
+        monkeypatch.setattr(native, "write", lambda e, folder: native.save(dataclasses.replace(e, variables=jax.tree.map(lambda a: a * np.float32(1.0002), e.variables)), folder / files.WEIGHTS))
+        words = "features differ from ours by"
+    elif damage == "shape":
+        monkeypatch.setattr(native, "usage", lambda e, folder: ("", "features = [[0.0]] * len(images)"))
+        words = "gives features of shape"
+    else:
+        monkeypatch.setattr(torchvision, "place", lambda p: ("conv1", "bn1"))
+        words = "not every tensor has a place in this format"
+    assert words in fails("--weights", file, "--format", "torchvision" if damage == "tensor" else "safetensors", "--images", "4")
+
+
+def test_every_tensor_has_a_place_or_is_listed():
+    encoder = made(config_of())
+    table = torchvision.table(*names.resnet(encoder.module))
+    named = tree.names(records.parts(encoder.variables, ("encoder",)))
+    assert set(names.theirs(table, named)) == set(table)
+    with pytest.raises(UserError, match=r"1 without one \(params/encoder/new\), 1 missing \(batch_stats/encoder/stem/norm/mean\)"):
+        names.theirs(table, {**{k: v for k, v in named.items() if k != "batch_stats/encoder/stem/norm/mean"}, "params/encoder/new": np.zeros(3)})
+
+
+def test_relative_difference_is_per_image():
+    ours = np.array([[1.0, -2.0], [100.0, 50.0]])
+    assert export.relative(ours, ours + [[0.0, 0.1], [0.0, 0.2]]) == pytest.approx(0.05)
+    assert not export.relative(ours, ours * np.nan) <= export.LIMIT
+
+
+@pytest.mark.parametrize("format, model, words", [
+    ("timm", dict(stem="cifar", width=1.0), "a stem for small images (3×3, no pool); use --format torchvision, onnx, stablehlo or safetensors"),
+    ("timm", dict(stem="imagenet", width=0.5), "a first stage of 32 channels; use --format transformers, torchvision"),
+    ("timm", dict(stem="imagenet", width=1.0, bn_eps=1e-3), "an epsilon of 0.001".replace("an", "a batch norm")),
+    ("transformers", dict(stem="cifar"), "a stem for small images (3×3, no pool)"),
+    ("transformers", dict(stem="imagenet", bn_eps=1e-3), "a batch norm epsilon of 0.001")])
+def test_what_a_library_cannot_hold_names_those_that_can(format, model, words):
+    encoder = made({**config_of(), "model": {"name": "resnet10", "width": 0.0625, **model}})
+    with pytest.raises(UserError) as error:
+        {"timm": timm, "transformers": transformers}[format].config(encoder)
+    assert words in str(error.value) and "safetensors" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["resnet10", "resnet50"])
+def test_configs_of_timm_and_transformers(name):
+    """Field by field, as their documentation names them."""
+    encoder = made({**config_of(), "model": {"name": name, "width": 1.0, "stem": "imagenet"}, "augment": {**config_of()["augment"], "size": 224}}, heads=())
+    found = timm.config(encoder)
+    assert found["architecture"] == {"resnet10": "resnet18"}.get(name, name) and found["model_args"] == ({"layers": [1, 1, 1, 1]} if name == "resnet10" else {}) and found["num_features"] == encoder.width
+    p = found["pretrained_cfg"]
+    assert p["input_size"] == [3, 224, 224] and int(224 / p["crop_pct"]) == 256 and p["mean"] == [0.5, 0.4, 0.3] and p["std"] == [0.2, 0.25, 0.3] and p["interpolation"] == "bilinear"
+    found = transformers.config(encoder)
+    basic = name == "resnet10"
+    assert found["hidden_sizes"] == ([64, 128, 256, 512] if basic else [256, 512, 1024, 2048]) and found["depths"] == ([1, 1, 1, 1] if basic else [3, 4, 6, 3])
+    assert found["layer_type"] == ("basic" if basic else "bottleneck") and found["downsample_in_bottleneck"] is False and found["embedding_size"] == 64
+    processor = transformers.processor(encoder.preprocessing)
+    assert processor["size"] == {"shortest_edge": 256} and processor["crop_size"] == {"height": 224, "width": 224} and processor["resample"] == 2
+
+
+def test_stablehlo_takes_any_batch(tmp_path):
+    pytest.importorskip("flatbuffers", reason="flatbuffers comes with an optional extra")
+    encoder = made(config_of())
+    stablehlo.write(encoder, tmp_path)
+    program = jax.export.deserialize(bytearray((tmp_path / stablehlo.FILE).read_bytes()))
+    x = np.random.default_rng(0).normal(size=(5, 16, 16, 3)).astype(np.float32)
+    expected = np.asarray(jax.jit(lambda x: encoder.forward(encoder.variables, x)[0])(x))
+    for n in (1, 5):
+        np.testing.assert_allclose(program.call(x[:n]), expected[:n], rtol=1e-5)
+    assert program.platforms == ("cpu", "cuda", "tpu") and set(program.in_avals[0].shape[1:]) == {16, 3}
+
+
+def test_onnx_takes_any_batch_and_size(tmp_path):
+    onnx, runtime = (pytest.importorskip(package, reason=f"{package} is an optional extra") for package in NEEDS["onnx"])
+    encoder = made({**config_of("resnet50"), "model": {"name": "resnet50", "width": 0.0625, "stem": "imagenet"}})
+    importlib.import_module("jaxssl.interop.onnx").write(encoder, tmp_path)
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    for shape in ((1, 32, 32, 3), (3, 40, 24, 3)):
+        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        found, = session.run(None, {"images": x.transpose(0, 3, 1, 2)})
+        np.testing.assert_allclose(found, jax.jit(lambda x: encoder.forward(encoder.variables, x)[0])(x), rtol=1e-4)
+    assert {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}["mean"] == "(0.5, 0.4, 0.3)"
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--format", "tim"], "format 'tim' is not one of timm, torchvision, transformers, safetensors, onnx, stablehlo; did you mean 'timm'?"),
+    (["--format", "timm"], "give either --workdir DIR (a run) or --weights PATH"),
+    (["--format", "timm", "--weights", "a", "--workdir", "b"], "give either"),
+    (["--format", "timm", "--weights", "/nowhere"], "there is no file /nowhere"),
+    (["--format", "timm", "--workdir", "/nowhere"], "has no config.json"),
+    (["--format", "timm", "--weights", "a", "--step", "3"], "--step names a checkpoint"),
+    (["--format", "timm", "--weights", "a", "--images", "0"], "at least one image")])
+def test_wrong_flags_are_one_sentence(fails, flags, words):
+    assert words in fails(*flags)
+
+
+def test_data_that_are_not_there_and_folders_that_are(tmp_path, fails):
+    _, file = saved(tmp_path, config_of())
+    assert "does not exist" in fails("--weights", file, "--format", "safetensors", "--data", "/nowhere/at/all")
+    (tmp_path / "full").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        export.run(weights=file, format="safetensors", out=str(tmp_path / "full"))
+
+
+def test_a_library_that_is_not_installed_is_named(tmp_path, monkeypatch, fails):
+    _, file = saved(tmp_path, config_of())
+    monkeypatch.setattr(native, "usage", lambda e, folder: ("import nowhere_to_be_found", ""))
+    assert "pip install 'jaxssl[export]'" in fails("--weights", file, "--format", "safetensors")
+
+
+def test_card_holds_the_metrics_of_these_weights_only(tmp_path):
+    workdir = tmp_path / "run"
+    encoder = encoders.load(workdir_of(workdir))
+    row = {"protocol": "linear", "variant": "grid", "layer": "backbone", "metric": "accuracy", "value": 0.4321, "n": 77, "interval": [0.4, 0.5], "setting": {"lr": 0.1}, "note": "short", "seconds": 1.0, "selected": "validation"}
+    (workdir / "evaluations").mkdir()
+    for name, digest, value in (("mine", encoder.digest, 0.4321), ("other", "0" * 64, 0.9999)):
+        (workdir / "evaluations" / f"{name}.json").write_text(json.dumps({"version": 1, "subject": {"digest": digest}, "data": {"name": "pets|<b>"}, "rows": [{**row, "value": value}]}))
+    (workdir / "evaluations" / "untrained.json").write_text("{}")
+    (workdir / "evaluations" / "broken.json").write_text("{")
+    (workdir / "run.json").write_text(json.dumps({"steps": 3, "knn": 0.6543, "knn_untrained": 0.2109}))
+    export.run(workdir=str(workdir), format="safetensors", out=str(tmp_path / "out"), images=4)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert r"| linear grid | accuracy | 0.4321 (0.4 to 0.5) | layer backbone, n 77, lr 0.1, chosen: validation; short | pets\|&lt;b&gt; |" in text
+    assert "0.9999" not in text and "| knn | accuracy | 0.6543 | weighted kNN, k 200, T .1; untrained 0.2109 | held-out images of the run |" in text
+    assert "simclr (" in text and "global batch 16; 30 in all" in text and f"`{encoder.digest}`" in text and "Not stated." in text
+    (workdir / "run.json").write_text(json.dumps({"steps": 4, "knn": 0.6543}))          # of a later step than the one that is exported
+    assert "0.6543" not in export.describe(native, encoder, {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}, str(workdir), "")
+    assert tiny(0.0).config.data.source == "digits" and "source digits" in text
+
+
+def test_run_numbers_in_the_card_are_those_of_evaluation():
+    """The protocols that the card states for run.json follow from the evaluator's settings."""
+    from jaxssl.evaluation import KNN
+    for name, (k, temperature) in KNN.items():
+        assert card.RUN[name] == f"weighted kNN, k {k}, T {temperature:g}".replace("0.", ".")
+    assert {key for _, key in table.COLUMNS} <= card.RUN.keys()
+
+
+def test_card_text_cannot_be_markup():
+    assert card.text("a|b\n<script>`x`") == r"a\|b &lt;script&gt;\`x\`"
