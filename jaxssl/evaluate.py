@@ -148,7 +148,7 @@ def measure(subject: Subject, plan: Plan) -> tuple[list[list], float]:
     Raises: UserError; RuntimeError when a protocol changed the encoder, or chose on test images without being asked to.
     """
     from jaxssl import protocols, tree
-    start, tables = time.monotonic(), []
+    start, tables, before = time.monotonic(), [], subject.encoder.digest
     for context in subject.contexts:
         rows = []
         for name in plan.protocols:
@@ -159,7 +159,7 @@ def measure(subject: Subject, plan: Plan) -> tuple[list[list], float]:
                 if not plan.options[name]:
                     raise
                 raise UserError(f"{name} with {plan.options[name]}: {error}") from error
-            if tree.digest(subject.encoder.variables) != subject.encoder.digest:
+            if tree.digest(subject.encoder.variables) != before:
                 raise RuntimeError(f"protocol {name} changed the weights of the encoder it was to measure")
             if context.select != "test" and any(row.selected == "test" for row in own):
                 raise RuntimeError(f"protocol {name} chose on the test images without --select=test")
@@ -214,11 +214,13 @@ def open_data(config: dict, source: str, keys: dict[str, str]) -> Any:
         raise UserError(f"--data.{unknown[0]}: there is no such key (there are {', '.join(defaults)}){nearest(unknown[0], defaults)}")
     changed = {key: typed(text, defaults[key], f"--data.{key}") for key, text in keys.items()}
     own = dict(config.get("data", {}))
+    if not (source or own or changed):
+        raise UserError("these weights do not say which images they were trained on; name some with --data")
     if source:
         kind = changed.get("source") or opening.detect(source)
-        own = {"source": kind, "path": "" if kind == "digits" else source, "canvas": own.get("canvas", defaults["canvas"])}
-    elif not own and not changed:
-        raise UserError("these weights do not say which images they were trained on; name some with --data")
+        changed = {"source": kind, "path": "" if kind == "digits" else source, **changed}
+    if changed.get("source", own.get("source")) != own.get("source") or source:
+        own = {"canvas": own.get("canvas", defaults["canvas"])}      # what else the run says is of its own images
     if changed.keys() & {"source", "path", "split"}:
         own.update(examples=0, classes=0)           # declared for other images
     return datas.make(**{**own, **changed})

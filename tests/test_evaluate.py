@@ -1,0 +1,306 @@
+"""The evaluate command: what it writes, compares, selects and refuses; a planted leak and a protocol that trains the encoder are caught."""
+import dataclasses
+import json
+import shutil
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+
+from jaxssl import config as configs, data as datas, encoder as encoders, evaluate, protocols, sharding, train
+from jaxssl.data.sources import Subset
+from jaxssl.eval import bootstrap, compare, published, rank
+from jaxssl.protocols import Row
+from tests.test_cache import drawn
+from tests.tiny import SMALL
+
+FAST = ["--set", "knn.k=5,20"]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A real run of two steps."""
+    folder = tmp_path_factory.mktemp("run") / "real"
+    train.run("configs/digits/simclr.py", {**SMALL, "total": "2", "warmup": "1", "eval_every": "0", "eval.raw": "false", "eval.reference": "50", "eval.queries": "20",
+                                           "log.tensorboard": "false"}, str(folder))
+    return folder
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """Folders that open as the encoders of the seeds 0 to 3; "other" is seed 1 of another recipe."""
+    def open_run(path, **_):
+        name = str(path).rsplit("/", 1)[-1]
+        if name == "other":
+            return dataclasses.replace(drawn(1), config={**drawn(1).config, "total": 31})
+        return drawn(int(name.removeprefix("seed")))
+    monkeypatch.setattr(encoders, "from_workdir", open_run)
+    for name in ("seed0", "seed1", "seed2", "seed3", "other"):
+        (tmp_path / name).mkdir()
+    return lambda *names: [str(tmp_path / name) for name in names]
+
+
+@pytest.fixture
+def call(capsys):
+    """call(*flags) -> (exit code, stdout, stderr)."""
+    def run(*flags):
+        code = evaluate.main([*flags, "--compilation_cache=off"])
+        return code, *capsys.readouterr()
+    return run
+
+
+def written(folder):
+    found = [json.loads(file.read_text()) for file in sorted((folder / "evaluations").glob("*.json"))]
+    return [document for document in found if "version" in document]        # training leaves untrained.json there
+
+
+def plant(monkeypatch, run):
+    """A protocol of this name."""
+    monkeypatch.setitem(sys.modules, "jaxssl.protocols.planted", types.SimpleNamespace(run=run))
+    known = protocols.names()
+    monkeypatch.setattr(protocols, "names", lambda: [*known, "planted"])
+
+
+def test_a_workdir_becomes_a_table_that_says_how(workdir, call):
+    code, out, err = call("--workdir", str(workdir), "--protocols", "knn,fewshot,labelfree", "--set", "fewshot.tries=3", *FAST)
+    assert code == 0, err
+    found, = written(workdir)
+    encoder, data = encoders.from_workdir(str(workdir)), datas.make(source="digits", variant="clean", canvas=16)
+    assert found["version"] == 1 and found["subject"] == {"name": "real", "weights": "student", "step": 2, "digest": encoder.digest, "path": str(workdir)}
+    assert found["transform"]["size"] == 16 and found["transform"]["canvas"] == 16 and found["data"]["classes"] == 10 and str(len(data.test)) in found["data"]["test"]
+    assert found["packages"]["jax"] == jax.__version__ and found["command"].startswith("python -m jaxssl.evaluate --workdir") and found["select"] == "validation"
+    x, u = (encoder.embed()({k: datas.store(data, s)[k] for k in ("image", "size")}) for s in (data.train, data.test))
+    x, u = (np.asarray(z) / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, u))
+    labels = np.array([data.test.entry(i)[0] for i in range(len(data.test))])
+    theirs = KNeighborsClassifier(5, weights=lambda d: np.exp((1 - d * d / 2) / .07)).fit(x, [data.train.entry(i)[0] for i in range(len(data.train))])
+    row = next(r for r in found["rows"] if r["variant"] == "k=5 T=0.07")
+    assert row["value"] == pytest.approx(np.mean(theirs.predict(u) == labels), abs=.003) and row["n"] == len(labels) and row["published"] is None
+    assert row["interval"][0] < row["value"] < row["interval"][1] and len(row["interval_classes"]) == 2 and row["selected"] == "fixed"
+    assert next(r for r in found["rows"] if r["metric"] == "rankme" and r["layer"] == "backbone")["value"] == pytest.approx(rank.rankme(encoder.embed()(
+        {k: datas.store(data, data.train)[k] for k in ("image", "size")})), rel=1e-3)
+    assert {row["layer"] for row in found["rows"] if row["protocol"] == "labelfree"} == {"backbone", "projector.2"}
+    for words in ("k=5 T=0.07", "fewshot", "1 a class", "lidar", "transform: size 16", "95 %", "chosen: k=", "validation", "[1]"):
+        assert words in out, words
+    code, out, _ = call("--workdir", str(workdir), "--protocols", "knn", "--json", *FAST)
+    assert code == 0 and json.loads(out)["rows"][0]["value"] == found["rows"][0]["value"] and len(written(workdir)) == 2
+
+
+@pytest.mark.parametrize("flags, words", [
+    ([], "nothing to evaluate"), (["--protocols", "knn,retreival"], "did you mean 'retrieval'"), (["--select", "tset"], "did you mean 'test'"),
+    (["--budget", "shrot"], "did you mean 'short'"), (["--select_by", "rankne"], "did you mean 'rankme'"), (["--set", "knn.kk=3"], "it has k, temperature"),
+    (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--seeds", "0,x"], "whole numbers"),
+    (["--seeds", "1,1"], "different numbers"), (["--dta=x"], "unknown argument"), (["--data.pth=x"], "did you mean 'path'"), (["--data.canvas=big"], "takes a int"),
+    (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--data", "nowhere"], "does not exist"), (["--precision", "f16"], "f32")])
+def test_wrong_flags_are_one_sentence(call, runs, flags, words):
+    if not words.startswith("nothing"):
+        flags = ["--workdir", *runs("seed0"), *flags]
+    code, out, err = call(*(flags if "--protocols" in flags else [*flags, "--protocols", "knn"]))
+    assert code == 2 and out == "" and words in err.splitlines()[-1], err
+    assert err.splitlines()[-1].startswith("error: ") and "Traceback" not in err
+
+
+def images(folder, names):
+    for i, name in enumerate(names):
+        file = folder / f"{name}{i:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)).save(file)
+    return str(folder)
+
+
+def test_wrong_data_are_one_sentence(call, runs, tmp_path):
+    flat, labelled = images(tmp_path / "flat", [""] * 6), images(tmp_path / "two", ["a/", "b/"] * 6)
+    strange = images(tmp_path / "strange", ["train/a/", "train/b/", "test/a/", "test/c/"] * 3)
+    for flags, words in ((["--data", flat], "has no labels, which knn need"), ([f"--data={strange}"], "1 missing (b) and 1 unknown (c)"),
+                         (["--data", labelled, "--data.holdout=0"], "has no test images"), (["--data.source=folder", "--data.path=" + flat], "has no labels")):
+        code, out, err = call("--workdir", *runs("seed0"), "--protocols", "knn", *flags)
+        assert code == 2 and words in err and err.count("\n") == 1, err
+    code, out, err = call("--workdir", *runs("seed0"), "--protocols", "labelfree", "--data", flat, "--set", "labelfree.views=false")
+    assert code == 0 and "rankme" in out, err
+
+
+def test_a_checkpoint_of_another_architecture_is_one_sentence(call, workdir, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(workdir, other)
+    config = json.loads((other / "config.json").read_text())
+    config["model"]["name"] = "resnet18"
+    (other / "config.json").write_text(json.dumps(config))
+    for flags, words in (([str(other)], "do not fit resnet18"), ([str(workdir), "--use", "teacher"], "kept no moving average"), ([str(tmp_path)], "has no config.json")):
+        code, _, err = call("--workdir", *flags, "--protocols", "knn")
+        assert code == 2 and words in err.splitlines()[-1], err
+
+
+def test_transfer_to_other_images(call, runs, tmp_path):
+    """Any source, by path or by keys; what the run declared of its own images does not bind others."""
+    folder = images(tmp_path / "transfer", ["train/x/", "train/y/", "test/x/", "test/y/"] * 5)
+    code, out, err = call("--workdir", *runs("seed0"), "--protocols", "knn,retrieval", "--data", folder, *FAST)
+    assert code == 0, err
+    found, = written(tmp_path / "seed0")
+    assert found["data"]["classes"] == 2 and "10 images" in found["data"]["test"] and next(r for r in found["rows"] if r["metric"] == "MAP@R")["n"] == 10
+    assert "k lowered to the 10 reference images" in out
+    own = {"data": {"source": "zip", "path": "far/away.zip", "examples": 50000, "classes": 10, "canvas": 24}}
+    opened = evaluate.open_data(own, "", {"source": "folder", "path": folder})
+    assert len(opened.train) == 10 and opened.canvas == 24
+    assert evaluate.open_data({"data": {"source": "digits", "variant": "clean"}}, "", {}).train.name == "digits (clean, train)"
+
+
+class Relabelled:
+    """A source that gives every image another label."""
+
+    def __init__(self, source):
+        self.source, self.name, self.classes = source, source.name, source.classes
+        self.labels = np.random.default_rng(0).permutation([(source.entry(i)[0] ** 2 + 3) % 10 for i in range(len(source))])
+
+    def __len__(self):
+        return len(self.source)
+
+    def entry(self, index):
+        return int(self.labels[index]), self.source.entry(index)[1]
+
+    def read(self, index):
+        return self.source.read(index)[0], *self.entry(index)
+
+
+@pytest.fixture
+def choices(tmp_path):
+    """choices(protocol, select) -> what it selected, with the right test labels and with wrong ones."""
+    data = datas.make(source="digits", variant="clean", canvas=16, workers=0)
+    data = dataclasses.replace(data, train=Subset(data.train, range(0, 1400, 7)), test=Subset(data.test, range(80)))
+    mesh = sharding.make_mesh(devices=jax.devices())
+
+    def run(name, select="validation", **options):
+        found = []
+        for test in (data.test, Relabelled(data.test)):
+            context = protocols.Context(drawn(0), dataclasses.replace(data, test=test), mesh, str(tmp_path), select=select, log=lambda _: None)
+            rows = protocols.find(name).run(context, **options)
+            found.append([(row.variant, row.layer, row.setting) for row in rows if row.selected != "fixed"])
+        return found
+    return run
+
+
+@pytest.mark.parametrize("name", ["knn", "layers"])
+def test_selection_never_sees_test_labels(choices, name):
+    right, wrong = choices(name)
+    assert right == wrong and right
+
+
+def leaky(context, *, says="validation"):
+    """Predicts the class that is most frequent among the test images, and calls it a validated choice."""
+    labels = context.features("test").labels
+    best = int(np.bincount(labels).argmax())
+    return [Row("planted", f"class {best}", "backbone", "accuracy", float(np.mean(labels == best)), len(labels), None, {"class": best}, "", 0., says)]
+
+
+def test_a_planted_leak_is_caught(choices, runs, call, monkeypatch):
+    """The check above finds a choice that followed the test labels; an honest label without --select=test stops the command; with it, it is said and recorded."""
+    plant(monkeypatch, leaky)
+    right, wrong = choices("planted")
+    assert right != wrong
+    right, wrong = choices("knn", "test")                   # asked for: then it does follow them
+    assert right != wrong
+    plant(monkeypatch, lambda context: leaky(context, says="test"))
+    folder, = runs("seed1")
+    with pytest.raises(RuntimeError, match="chose on the test images without --select=test"):
+        call("--workdir", folder, "--protocols", "planted")
+    code, out, _ = call("--workdir", folder, "--protocols", "planted,knn", "--select", "test", *FAST)
+    assert code == 0 and "chosen on the test images themselves (--select=test)" in out
+    found, = written(evaluate.Path(folder))
+    assert found["select"] == "test" and {row["selected"] for row in found["rows"] if row["variant"].startswith(("class", "chosen"))} == {"test"}
+
+
+def test_a_protocol_that_trains_the_encoder_is_caught(runs, call, monkeypatch):
+    def run(context):
+        jax.tree.leaves(context.encoder.variables)[0][...] += 1e-3
+        return []
+    plant(monkeypatch, run)
+    kept = drawn(3)
+    monkeypatch.setattr(encoders, "from_workdir", lambda path, **_: dataclasses.replace(kept, variables=jax.tree.map(np.array, kept.variables)))
+    with pytest.raises(RuntimeError, match="planted changed the weights"):
+        call("--workdir", *runs("seed3"), "--protocols", "planted")
+
+
+def test_several_runs_and_seeds_give_means_and_paired_tests(runs, call, tmp_path):
+    code, out, err = call("--workdir", *runs("seed0", "seed1"), "--workdir", *runs("other"), "--protocols", "knn,fewshot", "--seeds", "0,1", "--set", "fewshot.tries=3", *FAST)
+    assert code == 0, err
+    documents = [written(tmp_path / name)[0] for name in ("seed0", "seed1", "other")]
+    assert all(found["comparison"] == documents[0]["comparison"] and found["seeds"] == [0, 1] for found in documents)
+
+    def of(entry, document):
+        rows = [r["value"] for r in document["rows"] if (r["protocol"], r["variant"].partition(":")[0], r["metric"]) == (entry["protocol"], entry["variant"], entry["metric"])]
+        assert len(rows) == 2
+        return np.mean(rows), rows
+    for entry in documents[0]["comparison"]:
+        both, other = entry["groups"]
+        (a, _), (b, _), (c, own) = (of(entry, document) for document in documents)
+        assert both["n"] == 2 and both["mean"] == pytest.approx((a + b) / 2) and both["std"] == pytest.approx(np.std([a, b], ddof=1))
+        assert other["n"] == 2 and other["mean"] == pytest.approx(c) and other["std"] == pytest.approx(np.std(own, ddof=1))
+        test, = entry["tests"]
+        assert test["over"] == "images" and test["difference"] == pytest.approx(c - (a + b) / 2)     # one seed in common is no pair of seeds
+    assert any(entry["protocol"] == "fewshot" and entry["groups"][1]["std"] > 0 for entry in documents[0]["comparison"])
+    assert " ± " in out and "p=" in out and "1 other seeds" in out
+
+
+def rows_of(values, outcomes=None, variant="k=1", protocol="knn"):
+    """A table of one row a protocol run."""
+    intervals = [None if outcomes is None else bootstrap.interval(o, np.zeros(len(o))) for o in (outcomes or values)]
+    return [[Row(protocol, variant, "backbone", "accuracy", v, 1, i, {}, "", 0., "fixed")] for v, i in zip(values, intervals)]
+
+
+def test_groups_that_share_seeds_are_paired_by_seed():
+    ours = [compare.Member(f"a{s}", s, rows_of([v])) for s, v in enumerate((.8, .82, .81))]
+    theirs = [compare.Member(f"b{s}", s, rows_of([v])) for s, v in enumerate((.78, .79, .80))]
+    entry, = compare.summary({"a": ours, "b": theirs})
+    assert entry["tests"][0] == {"name": "b", "against": "a", "over": "seeds", **bootstrap.paired_seeds((.78, .79, .80), (.8, .82, .81))._asdict()}
+    lone, = compare.summary({"a": ours[:1], "b": theirs[:1]})
+    assert lone["tests"] == [] and lone["groups"][0]["std"] is None      # neither seeds nor images to pair
+
+
+def test_rows_whose_intervals_overlap_are_marked():
+    def row(value, interval, protocol="knn"):
+        return Row(protocol, "", "backbone", "accuracy", value, 1, interval, {}, "", 0., "fixed")
+    rows = [row(.5, (.4, .6)), row(.8, (.7, .9)), row(.71, (.6, .8)), row(.69, (.68, .699)), row(.9, None), row(.5, (.4, .6), "layers")]
+    assert compare.overlapping(rows) == [False, True, True, False, False, False]
+    assert compare.overlapping(rows[:2]) == [False, False] and compare.overlapping([]) == []
+
+
+def test_select_by_picks_without_labels(runs, call, tmp_path):
+    """The run of the highest RankMe alone is evaluated; wrong test labels and no labels at all change nothing."""
+    code, out, err = call("--workdir", *runs("seed0", "seed1", "seed2"), "--select_by", "rankme", "--protocols", "knn", *FAST)
+    assert code == 0, err
+    store = datas.store(*(lambda d: (d, d.train))(datas.make(source="digits", variant="clean", canvas=16)))
+    values = [rank.rankme(drawn(s).embed()({k: store[k] for k in ("image", "size")})) for s in range(3)]
+    best = int(np.argmax(values))
+    assert [len(written(tmp_path / f"seed{s}")) for s in range(3)] == [int(s == best) for s in range(3)]
+    found, = written(tmp_path / f"seed{best}")
+    assert found["select_by"]["by"] == "rankme" and found["select_by"]["chosen"].endswith(f"seed{best}")
+    np.testing.assert_allclose(list(found["select_by"]["values"].values()), values, rtol=1e-3)
+    assert "→" in out
+    code, out, _ = call("--workdir", *runs("seed0", "seed1"), "--select_by", "alphareq", "--protocols", "labelfree", "--set", "labelfree.views=false", "--json")
+    assert code == 0
+    picked = json.loads(out)["select_by"]
+    assert min(picked["values"], key=lambda path: abs(picked["values"][path] - 1)) == picked["chosen"]
+
+
+def test_published_values_stand_beside_their_recipe_and_protocol_only():
+    spec = configs.load("configs/cifar10/simclr.py:sgd200", {"data.path": "x"})
+    config = json.loads(configs.describe(spec))
+    row = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
+    found = published.value(config, row)
+    assert found["value"] == .848 and "lightly" in found["source"]
+    for other in (row._replace(setting={"k": 20, "temperature": .1}), row._replace(layer="projector.1"), row._replace(metric="recall@2"), row._replace(selected="validation"),
+                  row._replace(protocol="linear")):
+        assert published.value(config, other) is None
+    assert published.value({**config, "total": "100_epochs"}, row) is None and published.value({}, row) is None
+    for variant, path, value in (("", "cifar10", .91), ("", "imagenet", .645), (":1000ep", "imagenet", .693), (":small_batch", "imagenet", .628)):
+        config = json.loads(configs.describe(configs.load(f"configs/{path}/simclr.py{variant}", {"data.path": "x"})))
+        assert published.value(config, row._replace(protocol="augmented", variant="any"))["value"] == value
+
+
+@pytest.mark.parametrize("text, default, value", [("3", 1, 3), ("3", 1., 3.), ("true", False, True), ("1,2", (1, 2), (1, 2)), ("7", (1, 2), (7,)), (".1,.2", (.5,), (.1, .2)),
+                                                  ("a,b", ("x",), ("a", "b")), ("10", "text", "10"), ("1e3", 5, 1000), ("none", None, None)])
+def test_options_take_the_type_of_their_default(text, default, value):
+    found = evaluate.typed(text, default, "--set a.b")
+    assert found == value and type(found) is type(value)
