@@ -64,7 +64,7 @@ def ours(train, test, seed, epochs):
     from jaxssl import train as training
 
     training.configure("off")
-    overrides = {"seed": seed, "total": f"{epochs}_epochs", "batch_size": BATCH, "warmup": f"{100 * WARMUP:g}_percent", "log_every": 20, "eval_every": 0, "checkpoint_every": 0,
+    overrides = {"seed": seed, "total": f"{epochs}_epochs", "batch_size": BATCH, "warmup": f"{100 * WARMUP:g}_percent", "log_every": 20, "eval_every": 0, "checkpoint_every": 0, "report": False,
                  "data.path": train, "data.test_path": test, "method.temperature": TEMPERATURE, "method.hidden": HIDDEN, "method.dim": DIM, "eval.reference": REFERENCE,
                  "eval.queries": QUERIES, "optim.name": "adamw", "optim.lr": LR, "optim.scaling": "none", "optim.weight_decay": DECAY, "model.name": "resnet10", "model.width": 0.25,
                  "model.stem": "imagenet", "precision": "f32", **{f"augment.{k}": v for k, v in JITTER.items()}}

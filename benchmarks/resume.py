@@ -22,7 +22,7 @@ from machine import machine
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ["--config", "configs/digits/simclr.py", "--config.batch_size=32", "--config.total=2000", "--config.warmup=20", "--config.log_every=10", "--config.eval_every=0",
           "--config.checkpoint_every=25", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
-          "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false"]
+          "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false", "--config.report=false"]
 
 
 def main():

@@ -37,7 +37,8 @@ DURATION_UNITS = ("steps", "epochs", "examples", "percent")
 
 
 def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
-             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", on_nonfinite="stop", stall_seconds=600.0) -> None:
+             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", on_nonfinite="stop",
+             stall_seconds=600.0, report=True) -> None:
     """Checks the keys that every config shares; their defaults live here.
 
     Args:
@@ -50,6 +51,7 @@ def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", 
       init_allow_missing: names of tensors, or folders of names (`projector`), with commas between them, that init_from may lack.
       on_nonfinite: `stop`, or `rollback:k`: restore the last checkpoint and skip the offending batches, at most k times.
       stall_seconds: a step that takes longer dumps all stacks; 0 is off.
+      report: write report.html at the end of the run (one process; several are told the command).
     Raises: UserError.
     """
     for key, value in dict(total=total, warmup=warmup, log_every=log_every, eval_every=eval_every, checkpoint_every=checkpoint_every).items():

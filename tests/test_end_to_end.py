@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLAGS = ["--config", "configs/digits/simclr.py", "--config.batch_size=16", "--config.total=40", "--config.warmup=2", "--config.log_every=1", "--config.eval_every=0",
          "--config.checkpoint_every=5", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16", "--config.data.variant=clean",
-         "--config.eval.reference=200", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false"]
+         "--config.eval.reference=200", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false", "--config.report=false"]
 
 
 @pytest.fixture(scope="module")

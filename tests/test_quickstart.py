@@ -30,6 +30,7 @@ def test_quick_start_as_typed(tmp_path):
     assert done.returncode == 0, done.stderr
     run = json.loads((workdir / "run.json").read_text())
     assert {"knn", "knn_untrained", "knn_raw", "linear", "linear_untrained", "linear_raw"} <= run.keys()
+    assert "</html>" in (workdir / "report.html").read_text() and "report.html" in done.stdout
     for words in ("is up to date", "raw pixels", "untrained encoder", "trained encoder", str(workdir)):
         assert words in done.stdout, done.stdout
     assert f"{100 * run['knn_raw']:.1f}" in done.stdout

@@ -22,7 +22,7 @@ ALLOWED = {
     "sharding": {"tree"}, "config": set(), "online": {"methods", "eval"}, "evaluation": {"data", "eval"}, "checkpoint": {"tree"}, "workdir": {"config"},
     "writers": {"workdir"}, "progress": set(), "watchdog": {"workdir"}, "distributed": {"rollcall"}, "rollcall": set(), "hlo": set(), "roofline": set(),
     "job": {"augment", "config", "data", "models", "online", "optim", "sharding", "methods", "step"},
-    "train": {"checkpoint", "config", "data", "evaluation", "job", "progress", "sharding", "tree", "workdir", "writers", "eval", "watchdog"},
+    "train": {"checkpoint", "config", "data", "evaluation", "interop", "job", "progress", "report", "sharding", "tree", "workdir", "writers", "eval", "watchdog"},
     "main": {"distributed", "train"},
     "encoder": {"augment", "checkpoint", "interop", "methods", "models", "tree", "workdir"},
     "cache": {"data", "encoder", "eval", "sharding", "tree"},
