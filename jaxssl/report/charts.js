@@ -119,9 +119,11 @@ function chart(frame, spec) {
       svg.append(node("line", { class: "grid", x1: box.left, x2: box.right, y1: scale.y(v), y2: scale.y(v) }));
       svg.append(node("text", { class: "end", x: box.left - 6, y: scale.y(v) + 4 }, names[i]));
     });
+    const bottom = node("g", { class: "bottom" });
     ticks(first, final, Math.max(2, Math.min(6, Math.floor((box.right - box.left) / 56)))).forEach((v) => {
-      if (Number.isInteger(v)) svg.append(node("text", { class: "middle", x: Math.min(scale.x(v), width - 14), y: height - 5 }, v.toLocaleString("en")));
+      if (Number.isInteger(v)) bottom.append(node("text", { class: "middle", x: Math.min(scale.x(v), width - 14), y: height - 5 }, v.toLocaleString("en")));
     });
+    svg.append(bottom);
     let last = Infinity;
     [...spec.guides].sort((a, b) => a.y - b.y).forEach((g) => {
       const y = scale.y(g.y);
@@ -151,6 +153,7 @@ function chart(frame, spec) {
   function show(x) {
     place = x;
     cursor.replaceChildren();
+    plot.querySelector(".bottom").classList.toggle("hushed", x !== null);
     if (x !== null) cursor.append(node("line", { class: "cursor", x1: scale.x(x), x2: scale.x(x), y1: scale.box.top, y2: scale.box.bottom }));
     const said = spec.series.map((s, i) => {
       const index = x === null ? s.x.length - 1 : nearest(s.x, x);
@@ -163,7 +166,6 @@ function chart(frame, spec) {
     if (x !== null) {
       const half = where.length * 3;
       const middle = Math.min(Math.max(scale.x(x), scale.box.left + half), scale.box.right - half);
-      cursor.append(node("rect", { class: "behind", x: middle - half - 6, y: scale.box.bottom + 4, width: 2 * half + 12, height: 16 }));
       cursor.append(node("text", { class: "at middle", x: middle, y: scale.box.bottom + 15 }, where));
     }
     plot.setAttribute("aria-valuenow", x === null ? all[all.length - 1] : x);

@@ -30,13 +30,19 @@ def write(workdirs: Sequence[str], out: str | None, images: int, maps: Sequence[
     missing = _missing(runs, reasons, images)
     if missing:
         pictured.append(("images", "Images and features", missing) if not looked else ("absent", "Without images", missing))
-    text = page.page(runs, pictured, {"charts": charts, "maps": plotted}, sheets.markup(), page.notes(runs))
+    held_out = {run.name: _counted(run, looked[run.name]) for run in runs if run.name in looked and looked[run.name].apart}
+    text = page.page(runs, pictured, {"charts": charts, "maps": plotted}, sheets.markup(), held_out)
     file = folders.path(out) if out else folders.path(workdirs[0]) / "report.html" if len(runs) == 1 else folders.path("report.html")
     try:
         folders.write(file, text)
     except OSError as error:
         raise UserError(f"cannot write {file} ({error.strerror or error}); give --out a writable file") from error
     return str(file)
+
+
+def _counted(run, seen) -> int:
+    """Held-out images that the run's own evaluation counts: all, or as many as eval.queries allows."""
+    return min(len(seen.source), run.config["eval"]["queries"] or len(seen.source))
 
 
 def _look(run, images, weights, log):

@@ -46,8 +46,9 @@ def charts(runs: Sequence[Run]) -> tuple[list[dict], list[dict]]:
 
 def _spec(chart, runs):
     lines = []
+    metrics = dict(list(chart.metrics.items())[:1] if len(runs) > 1 else chart.metrics)      # of several runs one curve each
     for place, run in enumerate(runs):
-        for dash, (metric, label) in enumerate(chart.metrics.items()):
+        for dash, (metric, label) in enumerate(metrics.items()):
             steps, values = thin(*run.curves.get(metric, (np.zeros(0, np.int64), np.zeros(0))))
             if len(steps):
                 name = ", ".join(part for part in (run.name if len(runs) > 1 else "", label) if part)
@@ -81,6 +82,7 @@ def _guides(metric, run):
 
 
 def compared(metric: str, runs: Sequence[Run]) -> str:
-    """The runs by the last value of `metric`, the highest first."""
-    last = sorted(((value, run.name) for run in runs if (value := run.last(metric)) is not None), key=lambda pair: (-pair[0], pair[1]))
+    """The runs by the last logged value of `metric`, the highest first."""
+    ends = [(values[np.isfinite(values)], run.name) for run in runs for _, values in [run.curves.get(metric, ((), np.zeros(0)))]]
+    last = sorted(((float(values[-1]), name) for values, name in ends if len(values)), key=lambda pair: (-pair[0], pair[1]))
     return "At the end: " + ", ".join(f"{name} {readings.score(metric, value)}" for value, name in last) + "." if last else ""

@@ -1,4 +1,5 @@
 """The tables of all evaluations: what `jaxssl.evaluate` wrote, with interval, and the published value beside it."""
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +10,16 @@ from jaxssl.report.read import Run, is_number
 from jaxssl.report.readings import SHARE, number, score
 
 
-def section(runs: Sequence[Run]) -> Html:
-    """All evaluations of all runs; several runs first side by side. Without any, the command that makes them."""
+def section(runs: Sequence[Run], images: dict[str, int]) -> Html:
+    """All evaluations of all runs; several runs first side by side. Without any, the command that makes them.
+
+    images: held-out images that a run's own evaluation counts, by the run's name, where that is known.
+    """
     parts = [comparison(runs)] if len(runs) > 1 else []
     for run in runs:
-        for found in run.evaluations:
-            parts.append(one(run if len(runs) > 1 else None, found))
+        parts.append(own(run, images.get(run.name), named=len(runs) > 1))
+        for age, found in enumerate(reversed(run.evaluations)):
+            parts.append(one(run if len(runs) > 1 else None, found, older=age > 0))
     missing = [run for run in runs if not run.evaluations]
     if missing:
         parts.append(tag("p", "No evaluation after training yet" + (f" of {', '.join(run.name for run in missing)}" if len(runs) > 1 else "")
@@ -27,16 +32,47 @@ def command(*words: str) -> Html:
     return tag("pre", tag("code", "python -m " + " ".join(shlex.quote(word) for word in words)), class_="command")
 
 
-def one(run: Run | None, found: dict) -> Html:
-    """One file of evaluations."""
+OWN = {"knn": "kNN, k 200, T .1", "knn_k20": "kNN, k 20, T .07", "linear": "linear (L-BFGS on the features)", "rankme": "RankMe"}
+
+
+def own(run: Run, images: int | None, *, named: bool) -> Html:
+    """What training measured itself, at its end and before its start: run.json and untrained.json."""
+    def cell(metric, value):
+        if value is None:
+            return "–"
+        ends = interval(value, images) if images and metric != "rankme" else None
+        return join([tag("b", score(metric, value)), tag("small", f"{score(metric, ends[0])} to {score(metric, ends[1])}") if ends else None])
+    columns = ("", "_untrained", "_raw")
+    rows = [(what, *(cell(metric, run.before(metric + end) if end else run.last(metric)) for end in columns)) for metric, what in OWN.items()
+            if run.last(metric) is not None or run.before(f"{metric}_untrained") is not None]
+    if not rows:
+        return Html("")
+    counted = f"On {images:,} held-out images; below a score its 95\u00a0% interval (Wilson), as if images were independent." if images else "On held-out images."
+    return join([tag("h3", f"{run.name}, measured by the run itself" if named else "Measured by the run itself"), tag("p", counted, class_="reading"),
+                 figures.table(("", "trained" if run.result else f"step {run.step:,}", "untrained", "raw pixels"), rows, numeric=(1, 2, 3), class_="results")])
+
+
+def interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n independent trials (Wilson 1927)."""
+    z = 1.959964
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+
+
+def one(run: Run | None, found: dict, *, older: bool = False) -> Html:
+    """One file of evaluations, folded away when it is an older one."""
     subject, data = _object(found.get("subject")), _object(found.get("data"))
     title = ", ".join(str(x) for x in (run.name if run else "", data.get("test") or data.get("name"), subject.get("weights"),
                                        f"step {subject['step']}" if subject.get("step") is not None else "") if x)
     rows = [row for row in found["rows"] if isinstance(row, dict)]
-    body = table(rows) if rows else tag("p", "It holds no rows.", class_="missing")
+    body = [table(rows) if rows else tag("p", "It holds no rows.", class_="missing")]
+    if any(row.get("overlaps_best") for row in rows):
+        body.append(tag("p", "≈ marks results whose interval overlaps that of the best one like them: the order is not settled.", class_="reading"))
     about = [("command", found.get("command")), ("made", found.get("created")), ("transform", _short(found.get("transform"))), ("train", data.get("train")),
-             ("weights", subject.get("digest"))]
-    return join([tag("h3", title or "evaluation"), body, figures.folded("how", figures.pairs((k, tag("code", v)) for k, v in about if v))])
+             ("weights", subject.get("digest")), ("packages", _short(found.get("packages")))]
+    body.append(figures.folded("how it was measured", figures.pairs((k, tag("code", v)) for k, v in about if v)))
+    title = title or "evaluation"
+    return figures.folded(f"{title}, {found.get('created', 'older')}", *body) if older else join([tag("h3", title), *body])
 
 
 def table(rows: Sequence[dict]) -> Html:
@@ -51,23 +87,26 @@ def table(rows: Sequence[dict]) -> Html:
 def _what(row):
     name = " · ".join(str(row[k]) for k in ("protocol", "variant") if row.get(k))
     facts = [f"{_metric(row)}", f"{row['layer']}" if row.get("layer") else "", f"n {row['n']:,}" if is_number(row.get("n")) else "",
-             f"chosen on {row['selected']}" if row.get("selected") not in (None, "", "fixed") else "", _short(row.get("setting")), row.get("note", "")]
+             f"seed {row['seed']}" if row.get("seed") else "", f"chosen on {row['selected']}" if row.get("selected") not in (None, "", "fixed") else "",
+             _short(row.get("setting")), row.get("note", "")]
     return join([tag("b", name or "–"), tag("small", "; ".join(str(fact) for fact in facts if fact))])
 
 
 def _value(row):
-    return tag("b", score(_metric(row), row["value"])) if is_number(row.get("value")) else str(row.get("value", "–"))
+    if not is_number(row.get("value")):
+        return str(row.get("value", "–"))
+    return join([tag("b", score(_metric(row), row["value"])), " ≈" if row.get("overlaps_best") else ""])
 
 
 def _scale(row):
-    interval = _interval(row)
+    interval, classes = _interval(row), _interval(row, "interval_classes")
     if not is_number(row.get("value")) or not (interval or SHARE.search(_metric(row))):
         return ""
     share = bool(SHARE.search(_metric(row))) and 0 <= row["value"] <= 1
     known = _object(row.get("published")).get("value")
     picture = figures.whisker(row["value"], interval, (0, 1), _unit(row, known) if is_number(known) else None) if share else ""
-    words = tag("small", f"{score(_metric(row), interval[0])} to {score(_metric(row), interval[1])}") if interval else ""
-    return join([picture, words])
+    words = [tag("small", f"{score(_metric(row), ends[0])} to {score(_metric(row), ends[1])}{over}") for ends, over in ((interval, ""), (classes, " over classes")) if ends]
+    return join([picture, *words])
 
 
 def comparison(runs: Sequence[Run]) -> Html:
@@ -79,19 +118,19 @@ def comparison(runs: Sequence[Run]) -> Html:
     rows = []
     for key in keys:
         found = [column.get(key) for column in columns]
-        best = max((row for row in found if row), key=lambda row: row["value"])
+        best = max((row for row in found if row), key=lambda row: row["value"]) if SHARE.search(key[4]) else None     # of other measures, more is not better
         rows.append((join([tag("b", " · ".join(k for k in key[1:3] if k)), tag("small", "; ".join(k for k in (key[4], key[3], key[0]) if k))]),
                      *(_compared(row, best) for row in found)))
-    return join([figures.table(("", *(run.name for run in runs)), rows, numeric=range(1, len(runs) + 1), class_="results"),
-                 tag("p", "Highest value bold; ≈ where its 95 % interval overlaps the highest one's, so that the order is not settled.", class_="reading")])
+    return join([tag("h3", "Side by side"), figures.table(("", *(run.name for run in runs)), rows, numeric=range(1, len(runs) + 1), class_="results"),
+                 tag("p", "The highest score of a row is bold; ≈ where a 95\u00a0% interval overlaps its, so that the order is not settled.", class_="reading")])
 
 
 def _compared(row, best):
     if row is None:
         return "–"
-    text, mine, top = score(_metric(row), row["value"]), _interval(row), _interval(best)
+    text, mine, top = score(_metric(row), row["value"]), _interval(row), _interval(best or {})
     words = tag("small", f"{score(_metric(row), mine[0])} to {score(_metric(row), mine[1])}") if mine else None
-    if row["value"] == best["value"]:
+    if best is not None and row["value"] == best["value"]:
         return join([tag("b", text), words])
     return join([text, " ≈" if mine and top and mine[1] >= top[0] else "", words])
 
@@ -105,8 +144,8 @@ def _newest(run):
 def layer_rows(run: Run) -> list[dict]:
     """The newest rows of the protocol `layers`."""
     rows = [row for found in run.evaluations for row in found["rows"] if isinstance(row, dict) and row.get("protocol") == "layers" and is_number(row.get("value"))]
-    newest = {(row.get("variant"), row.get("metric"), row.get("layer")): row for row in rows}
-    return list(newest.values())
+    newest = {(str(row.get("variant")), row.get("metric"), row.get("layer")): row for row in rows}
+    return [row for _, row in sorted(newest.items(), key=lambda item: item[0][0])]     # layers of a variant stay in their order
 
 
 def _metric(row):
@@ -118,8 +157,8 @@ def _unit(row, value):
     return value / 100 if SHARE.search(_metric(row)) and value > 1 and is_number(row.get("value")) and row["value"] <= 1 else value
 
 
-def _interval(row):
-    found = row.get("interval")
+def _interval(row, key="interval"):
+    found = row.get(key)
     return tuple(found) if isinstance(found, (list, tuple)) and len(found) == 2 and all(map(is_number, found)) else None
 
 
@@ -128,7 +167,9 @@ def _object(value: Any) -> dict:
 
 
 def _short(value: Any) -> str:
-    """A dict as `a 1, b 2`."""
-    if not isinstance(value, dict):
-        return "" if value is None else str(value)
-    return ", ".join(f"{k} {number(v) if is_number(v) else v}" for k, v in value.items())
+    """A dict as `a 1, b 2`; of a long list only its length, and nothing of what is None."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_short(v)}" for k, v in value.items() if v is not None)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_short, value))}]" if len(value) <= 4 else f"[{len(value)} values]"
+    return "" if value is None else number(value) if is_number(value) else str(value)

@@ -17,7 +17,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, numeric: Sequen
     def cells(name, row):
         return join(tag(name, cell, class_="n" if i in numeric else None, scope="col" if name == "th" else None) for i, cell in enumerate(row))
     return tag("div", tag("table", tag("thead", tag("tr", cells("th", head))), tag("tbody", *(tag("tr", cells("td", row)) for row in rows)), class_=class_ or None),
-               class_="scroll", tabindex="0", role="region", aria_label="table")
+               class_="scroll", tabindex="0", role="region", aria_label=f"table of {', '.join(str(name) for name in head if name)}")
 
 
 def pairs(found: Iterable[tuple[Any, Any]]) -> Html:
@@ -82,7 +82,7 @@ def neighbours(rows: Sequence[dict]) -> Html:
         sign = {True: "✓", False: "✕", None: ""}[n["right"]]
         spoken = f"{n['name']}, cosine {n['cosine']:.2f}" + (f", {state}" if n["right"] is not None else "") + f", {n['id']}"
         return tag("li", picture(n["pixels"], spoken), tag("span", sign, class_="sign", aria_hidden="true"), class_=state, data_place=n["place"])
-    return tag("div", *(tag("div", tag("div", picture(row["pixels"], f"query: {row['name']}, {row['id']}"), tag("p", tag("b", row["name"]), tag("span", row["note"])), class_="query"),
+    return tag("div", *(tag("div", tag("p", tag("b", row["name"]), " ", row["note"]), picture(row["pixels"], f"query: {row['name']}, {row['id']}"),
                             tag("ol", *(near(n) for n in row["neighbours"])), class_="row", data_place=row["place"]) for row in rows), class_="neighbours")
 
 

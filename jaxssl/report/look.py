@@ -1,5 +1,4 @@
 """What the encoder of a run makes of some of its images: features, neighbours, kNN predictions, spectra. A sample, so that it takes seconds."""
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -60,8 +59,7 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
     Without held-out images the queries are training images, and never their own neighbours.
     Raises: UserError when the data are gone, or there is no checkpoint.
     """
-    data = datas.make(**run.config["data"])
-    encoder = encoders.from_workdir(run.path, weights=weights)
+    data, encoder = _open(run, weights)
     apart = data.test is not None
     source = data.test if apart else data.train
     places = chosen(len(data.train), images)
@@ -78,6 +76,20 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
     labelled = bool(data.classes) and (reference.labels >= 0).any() and (queries.labels >= 0).any()
     predictions = predict(queries.features["backbone"], reference, ids, len(data.classes)) if labelled else None
     return Look(data, encoder.weights, encoder.step, source, apart, reference, queries, similarity, index, predictions)
+
+
+def _open(run, weights):
+    """The data and the encoder of a run; whatever is wrong with either is a UserError, since the rest of the page does not need them."""
+    try:
+        data = datas.make(**run.config["data"])
+    except TypeError as error:
+        raise UserError(f"the data section of {run.path}/config.json is not one of this version ({error})") from error
+    try:
+        return data, encoders.from_workdir(run.path, weights=weights)
+    except UserError:
+        raise
+    except Exception as error:      # orbax raises whatever a torn file makes it trip over
+        raise UserError(f"the checkpoint in {run.path} cannot be read ({(str(error) or repr(error)).splitlines()[0][:200]})") from error
 
 
 def predict(features: np.ndarray, reference: Images, ids: dict, classes: int, *, layer: str = "backbone", untrained: bool = False) -> np.ndarray:
@@ -147,10 +159,3 @@ def _through(encoder, data):
         return Images(np.array(kept, np.int64), np.array(labels, np.int32), trained, untrained, np.stack(tiles) if pictured and tiles else None)
 
     return through
-
-
-def interval(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of n independent trials (Wilson 1927)."""
-    z = 1.959964
-    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))

@@ -60,7 +60,9 @@ def pca(x: np.ndarray) -> tuple[np.ndarray, float]:
 def _neighbourly(name, x, scores):
     if name == "tsne":
         from sklearn.manifold import TSNE
-        return TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", max_iter=500, random_state=0).fit_transform(scores)
+        from threadpoolctl import threadpool_limits
+        with threadpool_limits(1, "openmp"):      # so few points are no work for threads that wait for one another at every iteration
+            return TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", max_iter=500, random_state=0).fit_transform(scores)
     import umap
     return umap.UMAP(n_neighbors=min(15, len(x) - 1), metric="cosine", random_state=0, n_jobs=1).fit_transform(x)
 

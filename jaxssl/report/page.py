@@ -18,11 +18,11 @@ HERE = Path(__file__).parent
 SCRIPTS = ("charts.js", "map.js")
 
 
-def page(runs: Sequence[Run], pictured: Sequence[tuple[str, str, Html]], data: dict, sheets: Html, notes: Sequence[str]) -> str:
+def page(runs: Sequence[Run], pictured: Sequence[tuple[str, str, Html]], data: dict, sheets: Html, images: dict[str, int]) -> str:
     """The whole document.
 
     pictured: (id, title, markup) of the sections that show images and features. data: what the script draws, plain JSON values;
-    its charts of curves are added here. sheets: hidden pictures of maps. notes: sentences for the top.
+    its charts of curves are added here. sheets: hidden pictures of maps. images: see `evaluations.section`.
     """
     known, others = curves.charts(runs)
     specs = {f"curve-{i}": spec for i, spec in enumerate([*known, *others])}
@@ -30,10 +30,10 @@ def page(runs: Sequence[Run], pictured: Sequence[tuple[str, str, Html]], data: d
     sections = [("runs", "Runs compared", _compared(runs))] if len(runs) > 1 else []
     sections.append(("training", "Training", _training(specs, len(known))))
     sections += pictured
-    sections += [("evaluations", "Evaluations", evaluations.section(runs)), ("config", "Configuration", _config(runs)), ("environment", "Environment", _environment(runs))]
+    sections += [("evaluations", "Evaluations", evaluations.section(runs, images)), ("config", "Configuration", _config(runs)), ("environment", "Environment", _environment(runs))]
     body = join([
         tag("header", tag("p", "jaxssl report", class_="kicker"), tag("h1", " and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} runs"),
-            *(tag("p", _subtitle(run, len(runs) > 1), class_="subtitle") for run in runs), _headline(runs[0]) if len(runs) == 1 else None, _notes(notes),
+            *(tag("p", _subtitle(run, len(runs) > 1), class_="subtitle") for run in runs), _headline(runs[0]) if len(runs) == 1 else None, _notes(notes(runs)),
             tag("nav", *(tag("a", title, href=f"#{name}") for name, title, _ in sections), aria_label="sections")),
         tag("main", *(tag("section", tag("h2", title), content, id=name) for name, title, content in sections)),
         tag("footer", tag("p", f"Written by jaxssl {jaxssl.__version__} on {datetime.now().astimezone():%d %B %Y, %H:%M %Z}. This file needs no network.")), sheets])
@@ -63,11 +63,11 @@ def _hash(text: str) -> str:
 
 def _subtitle(run: Run, named: bool) -> str:
     c = run.config
-    data = c["data"]
-    source = f"{data['source']} ({data['variant']})" if data["source"] == "digits" else data["path"] or data["source"]
-    width = "" if c["model"].get("width", 1) == 1 else f" × {c['model']['width']:g}"
-    length = f"{run.result['steps']:,} steps" if run.result else f"step {run.step:,}, unfinished"
-    text = f"{c['method']['name']} on {source}; {c['model']['name']}{width}; {length} of {c['batch_size']:,} images; seed {c['seed']}"
+    data, model = c["data"], c["model"]
+    source = f"digits ({data['variant']})" if data["source"] == "digits" else data["path"] or data["source"]
+    width = "" if model.get("width", 1) == 1 else f" × {model['width']:g}"
+    length = f"{run.step:,} steps" if run.result else f"step {run.step:,}, unfinished"
+    text = f"{c['method']['name']} on {source}; {model['name']}{width}; {length} of {c['batch_size']:,} images; seed {c['seed']}"
     return f"{run.name}: {text}" if named else text
 
 
@@ -145,7 +145,7 @@ def _compared(runs: Sequence[Run]) -> Html:
     names = [run.name for run in runs]
     parts = [figures.table(("", *names), rows, numeric=range(1, len(runs) + 1), class_="results")] if rows else []
     parts.append(tag("h3", "Config keys that differ"))
-    parts.append(figures.table(("key", *names), changed, class_="keys") if changed else tag("p", "None: the runs share one config.", class_="reading"))
+    parts.append(figures.table(("key", *names), changed, class_="changed") if changed else tag("p", "None: the runs share one config.", class_="reading"))
     return join(parts)
 
 

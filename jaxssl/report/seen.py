@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxssl.data import decode
 from jaxssl.report import curves, figures, look, maps, pictures, readings
-from jaxssl.report.evaluations import layer_rows
+from jaxssl.report.evaluations import interval, layer_rows
 from jaxssl.report.markup import Html, join, tag
 from jaxssl.report.read import Run
 
@@ -126,9 +126,9 @@ def confusion_markup(seen: look.Look) -> Html:
         return tag("p", "There is no confusion matrix: the data have no labels. Folders named after classes would give some.", class_="missing")
     matrix = look.confusion(seen.queries.labels, seen.predictions, len(seen.classes))
     n = int(matrix.sum())
-    low, high = look.interval(seen.accuracy, n)
+    low, high = interval(seen.accuracy, n)
     how = (f"kNN (k {min(look.K, len(seen.reference.places))}, T {look.TEMPERATURE:g}) among {len(seen.reference.places):,} training images: {readings.percent(seen.accuracy)} of {n:,} right "
-           f"(95 %: {readings.percent(low)} to {readings.percent(high)}, as if images were independent). ")
+           f"(95\u00a0%: {readings.percent(low)} to {readings.percent(high)}, as if images were independent). ")
     return join([tag("p", how, readings.confusion(matrix, list(seen.classes)), class_="reading"), figures.confusion(matrix, seen.classes)])
 
 
