@@ -3,6 +3,7 @@
 A checkpoint is the whole train state plus a small JSON (`meta`). It is written asynchronously under a temporary name and counts only
 once committed; an older one is deleted only after that.
 """
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,13 @@ class Manager:
         """
         if step not in self._manager.all_steps():
             raise UserError(f"{self._folder} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(self._manager.all_steps()))) or 'none'}")
-        metadata = ocp.PyTreeCheckpointer().metadata(f"{self._folder}/{step}/state").item_metadata.tree
-        target = {name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), metadata[name]) for name in ("params", "aux")}
-        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-        return ocp.PyTreeCheckpointer().restore(f"{self._folder}/{step}/state", args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True))
+        folder, log = f"{self._folder}/{step}/state", logging.getLogger("absl")
+        before = log.level
+        log.setLevel(logging.ERROR)                  # orbax warns that an item of a checkpoint is not a checkpoint of its own
+        try:
+            return _partly(folder)
+        finally:
+            log.setLevel(before)
 
     def verify(self, step: int, shape: Any, sharding: Any, digest: str) -> None:
         """Re-opens checkpoint `step` and compares the digest of every array. Raises: RuntimeError when it differs."""
@@ -73,6 +77,15 @@ class Manager:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _partly(folder: str) -> dict:
+    """`params` and `aux` of the state in `folder`, as numpy arrays."""
+    reader = ocp.PyTreeCheckpointer()
+    stored = reader.metadata(folder).item_metadata.tree
+    target = {name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), stored[name]) for name in ("params", "aux")}
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    return reader.restore(folder, args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True))
 
 
 def open_manager(*, workdir, keep_last=2, keep_every=0, asynchronous=True) -> Manager:

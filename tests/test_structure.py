@@ -27,7 +27,7 @@ ALLOWED = {
     "encoder": {"augment", "checkpoint", "interop", "methods", "models", "tree", "workdir"},
     "cache": {"data", "encoder", "eval", "sharding", "tree"},
     "tuning": {"augment", "data", "encoder", "models", "optim", "schedules", "sharding", "tree"},
-    "protocols": {"cache", "data", "encoder", "eval", "tuning"},
+    "protocols": {"augment", "cache", "data", "encoder", "eval", "tuning"},
     "interop": {"augment", "encoder", "models", "tree"},
 }
 ONLY = {"flax": {"models"}, "orbax": {"checkpoint"}, "tensorboardX": {"writers"}, "wandb": {"writers"}, "grain": {"data"}, "array_record": {"data"}, "tensorflow_datasets": {"data"}}
