@@ -11,22 +11,26 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl import config as configs, data as datas, encoder as encoders, evaluate, protocols, sharding, train
+from jaxssl import checkpoint, config as configs, data as datas, encoder as encoders, evaluate, protocols, sharding
 from jaxssl.data.sources import Subset
 from jaxssl.eval import bootstrap, compare, published, rank
-from jaxssl.protocols import Row
+from jaxssl.protocols import Row, labelfree
 from tests.test_cache import drawn
-from tests.tiny import SMALL
 
 FAST = ["--set", "knn.k=5,20"]
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A real run of two steps."""
+    """A workdir as a run of two steps leaves it, without the run."""
     folder = tmp_path_factory.mktemp("run") / "real"
-    train.run("configs/digits/simclr.py", {**SMALL, "total": "2", "warmup": "1", "eval_every": "0", "eval.raw": "false", "eval.reference": "50", "eval.queries": "20",
-                                           "log.tensorboard": "false"}, str(folder))
+    encoder = drawn(4)
+    (folder / "evaluations").mkdir(parents=True)
+    (folder / "evaluations" / "untrained.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(encoder.config))
+    manager = checkpoint.open_manager(workdir=folder, asynchronous=False)
+    manager.save(2, {"params": encoder.variables["params"], "aux": {"batch_stats": encoder.variables["batch_stats"]}}, {})
+    manager.close()
     return folder
 
 
@@ -65,7 +69,8 @@ def plant(monkeypatch, run):
     monkeypatch.setattr(protocols, "names", lambda: [*known, "planted"])
 
 
-def test_a_workdir_becomes_a_table_that_says_how(workdir, call):
+def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
+    monkeypatch.setitem(labelfree.VIEWS, "short", (20, 3))
     code, out, err = call("--workdir", str(workdir), "--protocols", "knn,fewshot,labelfree", "--set", "fewshot.tries=3", *FAST)
     assert code == 0, err
     found, = written(workdir)
