@@ -193,9 +193,10 @@ def test_runs_own_scores_have_intervals(page):
 
 def test_evaluation_table(page):
     """Value, interval, published value in one row; what is long or empty in a setting is not spelled out."""
-    row = re.search(r"<tr><td><b>knn · k=20.*?</tr>", page[1], re.S)[0]
-    for words in ("60.0 %", "50.0 % to 70.0 %", "55.0 %", "paper &lt;1&gt;", "chosen on test", "n 30", "k 20, T 0.07"):
+    row = re.search(r"<tr><td><b>k=20.*?</tr>", page[1], re.S)[0]
+    for words in ("60.0 %", "50.0 % to 70.0 %", "55.0 %", "paper &lt;1&gt;", "chosen on test", "n 30", "accuracy, backbone"):
         assert words in row, words
+    assert ">knn</th>" in page[1] and "<code>k 20, T 0.07</code>" in page[1]
     found = evaluation(.6, None, setting={"grid": list(range(9)), "few": [1, 2], "none": None}, published={"value": 55.0, "source": "in percent"}, overlaps_best=True)["rows"][0]
     text = evaluations.table([found]).replace("\u00a0", " ")
     assert "grid [9 values], few [1, 2]" in text and "none" not in text and "<b>55.0 %</b>" in text and "60.0 %</b> ≈" in text

@@ -27,7 +27,7 @@ def write(workdirs: Sequence[str], out: str | None, images: int, maps: Sequence[
             reasons[run.name] = str(error)
     charts, plotted, sheets = {}, {}, sections.Sheets()
     pictured = [] if not looked else _pictured(runs, looked, methods or ("pca",), charts, plotted, sheets, log)
-    missing = _missing(runs, reasons, images)
+    missing = _missing(runs, reasons)
     if missing:
         pictured.append(("images", "Images and features", missing) if not looked else ("absent", "Without images", missing))
     held_out = {run.name: _counted(run, looked[run.name]) for run in runs if run.name in looked and looked[run.name].apart}
@@ -103,10 +103,11 @@ def _sample(seen: look.Look) -> str:
 
 
 def _dimensions(backbone, seen) -> str:
-    return f"{readings.rank_sentence(backbone['rankme'], backbone['bound'], backbone['rankme_untrained'])} {readings.spectrum(look.spectrum(seen.reference.features['backbone']))}"
+    rank = readings.rank_sentence(backbone["rankme"], backbone["bound"], backbone["rankme_untrained"])
+    return f"{rank} {readings.spectrum(look.spectrum(seen.reference.features['backbone']))}"
 
 
-def _missing(runs, reasons, images) -> Html:
+def _missing(runs, reasons) -> Html:
     """Why a run has no images here, and the command that adds them."""
     parts = []
     for run in runs:

@@ -13,7 +13,8 @@ SILENT = {"epoch", "step_seconds", "images_per_second_per_device", "linear"}
 
 
 class Chart(NamedTuple):
-    """metrics: name in the log -> its label in the legend. form: "number" or "percent" of the values. log: a logarithmic axis where values differ by more than 30 times. dots: mark each value."""
+    """metrics: name in the log -> its label in the legend. form: "number" or "percent" of the values.
+    log: a logarithmic axis where values differ by more than 30 times. dots: mark each value."""
     title: str
     metrics: dict[str, str]
     form: str = "number"

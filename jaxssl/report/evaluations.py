@@ -76,20 +76,36 @@ def one(run: Run | None, found: dict, *, older: bool = False) -> Html:
 
 
 def table(rows: Sequence[dict]) -> Html:
-    """A row a result: what was measured and how, the value with its interval, the two on a scale, the published value."""
-    def published(row):
-        known = _object(row.get("published"))
-        return join([tag("b", score(_metric(row), _unit(row, known["value"]))), tag("small", known.get("source", ""))]) if is_number(known.get("value")) else ""
-    return figures.table(("protocol", "value", "95 % interval", "published"),
-                         [(_what(row), _value(row), _scale(row), published(row)) for row in rows], numeric=(1,), class_="evaluations")
+    """Rows under their protocol: what was measured, the value, its interval on a scale with what is to be said of it, the published value; settings folded below."""
+    head = tag("tr", *(tag("th", name, scope="col", class_="n" if name == "value" else None) for name in ("", "value", "95\u00a0% interval", "published")))
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(str(row.get("protocol") or "–"), []).append(row)
+    bodies = [tag("tbody", tag("tr", tag("th", protocol, colspan=4, scope="rowgroup"), class_="group"),
+                  *(tag("tr", tag("td", _what(row)), tag("td", _value(row), class_="n"), tag("td", _scale(row)), tag("td", _published(row))) for row in own))
+              for protocol, own in groups.items()]
+    settings = [(_name(row), tag("code", text)) for row in rows if (text := _short(row.get("setting")))]
+    whole = tag("table", tag("thead", head), *bodies, class_="evaluations")
+    return join([tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label="table of results"),
+                 figures.folded("settings of every result", figures.pairs(settings)) if settings else None])
+
+
+def _published(row):
+    known = _object(row.get("published"))
+    return join([tag("b", score(_metric(row), _unit(row, known["value"]))), tag("small", known.get("source", ""))]) if is_number(known.get("value")) else ""
+
+
+def _name(row):
+    """`knn · k=20 T=0.07`, with the metric and the layer where they tell rows apart."""
+    facts = (row.get("protocol"), row.get("variant"), _metric(row) if _metric(row) != "accuracy" else "", row.get("layer") if row.get("layer") != "backbone" else "")
+    return " · ".join(str(fact) for fact in facts if fact)
 
 
 def _what(row):
-    name = " · ".join(str(row[k]) for k in ("protocol", "variant") if row.get(k))
-    facts = [f"{_metric(row)}", f"{row['layer']}" if row.get("layer") else "", f"n {row['n']:,}" if is_number(row.get("n")) else "",
-             f"seed {row['seed']}" if row.get("seed") else "", f"chosen on {row['selected']}" if row.get("selected") not in (None, "", "fixed") else "",
-             _short(row.get("setting")), row.get("note", "")]
-    return join([tag("b", name or "–"), tag("small", "; ".join(str(fact) for fact in facts if fact))])
+    first, second = (row.get("variant"), _metric(row)) if _metric(row) == "accuracy" and row.get("variant") else (_metric(row), row.get("variant"))
+    facts = [second, row.get("layer"), f"n {row['n']:,}" if is_number(row.get("n")) else "", f"seed {row['seed']}" if row.get("seed") else "",
+             f"chosen on {row['selected']}" if row.get("selected") not in (None, "", "fixed") else ""]
+    return join([tag("b", first), tag("small", ", ".join(str(fact) for fact in facts if fact))])
 
 
 def _value(row):
@@ -100,13 +116,14 @@ def _value(row):
 
 def _scale(row):
     interval, classes = _interval(row), _interval(row, "interval_classes")
-    if not is_number(row.get("value")) or not (interval or SHARE.search(_metric(row))):
-        return ""
-    share = bool(SHARE.search(_metric(row))) and 0 <= row["value"] <= 1
-    known = _object(row.get("published")).get("value")
-    picture = figures.whisker(row["value"], interval, (0, 1), _unit(row, known) if is_number(known) else None) if share else ""
-    words = [tag("small", f"{score(_metric(row), ends[0])} to {score(_metric(row), ends[1])}{over}") for ends, over in ((interval, ""), (classes, " over classes")) if ends]
-    return join([picture, *words])
+    parts = []
+    if is_number(row.get("value")) and SHARE.search(_metric(row)) and 0 <= row["value"] <= 1:
+        known = _object(row.get("published")).get("value")
+        parts.append(figures.whisker(row["value"], interval, (0, 1), _unit(row, known) if is_number(known) else None))
+    for ends, over in ((interval, ""), (classes, " over classes")):
+        if ends:
+            parts.append(tag("small", f"{score(_metric(row), ends[0])} to {score(_metric(row), ends[1])}{over}"))
+    return join([*parts, tag("small", row["note"]) if row.get("note") else None])
 
 
 def comparison(runs: Sequence[Run]) -> Html:

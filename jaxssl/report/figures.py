@@ -93,15 +93,19 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Html:
     shade = np.ceil(LEVELS * matrix / total).astype(int)
     upright = "upright" if max(map(len, names)) <= 3 else None
     head = tag("tr", tag("th", "true ↓  taken for →", scope="col"), *(tag("th", tag("span", name), scope="col", class_=upright) for name in names))
-    body = [tag("tr", tag("th", names[i], scope="row"),
-                *(tag("td", int(count) if count else "", class_=f"c{shade[i, j]}{' hit' if i == j else ''}", title=f"{names[i]} taken for {names[j]}: {count} of {matrix[i].sum()}")
-                  for j, count in enumerate(row))) for i, row in enumerate(matrix)]
+
+    def cell(i, j):
+        count = int(matrix[i, j])
+        return tag("td", count or "", class_=f"c{shade[i, j]}{' hit' if i == j else ''}", title=f"{names[i]} taken for {names[j]}: {count} of {matrix[i].sum()}")
+    body = [tag("tr", tag("th", name, scope="row"), *(cell(i, j) for j in range(len(names)))) for i, name in enumerate(names)]
     note = [tag("p", f"The {SHOWN} classes with most mistakes; the other {other:,} classes are summed.", class_="reading")] if other else []
-    return join([*note, tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_="confusion"), class_="scroll", tabindex="0", role="region", aria_label="confusion matrix")])
+    whole = tag("table", tag("thead", head), tag("tbody", *body), class_="confusion")
+    return join([*note, tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label="confusion matrix")])
 
 
 def trimmed(matrix: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str], int]:
-    """(matrix, names, classes summed): with more than `SHOWN` + 1 classes, the `SHOWN` with most mistakes in row and column, and one more for the rest. Its sum stays."""
+    """(matrix, names, classes summed): with more than `SHOWN` + 1 classes, the `SHOWN` with most mistakes in row and column, and one more
+    for the rest. Its sum stays."""
     if len(names) <= SHOWN + 1:
         return matrix, list(names), 0
     mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)

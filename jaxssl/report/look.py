@@ -69,7 +69,8 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
     asked = chosen(len(source), max(images // 2, 1)) if apart else places[chosen(len(places), max(images // 2, 1))]
     queries = through(source, asked, True)
     if min(len(reference.places), len(queries.places)) < 3:
-        raise UserError(f"{data.train.name} gives {len(reference.places)} readable training images and {len(queries.places)} to ask about; at least 3 of each are needed")
+        raise UserError(f"{data.train.name} gives {len(reference.places)} readable training images and {len(queries.places)} to ask about; "
+                        "at least 3 of each are needed")
     ids = {} if apart else dict(query_ids=queries.places, reference_ids=reference.places)
     k = min(K, len(reference.places) - (not apart))
     similarity, index = knn.neighbours(queries.features["backbone"], reference.features["backbone"], k=k, **ids)
@@ -155,7 +156,8 @@ def _through(encoder, data):
                     out.append({layer: np.asarray(h, np.float32)[good] for layer, h in call(variables, batch).items()})
         trained, untrained = ({layer: np.concatenate([part[layer] for part in out]) for layer in encoder.layers} for out in outputs)
         if bad := [layer for layer, h in trained.items() if not np.isfinite(h).all()]:
-            raise UserError(f"features of {bad[0]} at step {encoder.step} are not finite, so nothing can be said about them; look at the loss, and at an earlier checkpoint")
+            raise UserError(f"features of {bad[0]} at step {encoder.step} are not finite, so nothing can be said about them; "
+                            "look at the loss, and at an earlier checkpoint")
         return Images(np.array(kept, np.int64), np.array(labels, np.int32), trained, untrained, np.stack(tiles) if pictured and tiles else None)
 
     return through

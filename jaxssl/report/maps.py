@@ -39,7 +39,7 @@ def make(features: np.ndarray, methods: Sequence[str]) -> dict[str, Map]:
     x = np.asarray(features, np.float64)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     scores, share = pca(x)
-    return {name: Map(_fit(scores[:, :2]), _reading(name, share)) if name == "pca" else Map(_fit(_neighbourly(name, x, scores)), _reading(name, share)) for name in methods}
+    return {name: Map(_fit(scores[:, :2] if name == "pca" else _neighbourly(name, x, scores)), _reading(name, share)) for name in methods}
 
 
 def pca(x: np.ndarray) -> tuple[np.ndarray, float]:
@@ -69,7 +69,8 @@ def _neighbourly(name, x, scores):
 
 def _reading(name, share):
     if name == "pca":
-        return f"PCA: these two directions hold {100 * share:.0f}\u00a0% of the variance of the normalised features; what lies apart here is apart, what lies together may not be."
+        return (f"PCA: these two directions hold {100 * share:.0f}\u00a0% of the variance of the normalised features; "
+                "what lies apart here is apart, what lies together may not be.")
     return f"{METHODS[name]} keeps who is near whom; sizes of clusters and distances between them mean little."
 
 

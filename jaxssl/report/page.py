@@ -30,7 +30,8 @@ def page(runs: Sequence[Run], pictured: Sequence[tuple[str, str, Html]], data: d
     sections = [("runs", "Runs compared", _compared(runs))] if len(runs) > 1 else []
     sections.append(("training", "Training", _training(specs, len(known))))
     sections += pictured
-    sections += [("evaluations", "Evaluations", evaluations.section(runs, images)), ("config", "Configuration", _config(runs)), ("environment", "Environment", _environment(runs))]
+    sections += [("evaluations", "Evaluations", evaluations.section(runs, images)), ("config", "Configuration", _config(runs)),
+                 ("environment", "Environment", _environment(runs))]
     body = join([
         tag("header", tag("p", "jaxssl report", class_="kicker"), tag("h1", " and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} runs"),
             *(tag("p", _subtitle(run, len(runs) > 1), class_="subtitle") for run in runs), _headline(runs[0]) if len(runs) == 1 else None, _notes(notes(runs)),
@@ -44,11 +45,13 @@ def _document(title: str, body: Html, data: dict) -> str:
     style = (HERE / "page.css").read_text()
     script = "\n".join((HERE / name).read_text() for name in SCRIPTS)
     allowed = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
-    head = join([tag("meta", charset="utf-8"), tag("meta", http_equiv="Content-Security-Policy", content=allowed), tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+    head = join([tag("meta", charset="utf-8"), tag("meta", http_equiv="Content-Security-Policy", content=allowed),
+                 tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
                  tag("meta", name="color-scheme", content="light dark"), tag("meta", name="referrer", content="no-referrer"), tag("title", f"{title} · jaxssl"),
                  tag("link", rel="icon", href="data:,"), tag("style", Html(style))])
-    return "<!doctype html>\n" + tag("html", tag("head", head), tag("body", body, tag("noscript", tag("p", "Charts and maps are drawn by a script of this file, which is switched off.")),
-                                                                    tag("script", Html(as_json(data)), type="application/json", id="data"), tag("script", Html(script))), lang="en")
+    unscripted = tag("noscript", tag("p", "Charts and maps are drawn by a script of this file, which is switched off."))
+    scripts = join([tag("script", Html(as_json(data)), type="application/json", id="data"), tag("script", Html(script))])
+    return "<!doctype html>\n" + tag("html", tag("head", head), tag("body", body, unscripted, scripts), lang="en")
 
 
 def as_json(data: Any) -> str:
@@ -77,7 +80,8 @@ def results(run: Run) -> list[tuple[str, str, str]]:
     for metric, what in (("knn", "kNN, held-out"), ("linear", "linear, held-out")):
         value = run.last(metric)
         if value is not None:
-            against = [f"{readings.percent(v)} {name}" for v, name in ((run.before(f"{metric}_untrained"), "untrained"), (run.before(f"{metric}_raw"), "raw pixels")) if v is not None]
+            others = ((run.before(f"{metric}_untrained"), "untrained"), (run.before(f"{metric}_raw"), "raw pixels"))
+            against = [f"{readings.percent(v)} {name}" for v, name in others if v is not None]
             found.append((what, readings.percent(value), ", ".join(against)))
     rank = run.last("rankme")
     if rank is not None:
@@ -95,7 +99,8 @@ def results(run: Run) -> list[tuple[str, str, str]]:
 
 
 def _headline(run: Run) -> Html:
-    return tag("dl", *(tag("div", tag("dt", what), tag("dd", value), tag("dd", against, class_="against")) for what, value, against in results(run)), class_="headline")
+    parts = [tag("div", tag("dt", what), tag("dd", value), tag("dd", against, class_="against")) for what, value, against in results(run)]
+    return tag("dl", *parts, class_="headline")
 
 
 def _notes(notes: Sequence[str]) -> Html | None:
@@ -128,19 +133,21 @@ def _training(specs: dict, known: int) -> Html:
     names = list(specs)
     parts = [tag("div", *(chart(name, specs[name]) for name in names[:known]), class_="charts")]
     if names[known:]:
-        parts.append(figures.folded(f"{len(names) - known} more that were logged", tag("div", *(chart(name, specs[name]) for name in names[known:]), class_="charts")))
+        rest = tag("div", *(chart(name, specs[name]) for name in names[known:]), class_="charts")
+        parts.append(figures.folded(f"{len(names) - known} more that were logged", rest))
     return join(parts)
 
 
 def chart(key: str, spec: dict) -> Html:
     """The frame that the script fills with chart `key`, and its sentence."""
-    return tag("figure", tag("figcaption", tag("h3", spec["title"]), tag("div", class_="keys")), tag("div", class_="plot"), tag("p", spec["reading"], class_="reading") if spec["reading"] else None,
-               class_="chart", data_chart=key)
+    reading = tag("p", spec["reading"], class_="reading") if spec["reading"] else None
+    return tag("figure", tag("figcaption", tag("h3", spec["title"]), tag("div", class_="keys")), tag("div", class_="plot"), reading, class_="chart", data_chart=key)
 
 
 def _compared(runs: Sequence[Run]) -> Html:
     columns = [{what: (value, against) for what, value, against in results(run)} for run in runs]
-    rows = [(what, *(join([tag("b", c[what][0]), tag("small", c[what][1])]) if what in c else "–" for c in columns)) for what in dict.fromkeys(k for c in columns for k in c)]
+    measured = dict.fromkeys(what for column in columns for what in column)
+    rows = [(what, *(join([tag("b", c[what][0]), tag("small", c[what][1])]) if what in c else "–" for c in columns)) for what in measured]
     changed = [(tag("code", key), *(tag("code", _value(v)) for v in values)) for key, values in differences(runs)]
     names = [run.name for run in runs]
     parts = [figures.table(("", *names), rows, numeric=range(1, len(runs) + 1), class_="results")] if rows else []
@@ -156,19 +163,22 @@ def _config(runs: Sequence[Run]) -> Html:
         groups = {"run": {k: v for k, v in run.config.items() if not isinstance(v, dict)}, **{k: flat(v) for k, v in run.config.items() if isinstance(v, dict)}}
         folds = [figures.folded(name, figures.pairs((tag("code", k), tag("code", _value(v))) for k, v in keys.items())) for name, keys in groups.items() if keys]
         parts += [tag("h3", run.name) if len(runs) > 1 else None, tag("div", *folds, class_="folds")]
-        parts += [figures.folded(f"what the program said of {what}", tag("pre", run.texts[name], tabindex="0")) for name, what in (("start", "the run"), ("parameters", "the parameters")) if run.texts.get(name)]
+        for name, what in (("start", "the run"), ("parameters", "the parameters")):
+            if run.texts.get(name):
+                parts.append(figures.folded(f"what the program said of {what}", tag("pre", run.texts[name], tabindex="0")))
     return join(parts)
 
 
 def _environment(runs: Sequence[Run]) -> Html:
     parts = []
     for run in runs:
-        e = run.environment
-        facts = [("device", f"{e['devices']} × {e.get('device_kind')}, {e.get('processes', 1)} process(es)") if e.get("devices") else None, ("python", e.get("python")), ("platform", e.get("platform")),
-                 ("revision", e.get("git_revision")), *((k, v) for k, v in sorted((e.get("packages") or {}).items())), ("parameters", f"{run.result['parameters']:,}" if run.result.get("parameters") else None),
-                 ("arithmetic a step", f"{run.result['flops_per_step'] / 1e9:,.1f} GFLOP" if run.result.get("flops_per_step") else None), ("state", run.result.get("state_sha256"))]
+        e, r = run.environment, run.result
+        facts = [("device", f"{e['devices']} × {e.get('device_kind')}, {e.get('processes', 1)} process(es)" if e.get("devices") else None),
+                 ("python", e.get("python")), ("platform", e.get("platform")), ("revision", e.get("git_revision")), *sorted((e.get("packages") or {}).items()),
+                 ("parameters", f"{r['parameters']:,}" if r.get("parameters") else None),
+                 ("arithmetic a step", f"{r['flops_per_step'] / 1e9:,.1f} GFLOP" if r.get("flops_per_step") else None), ("state", r.get("state_sha256"))]
         parts += [tag("h3", run.name) if len(runs) > 1 else None, tag("pre", tag("code", resume(run)), class_="command"),
-                  figures.pairs((k, tag("code", v)) for k, v in filter(None, facts) if v)]
+                  figures.pairs((k, tag("code", v)) for k, v in facts if v)]
         if not e:
             parts.append(tag("p", "environment.json is missing, so versions and devices are not known.", class_="missing"))
     return join(parts)

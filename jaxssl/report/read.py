@@ -103,10 +103,10 @@ def run(path: str, name: str) -> Run:
     evaluations = folder / "evaluations"
     files = sorted((f for f in evaluations.iterdir() if f.name.endswith(".json")), key=lambda f: f.name) if evaluations.exists() else []
     found = {f.name: value for f in files if (value := read(f))}
-    rows = [value for value in found.values() if isinstance(value.get("rows"), list)]
+    rows = sorted((value for value in found.values() if isinstance(value.get("rows"), list)), key=lambda value: str(value.get("created", "")))
     result = read(folder / "run.json") or {}
     return Run(name, str(path), config, read(folder / "environment.json") or {}, result, found.get("untrained.json", {}),
-               tuple(sorted(rows, key=lambda value: str(value.get("created", "")))), curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes + _trouble(folder)))
+               tuple(rows), curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes + _trouble(folder)))
 
 
 def _texts(folder: Any) -> dict[str, str]:

@@ -114,7 +114,8 @@ def _wait(run, steps, values):
 def _grad(run, steps, values):
     typical = float(np.median(values))
     spike = int(values.argmax())
-    much = f" The largest, {number(values[spike])} at step {steps[spike]:,}, is {values[spike] / typical:.0f} times that." if typical > 0 and values[spike] > 10 * typical else ""
+    times = values[spike] / typical if typical > 0 else 0
+    much = f" The largest, {number(values[spike])} at step {steps[spike]:,}, is {times:.0f} times that." if times > 10 else ""
     return f"Gradient norm is {number(typical)} in the middle and {number(values[-1])} at the end.{much}"
 
 
@@ -145,7 +146,7 @@ def confusion(matrix: np.ndarray, names: list[str], *, most: int = 3) -> str:
 def layers(rows: list[dict]) -> str:
     """Where the classes are read off best."""
     if "knn" not in rows[0]:
-        return f"RankMe falls from {number(rows[0]['rankme'])} behind {rows[0]['layer']} to {number(rows[-1]['rankme'])} behind {rows[-1]['layer']}." if len(rows) > 1 else ""
+        return f"RankMe is {rows[0]['rankme']:.1f} behind {rows[0]['layer']} and {rows[-1]['rankme']:.1f} behind {rows[-1]['layer']}, the last layer."
     best = max(rows, key=lambda row: row["knn"])
     if len(rows) == 1:
         return f"kNN {percent(best['knn'])} behind {best['layer']}."

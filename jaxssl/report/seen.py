@@ -46,8 +46,9 @@ def shorten(name: str) -> str:
 def map_of(seen: look.Look, methods: Sequence[str], sheets: Sheets) -> dict:
     """What the script draws: a place for each query by each method, its class, what kNN took it for, its picture's place in a sheet."""
     found = maps.make(seen.queries.features["backbone"], methods)
-    return {"sheet": sheets.add(seen.queries.tiles), "tile": look.TILE, "columns": pictures.COLUMNS, "classes": list(seen.classes), "labels": seen.queries.labels.tolist(),
-            "predictions": None if seen.predictions is None else seen.predictions.tolist(), "ids": [shorten(seen.source.entry(int(p))[1]) for p in seen.queries.places],
+    return {"sheet": sheets.add(seen.queries.tiles), "tile": look.TILE, "columns": pictures.COLUMNS, "classes": list(seen.classes),
+            "labels": seen.queries.labels.tolist(), "predictions": None if seen.predictions is None else seen.predictions.tolist(),
+            "ids": [shorten(seen.source.entry(int(p))[1]) for p in seen.queries.places],
             "methods": {name: {"x": np.round(m.xy[:, 0], 4).tolist(), "y": np.round(m.xy[:, 1], 4).tolist(), "reading": m.reading} for name, m in found.items()}}
 
 
@@ -57,10 +58,12 @@ def map_markup(key: str, facts: dict, seen: look.Look) -> Html:
     choices = [tag("label", tag("input", type="radio", name=f"{key}-method", value=name, checked=name == first), maps.METHODS[name]) for name in facts["methods"]]
     more = [] if "umap" in facts["methods"] or "umap" in maps.installed() else [tag("small", "UMAP: pip install umap-learn")]
     which = "held-out" if seen.apart else "training"
+    canvas = tag("canvas", tabindex="0", role="application", aria_label=f"Map of {len(facts['labels'])} {which} images; arrow keys go from image to image")
     return tag("div", tag("div", tag("fieldset", tag("legend", "projection", class_="out"), *choices, *more, class_="choices"),
                           tag("label", tag("input", type="checkbox", class_="pictures"), "pictures"), class_="controls"),
-               tag("div", tag("canvas", tabindex="0", role="application", aria_label=f"Map of {len(facts['labels'])} {which} images; arrow keys go from image to image"), class_="canvas"),
-               tag("div", tag("canvas", width="96", height="96", class_="lens"), tag("p", "Point at an image, or tap it.", class_="told", role="status"), class_="shown"),
+               tag("div", canvas, class_="canvas"),
+               tag("div", tag("canvas", width="96", height="96", class_="lens"),
+                   tag("p", "Point at an image, or tap it.", class_="told", role="status"), class_="shown"),
                tag("div", class_="legend"), tag("p", facts["methods"][first]["reading"], class_="reading"), class_="map", data_map=key)
 
 
@@ -89,7 +92,8 @@ def _row(seen, i):
     near = []
     for at, cosine in zip(places, seen.similarity[i]):
         other = int(seen.reference.labels[at])
-        near.append({**_picture(seen, seen.data.train, int(seen.reference.places[at]), other), "cosine": float(cosine), "right": None if min(label, other) < 0 else other == label})
+        right = None if min(label, other) < 0 else other == label
+        near.append({**_picture(seen, seen.data.train, int(seen.reference.places[at]), other), "cosine": float(cosine), "right": right})
     guess = None if seen.predictions is None or label < 0 else int(seen.predictions[i])
     note = "" if guess is None else "✓ recognised" if guess == label else f"✕ taken for {name_of(seen, guess)}"
     return {**_picture(seen, seen.source, int(seen.queries.places[i]), label), "note": note, "neighbours": near}
@@ -97,7 +101,8 @@ def _row(seen, i):
 
 def _picture(seen, source, place, label):
     pixels, valid, *_ = decode.sample(source, place, seen.data.canvas)
-    return {"pixels": pictures.square(pixels, valid, min(_SIDE, seen.data.canvas)), "name": name_of(seen, label), "id": shorten(source.entry(place)[1]), "place": place}
+    small = pictures.square(pixels, valid, min(_SIDE, seen.data.canvas))
+    return {"pixels": small, "name": name_of(seen, label), "id": shorten(source.entry(place)[1]), "place": place}
 
 
 def agreement(seen: look.Look) -> str:
@@ -115,8 +120,9 @@ def gallery_markup(rows: dict, seen: look.Look) -> Html:
     labelled = seen.predictions is not None
     parts = [tag("p", agreement(seen), class_="reading"), figures.neighbours(rows["turn"])]
     if labelled and rows["wrong"]:
-        parts += [tag("h3", "Surest and wrong"), tag("p", "The neighbours agree with each other, and not with the label. Look for mislabelled images, and for what the encoder "
-                                                     "attends to instead.", class_="reading"), figures.neighbours(rows["wrong"])]
+        hint = ("The neighbours agree with each other, and not with the label. "
+                "Look for mislabelled images, and for what the encoder attends to instead.")
+        parts += [tag("h3", "Surest and wrong"), tag("p", hint, class_="reading"), figures.neighbours(rows["wrong"])]
     return join(parts)
 
 
@@ -127,7 +133,8 @@ def confusion_markup(seen: look.Look) -> Html:
     matrix = look.confusion(seen.queries.labels, seen.predictions, len(seen.classes))
     n = int(matrix.sum())
     low, high = interval(seen.accuracy, n)
-    how = (f"kNN (k {min(look.K, len(seen.reference.places))}, T {look.TEMPERATURE:g}) among {len(seen.reference.places):,} training images: {readings.percent(seen.accuracy)} of {n:,} right "
+    reference = len(seen.reference.places)
+    how = (f"kNN (k {min(look.K, reference)}, T {look.TEMPERATURE:g}) among {reference:,} training images: {readings.percent(seen.accuracy)} of {n:,} right "
            f"(95\u00a0%: {readings.percent(low)} to {readings.percent(high)}, as if images were independent). ")
     return join([tag("p", how, readings.confusion(matrix, list(seen.classes)), class_="reading"), figures.confusion(matrix, seen.classes)])
 
@@ -142,7 +149,8 @@ def spectrum_chart(found: Sequence[tuple[Run, look.Look]]) -> dict:
             share = share[share > 1e-9]
             name = f"{run.name}, {what}" if len(found) > 1 else what
             lines.append(curves.series(name, range(1, len(share) + 1), share, colour=place if len(found) > 1 else dash, dash=dash))
-    return {"title": "Singular values of the features", "form": "number", "log": True, "dots": False, "axis": "direction", "series": lines, "guides": [], "epochs": None, "reading": ""}
+    return {"title": "Singular values of the features", "form": "number", "log": True, "dots": False, "axis": "direction", "series": lines,
+            "guides": [], "epochs": None, "reading": "Each as a share of their sum, the largest first."}
 
 
 def layers_markup(run: Run, seen: look.Look, rows: list[dict]) -> Html:
@@ -160,8 +168,8 @@ def layers_markup(run: Run, seen: look.Look, rows: list[dict]) -> Html:
              figures.table(("layer", "kNN" if measure == "knn" else "RankMe", "trained", "untrained", "RankMe"), body, numeric=(2, 3, 4), class_="layers own")]
     evaluated = layer_rows(run)
     if evaluated:
-        bars = [(f"{row.get('layer')}", figures.bar(row["value"], **_ends(row.get("interval"))), readings.score(str(row.get("metric")), row["value"]), row.get("variant") or "")
-                for row in evaluated if 0 <= row["value"] <= 1]
+        bars = [(f"{row.get('layer')}", figures.bar(row["value"], **_ends(row.get("interval"))), readings.score(str(row.get("metric")), row["value"]),
+                 row.get("variant") or "") for row in evaluated if 0 <= row["value"] <= 1]
         parts += [tag("h3", "On all images, by the evaluation"), figures.table(("layer", "", "value", "by"), bars, numeric=(2,), class_="layers")]
     return join(parts)
 
