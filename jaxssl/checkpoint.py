@@ -56,7 +56,7 @@ class Manager:
     def weights(self, step: int) -> dict:
         """`params` and `aux` of checkpoint `step` as numpy arrays, whatever topology wrote them; the optimizer's slots are not read.
 
-        Raises: UserError when there is no such checkpoint.
+        Raises: UserError when there is no such checkpoint, or it is damaged.
         """
         if step not in self._manager.all_steps():
             raise UserError(f"{self._folder} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(self._manager.all_steps()))) or 'none'}")
@@ -65,6 +65,8 @@ class Manager:
         log.setLevel(logging.ERROR)                  # orbax warns that an item of a checkpoint is not a checkpoint of its own
         try:
             return _partly(folder)
+        except Exception as error:                   # orbax raises whatever its parsers trip over
+            raise UserError(f"checkpoint {step} in {self._folder} cannot be read ({type(error).__name__}: {str(error)[:200]}); it is torn or damaged, choose another step") from error
         finally:
             log.setLevel(before)
 

@@ -212,3 +212,12 @@ def test_view_is_the_documented_transform(encoder):
     view = encoder.view({"image": images(), "size": np.full((3, 2), 16, np.int32)})
     np.testing.assert_allclose(view, expected, atol=1e-5)
     assert p == {"size": 16, "resize": 16, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
+def test_a_torn_checkpoint_is_one_sentence(tmp_path):
+    workdir_of(tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / "3" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(UserError, match="checkpoint 3 in .* cannot be read .*another step"):
+        encoders.from_workdir(str(tmp_path / "run"))
