@@ -48,6 +48,7 @@ def test_blocks_and_devices_give_the_exact_neighbours(block, where):
 def test_reference_in_the_worst_order(k, monkeypatch):
     """Every row more similar than all before it, so that no threshold holds for long; few candidates are held, so that they are cut often."""
     monkeypatch.setattr(search, "_CROWD", 1)
+    monkeypatch.setattr(search, "_HELD", 1)
     angle = np.linspace(3, 0, 307)
     reference, queries = np.stack([np.cos(angle), np.sin(angle)], 1), np.array([[1., 0], [.5, .1], [0, -1]])
     np.testing.assert_array_equal(knn.neighbours(queries, reference, k=k, block=(2, 8))[1], oracle(queries, reference, k)[1])

@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec
 from jaxssl import sharding
 
 _TILE = (1024, 8192)        # rows and columns of a product on the processor: 32 MB of similarities
-_SPAN = 8192                # queries whose candidates are held at a time
+_SPAN, _HELD = 8192, 2**21  # queries whose candidates are held at a time: so many, or fewer when k times their number is above this
 _BLOCK = (1000, 50_000)     # rows, and columns a device, elsewhere: 200 MB of similarities
 _GROUPS = 4                 # times k: into so many groups the first tile is cut to find the threshold
-_CROWD = 16                 # times k: so many candidates a row are held before they are cut to k
+_CROWD = 8                  # times k: so many candidates a row are held before they are cut to k
 _NONE = np.uint64(2**64 - 1)
 _EXCLUDED = -2.             # below every cosine, and above the -inf of what is no reference row at all
 
@@ -66,6 +66,7 @@ class _Rows:
 
 def _on_processor(queries, reference, k, ids, block):
     rows, tiles = block[0], max(1, len(reference) // max(block[1], k))
+    span = max(rows, min(_SPAN, _HELD // k))
     # Tile b is every tiles-th row from b: each is a fair sample, also of rows sorted by class, so the first one's threshold serves them all.
     width = -(-len(reference) // tiles)
     twins = None if ids is None else _twins(*ids)
@@ -73,8 +74,8 @@ def _on_processor(queries, reference, k, ids, block):
     product = np.empty(min(rows, len(queries)) * width, np.float32)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(queries), _SPAN):
-            q = queries[start:start + _SPAN]
+        for start in range(0, len(queries), span):
+            q = queries[start:start + span]
             best = [[_Best(start + low, start + high, k) for low, high in _shares(at, min(at + rows, len(q)), threads)] for at in range(0, len(q), rows)]
             for b in range(tiles):
                 r = reference[b::tiles].T
