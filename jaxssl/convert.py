@@ -44,8 +44,8 @@ def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), p
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return {"layout": found.layout, "used": found.used, "unused": found.unused, "missing": tuple(found.missing.values()), "notes": found.notes, "model": made.config["model"], "width": made.width,
-            "preprocessing": made.preprocessing}
+    return {"layout": found.layout, "used": found.used, "unused": found.unused, "missing": tuple(found.missing.values()), "notes": found.notes,
+            "model": made.config["model"], "width": made.width, "preprocessing": made.preprocessing}
 
 
 def report(found: dict) -> str:
@@ -67,11 +67,13 @@ def three(value: str) -> tuple[float, ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m jaxssl.convert", allow_abbrev=False, description="Read weights of torchvision, timm, transformers, SimCLR's official code or an export, and write them as ours.",
+    p = argparse.ArgumentParser(prog="python -m jaxssl.convert", allow_abbrev=False,
+                                description="Read weights of torchvision, timm, transformers, SimCLR's official code or an export, and write them as ours.",
                                 epilog="Exit code 2: wrong input, or a tensor is missing that --allow_missing does not name.")
     p.add_argument("source", metavar="SRC", help=".safetensors, .npz, .pth (read with weights_only), or a folder with such a file")
     p.add_argument("destination", metavar="DST", help="a new folder")
-    p.add_argument("--allow_missing", default="", metavar="NAMES", help="names or folders of names that may be missing, with commas between them; they are drawn from seed 0")
+    p.add_argument("--allow_missing", default="", metavar="NAMES",
+                   help="names or folders of names that may be missing, with commas between them; they are drawn from seed 0")
     p.add_argument("--prefix", default="", help="what stands before every wanted name, for example module.encoder_q.")
     p.add_argument("--model", default="", help="the architecture, where the names leave it open, for example resnet50")
     p.add_argument("--size", type=int, default=None, help="side of the images it was trained on")

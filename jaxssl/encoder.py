@@ -57,7 +57,8 @@ class Encoder:
         """What `view` does: size, resize (target of the short side), interpolation, mean, std (of pixels in [0, 1])."""
         a = self.config["augment"]
         size = a["size"]
-        return {"size": size, "resize": a.get("resize") or (size * 8 // 7 if size >= 128 else size), "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
+        resize = a.get("resize") or (size * 8 // 7 if size >= 128 else size)      # stated beside weights from elsewhere only
+        return {"size": size, "resize": resize, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
 
     @functools.cached_property
     def view(self) -> Callable:
@@ -187,7 +188,8 @@ def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
     try:
         return build(found.config, found.variables, name=found.name, weights=found.weights, step=found.step, precision=precision)
     except (KeyError, TypeError, ImportError) as error:
-        raise UserError(f"the config in {path} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); export it again with this version") from error
+        raise UserError(f"the config in {path} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); "
+                        "export it again with this version") from error
 
 
 def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, precision: str = "f32") -> Encoder:

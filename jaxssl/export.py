@@ -26,10 +26,11 @@ VIEW_LIMIT = 0.05     # mean difference of preprocessed images in standard devia
 _CHUNK = 32
 
 
-def run(*, format: str, out: str, workdir: str = "", weights: str = "", network: str = "", step: int | None = None, images: int = 64, data: str = "", licence: str = "") -> dict:
+def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str = "", step: int | None = None, images: int = 64, data: str = "",
+        licence: str = "") -> dict:
     """Exports, checks and describes an encoder; returns {difference, images, source, folder, …}.
 
-    workdir: of a run, or weights: anything that `jaxssl.load` opens. network: "student", "teacher" or "" (the teacher where there is one).
+    workdir: of a run, or weights: anything that `jaxssl.load` opens. use: "student", "teacher" or "" (the teacher where there is one).
     images: how many the check uses. data: folder, zip or packed set they come from; "" is the run's own, else the embedded digits.
     Raises: UserError; nothing is left behind then.
     """
@@ -42,7 +43,7 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", network:
         raise UserError(f"--images is {images}; at least one image is needed for the check")
     if step is not None and not workdir:
         raise UserError("--step names a checkpoint of a workdir; a file of weights holds one step only")
-    encoder = encoders.from_workdir(workdir, weights=network, step=step) if workdir else encoders.load(weights, weights=network)
+    encoder = encoders.from_workdir(workdir, weights=use, step=step) if workdir else encoders.load(weights, weights=use)
     partial = folder.with_name(f".{folder.name}.unchecked")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -72,12 +73,14 @@ def compare(target: ModuleType, encoder: encoders.Encoder, folder: Path, pixels:
         raise UserError(f"the exported encoder gives features of shape {theirs.shape}, ours {ours.shape}; the export was removed")
     difference = relative(ours, theirs)
     if not difference <= LIMIT:
-        raise UserError(f"the exported encoder's features differ from ours by {difference:.1e} of an image's largest feature, more than {LIMIT:g}; the export was removed")
+        raise UserError(f"the exported encoder's features differ from ours by {difference:.1e} of an image's largest feature, more than {LIMIT:g}; "
+                        "the export was removed")
     found = {"difference": difference, "limit": LIMIT, "images": len(pixels), "source": source}
     if hasattr(target, "view"):
         found["preprocessing"] = float(np.mean([np.abs(target.view(scope, image) - own).mean() for image, own in zip(pixels, x)]))
         if found["preprocessing"] > VIEW_LIMIT:
-            raise UserError(f"the target library's preprocessing differs from ours by {found['preprocessing']:.3f} standard deviations, more than {VIEW_LIMIT}; the export was removed")
+            raise UserError(f"the target library's preprocessing differs from ours by {found['preprocessing']:.3f} standard deviations, more than {VIEW_LIMIT}; "
+                            "the export was removed")
     return found
 
 
@@ -129,13 +132,14 @@ def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir
     run, evaluations = None, []
     if workdir and "://" not in workdir:
         files = sorted((Path(workdir) / "evaluations").glob("*.json"))
-        evaluations = [e for e in map(read_json, files) if isinstance(e, dict) and e.get("version") == 1 and (e.get("subject") or {}).get("digest") == encoder.digest]
+        readable = [found for found in map(read_json, files) if isinstance(found, dict) and found.get("version") == 1]
+        evaluations = [found for found in readable if (found.get("subject") or {}).get("digest") == encoder.digest]
         run = read_json(Path(workdir) / "run.json") if (Path(workdir) / "run.json").exists() else None
         served = "teacher" if encoder.config.get("ema") else "student"      # what the run's own evaluation looked at
         run = run if run and run.get("steps") == encoder.step and encoder.weights == served else None
-    config = interop.records.public(encoder.config)
-    return card.render(name=encoder.name, config=config, weights=encoder.weights, step=encoder.step, digest=encoder.digest, width=encoder.width, preprocessing=encoder.preprocessing,
-                       format=check["format"], code=target.usage(encoder, Path()), check=check, licence=licence, run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
+    return card.render(name=encoder.name, config=interop.records.public(encoder.config), weights=encoder.weights, step=encoder.step, digest=encoder.digest,
+                       width=encoder.width, preprocessing=encoder.preprocessing, format=check["format"], code=target.usage(encoder, Path()), check=check,
+                       licence=licence, run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
 
 
 def read_json(file: Path):
@@ -146,16 +150,18 @@ def read_json(file: Path):
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m jaxssl.export", allow_abbrev=False, description="Write an encoder for other programs, open it there, and compare features on real images.",
+    p = argparse.ArgumentParser(prog="python -m jaxssl.export", allow_abbrev=False,
+                                description="Write an encoder for other programs, open it there, and compare features on real images.",
                                 epilog="Exit code 2: wrong input, or the features differ; nothing is left behind then.")
     p.add_argument("--workdir", default="", help="of a run; its newest checkpoint, or that of --step")
     p.add_argument("--weights", default="", metavar="PATH", help="instead of a workdir: an export, or a file of weights that jaxssl.load opens")
     p.add_argument("--format", required=True, help=", ".join(interop.WRITTEN))
     p.add_argument("--out", required=True, metavar="DIR", help="a new folder")
-    p.add_argument("--network", default="", help="student or teacher (the moving average); default: the teacher where there is one")
+    p.add_argument("--use", default="", metavar="student|teacher", help="which weights of a workdir (default: the teacher where there is one)")
     p.add_argument("--step", type=int, default=None, help="of the checkpoint; default: the newest")
     p.add_argument("--images", type=int, default=64, help="how many images the check uses (default: %(default)s)")
-    p.add_argument("--data", default="", metavar="PATH", help="folder, zip or packed set that they come from; default: the run's data if they are here, else embedded digits")
+    p.add_argument("--data", default="", metavar="PATH",
+                   help="folder, zip or packed set that they come from; default: the run's data if they are here, else embedded digits")
     p.add_argument("--licence", default="", metavar="TEXT", help="for the model card, for example apache-2.0")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p

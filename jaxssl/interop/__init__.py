@@ -65,26 +65,33 @@ def read(path: str | Path, *, model: str = "", prefix: str = "") -> Weights:
     model = model or foreign.architecture(side, found)
     table = {**side.table(*models.resnet.LAYERS[model]), **(side.head(list(found)) if hasattr(side, "head") else {})}
     config, notes = foreign.config(side, layout, path, model, {short: tensors[name] for short, name in found.items()})
-    variables = {t.ours: names.turned(np.asarray(tensors[found[n]], np.float32), names.AXES[t.layout][1]) for n, t in table.items() if n in found}
-    unused = [name for short, name in found.items() if short not in table]
-    refused = [name for short, name in found.items() if short not in table and re.match(side.BODY, short) and not re.fullmatch(side.KNOWN, short)]
-    unused += [name for name in tensors if not name.startswith(prefix)]
-    return Weights(layout, path.stem if path.is_file() else path.name, config, collections(variables), "student", None, tuple(found[n] for n in table if n in found), tuple(unused),
-                   {t.ours: prefix + n for n, t in table.items() if n not in found}, tuple(refused), notes)
+    used = {name: t for name, t in table.items() if name in found}
+    variables = {t.ours: names.turned(np.asarray(tensors[found[name]], np.float32), names.AXES[t.layout][1]) for name, t in used.items()}
+    left = [name for name in found if name not in table]
+    refused = [name for name in left if re.match(side.BODY, name) and not re.fullmatch(side.KNOWN, name)]
+    return Weights(layout=layout, name=path.stem if path.is_file() else path.name, config=config, variables=collections(variables), weights="student", step=None,
+                   used=tuple(found[name] for name in used), unused=(*(found[name] for name in left), *(name for name in tensors if not name.startswith(prefix))),
+                   missing={t.ours: prefix + name for name, t in table.items() if name not in used}, refused=tuple(found[name] for name in refused), notes=notes)
 
 
 def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:
-    """Raises: UserError when a tensor is missing that no name or folder of names in `allowed` covers, or one has no place, or an allowed name covers nothing."""
+    """Whether `found` is a whole network.
+
+    allowed: names of tensors, or folders of names, that may be missing. Raises: UserError when another one is missing, one has no place in the
+    architecture, or an allowed name covers nothing.
+    """
+    model = found.config["model"]["name"]
     covered = {ours: [a for a in allowed if covers(a, ours) or a == theirs] for ours, theirs in found.missing.items()}
     missing = [f"{found.missing[ours]} ({short(ours)})" for ours, by in covered.items() if not by]
-    faults = [f"{len(found.refused)} tensors have no place in {found.config['model']['name']} ({names.listed(found.refused)})"] if found.refused else []
+    faults = [f"{len(found.refused)} tensors have no place in {model} ({names.listed(found.refused)})"] if found.refused else []
     faults += [f"{len(missing)} tensors are missing ({names.listed(missing)})"] if missing else []
     if faults:
-        raise UserError(f"{found.name} does not hold a whole {found.config['model']['name']} in {found.layout}'s names: {'; '.join(faults)}; unused: {names.listed(found.unused)}. "
-                        "It is damaged, renamed, or another architecture" + ("; a missing one can be drawn anew with `python -m jaxssl.convert … --allow_missing`" if missing and not found.refused else ""))
+        advice = "; a missing one can be drawn anew with `python -m jaxssl.convert … --allow_missing`" if missing and not found.refused else ""
+        raise UserError(f"{found.name} does not hold a whole {model} in {found.layout}'s names: {'; '.join(faults)}; unused: {names.listed(found.unused)}. "
+                        f"It is damaged, renamed, or another architecture{advice}")
     idle = sorted(set(allowed) - {a for by in covered.values() for a in by})
     if idle:
-        raise UserError(f"{idle[0]!r} is allowed to be missing, but nothing of that name is missing (missing: {names.listed([short(n) for n in found.missing])})")
+        raise UserError(f"{idle[0]!r} is allowed to be missing, but nothing of that name is (missing: {names.listed([short(n) for n in found.missing])})")
 
 
 def covers(allowed: str, ours: str) -> bool:
@@ -125,13 +132,14 @@ def own(file: Path, tensors: dict[str, np.ndarray], record: dict) -> Weights:
             raise UserError(f"{file} was exported from {name!r}, which this version of jaxssl does not have")
         table = side.table(*models.resnet.LAYERS[name])
         body = {n: a for n, a in tensors.items() if not n.endswith(names.COUNTERS)}
-        if body.keys() != table.keys():
-            raise UserError(f"{file} was changed since it was exported: {len(table.keys() - body.keys())} tensors are missing ({names.listed(sorted(table.keys() - body.keys()))}), "
-                            f"{len(body.keys() - table.keys())} are not part of it ({names.listed(sorted(body.keys() - table.keys()))}); export it again")
+        gone, extra = sorted(table.keys() - body.keys()), sorted(body.keys() - table.keys())
+        if gone or extra:
+            raise UserError(f"{file} was changed since it was exported: {len(gone)} tensors are missing ({names.listed(gone)}), "
+                            f"{len(extra)} are not part of it ({names.listed(extra)}); export it again")
         named, used = {t.ours: names.turned(body[n], names.AXES[t.layout][1]) for n, t in table.items()}, tuple(table)
     variables = collections(named)
     if tree.digest(variables) != record["digest"]:
-        raise UserError(f"{file} was changed since it was exported: its tensors do not have the digest that it names; it is corrupted or was edited: export it again")
+        raise UserError(f"{file} was changed since it was exported: its tensors do not have the digest that it names; it is corrupted or edited: export it again")
     return Weights(layout, record["name"], config, variables, record["weights"], record["step"], used, (), {}, (), ())
 
 

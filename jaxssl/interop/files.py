@@ -37,7 +37,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return _npz(path), {}
     if ending in TORCH_ENDINGS:
         return _torch(path), {}
-    raise UserError(f"{path.name} is none of .safetensors, .npz, {', '.join(TORCH_ENDINGS)}; pickles and other formats are not read, because reading them can run code: save the tensors as safetensors")
+    raise UserError(f"{path.name} is none of .safetensors, .npz, {', '.join(TORCH_ENDINGS)}; pickles and other formats are not read, because reading them can run code: "
+                    "save the tensors as safetensors")
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -72,12 +73,13 @@ def _npz(path):
 def _torch(path):
     torch = library("torch", f"reading {path.name}")
     if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < TORCH:
-        raise UserError(f"reading {path.name} needs torch {'.'.join(map(str, TORCH))} or newer, here is {torch.__version__}: older ones can be made to run code by a file; "
-                        "save the state dict as safetensors instead")
+        raise UserError(f"reading {path.name} needs torch {'.'.join(map(str, TORCH))} or newer, here is {torch.__version__}: older ones can be made to run code "
+                        "by a file; save the state dict as safetensors instead")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:      # unpickling errors, zip errors, runtime errors of torch's reader: all mean the same to the user
-        raise UserError(f"{path} cannot be read with weights_only ({str(error).splitlines()[0][:150]}); it is damaged, or holds more than tensors: save its state dict as safetensors") from error
+        reason = str(error).partition("\n")[0][:150]
+        raise UserError(f"{path} cannot be read with weights_only ({reason}); it is damaged, or holds more than tensors: save its state dict as safetensors") from error
     for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

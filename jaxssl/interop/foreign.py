@@ -28,8 +28,10 @@ def detect(file: Path, found: dict[str, str]) -> str:
         prefixed = sorted({name[:-len(side.STEM)] for name in map(side.canonical, found) if name.endswith(side.STEM) and not re.match(side.BODY, name)})
         prefixed = [p for p in prefixed if not any(p != q and p.startswith(q) for q in prefixed)]      # blocks have a conv1 of their own
         if prefixed:
-            raise UserError(f"the names in {file.name} begin with {' or '.join(map(repr, prefixed))}; convert it with `python -m jaxssl.convert SRC DST --prefix {prefixed[0]}`")
-    raise UserError(f"{file.name} holds no ResNet under the names of {', '.join(LAYOUTS)} (timm's are torchvision's) or jaxssl: their stems' kernels are missing; it has {names.listed(sorted(found))}")
+            raise UserError(f"the names in {file.name} begin with {' or '.join(map(repr, prefixed))}; "
+                            f"convert it with `python -m jaxssl.convert SRC DST --prefix {prefixed[0]}`")
+    raise UserError(f"{file.name} holds no ResNet under the names of {', '.join(LAYOUTS)} (timm's are torchvision's) or jaxssl: their stems' kernels are missing; "
+                    f"it has {names.listed(sorted(found))}")
 
 
 def architecture(side: ModuleType, found: dict[str, str]) -> str:
@@ -70,7 +72,8 @@ def preprocessing(path: Path, layout: str, stem: str) -> tuple[dict, bool]:
     try:
         if timm:
             size = timm["input_size"][-1]
-            return {"size": size, "resize": int(size / timm["crop_pct"]), "interpolation": known(timm["interpolation"]), "mean": tuple(timm["mean"]), "std": tuple(timm["std"])}, False
+            return {"size": size, "resize": int(size / timm["crop_pct"]), "interpolation": known(timm["interpolation"]),
+                    "mean": tuple(timm["mean"]), "std": tuple(timm["std"])}, False
         if processor:
             target = processor["size"]["shortest_edge"]
             size = processor["crop_size"]["height"] if "crop_size" in processor else target

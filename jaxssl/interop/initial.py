@@ -25,7 +25,8 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     Raises: UserError.
     """
     source = encoders.load(path)
-    wanted = tree.names({"params": {n: state.params[n] for n in ("encoder", *heads)}, "batch_stats": {n: state.aux["batch_stats"][n] for n in ("encoder", *heads)}})
+    stats = state.aux["batch_stats"]
+    wanted = tree.names({"params": {n: state.params[n] for n in ("encoder", *heads)}, "batch_stats": {n: stats[n] for n in ("encoder", *heads)}})
     found = tree.names(source.variables)
     fitting = {name for name in wanted if name in found and found[name].shape == wanted[name].shape}
     missing = [name for name in wanted if name not in fitting]
@@ -34,23 +35,26 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     if refused:
         other = [f"{short(n)} is {found[n].shape} there and {wanted[n].shape} here" for n in refused if n in found]
         networks = sorted({short(n).split("/")[0] for n in refused})
-        raise UserError(f"init_from={path} ({described(source.config['model'])}) lacks {len(refused)} of the {len(wanted)} tensors of this run ({described(config.model)}, heads {', '.join(heads)}): "
-                        f"{names.listed([short(n) for n in refused])}{f'; of another shape: {names.listed(other, 3)}' if other else ''}. "
-                        + ("Use the model it was trained with, or name in --config.init_allow_missing what may begin from the seed" if "encoder" in networks else
-                           f"Let them begin from the seed: --config.init_allow_missing={','.join(networks)}"))
+        advice = ("Use the model it was trained with, or name in --config.init_allow_missing what may begin from the seed" if "encoder" in networks else
+                  f"Let them begin from the seed: --config.init_allow_missing={','.join(networks)}")
+        raise UserError(f"init_from={path} ({described(source.config['model'])}) lacks {len(refused)} of the {len(wanted)} tensors of this run "
+                        f"({described(config.model)}, heads {', '.join(heads)}): {names.listed([short(n) for n in refused])}"
+                        f"{f'; of another shape: {names.listed(other, 3)}' if other else ''}. {advice}")
     left = [short(n) for n in found if n not in wanted and short(n).startswith("encoder/")]
     if left:
-        raise UserError(f"init_from={path} ({described(source.config['model'])}) has {len(left)} encoder tensors that this run ({described(config.model)}) has no place for: {names.listed(left)}; "
-                        "without them its weights mean nothing: use the model it was trained with")
+        raise UserError(f"init_from={path} ({described(source.config['model'])}) has {len(left)} encoder tensors that this run ({described(config.model)}) "
+                        f"has no place for: {names.listed(left)}; without them its weights mean nothing: use the model it was trained with")
     idle = [a for a in allowed if not any(covers(a, name) for name in missing)]
     if idle:
-        raise UserError(f"init_allow_missing names {idle[0]!r}, but nothing of that name is missing in {path} (missing: {names.listed([short(n) for n in missing])})")
+        raise UserError(f"init_allow_missing names {idle[0]!r}, but nothing of that name is missing in {path} "
+                        f"(missing: {names.listed([short(n) for n in missing])})")
     unused = [name for name in found if name not in fitting]
     lines = [f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''}): {len(fitting)} tensors used; "
-             f"{len(unused)} unused ({names.listed([short(n) for n in unused])}); {len(missing)} missing, from the seed ({names.listed([short(n) for n in missing])})"]
+             f"{len(unused)} unused ({names.listed([short(n) for n in unused])}); "
+             f"{len(missing)} missing, from the seed ({names.listed([short(n) for n in missing])})"]
     theirs, own = source.preprocessing, config.augment
-    lines += [f"warning: these weights were trained on pixels with {key} {theirs[key]}, this run uses {tuple(own[key])}; set --config.augment.{key} to keep what they learned"
-              for key in ("mean", "std") if not np.allclose(theirs[key], tuple(own[key]), atol=1e-3)]
+    lines += [f"warning: these weights were trained on pixels with {key} {theirs[key]}, this run uses {tuple(own[key])}; "
+              f"set --config.augment.{key} to keep what they learned" for key in ("mean", "std") if not np.allclose(theirs[key], tuple(own[key]), atol=1e-3)]
     return Start({name: found[name] for name in fitting}, "\n".join(lines))
 
 
@@ -61,7 +65,8 @@ def described(model: Any) -> str:
 def place(state: Any, start: Start, sharding: Any) -> Any:
     """`state` with the values of `start` in its parameters, statistics and averages, each placed by its sharding."""
     def put(name, leaf, where):
-        values = next((start.values[key] for key in (name.removeprefix(copy) for copy in reversed(COPIES) if name.startswith(copy)) if key in start.values), None)
+        keys = [name.removeprefix(copy) for copy in COPIES if name.startswith(copy)]
+        values = next((start.values[key] for key in keys if key in start.values), None)
         return leaf if values is None else jax.make_array_from_callback(leaf.shape, where, lambda index: values[index].astype(leaf.dtype))
     placed = [put(name, leaf, where) for (name, leaf), where in zip(tree.names(state).items(), jax.tree.leaves(sharding))]
     return jax.tree.unflatten(jax.tree.structure(state), placed)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxssl import tree
-from jaxssl.interop import arrays, files, names, safetensors
+from jaxssl.interop import arrays, files, names, records, safetensors
 
 OPSET, IR = 17, 8       # of 2022: read by every onnxruntime from 1.12 on
 FILE = "model.onnx"
@@ -41,7 +41,7 @@ class Graph:
         kernel = f"params/{conv}/kernel"
         size = self.tensors[kernel].shape[0]
         x = self.node("Conv", [x, self.constant(kernel, names.AXES["conv"][0])], conv, kernel_shape=[size, size], strides=[stride] * 2, pads=[size // 2] * 4)
-        statistics = [self.constant(f"{collection}/{norm}/{leaf}") for collection, leaf in (("params", "scale"), ("params", "bias"), ("batch_stats", "mean"), ("batch_stats", "var"))]
+        statistics = [self.constant(f"{path}/{norm}/{leaf}") for path, leaf in (("params", "scale"), ("params", "bias"), ("batch_stats", "mean"), ("batch_stats", "var"))]
         x = self.node("BatchNormalization", [x, *statistics], norm, epsilon=self.eps)
         return self.node("Relu", [x], f"{norm}/relu") if relu else x
 
@@ -61,7 +61,7 @@ class Graph:
 def graph(onnx, encoder):
     """The encoder as an ONNX model. Raises: UserError when it is no ResNet, AssertionError when a tensor is left over."""
     kind, depths = names.resnet(encoder.module)
-    g = Graph(onnx.helper, onnx.numpy_helper, tree.names({c: {"encoder": v["encoder"]} for c, v in encoder.variables.items()}), encoder.module.bn_eps)
+    g = Graph(onnx.helper, onnx.numpy_helper, tree.names(records.parts(encoder.variables, ("encoder",))), encoder.module.bn_eps)
     cifar = encoder.module.stem == "cifar"
     x = g.unit("images", names.Place(0, 0, 1), 1 if cifar else 2)
     if not cifar:
@@ -72,7 +72,8 @@ def graph(onnx, encoder):
     g.node("Flatten", [g.node("GlobalAveragePool", [x], "encoder/pool")], "features", axis=1)
     assert g.used == g.tensors.keys(), g.tensors.keys() - g.used
     value, number = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-    made = onnx.helper.make_graph(g.nodes, "encoder", [value("images", number, ["batch", 3, "height", "width"])], [value("features", number, ["batch", encoder.width])], g.initializers)
+    images, features = value("images", number, ["batch", 3, "height", "width"]), value("features", number, ["batch", encoder.width])
+    made = onnx.helper.make_graph(g.nodes, "encoder", [images], [features], g.initializers)
     model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="jaxssl")
     onnx.helper.set_model_props(model, {key: str(value) for key, value in encoder.preprocessing.items()})
     return model

@@ -19,16 +19,18 @@ def parts(variables: dict, wanted: tuple[str, ...]) -> dict:
 
 def metadata(encoder, layout: str, variables: dict) -> dict[str, str]:
     """The metadata of a file that holds `variables` of `encoder`; `format` is what transformers asks for."""
-    record = {"version": VERSION, "layout": layout, "name": encoder.name, "weights": encoder.weights, "step": encoder.step, "digest": tree.digest(variables),
-              "config": public(encoder.config)}
+    record = {"version": VERSION, "layout": layout, "name": encoder.name, "weights": encoder.weights, "step": encoder.step,
+              "digest": tree.digest(variables), "config": public(encoder.config)}
     return {"format": "flax" if layout == "safetensors" else "pt", KEY: json.dumps(record)}
 
 
 def public(config: dict) -> dict:
     """The config without the folders of the machine it ran on: an export is made to be passed on."""
-    data = {k: Path(v).name if k in ("path", "test_path") else v for k, v in config.get("data", {}).items()}
-    rest = {k: v for k, v in config.items() if k not in ("data", "init_from")}
-    return json.loads(json.dumps({**rest, **({"data": data} if data else {}), **({"init_from": Path(config["init_from"]).name} if config.get("init_from") else {})}))
+    config = json.loads(json.dumps(config))
+    for section, key in ((config.get("data", {}), "path"), (config.get("data", {}), "test_path"), (config, "init_from")):
+        if section.get(key):
+            section[key] = Path(section[key]).name
+    return config
 
 
 def parse(path: Path, metadata: dict[str, str]) -> dict | None:

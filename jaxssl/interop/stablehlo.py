@@ -31,8 +31,8 @@ def notes(encoder, folder: Path) -> list[str]:
     made = jax.export.deserialize(bytearray((folder / FILE).read_bytes()))
     return [f"written by jax {jax.__version__}, calling convention {made.calling_convention_version} (this jax reads "
             f"{jax.export.minimum_supported_calling_convention_version} to {jax.export.maximum_supported_calling_convention_version}), for {', '.join(made.platforms)}",
-            f"compatibility window: releases of jax up to 6 months newer than {jax.__version__} read this file, and those up to 3 weeks older; "
-            "after that, export again from model.safetensors beside it"]
+            f"compatibility window: releases of jax up to 6 months newer than {jax.__version__} read this file, and those up to 3 weeks older; after that, "
+            "export again from model.safetensors beside it"]
 
 
 def usage(encoder, folder: Path) -> tuple[str, str]:

@@ -21,15 +21,16 @@ def config(encoder) -> dict:
     """timm's config.json: architecture, arguments, preprocessing. Raises: UserError when timm has no such network."""
     m, name = encoder.module, encoder.config["model"]["name"]
     narrow = m.stem == "imagenet" and m.bn_eps == 1e-5
-    for wrong, what in ((m.stem != "imagenet", "a stem for small images (3×3, no pool)"), (m.width != 64, f"a first stage of {m.width} channels"), (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
+    for wrong, what in ((m.stem != "imagenet", "a stem for small images (3×3, no pool)"), (m.width != 64, f"a first stage of {m.width} channels"),
+                        (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
         if wrong:
             raise UserError(f"timm's ResNets cannot have {what}; use --format {'transformers, ' if narrow else ''}torchvision, onnx, stablehlo or safetensors")
     p = encoder.preprocessing
     return {"architecture": "resnet18" if name == "resnet10" else name, "num_classes": 0, "num_features": encoder.width, "global_pool": "avg",
             "model_args": {"layers": list(m.depths)} if name == "resnet10" else {},
-            "pretrained_cfg": {"input_size": [3, p["size"], p["size"]], "fixed_input_size": False, "interpolation": p["interpolation"], "crop_pct": crop_pct(p["size"], p["resize"]),
-                               "crop_mode": "center", "mean": list(p["mean"]), "std": list(p["std"]), "num_classes": 0, "pool_size": [-(-p["size"] // 32)] * 2,
-                               "first_conv": "conv1", "classifier": "fc"}}
+            "pretrained_cfg": {"input_size": [3, p["size"], p["size"]], "fixed_input_size": False, "interpolation": p["interpolation"],
+                               "crop_pct": crop_pct(p["size"], p["resize"]), "crop_mode": "center", "mean": list(p["mean"]), "std": list(p["std"]),
+                               "num_classes": 0, "pool_size": [-(-p["size"] // 32)] * 2, "first_conv": "conv1", "classifier": "fc"}}
 
 
 def crop_pct(size: int, resize: int) -> float:

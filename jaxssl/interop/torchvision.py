@@ -44,10 +44,11 @@ def usage(encoder, folder: Path) -> tuple[str, str]:
                   "    def _make_layer(self, block, planes, *rest, **named):",
                   f"        self.inplanes = {m.width} if planes == 64 else self.inplanes",
                   f"        return super()._make_layer(block, planes * {m.width} // 64, *rest, **named)", ""]
-    made = f"torchvision.models.{name}(weights=None)" if usual else f"{'ResNet' if m.width != 64 else 'torchvision.models.ResNet'}({kind}, {list(m.depths)}{options})"
-    lines.append(f"model = {made}")
+    whole = "ResNet" if m.width != 64 else "torchvision.models.ResNet"
+    lines.append(f"model = torchvision.models.{name}(weights=None)" if usual else f"model = {whole}({kind}, {list(m.depths)}{options})")
     if m.stem == "cifar":
-        lines += [f"model.conv1 = torch.nn.Conv2d(3, {m.width}, 3, stride=1, padding=1, bias=False)      # the stem for small images", "model.maxpool = torch.nn.Identity()"]
+        lines += [f"model.conv1 = torch.nn.Conv2d(3, {m.width}, 3, stride=1, padding=1, bias=False)      # the stem for small images",
+                  "model.maxpool = torch.nn.Identity()"]
     elif m.width != 64:
         lines.append(f"model.conv1 = torch.nn.Conv2d(3, {m.width}, 7, stride=2, padding=3, bias=False)")
     if m.width != 64:

@@ -47,13 +47,14 @@ def config(encoder) -> dict:
         if wrong:
             raise UserError(f"transformers' ResNet cannot have {what}; use --format torchvision, onnx, stablehlo or safetensors")
     widths = [m.features // 2 ** i for i in reversed(range(len(m.depths)))]
-    return {"architectures": ["ResNetModel"], "model_type": "resnet", "num_channels": 3, "embedding_size": m.width, "hidden_sizes": widths, "depths": list(m.depths),
-            "layer_type": m.kind, "hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
+    return {"architectures": ["ResNetModel"], "model_type": "resnet", "num_channels": 3, "embedding_size": m.width, "hidden_sizes": widths,
+            "depths": list(m.depths), "layer_type": m.kind, "hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
 
 
 def processor(p: dict) -> dict:
     """An image processor's config: short side to `resize`, centre crop of `size`, normalise."""
-    return {"image_processor_type": "BitImageProcessor", "do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": p["resize"]}, "resample": RESAMPLE[p["interpolation"]],
+    return {"image_processor_type": "BitImageProcessor", "do_convert_rgb": True,
+            "do_resize": True, "size": {"shortest_edge": p["resize"]}, "resample": RESAMPLE[p["interpolation"]],
             "do_center_crop": True, "crop_size": {"height": p["size"], "width": p["size"]}, "do_rescale": True, "rescale_factor": 1 / 255,
             "do_normalize": True, "image_mean": list(p["mean"]), "image_std": list(p["std"])}
 
