@@ -26,12 +26,16 @@ def sklearn_fit(x, y, l2):
     return LogisticRegression(C=1 / (l2 * len(x)), tol=1e-6, max_iter=2000).fit(x, y)
 
 
+def metric_of(ones):
+    return linear._inverse_of(linear._gram(ones, classes=10), jnp.full(ones.shape[1], linear._RIDGE))
+
+
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
 def test_fit_reaches_scikit_learns_optimum(l2):
     x, y, _, _ = digits()
     x, _ = standardised(x, x)
     ones = linear._with_one(x.astype(np.float32))
-    w = linear._fit(jnp.zeros((101, 10)), ones, jnp.asarray(y), jnp.ones(len(x)), linear._metric(ones, classes=10), l2, 300)
+    w = linear._fit(jnp.zeros((101, 10)), ones, jnp.asarray(y), jnp.ones(len(x)), metric_of(ones), l2, 300)
     theirs = sklearn_fit(x, y, l2)
 
     def loss(coefficients, bias):
@@ -48,7 +52,7 @@ def test_weights_of_rows_are_the_rows_themselves():
     """Weight 0 leaves a row out: the fit that chooses the penalty never sees the held-out rows."""
     x, y, _, _ = digits()
     ones, keep = linear._with_one(standardised(x, x)[0].astype(np.float32)), np.arange(1000) % 3 != 0
-    metric, start = linear._metric(ones, classes=10), jnp.zeros((101, 10))
+    metric, start = metric_of(ones), jnp.zeros((101, 10))
     masked = linear._fit(start, ones, jnp.where(keep, y, 0), jnp.asarray(keep, jnp.float32), metric, 1e-2, 300)
     subset = linear._fit(start, ones[keep], jnp.asarray(y[keep]), jnp.ones(keep.sum()), metric, 1e-2, 300)
     np.testing.assert_allclose(masked, subset, atol=1e-2 * float(jnp.abs(subset).max()))
@@ -99,3 +103,33 @@ def test_what_cannot_be_read_is_refused():
                         (lambda: linear.evaluate(x, y, u, v, grid=(0.0,)), "penalties")):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_costs_without_standardisation_are_scikit_learns_c():
+    """The transfer protocol: penalty 1 / (C n) on the weights of the features as they are, whatever their scales."""
+    x, y, u, v = digits(noise=6.0)
+    x, u = x / 10, u / 10
+    result = linear.evaluate(x, y, u, v, costs=(1e-4, 1e-2, 1.0), raw=True, every=10)
+    c = 1 / (result.l2 * len(x))
+    held = np.zeros(len(x), bool)
+    held[np.argsort(y, kind="stable")[::10]] = True
+    scores = {cost: LogisticRegression(C=cost, tol=1e-6, max_iter=5000).fit(x[~held], y[~held]).score(x[held], y[held]) for cost in (1e-4, 1e-2, 1.0)}
+    assert min(scores, key=lambda cost: abs(cost - c)) == pytest.approx(c) and scores[min(scores, key=lambda cost: abs(cost - c))] >= max(scores.values()) - 0.0101
+    expected = LogisticRegression(C=c, tol=1e-6, max_iter=5000).fit(x, y).predict(u)
+    assert np.mean(result.predictions == expected) > 0.99
+
+
+def test_classes_count_alike_where_asked():
+    predictions, labels = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 1])
+    assert linear.per_class(predictions, labels) == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_choosing_by_the_test_rows_is_another_choice():
+    """A leak that is asked for: with shuffled test labels the choice follows them, and without it does not."""
+    x, y, u, v = digits(noise=6.0)
+    shuffled = np.random.default_rng(0).permutation(v)
+    own = [linear.evaluate(x, y, u, labels, grid=(10.0, 1e-1, 1e-3)).l2 for labels in (v, shuffled)]
+    leak = [linear.evaluate(x, y, u, labels, grid=(10.0, 1e-1, 1e-3), select="test") for labels in (v, shuffled)]
+    assert own[0] == own[1]
+    for result, labels in zip(leak, (v, shuffled)):
+        assert result.accuracy == max(linear.evaluate(x, y, u, labels, grid=(l2,), select="test").accuracy for l2 in (10.0, 1e-1, 1e-3))

@@ -11,51 +11,83 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.eval import rows as cached
+
+SELECT = ("validation", "test")
 GRID = tuple(10.0 ** power for power in range(0, -7, -1))  # from strong to weak, so that each fit starts from its neighbour
+COSTS = tuple(10.0 ** power for power in np.linspace(-6, 5, 45))  # scikit-learn's C, as DINOv2's transfer protocol tries them
 HELD_OUT = 5  # every fifth training row of a class chooses the penalty
 _MEMORY = 10  # pairs that L-BFGS remembers
 _GAP = 1e-7  # a fit ends when its loss is about so close to the optimum
-_RIDGE = 1e-2  # inside the grid: one factorisation serves all penalties
+_RIDGE = 1e-2  # the least penalty that the curvature is prepared for; below it the data decide
 _CURVATURE_ROWS = 16_384  # rows that estimate the curvature; it steers the search and does not move the optimum
 
 
 class Result(NamedTuple):
     accuracy: float  # on the test rows, in [0, 1]
-    l2: float  # the chosen penalty, of mean cross-entropy + l2/2 |W|^2
+    l2: float  # the penalty of the last fit, of mean cross-entropy + l2/2 |W|^2; C = 1 / (l2 N)
     predictions: np.ndarray  # int64 [M]
 
 
-def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, grid: Sequence[float] = GRID,
-             steps: int = 300) -> Result:
+def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, grid: Sequence[float] = GRID, costs: Sequence[float] = (),
+             raw: bool = False, balanced: bool = False, every: int = HELD_OUT, select: str = "validation", steps: int = 300) -> Result:
     """Accuracy on the test rows of a linear classifier fitted to the training rows; test rows take no part in any choice.
 
     train_x [N, D], train_y int [N] in [0, C), test_x [M, D], test_y int [M]; features are standardised by mean and std of the training
     rows. grid: penalties l2 > 0 on the weights (not the bias) of the mean cross-entropy; scikit-learn's C is 1 / (l2 N). The one
     with the best accuracy on every fifth training row is fitted again on all N; ties go to the stronger. steps: most iterations of
     a fit. Deterministic: no random number is drawn. ValueError for rows that are not finite or unlabelled training rows.
+
+    costs: values of C instead of a grid of l2; a fit to n rows then has l2 = 1 / (C n). raw: the penalty is on the weights of the features
+    as they came, so that the optimum is that of a fit without standardisation. balanced: chosen by the mean of the classes' accuracies.
+    every: one training row in so many chooses. select: "test" chooses by the test rows, with fits to all N, which is no honest estimate.
     """
-    train_x, test_x, train_y = np.asarray(train_x, np.float32), np.asarray(test_x, np.float32), np.asarray(train_y)
-    _check(train_x, train_y, test_x, test_y, grid)
+    train_x, test_x, train_y, test_y = np.asarray(train_x, np.float32), np.asarray(test_x, np.float32), np.asarray(train_y), np.asarray(test_y)
+    _check(train_x, train_y, test_x, test_y, costs or grid, select)
     mean, std = train_x.mean(0, dtype=np.float64), train_x.std(0, dtype=np.float64)
     mean, scale = mean.astype(np.float32), np.where(std > 1e-8, std, 1).astype(np.float32)
     x, u = (_with_one((rows - mean) / scale) for rows in (train_x, test_x))  # [N, D+1], [M, D+1]
-    held = np.zeros(len(x), bool)
-    held[np.argsort(train_y, kind="stable")[::HELD_OUT]] = True  # evenly from every class
+    held = cached.held_out(train_y, every) if select == "validation" else np.zeros(len(x), bool)
+    judge, truth = (x[held], train_y[held]) if select == "validation" else (u, test_y)
 
     classes, y = int(train_y.max()) + 1, jnp.asarray(train_y, jnp.int32)
-    metric = _metric(x[::-(-len(x) // _CURVATURE_ROWS)], classes=classes)
-    w, fits = jnp.zeros((x.shape[1], classes)), {}
-    for l2 in sorted(grid, reverse=True):
-        w = _fit(w, x, y, jnp.asarray(~held, jnp.float32), metric, l2, steps)
-        score = np.mean(np.asarray(_predict(w, x))[held] == train_y[held])
-        fits[l2] = (score, w)
-    l2 = max(fits, key=lambda penalty: (fits[penalty][0], penalty))
-    w = _fit(fits[l2][1], x, y, jnp.ones(len(x)), metric, l2, steps)
+    gram = _gram(x[::-(-len(x) // _CURVATURE_ROWS)], classes=classes)
+    per_weight = jnp.asarray(np.append(1 / scale.astype(np.float64) ** 2 if raw else np.ones(len(scale)), 1), jnp.float32)  # the bias's is not used
+
+    def penalty(value, rows):
+        return 1 / (value * rows) if costs else value
+
+    def fit(w, value, used):
+        ridge = penalty(value, used.sum()) * per_weight
+        return _fit(w, x, y, jnp.asarray(used, jnp.float32), _inverse_of(gram, jnp.maximum(ridge, _RIDGE)), ridge, steps)
+    w, fits, order = jnp.zeros((x.shape[1], classes)), {}, sorted(costs or grid, reverse=not costs)  # from strong to weak, each from the one before
+    for place, value in enumerate(order):
+        w = fit(w, value, ~held)
+        fits[value] = (_score(np.asarray(_predict(w, judge)), truth, balanced), -place, w)
+    value = max(fits, key=lambda v: fits[v][:2])
+    w = fit(fits[value][2], value, np.ones(len(x), bool)) if held.any() else fits[value][2]
     predictions = np.asarray(_predict(w, u)).astype(np.int64)
-    return Result(float(np.mean(predictions == np.asarray(test_y))), l2, predictions)
+    return Result(float(np.mean(predictions == test_y)), penalty(value, len(x)), predictions)
 
 
-def _check(train_x, train_y, test_x, test_y, grid):
+def per_class(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of their rows that is predicted right; int [N] each."""
+    return float(np.mean((predictions == labels) * class_weights(labels)))
+
+
+def class_weights(labels: np.ndarray) -> np.ndarray:
+    """f64 [N]: what each row counts, so that every class that occurs counts alike; their mean is 1."""
+    _, of, count = np.unique(labels, return_inverse=True, return_counts=True)
+    return len(labels) / (len(count) * count[of])
+
+
+def _score(predictions, labels, balanced):
+    return per_class(predictions, labels) if balanced else np.mean(predictions == labels)
+
+
+def _check(train_x, train_y, test_x, test_y, grid, select):
+    if select not in SELECT:
+        raise ValueError(f"select is {select!r}; choose one of {', '.join(SELECT)}")
     if train_x.ndim != 2 or test_x.ndim != 2 or train_x.shape[1] != test_x.shape[1] or len(train_x) < 2 or not len(test_x):
         raise ValueError(f"the linear evaluation needs features [N, D] and [M, D] with N >= 2, got {train_x.shape} and {test_x.shape}")
     if len(train_y) != len(train_x) or len(test_y) != len(test_x):
@@ -77,11 +109,16 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="classes")
-def _metric(x, *, classes):
-    """An inverse Hessian [D+1, D+1] for one class: (gram / C + ridge)^-1, right at w = 0 and l2 = ridge, near enough elsewhere."""
-    gram = _dot(x.T, x) / len(x) / classes
+def _gram(x, *, classes):
+    """Curvature [D+1, D+1] of the cross-entropy for one class at w = 0, nearly."""
+    return _dot(x.T, x) / len(x) / classes
+
+
+@jax.jit
+def _inverse_of(gram, ridge):
+    """An inverse Hessian [D+1, D+1] for one class: (gram + ridge)^-1, right at w = 0, near enough elsewhere. ridge: [D+1]."""
     # the trace bounds the largest eigenvalue, so 1e-6 of it on the diagonal keeps Cholesky in f32 positive
-    factor = jax.scipy.linalg.cho_factor(gram + (_RIDGE + 1e-6 * jnp.trace(gram)) * jnp.eye(len(gram)))
+    factor = jax.scipy.linalg.cho_factor(gram + jnp.diag(ridge) + 1e-6 * jnp.trace(gram) * jnp.eye(len(gram)))
     return jax.scipy.linalg.cho_solve(factor, jnp.eye(len(gram)))
 
 
@@ -100,7 +137,7 @@ class _State(NamedTuple):
 
 @jax.jit
 def _fit(w, x, y, weight, metric, l2, steps):
-    """Weights [D+1, C] that minimise mean cross-entropy (rows weighted by `weight` [N]) + l2/2 |W|^2, from `w`.
+    """Weights [D+1, C] that minimise mean cross-entropy (rows weighted by `weight` [N]) + l2/2 |W|^2, from `w`; l2: a number, or [D+1], one a row.
 
     L-BFGS whose initial inverse Hessian is `metric`, which is what makes correlated features converge in tens of iterations. The loss is strongly convex, so halving steps need no second condition.
     """

@@ -1,0 +1,255 @@
+"""Linear accuracy by a grid of classifiers: learning rates × weight decays × forms of the features × blocks of features, all trained at once.
+
+One pass over the cached features feeds every head, since the heads of a block share one product with it (the protocol of DINOv2, arXiv
+2304.07193, section 7.1, which took it from BEiT: SGD with momentum .9, cosine to 0). The head is chosen on a held-out part of the training rows.
+"""
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxssl.eval import rows as cached
+
+FORMS = ("raw", "standard", "white", "l2")
+SELECT = ("validation", "test")
+RATES = tuple(10 ** (power / 2) for power in range(-6, 7))     # 13 half decades, .001 to 1,000: features of any scale find theirs
+DINOV2_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+RACE = ((.1, 8), (.3, 3))        # behind these shares of the steps, so many heads go on
+HELD_OUT = 5                     # one training row in so many chooses the head
+MOMENTUM = .9
+_JUDGED = 4096                   # rows scored at a time
+_RIDGE = 1e-3                    # on the correlations that "white" inverts, so that directions of hardly any variance stay quiet
+
+
+class Head(NamedTuple):
+    """A linear classifier to train.
+
+    block: name of the features. form: what it sees of them: "raw"; "standard", by mean and deviation of the training rows (batch norm without
+    a scale, as MAE's probe); "white", standardised and decorrelated, so that a few epochs reach the optimum; "l2", on the unit sphere.
+    lr: for a batch of 256, scaled linearly. weight_decay: of the weights, not the bias.
+    """
+    block: str
+    form: str
+    lr: float
+    weight_decay: float
+
+
+class Result(NamedTuple):
+    """accuracy in [0, 1] and predictions int64 [M] on the test rows by `head`; `scores` [H] of all heads on the rows that chose it, each after
+    `trained` [H] of the steps; batch_size as used."""
+    accuracy: float
+    predictions: np.ndarray
+    head: Head
+    scores: np.ndarray
+    trained: np.ndarray
+    batch_size: int
+
+
+class _Block(NamedTuple):
+    """The heads of one block: which of the grid they are, int [H]; weights w [H, C, D] and bias b [H, C] with their momentum; lr, weight decay,
+    and whether they see raw (or l2) rather than standardised features and whether l2, all [H]; mean and deviation [D] of the training rows.
+
+    The last `white` heads have the metric [D, D], the inverse correlations of the training rows: SGD on white features is SGD on standardised
+    ones whose gradient is multiplied by it.
+    """
+    white: int
+    index: np.ndarray
+    w: jax.Array
+    b: jax.Array
+    wm: jax.Array
+    bm: jax.Array
+    lr: jax.Array
+    decay: jax.Array
+    raw: jax.Array
+    l2: jax.Array
+    mean: jax.Array
+    scale: jax.Array
+    metric: jax.Array | None
+
+    def of(self, keep: np.ndarray) -> "_Block":
+        """Only the heads bool [H]."""
+        per_head = ("index", "w", "b", "wm", "bm", "lr", "decay", "raw", "l2")
+        return self._replace(white=int(keep[len(keep) - self.white:].sum()), **{f: getattr(self, f)[keep] for f in per_head})
+
+
+def make(blocks: Sequence[str], *, lrs: Sequence[float] = RATES, weight_decays: Sequence[float] = (0.,), forms: Sequence[str] = ("raw", "white")) -> tuple[Head, ...]:
+    """The grid of every combination; the defaults are 26 heads a block. `lrs=DINOV2_RATES, forms=("raw",)` is DINOv2's."""
+    return tuple(Head(block, form, lr, decay) for block in blocks for form in forms for decay in weight_decays for lr in lrs)
+
+
+def evaluate(train: Mapping[str, np.ndarray], train_y: np.ndarray, test: Mapping[str, np.ndarray], test_y: np.ndarray, *, heads: Sequence[Head], steps: int,
+             batch_size: int = 1024, seed: int = 0, select: str = "validation", race: Sequence[tuple[float, int]] = RACE, mesh: Any = None) -> Result:
+    """Accuracy on the test rows of the best head.
+
+    train, test: {block: features f32 [N, D_b]}, {block: [M, D_b]}, memory-mapped or not. labels int [N] in [0, C) and [M].
+    steps, batch_size: of each head; a batch larger than the training rows is cut to them. select: "validation" chooses by the accuracy on every
+    fifth training row of a class and trains the chosen head again on all of them; "test" trains on all and chooses by the test rows, which is
+    what DINOv2 reports and is no honest estimate. race: ((share of the steps, heads that go on), …): the worst drop out early, judged like the
+    final choice; () trains every head to the end. A head that goes on is trained exactly as it would be alone.
+    mesh: devices that share each batch. ValueError for rows that do not fit together, are not finite or unlabelled.
+    """
+    train_y, test_y = np.asarray(train_y), np.asarray(test_y)
+    _check(train, train_y, test, test_y, heads, steps, select, race)
+    everything, held = np.arange(len(train_y)), cached.held_out(train_y, HELD_OUT)
+    own = select == "validation"
+    fit = everything[~held] if own else everything
+    judge = ({n: x[held] for n, x in train.items()}, train_y[held]) if own else (test, test_y)
+    options = dict(steps=steps, classes=int(train_y.max()) + 1, seed=seed, mesh=mesh)
+    size = cached.fitting(batch_size, len(fit), mesh)
+    blocks, scores, trained = fit_heads(train, train_y, fit, heads, batch_size=size, judge=judge, race=race, **options)
+    best = max(np.concatenate([b.index for b in blocks.values()]), key=lambda h: (scores[h], -h))
+    head = heads[best]
+    if own:
+        blocks, _, _ = fit_heads(train, train_y, everything, [head], batch_size=size, **options)
+        best = 0
+    block = blocks[head.block]
+    predictions = _predictions(block.of(block.index == best), test[head.block])[0]
+    return Result(float(np.mean(predictions == test_y)), predictions.astype(np.int64), head, scores, trained, size)
+
+
+def fit_heads(x: Mapping[str, np.ndarray], y: np.ndarray, rows: np.ndarray, heads: Sequence[Head], *, steps: int, batch_size: int, classes: int, seed: int = 0,
+              judge: tuple | None = None, race: Sequence[tuple[float, int]] = (), mesh: Any = None) -> tuple[dict, np.ndarray, np.ndarray]:
+    """Trains `heads` on `rows` of the features and drops the worst on the way; ({name: _Block}, scores [H], steps trained [H]).
+
+    Naive version, for one head and φ its form of the features: W = 0, b = 0; for step t with rows i of the batch: p = softmax(φ(x_i) W + b) - onehot(y_i);
+    m = .9 m + φ(x)ᵀ p / B + decay W; W -= lr B/256 (1 + cos(π t / steps))/2 m; likewise b without decay. judge: (features, labels) that score the heads.
+    """
+    blocks = {name: _start(x[name], rows, heads, name, classes, batch_size) for name in dict.fromkeys(h.block for h in heads)}
+    scores, trained = np.full(len(heads), np.nan), np.zeros(len(heads), np.int64)
+    at = 0
+    for share, survivors in (*race, (1., 0)):
+        until = max(round(share * steps), at)
+        arrays = {**{name: x[name] for name in blocks}, "": np.asarray(y, np.int32)}
+        for first, count, batch in (cached.batches(arrays, rows, start=at, stop=until, batch_size=batch_size, seed=seed, mesh=mesh) if until > at else ()):
+            labels = batch.pop("")
+            for name, block in blocks.items():
+                w, b, wm, bm = _advance(block[2:], batch[name], labels, first, count, steps, white=block.white)
+                blocks[name] = block._replace(w=w, b=b, wm=wm, bm=bm)
+        at = until
+        for name, block in blocks.items():
+            trained[block.index] = at
+            if judge is not None:
+                scores[block.index] = np.mean(_predictions(block, judge[0][name]) == judge[1], axis=1)
+        if survivors:
+            blocks = _survivors(blocks, scores, survivors)
+    return blocks, scores, trained
+
+
+def _survivors(blocks, scores, count):
+    """The `count` heads of the best scores, ties to the earlier in the grid."""
+    left = np.concatenate([b.index for b in blocks.values()])
+    kept = set(sorted(left, key=lambda h: (-scores[h], h))[:count])
+    found = {name: block.of(np.array([h in kept for h in block.index])) for name, block in blocks.items()}
+    return {name: block for name, block in found.items() if len(block.index)}
+
+
+def _start(x, rows, heads, block, classes, batch_size):
+    """Heads at zero: a convex problem may as well start there, and the first logits are then the same for every class."""
+    index = np.array(sorted((i for i, h in enumerate(heads) if h.block == block), key=lambda i: heads[i].form == "white"))
+    white = sum(heads[i].form == "white" for i in index)
+    part = x if len(rows) == len(x) else x[rows]
+    mean, std = part.mean(0, dtype=np.float64), part.std(0, dtype=np.float64)
+    mean, scale = mean.astype(np.float32), np.where(std > 1e-8, std, 1).astype(np.float32)
+    w, b = jnp.zeros((len(index), classes, x.shape[1])), jnp.zeros((len(index), classes))
+    column = {name: jnp.asarray([f(heads[i]) for i in index], jnp.float32) for name, f in (
+        ("lr", lambda h: h.lr * batch_size / 256), ("decay", lambda h: h.weight_decay), ("raw", lambda h: h.form in ("raw", "l2")), ("l2", lambda h: h.form == "l2"))}
+    return _Block(white, index, w, b, w, b, **column, mean=jnp.asarray(mean), scale=jnp.asarray(scale), metric=_metric(part, mean, scale) if white else None)
+
+
+def _metric(x, mean, scale):
+    """Inverse [D, D] of the correlations of the rows x [N, D], summed over parts of them, with a little on the diagonal."""
+    total = sum(_gram(jnp.asarray(x[at:at + _JUDGED]), mean, scale) for at in range(0, len(x), _JUDGED))
+    return jnp.asarray(np.linalg.inv(np.asarray(total, np.float64) / len(x) + _RIDGE * np.eye(x.shape[1])), jnp.float32)
+
+
+@jax.jit
+def _gram(x, mean, scale):
+    z = (x - mean) / scale
+    return _dot(z, z, ((0,), (0,)))
+
+
+def _dot(a, b, axes):
+    return jax.lax.dot_general(a, b, (axes, ((), ())), precision=jax.lax.Precision.HIGHEST)
+
+
+def _logits(block: tuple, x: jax.Array) -> tuple[jax.Array, ...]:
+    """Logits [H, C, B] of every head for rows x [B, D], with what the gradient needs again: standardised rows [B, D], mean and deviation that
+    turn these into what a head sees [H, 1, D], and its factor for each row [H, 1, B].
+
+    All heads share one product with the standardised rows z: x = scale z + mean, so W x = (W scale) z + W mean, and l2 divides the sum by |x|.
+    """
+    w, b, raw, l2, mean, scale = block
+    z = (x - mean) / scale
+    raw, l2 = raw[:, None, None], l2[:, None, None]
+    offset, factor = raw * mean, 1 + raw * (scale - 1)                                                           # [H, 1, D]
+    norm = jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=1), 1e-24))
+    row = 1 + l2 * (1 / norm - 1)                                                                                # [H, 1, B]
+    product = _dot((w * factor).reshape(-1, w.shape[2]), z, ((1,), (1,))).reshape(*b.shape, len(x))              # [H, C, B]
+    return (product + jnp.sum(w * offset, -1)[..., None]) * row + b[..., None], z, offset, factor, row
+
+
+@partial(jax.jit, static_argnames="white")
+def _advance(block, x, y, first, count, total, *, white):
+    """(w, b, wm, bm) after the first `count` of the steps in x [K, B, D], y [K, B]; the step numbers begin at `first` of `total`."""
+    w, b, wm, bm, lr, decay, *form, metric = block
+    heads, classes, width = w.shape
+
+    def step(t, state):
+        w, b, wm, bm = state
+        labels = y[t]
+        logits, z, offset, factor, row = _logits((w, b, *form), x[t])
+        wrong = (jax.nn.softmax(logits, axis=1) - jax.nn.one_hot(labels, classes, axis=0)) / len(labels)          # [H, C, B]
+        gb, wrong = wrong.sum(-1), wrong * row
+        # Turned over first, and held so: on CPUs the product is then up to four times as fast for few heads, and never slower.
+        columns = jax.lax.optimization_barrier(wrong.reshape(heads * classes, -1).T)                              # [B, H C]
+        gw = _dot(columns, z, ((0,), (0,))).reshape(w.shape)                                                      # [H, C, D]
+        gw = gw * factor + wrong.sum(-1)[..., None] * offset
+        if white:
+            gw = jnp.concatenate([gw[:-white], _dot(gw[-white:], metric, ((2,), (0,)))])
+        gw = gw + decay[:, None, None] * w
+        rate = lr * .5 * (1 + jnp.cos(jnp.pi * (first + t) / total))                                              # [H]
+        wm, bm = MOMENTUM * wm + gw, MOMENTUM * bm + gb
+        return w - rate[:, None, None] * wm, b - rate[:, None] * bm, wm, bm
+
+    return jax.lax.fori_loop(0, count, step, (w, b, wm, bm))
+
+
+@jax.jit
+def _classes_of(block, x):
+    return jnp.argmax(_logits(block, x)[0], axis=1)                                                               # [H, B]
+
+
+def _predictions(block: _Block, x: np.ndarray) -> np.ndarray:
+    """Classes int32 [H, N] of the rows x [N, D] by every head."""
+    size, parts = min(_JUDGED, len(x)), []
+    state = (block.w, block.b, block.raw, block.l2, block.mean, block.scale)
+    for start in range(0, len(x), size):
+        part = np.asarray(x[start:start + size], np.float32)
+        padded = np.pad(part, ((0, size - len(part)), (0, 0)))      # one size compiles
+        parts.append(np.asarray(_classes_of(state, padded))[:, :len(part)])
+    return np.concatenate(parts, axis=1)
+
+
+def _check(train, train_y, test, test_y, heads, steps, select, race):
+    if select not in SELECT:
+        raise ValueError(f"select is {select!r}; choose one of {', '.join(SELECT)}")
+    if not heads or steps < 1:
+        raise ValueError(f"a grid needs at least one head and one step, got {len(heads)} and {steps}")
+    if len(train_y) < 2 or not len(test_y) or train_y.min() < 0:
+        raise ValueError(f"a grid needs at least two labelled training rows and a test row, got {np.sum(train_y >= 0)} of {len(train_y)} and {len(test_y)}")
+    for head in heads:
+        if head.form not in FORMS or not head.lr > 0 or not head.weight_decay >= 0:
+            raise ValueError(f"{head}: the form must be one of {', '.join(FORMS)}, lr above 0 and weight_decay 0 or more")
+        if head.block not in train or head.block not in test:
+            raise ValueError(f"there are no features {head.block!r}; there are {', '.join(train)}")
+    for name in {h.block for h in heads}:
+        x, u = train[name], test[name]
+        if x.ndim != 2 or u.ndim != 2 or x.shape[1] != u.shape[1] or len(x) != len(train_y) or len(u) != len(test_y):
+            raise ValueError(f"features {name!r} are {x.shape} for {len(train_y)} labels and {u.shape} for {len(test_y)}; expected [N, D] and [M, D]")
+        if not (np.isfinite(x).all() and np.isfinite(u).all()):
+            raise ValueError(f"a feature of {name!r} is not finite")
+    if any(not (0 < share < 1 and count >= 1) for share, count in race):
+        raise ValueError(f"a race is ((share of the steps between 0 and 1, heads that go on), …), got {race}")
