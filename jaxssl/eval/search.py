@@ -16,11 +16,11 @@ from jax.sharding import PartitionSpec
 
 from jaxssl import sharding
 
-_TILE = (1024, 8192)        # rows and columns of a product on the processor: 32 MB of similarities
+_TILE = (2048, 8192)        # rows and columns of a product on the processor: 64 MB of similarities
 _SPAN, _HELD = 8192, 2**21  # queries whose candidates are held at a time: so many, or fewer when k times their number is above this
 _BLOCK = (1000, 50_000)     # rows, and columns a device, elsewhere: 200 MB of similarities
 _GROUPS = 4                 # times k: into so many groups the first tile is cut to find the threshold
-_CROWD = 8                  # times k: so many candidates a row are held before they are cut to k
+_CROWD = 1.5                # times k: when a row holds more candidates, they are cut to k before the next tile
 _NONE = np.uint64(2**64 - 1)
 _EXCLUDED = -2.             # below every cosine, and above the -inf of what is no reference row at all
 
@@ -107,8 +107,9 @@ class _Best:
 
     def __init__(self, low, high, k):
         self.low, self.high, self.k = low, high, k
-        self.least = None               # f32 [n, 1]: at least k reference rows are that similar
-        self.rows, self.keys, self.held = [], [], 0
+        self.least = None                                               # f32 [n, 1]: at least k reference rows are that similar
+        self.keys = np.full((high - low, 4 * k), _NONE)                 # of a row, `fill` are in use
+        self.fill = np.zeros(high - low, np.int64)
 
     def add(self, similarity, b, tiles, twins):
         """Takes what may be among the k best of a tile [n, m] whose column j is the reference row b + tiles · j."""
@@ -120,27 +121,30 @@ class _Best:
             similarity[of[here], at[here] // tiles] = -np.inf
         if self.least is None:
             self.least = _threshold(similarity, self.k)
-        flat = np.flatnonzero(similarity >= self.least)
-        row = flat // m
-        self.rows.append(row.astype(np.int32))
-        self.keys.append(_key(similarity.reshape(-1)[flat], b + tiles * (flat - row * m)))
-        self.held += len(flat)
-        if self.held > _CROWD * self.k * n:
+        elif self.fill.max() > _CROWD * self.k:                         # what is held now knows a better threshold
             self._cut()
+        flat, row = np.flatnonzero(similarity >= self.least), np.arange(n)
+        starts = np.searchsorted(flat, np.arange(n + 1) * m)
+        count = np.diff(starts)
+        wide = int((self.fill + count).max())
+        if wide > self.keys.shape[1]:
+            self.keys = np.pad(self.keys, ((0, 0), (0, wide - self.keys.shape[1])), constant_values=_NONE)
+        index = tiles * flat + np.repeat(b - tiles * m * row, count)
+        place = np.arange(len(flat)) + np.repeat(row * self.keys.shape[1] + self.fill - starts[:-1], count)
+        self.keys.reshape(-1)[place] = _key(similarity.reshape(-1)[flat], index)
+        self.fill += count
 
     def finish(self, out):
-        out[self.low:self.high] = np.sort(self._cut(), axis=1)
+        self._cut()
+        out[self.low:self.high] = np.sort(self.keys[:, :self.k], axis=1)
+        self.keys = None
 
     def _cut(self):
-        """The k smallest keys of each row [n, k], which are then all that is held."""
-        rows, keys, n = np.concatenate(self.rows), np.concatenate(self.keys), self.high - self.low
-        order, count = np.argsort(rows.astype(np.int16) if n < 2**15 else rows, kind="stable"), np.bincount(rows, minlength=n)
-        padded = np.full((n, count.max()), _NONE)
-        padded[np.arange(padded.shape[1]) < count[:, None]] = keys[order]
-        best = np.partition(padded, self.k - 1, axis=1)[:, :self.k]
-        self.least = _value(best.max(axis=1, keepdims=True))
-        self.rows, self.keys, self.held = [np.repeat(np.arange(n, dtype=np.int32), self.k)], [best.reshape(-1)], best.size
-        return best
+        """Keeps the k smallest keys of each row; the largest of them is the new threshold."""
+        used = self.keys[:, :self.fill.max()]
+        used.partition(self.k - 1, axis=1)
+        used[:, self.k:] = _NONE
+        self.least, self.fill[:] = _value(used[:, self.k - 1:self.k]), self.k
 
 
 def _threshold(similarity, k):

@@ -5,9 +5,7 @@ searched among the others: taking the best of the table instead is a choice on t
 """
 import time
 
-import numpy as np
-
-from jaxssl.eval import knn, linear
+from jaxssl.eval import knn, linear, rows as cached
 from jaxssl.protocols import Context, Row
 
 
@@ -23,11 +21,9 @@ def run(context: Context, *, k: tuple = (10, 20, 100, 200), temperature: tuple =
     rows = [_row(context, layer, setting, result, test.labels, len(train.x), (time.monotonic() - start) / len(settings)) for setting, result in zip(settings, results)]
     if len(settings) == 1:
         return rows
-    start = time.monotonic()
-    scores = results
+    start, scores = time.monotonic(), results
     if context.select == "validation":
-        held = np.zeros(len(train.labels), bool)
-        held[np.argsort(train.labels, kind="stable")[::linear.HELD_OUT]] = True     # evenly from every class
+        held = cached.held_out(train.labels, linear.HELD_OUT)
         scores = knn.evaluate(train.x[held], train.labels[held], train.x[~held], train.labels[~held], settings=settings, mesh=context.mesh)
     best = max(range(len(settings)), key=lambda i: scores[i].accuracy)              # the first among equals
     chosen = rows[best]

@@ -13,7 +13,7 @@ _SHORT = 10_000     # training images of the linear classifier on the short budg
 
 
 def run(context: Context, *, k: int = 20, temperature: float = .07, with_linear: bool = True) -> list[Row]:
-    """A kNN row and, `with_linear`, a row of L-BFGS logistic regression (penalty chosen on a held-out fifth of train) for every layer."""
+    """A kNN row and, `with_linear`, a row of L-BFGS logistic regression (penalty chosen on a held-out fifth of train, or as `context.select` says) for every layer."""
     rows = []
     for layer in context.encoder.layers:
         start = time.monotonic()
@@ -35,6 +35,6 @@ def _linear(context, layer, train, test):
     if context.budget == "short" and len(chosen) > _SHORT:
         chosen = fewshot.draw(train.labels, max(linear.HELD_OUT, _SHORT // classes), np.random.default_rng(context.seed))
         note = f"short budget: {len(chosen)} of {len(train.labels)} training images"
-    result = linear.evaluate(train.x[chosen], train.labels[chosen], test.x, test.labels)
+    result = linear.evaluate(train.x[chosen], train.labels[chosen], test.x, test.labels, select=context.select)
     return Row("layers", "linear (L-BFGS)", layer, "accuracy", result.accuracy, len(test.labels), context.interval(result.predictions == test.labels, test.labels),
-               {"l2": result.l2, "grid": list(linear.GRID), "train": len(chosen), "width": train.x.shape[1]}, note, time.monotonic() - start, "validation")
+               {"l2": result.l2, "grid": list(linear.GRID), "train": len(chosen), "width": train.x.shape[1]}, note, time.monotonic() - start, context.select)
