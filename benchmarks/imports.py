@@ -7,7 +7,8 @@ running statistics, and scales and biases are moved off one and zero. Features o
 `jaxssl.load`'s encoder must agree within 1e-4 of an image's largest feature in float32; then the encoder is exported to the same library, and every
 tensor but batch counters and classifier must come back bit for bit.
 
-Expected before it ran: differences of some 1e-6, as in exports.py.
+Expected before it ran: differences of some 1e-6, as in exports.py. Measured: 2e-5, and as much between either program and the same network in
+float64: blocks whose last norm is not near zero, as in these networks at random, amplify rounding.
 """
 import argparse
 import json
@@ -53,7 +54,7 @@ def measure(library, canvases, folder, path):
     import torch
     from safetensors.torch import load_file, save_file
     start = time.perf_counter()
-    torch.manual_seed(0)
+    torch.manual_seed(("torchvision", "timm").index(library))      # their initialisers draw alike: the same seed would give one network twice
     if library == "timm":
         import timm
         model = timm.create_model("resnet50", zero_init_last=False)
@@ -68,15 +69,16 @@ def measure(library, canvases, folder, path):
     model.fc = torch.nn.Identity()
     with torch.inference_mode():
         theirs = np.concatenate([model(planes(torch, x)).numpy() for x in chunks])
-
+        exact = model.double()(planes(torch, chunks[0]).double()).numpy()
     report = convert.run(str(folder / "theirs.safetensors"), str(folder / "ours"))
     encoder = encoders.load(folder / "ours")
     forward = jax.jit(lambda v, x: encoder.forward(v, x)[0])
     ours = np.concatenate([np.asarray(forward(encoder.variables, x)) for x in chunks])
     export.run(weights=str(folder / "ours"), format=library, out=str(folder / "back"), images=8, data=path)
+    rounding = {"theirs": export.relative(exact, theirs[:CHUNK]), "ours": export.relative(exact, ours[:CHUNK])}
     back = load_file(folder / "back" / "model.safetensors")
     compared = [n for n in tensors if not n.endswith("num_batches_tracked") and not n.startswith("fc.")]
-    return {"difference": export.relative(theirs, ours), "features": list(ours.shape), "largest_feature": float(np.abs(theirs).max()),
+    return {"difference": export.relative(theirs, ours), f"difference_from_float64_on_{CHUNK}_images": rounding, "features": list(ours.shape), "largest_feature": float(np.abs(theirs).max()),
             "used": len(report["used"]), "unused": len(report["unused"]), "missing": len(report["missing"]), "tensors_compared": len(compared),
             "round_trip_bitwise": all(torch.equal(tensors[n], back[n]) and tensors[n].dtype == back[n].dtype for n in compared),
             "seconds": round(time.perf_counter() - start, 1)}
