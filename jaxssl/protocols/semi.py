@@ -1,0 +1,35 @@
+"""Semi-supervised: the whole network fine-tuned on the labels of 1 % and 10 % of each class, or of n images a class; the choice is saved.
+
+Published: SimCLRv2 (arXiv 2006.10029, section 3 and its code): LARS, rate .005 · √B, batch 1,024, 60 epochs on 1 % and 30 on 10 %, no warm-up, no weight
+decay; it fine-tunes from layer=projector.1. The images are drawn by a hash of seed and name, so 1 % is part of 10 %, and are listed in
+`evaluations/subsets/`. The short budget is SGD on as many views as a laptop can see.
+"""
+from pathlib import Path
+
+from jaxssl.protocols import Context, Row
+from jaxssl.protocols.finetune import PUBLISHED, SHORT, tuned
+from jaxssl.tuning import subsets
+
+EPOCHS = (.01, 60., 30.)    # up to this share, so many epochs; above it, so many
+SHORT_IMAGES = 40_000       # views in all, for each subset
+
+
+def run(context: Context, *, shares: tuple = (.01, .1), per_class: tuple = (), layer: str = "backbone", epochs: float = 0., batch_size: int = 0, optimizer: str = "",
+        lr: float = 0., scaling: str = "", weight_decay: float = 0., warmup: float = 0., layer_decay: float = 1., drop_path: float = 0., label_smoothing: float = 0.,
+        images: int = 0) -> list[Row]:
+    """A row for every share of the labels and every number of images a class. Other options as `finetune`'s."""
+    short = context.budget == "short"
+    given = {"epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "scaling": scaling}
+    options = {"weight_decay": weight_decay, "warmup": warmup, "layer_decay": layer_decay, "drop_path": drop_path, "label_smoothing": label_smoothing}
+    labels, names = subsets.entries(context.data.train)
+    rows = []
+    for how in (*({"share": s} for s in shares), *({"per_class": n} for n in per_class)):
+        chosen = subsets.stratified(labels, names, seed=context.seed, **how)
+        what = f"{100 * how['share']:g} %" if "share" in how else f"{how['per_class']} a class"
+        file = Path("evaluations") / "subsets" / f"{what.replace(' %', 'percent').replace(' ', '_')}_seed{context.seed}.json"
+        subsets.save(Path(context.folder) / file, chosen, context.data.train, seed=context.seed, **how)
+        published = EPOCHS[1] if len(chosen) <= EPOCHS[0] * 1.01 * (labels >= 0).sum() else EPOCHS[2]
+        recipe = {**(SHORT if short else PUBLISHED), "epochs": published, **{k: v for k, v in given.items() if v}}
+        most = images or (SHORT_IMAGES if short and not epochs else 0)
+        rows.append(tuned(context, chosen, "semi", f"{what} of the labels" if "share" in how else what, layer, recipe, options, published, most, {**how, "seed": context.seed, "images": str(file)}))
+    return rows
