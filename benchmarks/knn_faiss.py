@@ -11,6 +11,8 @@ Rows whose lists differ are looked at in f64: they must hold rows whose similari
 Expected before this benchmark ran: the products are 512 GFLOP, 2 to 2.5 s at the 200 to 270 GFLOP/s of two such cores, for both; what is left is the
 selection. faiss keeps a heap or a reservoir for every query; a full top-k of XLA would take several times the product; a threshold found on the first
 tile discards all but about k · 6 of 50,000 columns by one comparison (.1 ns an element: .1 s in all), so at least as fast as faiss, by a few percent.
+Measured on two shared cores (load 6): 1.18 times as fast (1.15 in processor time); the first version, which kept every candidate of all tiles to the
+end, was not (.98 and .95). 9,842 of 10,000 lists are identical, the others differ in the order of similarities within 8e-7.
 """
 import argparse
 import json
