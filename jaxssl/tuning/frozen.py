@@ -37,7 +37,7 @@ def train(encoder: Encoder, images: loop.Images, plan: loop.Length, *, lrs: Sequ
                            batch_size=plan.batch_size, total=plan.steps, warmup=0, lr_rules=tuple((f"^head{i}/", lr / lrs[0]) for i, lr in enumerate(lrs)))
 
     @jax.jit
-    def step(state, variables, batch, number):
+    def step(state, variables, batch, number, key):
         heads, slots = state
         batch = loop.lookup(batch)
         h = encoder.forward(variables, view(jax.random.fold_in(key, number), batch), layer=layer, train=False)[0]      # [B, D]
@@ -50,7 +50,7 @@ def train(encoder: Encoder, images: loop.Images, plan: loop.Length, *, lrs: Sequ
         return (jax.tree.map(jnp.add, heads, updates), slots), losses
 
     state = jax.device_put((heads, optimizer.tx.init(heads)), whole)
-    (heads, _), losses = loop.run(lambda state, batch, number: step(state, variables, batch, number), state, images, plan, seed=seed, log=log, name="linear head")
+    (heads, _), losses = loop.run(lambda state, batch, number: step(state, variables, batch, number, key), state, images, plan, seed=seed, log=log, name="linear head")
     after = tree.digest(variables)
     if after != before:
         raise RuntimeError("the frozen encoder changed while its linear head was trained")

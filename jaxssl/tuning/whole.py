@@ -5,6 +5,7 @@ Layer decay as in BEiT and MAE (arXiv 2111.06377, appendix A.1): the rate falls 
 import contextlib
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -52,23 +53,24 @@ def train(encoder: Encoder, images: loop.Images, plan: loop.Length, *, layer: st
                       warmup=round(warmup * plan.steps), lr_rules=rules, **options)
     view, key = loop.train_view(encoder), jax.random.key(seed)
 
-    def loss(params, stats, batch, number):
-        own, drops = jax.random.fold_in(key, number), contextlib.nullcontext()
+    def loss(params, stats, batch, own):
+        drops = contextlib.nullcontext()
         if drop_path:
             drops = depth.drop_path(drop_path, jax.random.fold_in(own, 1), residual)
         with drops:
             logits, stats = _logits(encoder, params, stats, view(own, batch), layer, train=True)
         return loop.cross_entropy(logits, batch["label"], label_smoothing), stats
 
-    def step(state, batch, number):
+    @partial(jax.jit, donate_argnums=0)
+    def step(state, batch, number, key):
         params, stats, slots = state
-        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, stats, loop.lookup(batch), number)
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, stats, loop.lookup(batch), jax.random.fold_in(key, number))
         updates, slots = made.tx.update(grads, slots, params)
         return (jax.tree.map(jnp.add, params, updates), stats, slots), value
 
     # copied, since the step gives its arguments' memory to its results
     state = jax.device_put(jax.tree.map(jnp.array, (params, start["batch_stats"], made.tx.init(params))), sharding.replicated(images.mesh))
-    (params, stats, _), losses = loop.run(jax.jit(step, donate_argnums=0), state, images, plan, seed=seed, log=log, name="fine-tuning")
+    (params, stats, _), losses = loop.run(lambda state, batch, number: step(state, batch, number, key), state, images, plan, seed=seed, log=log, name="fine-tuning")
     call = jax.jit(lambda params, stats, batch: _logits(encoder, params, stats, encoder.view(batch), layer, train=False)[0])
     return Trained(lambda batch: call(params, stats, {name: batch[name] for name in ("image", "size")}), {"params": params, "batch_stats": stats}, losses, made.describe)
 
