@@ -13,6 +13,7 @@ the resident memory just before it (Linux, /proc/self); libraries are imported a
 Expected before this benchmark ran: the products are 3.7 TFLOP, about 15 s on two such cores, for both. Theirs adds a Python loop over classes and a table
 [classes, images] of booleans (.66 GB, several copies of it); ours looks again at the queries without a hit among the k nearest (for the exact MRR), a
 tenth of the products. So 1.2 times faster, with less than 150 MB (a tile of 32 MB, candidates, two tiles of normalised rows) against more than 1 GB.
+Measured on two shared cores: 1.16 times as fast with 1/30 of the memory (5.2 GB against 175 MB); its four metrics differ from ours by 6e-6 at most.
 """
 import argparse
 import json
