@@ -2,10 +2,10 @@
 
     python benchmarks/retrieval_pml.py         # writes benchmarks/results/retrieval_pml.json
 
-It needs torch, pytorch-metric-learning and faiss-cpu beside jaxssl. Embeddings are made: about 11,000 classes of 2 to 12 images (as the test half of
+It needs torch, pytorch-metric-learning and faiss-cpu beside jaxssl. Embeddings are made: about 8,600 classes of 2 to 12 images (the test half of
 Stanford Online Products has 60,502 images of 11,316 classes), unit vectors, every image a query against all others. Precision@1, R-precision, MAP@R and
 MRR; theirs with its own exact index (FaissKNN) and k = max_bin_count. Its MRR ends at that k and ours does not, so ours is also cut there to compare.
-NMI and AMI are left out on both sides: they are a k-means with 11,000 clusters, which would hide the rest.
+NMI and AMI are left out on both sides: they are a k-means with 8,600 clusters, which would hide the rest.
 
 Contenders take turns for `--rounds` rounds, each measurement a process of its own. Extra memory is the peak of resident memory during the call above
 the resident memory just before it (Linux, /proc/self); libraries are imported and warmed up on a small set before.
