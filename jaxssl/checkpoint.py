@@ -19,9 +19,9 @@ from jaxssl.errors import UserError
 class Manager:
     """Saves, restores and verifies the checkpoints of one workdir; see `open_manager`."""
 
-    def __init__(self, folder: str, keep_last: int, keep_every: int, asynchronous: bool):
+    def __init__(self, folder: str, keep_last: int, keep_every: int, asynchronous: bool, reading: bool = False):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every or None, enable_async_checkpointing=asynchronous,
-                                               cleanup_tmp_directories=True)
+                                               cleanup_tmp_directories=not reading, read_only=reading)
         self._manager = ocp.CheckpointManager(folder, options=options, item_names=("state", "meta"))
         self._folder = folder
 
@@ -99,5 +99,13 @@ def open_manager(*, workdir, keep_last=2, keep_every=0, asynchronous=True) -> Ma
     """
     if keep_last < 1 or keep_every < 0:
         raise UserError(f"checkpoint.keep_last is {keep_last} and keep_every {keep_every}; keep_last must be at least 1, keep_every at least 0")
-    folder = f"{workdir}/checkpoints" if "://" in str(workdir) else os.fspath(Path(workdir).resolve() / "checkpoints")
-    return Manager(folder, keep_last, keep_every, asynchronous)
+    return Manager(_folder(workdir), keep_last, keep_every, asynchronous)
+
+
+def open_reader(workdir: str) -> Manager:
+    """The checkpoints of `workdir` for reading alone: a run that is saving there meanwhile is left in peace."""
+    return Manager(_folder(workdir), 1, 0, False, reading=True)
+
+
+def _folder(workdir):
+    return f"{workdir}/checkpoints" if "://" in str(workdir) else os.fspath(Path(workdir).resolve() / "checkpoints")

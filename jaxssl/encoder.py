@@ -199,7 +199,7 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
     """
     from jaxssl import checkpoint, workdir as folders      # orbax is imported for workdirs only
     config = read_config(workdir)
-    manager = checkpoint.open_manager(workdir=workdir)
+    manager = checkpoint.open_reader(workdir)
     try:
         step = manager.latest() if step is None else step
         if step is None:

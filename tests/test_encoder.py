@@ -221,3 +221,14 @@ def test_a_torn_checkpoint_is_one_sentence(tmp_path):
             file.write_bytes(file.read_bytes()[:10])
     with pytest.raises(UserError, match="checkpoint 3 in .* cannot be read .*another step"):
         encoders.from_workdir(str(tmp_path / "run"))
+
+
+def test_reading_leaves_an_unfinished_save_alone(tmp_path):
+    """A run may be saving while its encoder is evaluated."""
+    workdir_of(tmp_path / "run")
+    saving = tmp_path / "run" / "checkpoints" / "4.orbax-checkpoint-tmp"
+    (saving / "state").mkdir(parents=True)
+    assert encoders.from_workdir(str(tmp_path / "run")).step == 3
+    assert (saving / "state").is_dir()
+    checkpoint.open_manager(workdir=tmp_path / "run").close()
+    assert not saving.exists()      # while a run that resumes does clean up
