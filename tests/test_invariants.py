@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import checkpoint, tree
+from jaxssl import checkpoint, sharding, tree
 from jaxssl.methods.base import Method
 from jaxssl.train import describe
 from tests.tiny import METHODS, Tiny, config_of
@@ -48,10 +48,10 @@ def test_devices_do_not_change_the_run(method, devices, fsdp, one_device):
 
 def test_state_is_sharded_and_slots_are_split(method):
     tiny = Tiny(config_of(method), devices=8, fsdp=2)
-    params = [x.sharding for x in jax.tree.leaves(tiny.state.params)]
-    slots = [x.sharding for x in jax.tree.leaves(tiny.state.opt_state)]
-    assert any("fsdp" in str(s.spec) for s in params)
-    assert any("data" in str(s.spec) for s in slots)
+    for tree_ in (tiny.state.params, tiny.state.opt_state):       # between steps: an eighth on each device
+        split = [x for x in jax.tree.leaves(tree_) if "slice" in str(x.sharding.spec)]
+        assert split and all(x.addressable_shards[0].data.size * 8 == x.size for x in split)
+    assert any("fsdp" in str(s.spec) for s in jax.tree.leaves(sharding.parameters(tiny.state.params, tiny.mesh)))     # where the loss uses them
 
 
 def test_resume_is_bitwise_and_follows_to_other_topologies(method, tmp_path):
