@@ -19,9 +19,9 @@ from jaxssl.errors import UserError
 class Manager:
     """Saves, restores and verifies the checkpoints of one workdir; see `open_manager`."""
 
-    def __init__(self, folder: str, keep_last: int, keep_every: int, asynchronous: bool, reading: bool = False):
+    def __init__(self, folder: str, keep_last: int | None, keep_every: int, asynchronous: bool, reading: bool = False):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every or None, enable_async_checkpointing=asynchronous,
-                                               cleanup_tmp_directories=not reading, read_only=reading)
+                                               cleanup_tmp_directories=not reading)
         self._manager = ocp.CheckpointManager(folder, options=options, item_names=("state", "meta"))
         self._folder = folder
 
@@ -104,7 +104,7 @@ def open_manager(*, workdir, keep_last=2, keep_every=0, asynchronous=True) -> Ma
 
 def open_reader(workdir: str) -> Manager:
     """The checkpoints of `workdir` for reading alone: a run that is saving there meanwhile is left in peace."""
-    return Manager(_folder(workdir), 1, 0, False, reading=True)
+    return Manager(_folder(workdir), None, 0, False, reading=True)
 
 
 def _folder(workdir):
