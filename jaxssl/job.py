@@ -12,6 +12,11 @@ from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.step import TrainState, init_state, train_step
 
+# XLA for TPUs copies arrays from HBM to the chip ahead of their use, by default also where one operation then reads the copy once and nothing is won.
+# Here what uses a copy must move four times its bytes. Measured on the ImageNet recipe, v5e:4x4, with ratios of 1.5, 2.5 and 4: 4.31, 4.14 and 4.10 GB to
+# or from HBM a step, 14.7, 13.8 and 13.6 GB as XLA counts bytes.
+TPU_OPTIONS = {"xla_tpu_msa_inefficient_use_to_copy_ratio": 4.0}
+
 
 class Facts(NamedTuple):
     """What the run needs to know of its data: training images, classes (0: no labels), canvas side, whether all of it stays on the device."""
@@ -99,6 +104,18 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
                init=jax.jit(init, out_shardings=placed),
                step=jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh))),
                embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)))
+
+
+def compiled(lowered: Any, mesh: Mesh) -> Any:
+    """The executable of a lowered step, with `TPU_OPTIONS` on a mesh of TPUs, as far as the installed compiler knows them."""
+    if mesh.devices.flat[0].platform != "tpu":
+        return lowered.compile()
+    try:
+        return lowered.compile(TPU_OPTIONS)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()
 
 
 def views(config: Any) -> tuple[Callable, Callable]:

@@ -95,7 +95,7 @@ def make(spec: str, overrides: dict[str, str], *, topology: str = "", devices: i
     lowered = job.step.lower(job.state, job.batch)
     if not topology and not devices:
         return plan | estimate(config, job, lowered)
-    return plan | compiled(lowered, plan, chip=roofline.CHIPS.get(topology.partition(":")[0]))
+    return plan | compiled(lowered, mesh, plan, chip=roofline.CHIPS.get(topology.partition(":")[0]))
 
 
 def estimate(config: Any, job: Any, lowered: Any) -> dict:
@@ -120,12 +120,12 @@ def estimate(config: Any, job: Any, lowered: Any) -> dict:
                        "activations_at_most_per_image": int(activations / config.batch_size)}}
 
 
-def compiled(lowered: Any, plan: dict, chip: roofline.Chip | None) -> dict:
+def compiled(lowered: Any, mesh: Any, plan: dict, chip: roofline.Chip | None) -> dict:
     """What the compiler says of the step on each device; with `chip`, whether it fits and how long it takes."""
-    from jaxssl import hlo
+    from jaxssl import hlo, job as jobs
     started = time.perf_counter()
     try:
-        executable = lowered.compile()
+        executable = jobs.compiled(lowered, mesh)
     except Exception as error:                       # the TPU compiler refuses a program that does not fit
         used = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not used or not chip:

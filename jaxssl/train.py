@@ -176,7 +176,7 @@ class Session:
     def compile(self) -> None:
         """The one compile of the train step, ahead of time: the executable cannot be traced again."""
         shapes = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), (self.job.state, self.job.batch), (self.job.state_sharding, self.job.batch_sharding))
-        self.compiled = self.job.step.lower(*shapes).compile()
+        self.compiled = jobs.compiled(self.job.step.lower(*shapes), self.job.mesh)
         self.flops = (self.compiled.cost_analysis() or {}).get("flops", 0.0) * self.job.mesh.size  # the analysis counts one device's share
         self.screen.note(f"compiled: {self.flops / 1e9:,.1f} GFLOP a step")
 

@@ -56,7 +56,8 @@ def _backward(eps, saved, cotangents):
     dkernel = (factor[:, None] * (cross - (inverse * aligned)[:, None] * spread)).sum(0)
     mixing = _einsum("gio,jo->gij", exact * (factor * inverse * aligned / count)[:, None], exact)
     constant = _einsum("gi,gij->gj", centre, mixing) - _einsum("go,io->gi", factor * total / count, exact)
-    dx = (_einsum("g...o,gio->g...i", dy, (exact * factor[:, None]).astype(x.dtype))
+    # The first product is rounded to the dtype of x before the second is subtracted: in float32 it would be the widest thing that is written here.
+    dx = (_einsum("g...o,gio->g...i", dy, (exact * factor[:, None]).astype(x.dtype)).astype(x.dtype)
           - _einsum("g...i,gij->g...j", x, mixing.astype(x.dtype)) + _wide(constant, x))
     return dx.astype(x.dtype), dkernel.astype(kernel.dtype), aligned.sum(0), total.sum(0)
 
