@@ -106,6 +106,22 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
                embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)))
 
 
+def describe(config: Any, job: Job) -> str:
+    """What is printed and logged at start: mesh, model, views, learning rate, schedule, optimizer groups."""
+    f, d = job.facts, jax.devices()
+    parameters = sum(x.size for x in jax.tree.leaves(job.state.params))
+    epochs = job.total * config.batch_size / f.examples
+    return "\n".join([
+        f"mesh: {' × '.join(f'{n} {a}' for a, n in job.mesh.shape.items())} = {len(d)} {d[0].device_kind} devices in {jax.process_count()} process(es)",
+        f"data: {f.examples:,} images of at most {f.canvas}×{f.canvas}, {f.classes or 'no'} classes, {'resident on every device' if f.resident else 'streamed'}",
+        f"method: {config.method.name}, {job.views} views of {config.augment.size}×{config.augment.size}; global batch {config.batch_size} images "
+        f"({config.batch_size // job.mesh.size} a device), {config.precision}",
+        f"parameters: {parameters:,} ({config.model.name}, features of {job.width})",
+        f"schedule: {job.total} steps ({epochs:.4g} epochs), warm-up {job.warmup} steps; log every {job.duration(config.log_every, 'log_every', config.batch_size)}, "
+        f"evaluate every {job.duration(config.eval_every, 'eval_every', config.batch_size)}, save every {job.duration(config.checkpoint_every, 'checkpoint_every', config.batch_size)}",
+        job.optim.describe])
+
+
 def compiled(lowered: Any, mesh: Mesh) -> Any:
     """The executable of a lowered step, with `TPU_OPTIONS` on a mesh of TPUs, as far as the installed compiler knows them."""
     if mesh.devices.flat[0].platform != "tpu":

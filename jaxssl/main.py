@@ -42,6 +42,16 @@ def split_overrides(arguments: list[str]) -> dict[str, str]:
     return overrides
 
 
+def parse_profile(text: str) -> tuple[int, int] | None:
+    """`"10:20"` as (10, 20); "" as None. Raises: UserError."""
+    if not text:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise UserError(f"--profile_steps is {text!r}; write FIRST:LAST in steps, for example 10:20")
+    return int(first), int(last)
+
+
 def guarded(body, debug: bool) -> int:
     """Runs `body()`; a user's mistake becomes one sentence on stderr and its exit code."""
     try:
@@ -58,11 +68,11 @@ def main(argv: list[str] | None = None) -> int:
     flags, rest = parser().parse_known_args(argv)
 
     def body():
-        overrides = split_overrides(rest)
+        overrides, profile = split_overrides(rest), parse_profile(flags.profile_steps)
         from jaxssl import distributed, train  # jax is imported only once the command line is known to be sound
         distributed.join(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, timeout=flags.join_timeout)
         train.configure(flags.compilation_cache)
-        train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=flags.profile_steps)
+        train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=profile)
 
     return guarded(body, flags.debug)
 

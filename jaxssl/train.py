@@ -27,14 +27,13 @@ def configure(compilation_cache: str) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 
-def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_change: bool = False, profile_steps: str = "") -> dict:
+def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_change: bool = False, profile_steps: tuple[int, int] | None = None) -> dict:
     """Trains `spec` with `overrides` in `workdir`, resuming what is there, and returns what run.json holds.
 
-    Stopped by SIGTERM it saves and returns {"stopped": step}.
+    profile_steps: (first, last) steps of a profiler trace. Stopped by SIGTERM it saves and returns {"stopped": step}.
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
     config = configs.load(spec, overrides)
-    profile = parse_profile(profile_steps)
     leader = jax.process_index() == 0
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     data = datas.make(**config.data)
@@ -50,7 +49,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("workdir")
     with Stop() as stop, progress.Progress(job.total, active=leader) as screen, Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()) as watchdog:
-        session = Session(config, workdir, job, data, stop, screen, watchdog, profile, start)
+        session = Session(config, workdir, job, data, stop, screen, watchdog, profile_steps, start)
         try:
             return session.train()
         finally:
@@ -63,32 +62,6 @@ def beginning(config: Any, job: jobs.Job) -> Any:
         return None
     from jaxssl.interop import initial               # the readers of other formats are imported only when there is something to read
     return initial.read(config.init_from, state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
-
-
-def parse_profile(text: str) -> tuple[int, int] | None:
-    """`"10:20"` as (10, 20); "" as None. Raises: UserError."""
-    if not text:
-        return None
-    first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise UserError(f"--profile_steps is {text!r}; write FIRST:LAST in steps, for example 10:20")
-    return int(first), int(last)
-
-
-def describe(config: Any, job: jobs.Job) -> str:
-    """What is printed and logged at start: mesh, model, views, learning rate, schedule, optimizer groups."""
-    f, d = job.facts, jax.devices()
-    parameters = sum(x.size for x in jax.tree.leaves(job.state.params))
-    epochs = job.total * config.batch_size / f.examples
-    return "\n".join([
-        f"mesh: {' × '.join(f'{n} {a}' for a, n in job.mesh.shape.items())} = {len(d)} {d[0].device_kind} devices in {jax.process_count()} process(es)",
-        f"data: {f.examples:,} images of at most {f.canvas}×{f.canvas}, {f.classes or 'no'} classes, {'resident on every device' if f.resident else 'streamed'}",
-        f"method: {config.method.name}, {job.views} views of {config.augment.size}×{config.augment.size}; global batch {config.batch_size} images "
-        f"({config.batch_size // job.mesh.size} a device), {config.precision}",
-        f"parameters: {parameters:,} ({config.model.name}, features of {job.width})",
-        f"schedule: {job.total} steps ({epochs:.4g} epochs), warm-up {job.warmup} steps; log every {job.duration(config.log_every, 'log_every', config.batch_size)}, "
-        f"evaluate every {job.duration(config.eval_every, 'eval_every', config.batch_size)}, save every {job.duration(config.checkpoint_every, 'checkpoint_every', config.batch_size)}",
-        job.optim.describe])
 
 
 class Session:
@@ -111,12 +84,12 @@ class Session:
     # -- the run, in order ---------------------------------------------------------------------------------------------
 
     def train(self) -> dict:
-        self.screen.note(describe(self.config, self.job))
+        self.screen.note(jobs.describe(self.config, self.job))
         self.restore()
         with self.watchdog.pause(), self.clock.pause("compile"):
             self.open_data()
             self.compile()
-        self.writers.text(self.step, {"start": describe(self.config, self.job), "parameters": self.parameter_table()})
+        self.writers.text(self.step, {"start": jobs.describe(self.config, self.job), "parameters": self.parameter_table()})
         self.first_look()
         while self.step < self.job.total:
             self.one_step()

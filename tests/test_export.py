@@ -54,7 +54,7 @@ def test_features_are_the_target_librarys(tmp_path, capsys, format):
     assert 'license: "apache-2.0"' in text and "secret" not in text and "mean (0.5, 0.4, 0.3)" in text and "compared on 8 images (digits" in text
 
 
-@pytest.mark.parametrize("width, stem, eps, name", [(0.125, "imagenet", 1e-5, "resnet10"), (1.0, "cifar", 1e-5, "resnet18"), (0.125, "cifar", 1e-3, "resnet50")])
+@pytest.mark.parametrize("width, stem, eps, name", [(0.125, "imagenet", 1e-5, "resnet10"), (0.125, "tensorflow", 1e-5, "resnet10"), (1.0, "cifar", 1e-5, "resnet18"), (0.125, "cifar", 1e-3, "resnet50")])
 def test_torchvision_variants_by_the_code_in_the_card(tmp_path, width, stem, eps, name):
     for package in NEEDS["torchvision"]:
         pytest.importorskip(package, reason=f"{package} is an optional extra")
@@ -66,6 +66,13 @@ def test_torchvision_variants_by_the_code_in_the_card(tmp_path, width, stem, eps
     off = dataclasses.replace(encoder, variables=jax.tree.map(lambda a: a[..., ::-1], encoder.variables))
     with pytest.raises(UserError, match="differ from ours by"):
         export.compare(torchvision, off, tmp_path / "out", *export.real_images(off, 4, ""))
+
+
+def test_the_pool_of_tensorflows_stem_in_onnx(tmp_path):
+    for package in NEEDS["onnx"]:
+        pytest.importorskip(package, reason=f"{package} is an optional extra")
+    _, file = saved(tmp_path, config_of(width=0.125, stem="tensorflow", size=32))
+    assert export.run(weights=file, format="onnx", out=str(tmp_path / "out"), images=4)["difference"] < 1e-5
 
 
 @pytest.mark.parametrize("damage", ["features", "shape", "tensor"])
@@ -99,10 +106,11 @@ def test_relative_difference_is_per_image():
 
 
 @pytest.mark.parametrize("format, model, words", [
-    ("timm", dict(stem="cifar", width=1.0), "a stem for small images (3×3, no pool); use --format torchvision, onnx, stablehlo or safetensors"),
+    ("timm", dict(stem="cifar", width=1.0), "the stem 'cifar' (3×3 of stride 1, no pool); use --format torchvision, onnx, stablehlo or safetensors"),
     ("timm", dict(stem="imagenet", width=0.5), "a first stage of 32 channels; use --format transformers, torchvision"),
     ("timm", dict(stem="imagenet", width=1.0, bn_eps=1e-3), "an epsilon of 0.001".replace("an", "a batch norm")),
-    ("transformers", dict(stem="cifar"), "a stem for small images (3×3, no pool)"),
+    ("transformers", dict(stem="cifar"), "the stem 'cifar' (3×3 of stride 1, no pool)"),
+    ("timm", dict(stem="tensorflow", width=1.0), "the stem 'tensorflow' (7×7 of stride 2, max pool padded behind only)"),
     ("transformers", dict(stem="imagenet", bn_eps=1e-3), "a batch norm epsilon of 0.001")])
 def test_what_a_library_cannot_hold_names_those_that_can(format, model, words):
     encoder = made({**config_of(), "model": {"name": "resnet10", "width": 0.0625, **model}})

@@ -118,6 +118,7 @@ def test_simclr_file_gives_encoder_and_head(tmp_path):
     found = interop.read(tmp_path / "simclr.npz")
     interop.demand(found)
     assert tree.digest(found.variables) == encoder.digest and len(found.unused) == 2
+    assert found.config["model"]["stem"] == "tensorflow" and found.notes == ()
     assert found.config["method"] == {"name": "simclr", "layers": 2, "hidden": 8, "dim": 4} and found.config["augment"]["std"] == (1.0, 1.0, 1.0)
     # their ResNet-18 has one projection more than ours, which would change every feature
     basic = {f"model/{n}": np.zeros((3, 3, 3, 4) if n.endswith("kernel") else 4, np.float32) for n in simclr.table(*models.resnet.LAYERS["resnet18"])}

@@ -107,6 +107,18 @@ def test_width_and_stems():
     assert last == {"cifar": (2, 4, 4, 128), "imagenet": (2, 1, 1, 128)}
 
 
+@pytest.mark.parametrize(("stem", "before", "behind"), [("imagenet", 1, 1), ("tensorflow", 0, 1)])
+def test_padding_of_the_stems_pool(stem, before, behind):
+    """The stem's output from its own convolution, pooled by a loop: torch pads on both sides, TensorFlow's SAME behind only."""
+    x = jnp.asarray(images(2, 16))
+    encoder = tiny(stem=stem)
+    _, state = forward(encoder, start(encoder, x), x, ("batch_stats", "intermediates"), capture_intermediates=True)
+    stages = state["intermediates"]["stem"]
+    wide = np.pad(np.maximum(stages["norm"]["__call__"][0], 0), ((0, 0), (before, behind), (before, behind), (0, 0)))
+    expected = [[wide[:, 2 * i:2 * i + 3, 2 * j:2 * j + 3].max((1, 2)) for j in range(4)] for i in range(4)]
+    np.testing.assert_array_equal(stages["__call__"][0], np.transpose(expected, (2, 0, 1, 3)))
+
+
 def test_zero_init_makes_blocks_identities():
     x = jnp.asarray(images(4, 8))
     for zero_init, identity in ((True, True), (False, False)):

@@ -49,7 +49,7 @@ def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[
     size, _, _, width = names.turned(kernel, names.AXES[table[side.STEM].layout][1]).shape
     if size not in (3, 7):
         raise UserError(f"the stem of {path} is a {size}×{size} convolution; here a ResNet begins with 7×7 (ImageNet) or 3×3 (CIFAR)")
-    stem = "imagenet" if size == 7 else "cifar"
+    stem = "cifar" if size == 3 else "tensorflow" if layout == "simclr" else "imagenet"
     augment, assumed = preprocessing(path, layout, stem)
     notes = [f"preprocessing assumed, as nothing beside the weights states it: {augment}"] if assumed else []
     found = {"model": {"name": model, "width": width / 64, "stem": stem}, "augment": augment}
@@ -57,14 +57,12 @@ def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[
         heads = sorted((int(re.fullmatch(side.HEAD, n)[1]), a.shape) for n, a in tensors.items() if re.fullmatch(side.HEAD, n))
         if heads:
             found["method"] = {"name": "simclr", "layers": len(heads), "hidden": heads[0][1][1] if len(heads) > 1 else 1, "dim": heads[-1][1][1]}
-        if stem == "imagenet":
-            notes.append("TensorFlow's max pool pads behind, ours and torch's before and behind: features are close to the official ones, not equal")
     return found, tuple(notes)
 
 
 def preprocessing(path: Path, layout: str, stem: str) -> tuple[dict, bool]:
     """size, resize, interpolation, mean and std from timm's config.json or transformers' preprocessor_config.json; else the usual ones, and True."""
-    usual = {"size": 224 if stem == "imagenet" else 32, "interpolation": "bicubic" if layout == "simclr" else "bilinear", **IMAGENET}
+    usual = {"size": 32 if stem == "cifar" else 224, "interpolation": "bicubic" if layout == "simclr" else "bilinear", **IMAGENET}
     if layout == "simclr":
         return {**usual, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, False
     texts = {name: json.loads((path / name).read_text()) for name in ("config.json", "preprocessor_config.json") if path.is_dir() and (path / name).is_file()}

@@ -55,6 +55,9 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     theirs, own = source.preprocessing, config.augment
     lines += [f"warning: these weights were trained on pixels with {key} {theirs[key]}, this run uses {tuple(own[key])}; "
               f"set --config.augment.{key} to keep what they learned" for key in ("mean", "std") if not np.allclose(theirs[key], tuple(own[key]), atol=1e-3)]
+    stems = source.config["model"].get("stem", "imagenet"), config.model.stem
+    if stems[0] != stems[1]:                                # of equal shapes: the max pool's padding differs
+        lines.append(f"warning: these weights were trained with the stem {stems[0]!r}, this run has {stems[1]!r}; set --config.model.stem={stems[0]} to keep what they learned")
     return Start({name: found[name] for name in fitting}, "\n".join(lines))
 
 

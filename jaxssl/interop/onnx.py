@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxssl import tree
+from jaxssl import models, tree
 from jaxssl.interop import arrays, files, names, records, safetensors
 
 OPSET, IR = 17, 8       # of 2022: read by every onnxruntime from 1.12 on
@@ -62,10 +62,10 @@ def graph(onnx, encoder):
     """The encoder as an ONNX model. Raises: UserError when it is no ResNet, AssertionError when a tensor is left over."""
     kind, depths = names.resnet(encoder.module)
     g = Graph(onnx.helper, onnx.numpy_helper, tree.names(records.parts(encoder.variables, ("encoder",))), encoder.module.bn_eps)
-    cifar = encoder.module.stem == "cifar"
-    x = g.unit("images", names.Place(0, 0, 1), 1 if cifar else 2)
-    if not cifar:
-        x = g.node("MaxPool", [x], "encoder/stem/pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    pool = models.resnet.POOL.get(encoder.module.stem)
+    x = g.unit("images", names.Place(0, 0, 1), 2 if pool else 1)
+    if pool:
+        x = g.node("MaxPool", [x], "encoder/stem/pool", kernel_shape=[3, 3], strides=[2, 2], pads=[pool[0]] * 2 + [pool[1]] * 2)
     for stage, depth in enumerate(depths, 1):
         for block in range(depth):
             x = g.block(x, stage, block, *((2, 1) if kind == "basic" else (3, 2)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxssl import models
 from jaxssl.errors import UserError
 from jaxssl.interop import arrays, names, records, torchvision
 
@@ -21,7 +22,7 @@ def config(encoder) -> dict:
     """timm's config.json: architecture, arguments, preprocessing. Raises: UserError when timm has no such network."""
     m, name = encoder.module, encoder.config["model"]["name"]
     narrow = m.stem == "imagenet" and m.bn_eps == 1e-5
-    for wrong, what in ((m.stem != "imagenet", "a stem for small images (3×3, no pool)"), (m.width != 64, f"a first stage of {m.width} channels"),
+    for wrong, what in ((m.stem != "imagenet", f"the stem {m.stem!r} ({models.resnet.STEMS[m.stem]})"), (m.width != 64, f"a first stage of {m.width} channels"),
                         (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
         if wrong:
             raise UserError(f"timm's ResNets cannot have {what}; use --format {'transformers, ' if narrow else ''}torchvision, onnx, stablehlo or safetensors")

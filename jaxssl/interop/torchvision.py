@@ -51,6 +51,8 @@ def usage(encoder, folder: Path) -> tuple[str, str]:
                   "model.maxpool = torch.nn.Identity()"]
     elif m.width != 64:
         lines.append(f"model.conv1 = torch.nn.Conv2d(3, {m.width}, 7, stride=2, padding=3, bias=False)")
+    if m.stem == "tensorflow":
+        lines.append("model.maxpool = torch.nn.Sequential(torch.nn.ZeroPad2d((0, 1, 0, 1)), torch.nn.MaxPool2d(3, 2))      # padded behind only; its input is not negative")
     if m.width != 64:
         lines.append(f"model.bn1 = torch.nn.BatchNorm2d({m.width}, eps={m.bn_eps!r})")
     lines += ["model.fc = torch.nn.Identity()", f"model.load_state_dict(load_file({str(folder / files.WEIGHTS)!r}), strict=True)", "model.eval()"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxssl import models
 from jaxssl.errors import UserError
 from jaxssl.interop import arrays, names, records
 
@@ -43,7 +44,7 @@ def write(encoder, folder: Path) -> None:
 def config(encoder) -> dict:
     """A `ResNetConfig`. Raises: UserError when it cannot describe the network."""
     m = encoder.module
-    for wrong, what in ((m.stem != "imagenet", "a stem for small images (3×3, no pool)"), (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
+    for wrong, what in ((m.stem != "imagenet", f"the stem {m.stem!r} ({models.resnet.STEMS[m.stem]})"), (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
         if wrong:
             raise UserError(f"transformers' ResNet cannot have {what}; use --format torchvision, onnx, stablehlo or safetensors")
     widths = [m.features // 2 ** i for i in reversed(range(len(m.depths)))]

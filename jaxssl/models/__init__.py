@@ -16,7 +16,7 @@ def make(*, name: str = "resnet50", width: float = 1.0, stem: str = "imagenet", 
 
     name: resnet10, 18, 34, 50, 101 or 152.
     width: multiplies every channel count (64 in the first stage at 1).
-    stem: "imagenet" (7×7 of stride 2, max pool) or "cifar" (3×3 of stride 1, no pool).
+    stem: "imagenet" (7×7 of stride 2, max pool), "cifar" (3×3 of stride 1, no pool) or "tensorflow" (imagenet's with TensorFlow's padding of the pool).
     zero_init: the last norm scale of each block starts at zero, so that blocks start as identities (arXiv:1706.02677, §5.1).
     bn_groups: ghost batch norm; the forward batch is cut into so many contiguous groups. One is the global batch.
     bn_momentum: share of the old running average kept (.9 is torch's .1; SimCLR's .9).
@@ -25,8 +25,8 @@ def make(*, name: str = "resnet50", width: float = 1.0, stem: str = "imagenet", 
     """
     if name not in resnet.LAYERS:
         raise UserError(f"model.name is '{name}'{nearest(name, resnet.LAYERS)}; choose one of {', '.join(resnet.LAYERS)}.")
-    if stem not in ("imagenet", "cifar"):
-        raise UserError(f"model.stem is '{stem}'{nearest(stem, ('imagenet', 'cifar'))}; choose imagenet or cifar.")
+    if stem not in resnet.STEMS:
+        raise UserError(f"model.stem is '{stem}'{nearest(stem, resnet.STEMS)}; choose one of {', '.join(resnet.STEMS)}.")
     if precision not in DTYPES:
         raise UserError(f"precision is '{precision}'{nearest(precision, DTYPES)}; choose one of {', '.join(DTYPES)}.")
     first = round(64 * width)

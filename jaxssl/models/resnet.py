@@ -18,6 +18,9 @@ LAYERS = {
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
 }
+# what a stem does, for messages; and how its max pool is padded, before and behind
+STEMS = {"imagenet": "7×7 of stride 2, max pool", "cifar": "3×3 of stride 1, no pool", "tensorflow": "7×7 of stride 2, max pool padded behind only"}
+POOL = {"imagenet": (1, 1), "tensorflow": (0, 1)}
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
@@ -99,7 +102,8 @@ class Stage(nn.Module):
 
 
 class Stem(nn.Module):
-    """"imagenet": 7×7 of stride 2 and a 3×3 max pool of stride 2; "cifar": 3×3 of stride 1 and no pool (SimCLR, appendix B.9)."""
+    """"imagenet": 7×7 of stride 2 and a 3×3 max pool of stride 2, padded as in torch; "tensorflow": the same with the pool padded behind only, as SAME does
+    there and official SimCLR's weights were trained (tf2/resnet.py); "cifar": 3×3 of stride 1 and no pool (SimCLR, appendix B.9)."""
     kind: str
     width: int
     norm: functools.partial
@@ -109,8 +113,8 @@ class Stem(nn.Module):
         size, stride = (3, 1) if self.kind == "cifar" else (7, 2)
         x = convolve(x, Kernel(self.width, size, name="conv")(x.shape[-1]), stride)
         x = nn.relu(self.norm(name="norm")(x, train))
-        if self.kind == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        if self.kind in POOL:
+            x = nn.max_pool(x, (3, 3), (2, 2), (POOL[self.kind],) * 2)
         return x
 
 
