@@ -59,10 +59,11 @@ def row(folder, processes, kills, random_):
     expected = json.loads((straight / "run.json").read_text())
     training = expected["train_seconds"]
     reached, done = [], 0
-    # A start of random length, which may end in the middle of it, then a random share of the training, on average a little less than 1/kills of it.
+    # A start of random length, which may end in the middle of it, then a random share of the training that is left, so that the kills last to its end.
     while done < kills and not (broken / "run.json").exists():
         alive = start(broken, processes, cache)
-        time.sleep(random_.uniform(0.6, 1.1) * before + random_.uniform(0, 1.6) * training / kills)
+        left = training * (1 - newest(broken) / expected["steps"]) / (kills - done)
+        time.sleep(random_.uniform(0.6, 1.1) * before + random_.uniform(0, 1.6) * left)
         if any(p.poll() is None for p in alive):
             for p in alive:
                 if p.poll() is None:
