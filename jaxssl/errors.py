@@ -11,6 +11,10 @@ class NonFiniteError(Exception):
     """The loss or a gradient is no longer finite; `main` prints it and exits with 3."""
 
 
+class Interrupted(Exception):
+    """An evaluation was left early because a process was asked to stop."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the choice closest to `word`, or the empty string when none is close."""
     match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

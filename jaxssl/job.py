@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxssl import augment, config as configs, data as datas, models, online, optim, sharding
+from jaxssl import augment, config as configs, data as datas, flops, models, online, optim, sharding
 from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.step import TrainState, init_state, train_step
@@ -29,8 +29,10 @@ class Facts(NamedTuple):
 class Job(NamedTuple):
     """A run ready to start.
 
-    total, warmup: steps. state, state_sharding: trees of shapes and of shardings. batch, batch_sharding: likewise, of what the step takes.
+    total, warmup: steps. views: of an image. width, embedding: of the encoder's features and of what the loss sees.
+    state, state_sharding: trees of shapes and of shardings. batch, batch_sharding: likewise, of what the step takes.
     init(key_data) -> state, step(state, batch) -> (state, metrics), embed(state, batch of canvases) -> [B, D]: jitted, not yet compiled.
+    flops() -> FLOPs of the loss and its gradient for a global batch, without what model.remat computes again; traced when called.
     """
     facts: Facts
     mesh: Mesh
@@ -40,6 +42,7 @@ class Job(NamedTuple):
     warmup: int
     views: int
     width: int
+    embedding: int
     batch: dict
     batch_sharding: dict
     state: TrainState
@@ -47,6 +50,7 @@ class Job(NamedTuple):
     init: Callable
     step: Callable
     embed: Callable
+    flops: Callable
 
     def duration(self, value: Any, key: str, batch_size: int) -> int:
         return configs.steps(value, key, examples=self.facts.examples, batch_size=batch_size, total=self.total)
@@ -60,14 +64,9 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     warmup = duration(config.warmup, "warmup", total=total)
     if not 0 <= warmup < max(total, 1):
         raise UserError(f"warmup is {warmup} steps of {total} in all; it must be shorter than the run (total={config.total!r}, warmup={config.warmup!r})")
-    encoder = models.make(**config.model, precision=config.precision)
     make_views, view = views(config)
-    context = dict(encoder=encoder, mesh=mesh, batch_size=config.batch_size, views=config.augment.views, total=total)
-    own = {k: v for k, v in config.method.items() if k != "name"}
-    method = base.build(configs.function("method", config), own, context)
-    if config.ema:
-        method = base.with_ema(method, config.ema)
-    method = online.watch(method, classes=facts.classes, width=encoder.features)
+    encoder, plain = method_of(config, mesh, total)
+    method = online.watch(plain, classes=facts.classes, width=encoder.features)
 
     size = config.augment.size
     example = {"views": jnp.zeros((2 * config.model.bn_groups, config.augment.views, size, size, 3))}
@@ -79,6 +78,13 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
                         sharding.parameters(state.aux, mesh), sharding.replicated(mesh))
     used = sharding.parameters(state.params, mesh)
     batch, batch_sharding = batch_shapes(config.batch_size, facts, mesh)
+    key, first = jax.random.key(0), jnp.zeros((), jnp.int32)
+    seen = jax.eval_shape(lambda b: make_views(key, lookup(b)), {name: part for name, part in batch.items() if name != "stop"})
+    _, (_, metrics) = jax.eval_shape(plain.loss, state.params, state.aux, seen, key, first)
+
+    def model_flops():
+        loss = method_of(config, mesh, total, remat=False)[1].loss
+        return flops.count(jax.make_jaxpr(jax.grad(loss, has_aux=True))(state.params, state.aux, seen, key, first).jaxpr)
 
     def gathered(params):
         # In bf16 the kernels are cast before they travel: half the bytes, and the encoder would cast them anyway.
@@ -100,10 +106,19 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     def embed(state, batch):
         return method.embed(gathered(state.params), state.aux, view(batch))
 
-    return Job(facts, mesh, method, optimizer, total, warmup, config.augment.views, encoder.features, batch, batch_sharding, state, placed,
+    return Job(facts, mesh, method, optimizer, total, warmup, config.augment.views, encoder.features, metrics["embeddings"].shape[-1], batch, batch_sharding, state, placed,
                init=jax.jit(init, out_shardings=placed),
                step=jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh))),
-               embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)))
+               embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)), flops=model_flops)
+
+
+def method_of(config: Any, mesh: Mesh, total: int, **model: Any) -> tuple[Any, base.Method]:
+    """The encoder's module and the method on it, with its moving average; `model` changes keys of `config.model`."""
+    encoder = models.make(**{**config.model, **model}, precision=config.precision)
+    context = dict(encoder=encoder, mesh=mesh, batch_size=config.batch_size, views=config.augment.views, total=total)
+    own = {k: v for k, v in config.method.items() if k != "name"}
+    method = base.build(configs.function("method", config), own, context)
+    return encoder, base.with_ema(method, config.ema) if config.ema else method
 
 
 def describe(config: Any, job: Job) -> str:

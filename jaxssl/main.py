@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     def body():
         overrides, profile = split_overrides(rest), parse_profile(flags.profile_steps)
         from jaxssl import distributed, train  # jax is imported only once the command line is known to be sound
+        train.configure(flags.compilation_cache, processes=flags.processes)
         distributed.join(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, timeout=flags.join_timeout)
-        train.configure(flags.compilation_cache)
         train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=profile)
 
     return guarded(body, flags.debug)

@@ -4,6 +4,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.lax import stop_gradient
 
 from jaxssl.eval import collapse
 from jaxssl.methods.base import Method
@@ -26,7 +27,7 @@ def watch(method: Method, *, classes: int, width: int) -> Method:
 
     def loss(params, aux, batch, key, step):
         value, (aux, metrics) = method.loss(params, aux, batch, key, step)
-        h, z = (jax.lax.stop_gradient(metrics.pop(name)) for name in ("features", "embeddings"))
+        h, z = (stop_gradient(metrics.pop(name)) for name in ("features", "embeddings"))
         metrics = {"loss": value, **metrics, **collapse.metrics(z)}
         if not classes:
             return value, (aux, metrics)

@@ -1,9 +1,11 @@
-"""How fast, how long still, and the line that says so."""
+"""How fast, how long still, the line that says so, and the profiler's trace."""
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+import jax
 
 # Dense bf16 peak in FLOP/s of one JAX device, by the start of its lower-case device_kind, from the vendors' data sheets; the longest start wins.
 # A TPU v2 or v3 device is one of a chip's two cores, and so is one of TPU7x.
@@ -34,6 +36,15 @@ def mfu(flops_per_step: float, step_seconds: float, devices: int, device_kind: s
     if not peak or step_seconds <= 0 or flops_per_step <= 0:
         return None
     return flops_per_step / (step_seconds * devices * peak)
+
+
+def describe_mfu(flops_per_step: float, devices: int, device_kind: str) -> str:
+    """The FLOPs of a step and the formula of `mfu` with its numbers."""
+    peak = peak_flops(device_kind)
+    known = f"{peak / 1e12:g} TFLOP/s, the bf16 peak of {device_kind}" if peak else f"peak FLOP/s; that of {device_kind} is not known, so MFU is n/a"
+    giga = flops_per_step / 1e9
+    return (f"arithmetic: {f'{giga:,.0f}' if giga >= 100 else f'{giga:.3g}'} GFLOP a step (products and convolutions of the loss and its gradient; "
+            f"what model.remat repeats counts once); MFU = FLOPs a step ÷ (seconds a step × {devices} devices × {known})")
 
 
 class Rates(NamedTuple):
@@ -175,3 +186,40 @@ class Progress:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class Trace:
+    """A profiler trace of the steps [first, last), written into `folder`; `steps` None leaves every call without effect.
+
+    It begins with the first of those steps that this process runs and ends with the last one, or where the run does.
+    """
+
+    def __init__(self, steps: tuple[int, int] | None, folder: str, note: Callable[[str], None]):
+        self._first, self._last = steps or (0, 0)
+        self._folder, self._note, self._since = folder, note, None
+
+    def resumed(self, step: int) -> None:
+        """Says so when every step to trace lies before `step`, where the run begins."""
+        if 0 < self._last <= step:
+            self._note(f"warning: --profile_steps {self._first}:{self._last} lies before step {step}, where this run goes on; no trace is written")
+
+    def before(self, step: int) -> None:
+        """Step number `step` is about to start."""
+        if self._since is None and self._first <= step < self._last:
+            jax.profiler.start_trace(self._folder)
+            self._since = self._step = step
+
+    def after(self, step: int, result: Any) -> None:
+        """`step` steps were started; the newest one gives `result`."""
+        if self._since is not None:
+            self._step = step
+            if step >= self._last:
+                jax.block_until_ready(result)
+                self.stop()
+
+    def stop(self) -> None:
+        """Ends and writes a trace that is under way."""
+        if self._since is not None:
+            jax.profiler.stop_trace()
+            self._note(f"profile of steps {self._since} to {self._step} written to {self._folder}")
+            self._since = None

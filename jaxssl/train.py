@@ -1,30 +1,39 @@
-"""run(): config → mesh → data → job → state → restore → loop(step, log, evaluate, save) → re-open, digest, run.json."""
+"""run(): config → mesh → data → job → workdir → session (restore → loop → re-open, digest, run.json)."""
 import functools
-import hashlib
-import json
 import logging
 import os
+import re
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxssl import checkpoint, config as configs, data as datas, evaluation, job as jobs, progress, sharding, tree, workdir as folders, writers
-from jaxssl.errors import NonFiniteError, UserError
-from jaxssl.eval import collapse
+from jaxssl import checkpoint, config as configs, data as datas, evaluation, job as jobs, progress, sharding, workdir as folders, writers
+from jaxssl.errors import UserError
+from jaxssl.session import Session
 from jaxssl.watchdog import Stop, Watchdog
 
 
-def configure(compilation_cache: str) -> None:
-    """Process-wide JAX settings: the persistent compilation cache, and synchronous dispatch on several emulated CPU devices."""
+def configure(compilation_cache: str, *, processes: int = 0) -> None:
+    """Process-wide JAX settings: the persistent compilation cache, and synchronous dispatch on several CPU devices.
+
+    Must run before anything asks for a device: JAX reads how to dispatch once, when it makes the CPU's client.
+    processes: how many there are, as far as flags say; 0: not said.
+    """
     if compilation_cache != "off":
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if jax.default_backend() == "cpu" and jax.device_count() > 1:
-        # The collectives of steps in flight wait for one another's threads; on few cores that is a deadlock.
+    if several_cpu_devices(processes):
+        # The collectives of steps in flight wait for one another's threads; on few cores that is a deadlock. Where a GPU or TPU computes, this changes nothing.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+
+def several_cpu_devices(processes: int) -> bool:
+    """Whether programs on the CPU would span several devices, told from flags and environment alone."""
+    emulated = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))     # the last one counts
+    counts = processes, os.environ.get("SLURM_NTASKS", 1), jax.config.jax_num_cpu_devices, *emulated[-1:]
+    return any(int(count) > 1 for count in counts)
 
 
 def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_change: bool = False, profile_steps: tuple[int, int] | None = None) -> dict:
@@ -38,6 +47,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     data = datas.make(**config.data)
     job = jobs.prepare(config, mesh, jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident))
+    check(config, data, job, profile_steps)
     start = functools.cache(functools.partial(beginning, config, job))
     if not (folders.path(workdir) / "config.json").exists():
         start()                                      # what cannot begin is refused before the workdir is claimed
@@ -56,266 +66,18 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
             session.close()
 
 
+def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] | None) -> None:
+    """What would otherwise be noticed only once the workdir is claimed or a program compiled. Raises: UserError."""
+    checkpoint.check(**config.checkpoint)
+    writers.check(process_index=jax.process_index(), **config.log)
+    evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
+    if profile_steps and profile_steps[0] >= job.total:
+        raise UserError(f"--profile_steps is {profile_steps[0]}:{profile_steps[1]}, but the run has {job.total} steps, numbered from 0; begin before step {job.total}")
+
+
 def beginning(config: Any, job: jobs.Job) -> Any:
     """The weights of `init_from` (an `interop.initial.Start`), or None. Raises: UserError when this run cannot begin with them."""
     if not config.init_from:
         return None
     from jaxssl.interop import initial               # the readers of other formats are imported only when there is something to read
     return initial.read(config.init_from, state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
-
-
-class Session:
-    """One process's part in one run, from restore to run.json. `step` counts finished updates; `state` is the train state after them."""
-
-    def __init__(self, config, workdir, job, data, stop, screen, watchdog, profile, start):
-        self.config, self.workdir, self.job, self.data, self.start = config, workdir, job, data, start
-        self.stop, self.screen, self.watchdog, self.profile = stop, screen, watchdog, profile
-        self.folder, self.leader = folders.path(workdir), jax.process_index() == 0
-        self.every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
-        self.writers = writers.Writers(workdir, process_index=jax.process_index(), **config.log)
-        self.manager = checkpoint.open_manager(workdir=workdir, **config.checkpoint)
-        self.newest: dict[str, float] = {}           # metrics of the newest step that was looked at; none yet in a run resumed at its last step
-        self.pending: list[dict] = []                # device metrics of the steps since the last look
-        self.skipped: list[int] = []                 # numbers of the batches left out after a rollback
-        self.rollbacks = int(config.on_nonfinite.partition(":")[2] or 0)
-        self.flags: list = []                        # stop flags of the last two steps
-        self.batches = None
-
-    # -- the run, in order ---------------------------------------------------------------------------------------------
-
-    def train(self) -> dict:
-        self.screen.note(jobs.describe(self.config, self.job))
-        self.restore()
-        with self.watchdog.pause(), self.clock.pause("compile"):
-            self.open_data()
-            self.compile()
-        self.writers.text(self.step, {"start": jobs.describe(self.config, self.job), "parameters": self.parameter_table()})
-        self.first_look()
-        while self.step < self.job.total:
-            self.one_step()
-            due = {name: every and self.step % every == 0 for name, every in self.every.items()}
-            last, stopping = self.step == self.job.total, self.asked_to_stop()
-            if (due["log_every"] or due["eval_every"] or due["checkpoint_every"] or last or stopping) and not self.all_finite():
-                self.roll_back()
-                continue
-            if due["log_every"] or last:
-                self.log()
-            if due["eval_every"] and not last and not stopping:
-                self.evaluate()
-            if due["checkpoint_every"] or last or stopping:
-                self.save()
-            if stopping and not last:
-                self.manager.wait()
-                self.screen.note(f"{self.stop.signal or 'stop'}: saved step {self.step}; the same command resumes")
-                return {"stopped": self.step}
-        return self.finish()
-
-    def restore(self) -> None:
-        """The newest checkpoint, or a fresh state from the seed, with the weights of `init_from` in it."""
-        self.step, meta = self.manager.latest() or 0, {}
-        if self.step:
-            self.state, meta = self.manager.restore(self.step, self.job.state, self.job.state_sharding)
-            self.screen.note(f"resuming {self.workdir} at step {self.step}")
-        else:
-            self.state = self.fresh()
-            if (start := self.start()) is not None:
-                from jaxssl.interop import initial
-                self.state = initial.place(self.state, start, self.job.state_sharding)
-                self.screen.note(start.note)
-        self.skipped = list(meta.get("skipped", []))
-        self.clock = progress.Clock(batch_size=self.config.batch_size, total=self.job.total, state=meta.get("clock"))
-        self.writers.truncate(self.step)
-
-    def fresh(self):
-        return self.job.init(np.asarray(jax.random.key_data(jax.random.key(self.config.seed))))
-
-    def open_data(self) -> None:
-        """Decodes a resident set, and starts the stream of batches at the current step."""
-        store = datas.store(self.data, self.data.train) if self.data.resident else None
-        self.evaluator = evaluation.make(data=self.data, store=store, mesh=self.job.mesh, **self.config.eval)
-        self.store = sharding.put({name: store[name] for name in self.job.batch["store"]}, sharding.replicated(self.job.mesh)) if store else None
-        self.open_batches()
-
-    def open_batches(self) -> None:
-        if self.batches is not None:
-            self.batches.close()
-        self.batches = datas.batches(self.data, seed=self.config.seed, batch_size=self.config.batch_size, start_step=self.step, total_steps=self.job.total,
-                                     process_index=jax.process_index(), process_count=jax.process_count(), skipped=self.skipped)
-        self.ids = hashlib.sha256()                  # of the sample ids since the last logged step, whichever process read them
-        logged = self.step - self.step % (self.every["log_every"] or self.job.total)
-        for step in range(logged, self.step):
-            self.count_ids(step)
-
-    def compile(self) -> None:
-        """The one compile of the train step, ahead of time: the executable cannot be traced again."""
-        shapes = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), (self.job.state, self.job.batch), (self.job.state_sharding, self.job.batch_sharding))
-        self.compiled = jobs.compiled(self.job.step.lower(*shapes), self.job.mesh)
-        self.flops = (self.compiled.cost_analysis() or {}).get("flops", 0.0) * self.job.mesh.size  # the analysis counts one device's share
-        self.screen.note(f"compiled: {self.flops / 1e9:,.1f} GFLOP a step")
-
-    def one_step(self) -> None:
-        if self.profile and self.step == self.profile[0]:
-            jax.profiler.start_trace(str(self.folder / "profile"))
-        with self.clock.wait():
-            step, batch = next(self.batches)
-        assert step == self.step, (step, self.step)
-        self.state, metrics = self.compiled(self.state, self.to_device(batch))
-        self.count_ids(self.step)
-        if self.pending:
-            jax.block_until_ready(self.pending[-1])  # one step runs while the next is prepared; more in flight would delay a stop
-        self.pending.append(metrics)
-        self.step += 1
-        self.clock.step()
-        self.watchdog.beat(self.step)
-        if self.profile and self.step == self.profile[1]:
-            jax.block_until_ready(metrics)
-            jax.profiler.stop_trace()
-            self.screen.note(f"profile of steps {self.profile[0]} to {self.profile[1]} written to {self.folder / 'profile'}")
-
-    def finish(self) -> dict:
-        """Final evaluation, the last checkpoint re-opened and compared, run.json."""
-        with self.watchdog.pause(), self.clock.pause("eval"):
-            scores = self.evaluator.final(self.embed(self.state))
-        with self.watchdog.pause(), self.clock.pause("save"):
-            self.manager.wait()
-            digest = tree.digest(self.state)
-            self.manager.verify(self.step, self.job.state, self.job.state_sharding, digest)
-        self.report(scores)
-        summary = self.clock.summary()
-        result = {"steps": self.step, "state_sha256": digest, **scores, **self.untrained(), **summary,
-                  "images_per_second_per_device": summary["images_per_second"] / self.job.mesh.size, "skipped_batches": self.skipped,
-                  "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
-        if self.leader:
-            folders.write(self.folder / "run.json", json.dumps(result, indent=1))
-        if self.leader and self.config.report:
-            self.write_report()
-        self.screen.note(f"done: {self.step} steps in {progress.duration(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in {self.workdir}")
-        return result
-
-    def write_report(self) -> None:
-        """report.html in the workdir. What it trips over is said, and does not undo a finished run; several processes cannot read a checkpoint by one alone."""
-        command = f"python -m jaxssl.report {self.workdir}"
-        if jax.process_count() > 1:
-            return self.screen.note(f"a page about this run: {command}")
-        from jaxssl import report
-        try:
-            with self.watchdog.pause():
-                self.screen.note(f"report: {report.write(self.workdir, maps=('pca',))}")
-        except Exception as error:
-            self.screen.note(f"warning: the report was not written ({type(error).__name__}: {error}); {command} tries again")
-
-    def close(self) -> None:
-        if self.batches is not None:
-            self.batches.close()
-        self.writers.close()
-        self.manager.close()
-
-    # -- what happens between steps --------------------------------------------------------------------------------------
-
-    def all_finite(self) -> bool:
-        """Looks at the metrics of every step since the last look; remembers the newest, and the first bad step if there is one."""
-        first = self.step - len(self.pending)
-        values = jax.device_get(self.pending)
-        self.pending = []
-        self.bad = next((first + i for i, m in enumerate(values) if not m["finite"]), None)
-        if values:
-            self.newest = {k: float(v) for k, v in values[-1 if self.bad is None else self.bad - first].items()}
-        return self.bad is None
-
-    def log(self) -> None:
-        rates = self.clock.rates(self.step)
-        lr = float(self.job.optim.schedule(self.step - 1))
-        epoch = self.step * self.config.batch_size / self.job.facts.examples
-        used = progress.mfu(self.flops, rates.step_seconds, self.job.mesh.size, jax.devices()[0].device_kind)
-        self.screen.update(self.step, progress.line(self.step, self.job.total, rates, devices=self.job.mesh.size, epoch=epoch, loss=self.newest["loss"], lr=lr, utilisation=used))
-        self.writers.scalars(self.step, {**{k: v for k, v in self.newest.items() if k not in ("finite", "stop")}, "lr": lr, "epoch": epoch, "images_per_second": rates.images_per_second,
-                                         "images_per_second_per_device": rates.images_per_second / self.job.mesh.size, "step_seconds": rates.step_seconds,
-                                         "data_wait_share": rates.data_wait_share, **({} if used is None else {"mfu": used}), "ids_sha256": self.ids.hexdigest()})
-        self.ids = hashlib.sha256()
-
-    def first_look(self) -> None:
-        """Scores of the untrained encoder, of the pixels and of the weights it began with, once per run; a fresh state is a pure function of the seed."""
-        if self.untrained():
-            return
-        with self.watchdog.pause(), self.clock.pause("eval"):
-            from_seed = self.step == 0 and not self.config.init_from
-            scores = self.evaluator.final(self.embed(self.state if from_seed else self.fresh()))
-            found = {**{f"{name}_untrained": value for name, value in scores.items()}, **self.evaluator.raw()}
-            if self.config.init_from and self.step == 0:
-                found |= {f"{name}_start": value for name, value in self.evaluator.final(self.embed(self.state)).items()}
-        if self.leader:
-            (self.folder / "evaluations").mkdir(exist_ok=True)
-            folders.write(self.folder / "evaluations" / "untrained.json", json.dumps(found, indent=1))
-        self.before = found
-        self.screen.note("untrained encoder: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
-
-    def untrained(self) -> dict:
-        if not hasattr(self, "before"):
-            self.before = folders.read_json(self.folder / "evaluations" / "untrained.json") or {}
-        return self.before
-
-    def evaluate(self) -> None:
-        with self.watchdog.pause(), self.clock.pause("eval"):
-            self.report(self.evaluator.quick(self.embed(self.state)))
-
-    def report(self, scores: dict) -> None:
-        """Shows and logs scores, with a warning for each sign of collapse."""
-        self.writers.scalars(self.step, scores)
-        self.screen.note(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-        known = {k: v for k, v in self.newest.items() if k.startswith("collapse")}
-        for warning in collapse.warnings(known, self.config.method.dim) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
-            self.screen.note(f"warning: {warning}")
-
-    def save(self) -> None:
-        with self.watchdog.pause(), self.clock.pause("save"):
-            self.manager.save(self.step, self.state, {"skipped": self.skipped, "clock": self.clock.state()})
-
-    def asked_to_stop(self) -> bool:
-        """Whether any process was asked to; all get the same answer at the same step, since the flag went through the step itself.
-
-        With several processes it is the previous step's flag that is read: the newest step is still running.
-        """
-        if jax.process_count() == 1:
-            return bool(self.stop)
-        self.flags = [*self.flags[-1:], self.pending[-1]["stop"]]
-        return len(self.flags) == 2 and bool(self.flags[0])
-
-    def roll_back(self) -> None:
-        """After a step whose loss or gradient is not finite: dump it, then stop, or restore and skip its batch."""
-        number = datas.batch_number(self.bad, self.skipped)
-        ids = datas.ids(self.config.seed, number, self.config.batch_size, self.job.facts.examples)
-        file = self.folder / f"nonfinite_step_{self.bad}.json"
-        if self.leader:
-            folders.write(file, json.dumps({"step": self.bad, "batch": number, "metrics": {k: str(v) for k, v in self.newest.items()}, "sample_indices": ids.tolist(),
-                                            "sample_ids": [self.data.train.entry(int(i))[1] for i in ids]}, indent=1))
-        latest = self.manager.latest()
-        what = f"loss or gradient is not finite at step {self.bad} (loss {self.newest['loss']}, gradient norm {self.newest['grad_norm']}); its batch is listed in {file}"
-        if self.rollbacks <= 0:
-            raise NonFiniteError(f"{what}; the last checkpoint ({f'step {latest}' if latest else 'none yet'}) is finite and untouched. "
-                                 "Lower optim.lr, lengthen warmup, set optim.clip, or use --config.on_nonfinite=rollback:3")
-        self.rollbacks -= 1
-        skipped = sorted([*self.skipped, number])
-        self.screen.note(f"warning: {what}; going back to step {latest or 0} and leaving that batch out ({self.rollbacks} more rollbacks allowed)")
-        self.manager.wait()
-        clock = self.clock
-        self.restore()
-        self.clock, self.skipped = clock, skipped
-        self.open_batches()
-
-    # -- small parts ---------------------------------------------------------------------------------------------------
-
-    def to_device(self, batch: dict) -> dict:
-        batch = {**batch, "stop": np.full(jax.local_device_count(), bool(self.stop), np.int32)}
-        named = sharding.put({name: batch[name] for name in self.job.batch if name != "store"}, sharding.batch(self.job.mesh))
-        return named if self.store is None else {**named, "store": self.store}
-
-    def embed(self, state):
-        return functools.partial(self.job.embed, state)
-
-    def count_ids(self, step: int) -> None:
-        number = datas.batch_number(step, self.skipped)
-        self.ids.update(datas.ids(self.config.seed, number, self.config.batch_size, self.job.facts.examples).astype("<i8").tobytes())
-
-    def parameter_table(self) -> str:
-        from clu import parameter_overview
-        return parameter_overview.get_parameter_overview(self.job.state.params, include_stats=False)

@@ -118,6 +118,13 @@ class Writers:
         if text.encode() != self._file.read_bytes():
             workdirs.write(self._file, text)
 
+    def logged(self, step: int, name: str) -> bool:
+        """Whether metrics.jsonl has a line of `step` that holds `name`; False on processes other than 0."""
+        if not (self._active and self._file.exists()):
+            return False
+        records = map(_record, self._file.read_text(encoding="utf-8", errors="replace").splitlines())
+        return any(record and record["step"] == step and name in record for record in records)
+
     def flush(self) -> None:
         """Everything written so far is on its way to disk, and in the bucket where there is one."""
         if self._tb:
@@ -189,6 +196,12 @@ class Mirror:
         shutil.rmtree(self.local, ignore_errors=True)
 
 
+def check(*, wandb: bool, process_index: int, **_: Any) -> None:
+    """What `Writers` would refuse, before the workdir is touched. Raises: UserError."""
+    if wandb and process_index == 0:
+        _import_wandb()
+
+
 def _plain(name: str, value: Any) -> int | float | str:
     """A Python number or string. Raises: TypeError for anything else, such as an array of several numbers."""
     if isinstance(value, str):
@@ -217,12 +230,17 @@ def _file_name(name: str) -> str:
 
 def _wandb(file: Path):
     """The wandb run whose id `file` holds, or a new one whose id is kept there."""
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("log.wandb is on, but wandb is not installed; run: pip install wandb, or set --config.log.wandb=false") from None
+    wandb = _import_wandb()
     known = file.read_text().strip() if file.exists() else None
     run = wandb.init(project=os.environ.get("WANDB_PROJECT", "jaxssl"), id=known, resume="allow")
     run.define_metric("*", step_metric="step")  # its own step must never go back; after a resume ours does
     file.write_text(run.id)
     return run
+
+
+def _import_wandb():
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("log.wandb is on, but wandb is not installed; run: pip install wandb, or set --config.log.wandb=false") from None
+    return wandb

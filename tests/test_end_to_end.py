@@ -1,4 +1,5 @@
 """The program as its user runs it: a whole run, stop, kill, resume, not-finite losses, finished and foreign workdirs."""
+import functools
 import json
 import os
 import shutil
@@ -10,10 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import METHODS
+
 ROOT = Path(__file__).parent.parent
-FLAGS = ["--config", "configs/digits/simclr.py", "--config.batch_size=16", "--config.total=40", "--config.warmup=2", "--config.log_every=1", "--config.eval_every=0",
+SIMCLR = ["--config", "configs/digits/simclr.py"]
+FLAGS = ["--config.batch_size=16", "--config.total=40", "--config.warmup=2", "--config.log_every=1", "--config.eval_every=0",
          "--config.checkpoint_every=5", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16", "--config.data.variant=clean",
          "--config.eval.reference=200", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false", "--config.report=false"]
+
+
+def config_flags(method):
+    """The config of `method`: digits/<method>.py where it exists, else SimCLR's with the method's name and its own defaults."""
+    own = f"configs/digits/{method}.py"
+    return ["--config", own] if (ROOT / own).exists() else [*SIMCLR, f"--config.method.name={method}"]
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +34,9 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(cache):
-    """start(workdir, *flags) -> a running process on one device (two emulated ones cost more here than they show)."""
+    """start(workdir, *flags) -> a running process on two emulated devices, SimCLR's unless the flags name a config."""
     def go(workdir, *flags, environment=None):
+        flags = flags if "--config" in flags else (*SIMCLR, *flags)
         environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT), **(environment or {})}
         return subprocess.Popen([sys.executable, "-m", "jaxssl.main", *FLAGS, "--workdir", str(workdir), f"--compilation_cache={cache}", *flags], cwd=ROOT, env=environment,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -43,11 +54,19 @@ def finish(start):
 
 
 @pytest.fixture(scope="module")
-def whole(finish, tmp_path_factory):
-    """(workdir, output, run.json) of an uninterrupted run."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    output = finish(workdir)
-    return workdir, output, json.loads((workdir / "run.json").read_text())
+def uninterrupted(finish, tmp_path_factory):
+    """method -> (workdir, output, run.json) of an uninterrupted run."""
+    @functools.cache
+    def go(method):
+        workdir = tmp_path_factory.mktemp(method) / "run"
+        output = finish(workdir, *config_flags(method))
+        return workdir, output, json.loads((workdir / "run.json").read_text())
+    return go
+
+
+@pytest.fixture(scope="module")
+def whole(uninterrupted):
+    return uninterrupted("simclr")
 
 
 def records(workdir):
@@ -94,22 +113,38 @@ def wait_for_step(workdir, process, step):
     return False
 
 
-
-
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
-def test_stopped_and_resumed_equals_uninterrupted(whole, start, finish, tmp_path, how):
-    workdir = tmp_path / "run"
-    for at in (7, 19):
-        process = start(workdir)
+@pytest.mark.parametrize("method", METHODS)
+def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, start, finish, tmp_path, method):
+    """After a SIGTERM, and after a SIGKILL. Both come while steps are traced: the first ends a trace and keeps it, the run after it begins in the midst of the steps to trace."""
+    workdir, whole = tmp_path / "run", uninterrupted(method)
+    for at, how in ((7, signal.SIGTERM), (19, signal.SIGKILL)):
+        process = start(workdir, *config_flags(method), "--profile_steps=5:17")
         assert wait_for_step(workdir, process, at)
-        process.send_signal(getattr(signal, how))
+        process.send_signal(how)
         output = process.communicate(timeout=120)[0]
-        if how == "SIGTERM":
-            assert process.returncode == 0, output
-            assert "saved step" in output or "done:" in output
-    finish(workdir)
+        assert "profile of steps" in output, output
+        if how == signal.SIGTERM:
+            assert process.returncode == 0 and "saved step" in output, output
+    assert len(list((workdir / "profile").rglob("*.xplane.pb"))) == 2
+    finish(workdir, *config_flags(method))
     assert json.loads((workdir / "run.json").read_text())["state_sha256"] == whole[2]["state_sha256"]
     assert records(workdir) == records(whole[0])
+
+
+def test_a_stop_in_the_first_look_is_not_put_off(start, finish, whole, tmp_path):
+    """An evaluation of 150 batches, compiled first, would go on for seconds; nothing of it is kept, and the same command begins it again."""
+    workdir, flag = tmp_path / "run", "--config.eval.batch=2"
+    process = start(workdir, flag)
+    while not process.stdout.readline().startswith("compiled"):
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and "saved step 0" in output, output
+    assert "untrained encoder" not in output and not (workdir / "evaluations").exists()
+    output = finish(workdir, flag)
+    assert "resuming" in output and output.count("untrained encoder") == 1
+    assert json.loads((workdir / "run.json").read_text())["state_sha256"] == whole[2]["state_sha256"]
 
 
 def test_not_finite_stops_with_the_batch_and_keeps_the_checkpoint(finish, tmp_path):
@@ -124,11 +159,18 @@ def test_not_finite_stops_with_the_batch_and_keeps_the_checkpoint(finish, tmp_pa
 
 
 def test_roll_back_leaves_the_batch_out_and_gives_up_after_k(finish, tmp_path):
+    """k counts for the run, and so do the batches left out: a process that died before its next save is followed by one that knows of both."""
     workdir = tmp_path / "run"
-    output = finish(workdir, "--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.warmup=6", "--config.model.zero_init=false", "--config.on_nonfinite=rollback:2", code=3)
-    assert output.count("leaving that batch out") == 2
-    dumps = [json.loads(p.read_text()) for p in workdir.glob("nonfinite_step_*.json")]
-    assert dumps
+    flags = ("--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.warmup=6", "--config.model.zero_init=false", "--config.on_nonfinite=rollback:2",
+             "--profile_steps=0:6")
+    output = finish(workdir, *flags, code=3)
+    assert output.count("leaving that batch out") == 2 and "all 2 rollbacks of this run are spent" in output
+    past = json.loads((workdir / "rollbacks.json").read_text())
+    assert past["count"] == 2 and len(set(past["skipped"])) == 2
+    output = finish(workdir, *flags, code=3)
+    assert "leaving that batch out" not in output and "all 2 rollbacks of this run are spent" in output
+    batches = [json.loads(p.read_text())["batch"] for p in workdir.glob("nonfinite_step_*.json")]
+    assert batches and not set(batches) & set(past["skipped"])
 
 
 def test_a_changed_config_in_the_same_workdir_is_refused_with_the_difference(whole, finish):

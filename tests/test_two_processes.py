@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_end_to_end import FLAGS, records
+from tests.test_end_to_end import FLAGS, config_flags, records
+from tests.tiny import METHODS
 
 ROOT = Path(__file__).parent.parent
 TWO = [*FLAGS, "--config.total=12", "--config.checkpoint_every=4"]
@@ -30,20 +31,20 @@ def cache(tmp_path_factory):
     return f"--compilation_cache={tmp_path_factory.mktemp('cache')}"
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory, cache):
-    """(workdir, output) of an uninterrupted run in two processes."""
-    workdir = tmp_path_factory.mktemp("two") / "run"
-    process = local(workdir, cache)
+@pytest.fixture(scope="module", params=METHODS)
+def both(request, tmp_path_factory, cache):
+    """(workdir, output, flags) of an uninterrupted run of each method in two processes."""
+    workdir, flags = tmp_path_factory.mktemp("two") / "run", config_flags(request.param)
+    process = local(workdir, cache, *flags)
     output = process.communicate(timeout=400)[0]
     assert process.returncode == 0, output
-    return workdir, output
+    return workdir, output, flags
 
 
 def test_two_processes_equal_one(both, tmp_path):
-    workdir, output = both
+    workdir, output, flags = both
     assert "[0] process 0/2" in output and "[1] process 1/2" in output and "8 in all" in output
-    one = subprocess.run([sys.executable, "-m", "jaxssl.main", *TWO, "--workdir", str(tmp_path / "one")], cwd=ROOT, capture_output=True, text=True,
+    one = subprocess.run([sys.executable, "-m", "jaxssl.main", *TWO, *flags, "--workdir", str(tmp_path / "one")], cwd=ROOT, capture_output=True, text=True,
                          env=environment(JAX_PLATFORMS="cpu", XLA_FLAGS=OPTIONS + " --xla_force_host_platform_device_count=8"))
     assert one.returncode == 0, one.stderr
     ours, theirs = records(workdir), records(tmp_path / "one")
@@ -56,7 +57,7 @@ def test_two_processes_equal_one(both, tmp_path):
 
 
 def test_sigterm_stops_both_at_the_same_step_and_resume_is_bitwise(both, tmp_path, cache):
-    process = local(tmp_path / "run", cache)
+    process = local(tmp_path / "run", cache, *both[2])
     file, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline and not (file.exists() and '"step": 2,' in file.read_text()):
         time.sleep(0.02)
@@ -64,7 +65,7 @@ def test_sigterm_stops_both_at_the_same_step_and_resume_is_bitwise(both, tmp_pat
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 0, output
     assert "saved step" in output, output
-    again = local(tmp_path / "run", cache)
+    again = local(tmp_path / "run", cache, *both[2])
     output = again.communicate(timeout=400)[0]
     assert again.returncode == 0 and "resuming" in output, output
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state_sha256"] == json.loads((both[0] / "run.json").read_text())["state_sha256"]

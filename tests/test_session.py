@@ -1,0 +1,171 @@
+"""A run's session: a stop in the middle of any evaluation, the trace's window, what is known of devices before there are any."""
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxssl import evaluation, progress, train
+from jaxssl.writers import Writers
+from tests.tiny import ROOT, SMALL
+
+
+class Slow:
+    """An evaluator of three batches that asks this very process to stop before the second one of the evaluation number `stop_in`."""
+
+    def __init__(self, stop_in):
+        self.stop_in, self.evaluations, self.batches = stop_in, 0, 0
+
+    def quick(self, embed):
+        self.evaluations += 1
+        for i in range(3):
+            if i == 1 and self.evaluations == self.stop_in:
+                os.kill(os.getpid(), signal.SIGTERM)
+            embed({"image": np.zeros((8, 16, 16, 3), np.uint8), "size": np.full((8, 2), 16, np.int32)})
+            self.batches += 1
+        return {"rankme": 3.0}
+
+    final = quick
+
+    def raw(self):
+        return {}
+
+
+def test_a_stop_in_the_middle_of_each_evaluation(monkeypatch, tmp_path):
+    """First look, in between, at the end: left after the batch at hand, with the step saved; the evaluation is done by the run that follows."""
+    def life(stop_in):
+        evaluator = Slow(stop_in)
+        monkeypatch.setattr(evaluation, "make", functools.wraps(evaluation.make)(lambda **_: evaluator))
+        flags = {**SMALL, "total": "4", "warmup": "0", "eval_every": "2", "checkpoint_every": "0", "log.tensorboard": "false", "report": "false"}
+        return train.run(str(ROOT / "configs/digits/simclr.py"), flags, str(tmp_path / "run")), evaluator
+
+    def saved():
+        return sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
+
+    def scored():
+        file = tmp_path / "run" / "metrics.jsonl"
+        return [r["step"] for r in map(json.loads, file.read_text().splitlines()) if "rankme" in r] if file.exists() else []
+
+    result, evaluator = life(1)
+    assert result == {"stopped": 0} and evaluator.batches == 1 and saved() == [0] and not (tmp_path / "run" / "evaluations").exists()
+    result, evaluator = life(2)
+    assert result == {"stopped": 2} and evaluator.batches == 3 + 1 and 2 in saved() and scored() == []
+    result, evaluator = life(2)
+    assert result == {"stopped": 4} and evaluator.batches == 3 + 1 and 4 in saved() and scored() == [2]
+    result, evaluator = life(0)
+    assert result["steps"] == 4 and result["rankme_untrained"] == 3.0 and evaluator.evaluations == 1 and scored() == [2, 4]
+
+
+def test_a_save_comes_before_the_evaluation_of_the_same_step(monkeypatch, tmp_path):
+    class Looks(Slow):
+        def quick(self, embed):
+            folder = tmp_path / "run" / "checkpoints"
+            found.append([p.name for p in folder.iterdir()] if folder.exists() else [])
+            return super().quick(embed)
+        final = quick
+    found = []
+    monkeypatch.setattr(evaluation, "make", functools.wraps(evaluation.make)(lambda **_: Looks(0)))
+    flags = {**SMALL, "total": "4", "warmup": "0", "eval_every": "2", "checkpoint_every": "2", "checkpoint.asynchronous": "false", "log.tensorboard": "false", "report": "false"}
+    train.run(str(ROOT / "configs/digits/simclr.py"), flags, str(tmp_path / "run"))
+    assert [max(names, default="") for names in found] == ["", "2", "4"]
+
+
+def test_logged_tells_an_evaluation_from_a_step(tmp_path):
+    writers = Writers(str(tmp_path), tensorboard=False)
+    assert not writers.logged(2, "rankme")
+    writers.scalars(2, {"loss": 1.0})
+    assert not writers.logged(2, "rankme")
+    writers.scalars(2, {"rankme": 5.0})
+    assert writers.logged(2, "rankme") and not writers.logged(3, "rankme")
+    writers.close()
+
+
+@pytest.fixture
+def profiler(monkeypatch):
+    """What is asked of JAX's profiler, which refuses to start twice and to stop what has not started."""
+    calls = []
+
+    def start(folder):
+        assert calls[-1:] != ["start"]
+        calls.append("start")
+
+    def stop():
+        assert calls[-1:] == ["start"]
+        calls.append("stop")
+    monkeypatch.setattr(jax.profiler, "start_trace", start)
+    monkeypatch.setattr(jax.profiler, "stop_trace", stop)
+    return calls
+
+
+def traced(trace, first, last):
+    for step in range(first, last):
+        trace.before(step)
+        trace.after(step + 1, 0)
+
+
+@pytest.mark.parametrize(("first", "last", "said"), [
+    (0, 30, ["steps 10 to 20"]), (13, 30, ["steps 13 to 20"]), (0, 14, ["steps 10 to 14"]), (20, 30, ["no trace is written"]), (0, 9, [])])
+def test_the_trace_begins_in_its_window_and_is_always_written(profiler, first, last, said):
+    notes = []
+    trace = progress.Trace((10, 20), "folder", notes.append)
+    trace.resumed(first)
+    traced(trace, first, last)
+    trace.stop()
+    assert len(notes) == len(said) and all(words in note for words, note in zip(said, notes))
+    assert profiler == (["start", "stop"] if said and "steps" in said[0] else [])
+
+
+def test_the_trace_goes_on_after_a_rollback(profiler):
+    notes = []
+    trace = progress.Trace((10, 20), "folder", notes.append)
+    traced(trace, 0, 15)
+    trace.stop()
+    traced(trace, 5, 30)
+    assert profiler == ["start", "stop"] * 2 and "steps 10 to 15" in notes[0] and "steps 10 to 20" in notes[1]
+
+
+def test_no_trace_unless_asked(profiler):
+    trace = progress.Trace(None, "folder", pytest.fail)
+    trace.resumed(5)
+    traced(trace, 0, 5)
+    trace.stop()
+    assert profiler == []
+
+
+SCRIPT = """
+import sys
+from jax._src import xla_bridge
+make = xla_bridge.xla_client.make_cpu_client
+def recorded(**how):
+    print("the client's dispatch is", "asynchronous" if how["asynchronous"] else "synchronous", flush=True)
+    return make(**how)
+xla_bridge.xla_client.make_cpu_client = recorded
+from jaxssl import {module}
+sys.exit({module}.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("module", "devices", "dispatch"), [("main", 2, "synchronous"), ("main", 1, "asynchronous"), ("evaluate", 2, "synchronous")])
+def test_the_cpu_client_is_made_with_the_dispatch_that_its_devices_need(tmp_path, module, devices, dispatch):
+    """Both commands are refused, but after they asked for the devices."""
+    arguments = {"main": ["--config", "configs/digits/simclr.py", "--config.model.name=resnet19", "--workdir", str(tmp_path / "run")], "evaluate": ["--workdir", str(tmp_path)]}
+    done = subprocess.run([sys.executable, "-c", SCRIPT.format(module=module), *arguments[module], "--compilation_cache=off"], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"})
+    assert done.returncode == 2 and f"the client's dispatch is {dispatch}\n" in done.stdout, done.stdout + done.stderr
+
+
+def test_several_cpu_devices_are_told_from_flags_and_environment(monkeypatch):
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_force_host_platform_device_count=1")
+    assert not train.several_cpu_devices(0) and not train.several_cpu_devices(1)
+    assert train.several_cpu_devices(2)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4 --xla_other=1")
+    assert train.several_cpu_devices(0)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert train.several_cpu_devices(0)
