@@ -89,7 +89,7 @@ class Session:
         with self.watchdog.pause(), self.clock.pause("compile"):
             self.open_data()
             self.compile()
-        self.writers.text(self.step, {"start": jobs.describe(self.config, self.job), "parameters": self.parameter_table()})
+        self.writers.text(self.step, {"start": jobs.describe(self.config, self.job), "parameters": self.parameter_table(), **self.begun})
         self.first_look()
         while self.step < self.job.total:
             self.one_step()
@@ -112,7 +112,7 @@ class Session:
 
     def restore(self) -> None:
         """The newest checkpoint, or a fresh state from the seed, with the weights of `init_from` in it."""
-        self.step, meta = self.manager.latest() or 0, {}
+        self.step, meta, self.begun = self.manager.latest() or 0, {}, {}
         if self.step:
             self.state, meta = self.manager.restore(self.step, self.job.state, self.job.state_sharding)
             self.screen.note(f"resuming {self.workdir} at step {self.step}")
@@ -122,6 +122,7 @@ class Session:
                 from jaxssl.interop import initial
                 self.state = initial.place(self.state, start, self.job.state_sharding)
                 self.screen.note(start.note)
+                self.begun = {"init_from": start.names}
         self.skipped = list(meta.get("skipped", []))
         self.clock = progress.Clock(batch_size=self.config.batch_size, total=self.job.total, state=meta.get("clock"))
         self.writers.truncate(self.step)
