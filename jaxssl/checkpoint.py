@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from jaxssl import tree
 from jaxssl.errors import UserError
@@ -21,7 +22,7 @@ class Manager:
 
     def __init__(self, folder: str, keep_last: int | None, keep_every: int, asynchronous: bool, reading: bool = False):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every or None, enable_async_checkpointing=asynchronous,
-                                               cleanup_tmp_directories=not reading)
+                                               create=not reading, cleanup_tmp_directories=not reading)
         self._manager = ocp.CheckpointManager(folder, options=options, item_names=("state", "meta"))
         self._folder = folder
 
@@ -107,9 +108,10 @@ def check(*, keep_last: int, keep_every: int, **_: Any) -> None:
         raise UserError(f"checkpoint.keep_last is {keep_last} and keep_every {keep_every}; keep_last must be at least 1, keep_every at least 0")
 
 
-def open_reader(workdir: str) -> Manager:
-    """The checkpoints of `workdir` for reading alone: a run that is saving there meanwhile is left in peace."""
-    return Manager(_folder(workdir), None, 0, False, reading=True)
+def open_reader(workdir: str) -> Manager | None:
+    """The checkpoints of `workdir` for reading alone, None when there are none: nothing is written, and a run that is saving there meanwhile is left in peace."""
+    folder = _folder(workdir)
+    return Manager(folder, None, 0, False, reading=True) if epath.Path(folder).is_dir() else None
 
 
 def _folder(workdir):

@@ -5,6 +5,7 @@ SRC is a file (.safetensors, .npz, .pth) or a folder (timm's, transformers', an 
 """
 import argparse
 import ast
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,9 +15,13 @@ from jaxssl.errors import UserError
 from jaxssl.interop import names, safetensors
 from jaxssl.main import guarded
 
+NAMES = "names.json"
+
 
 def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), prefix: str = "", model: str = "", preprocessing: dict | None = None) -> dict:
-    """Converts, reads back what it wrote, and returns {layout, used, unused, missing, notes, model}: names as SRC has them, and sentences.
+    """Converts, reads back what it wrote, and returns {layout, used, unused, missing, notes, model, …}: names as SRC has them, and sentences.
+
+    DST holds the weights, and NAMES with every name that was used, unused and missing.
 
     allow_missing: names of tensors, or folders of names ("encoder/stage4"), that are drawn from seed 0 when SRC lacks them.
     prefix: what stands before every wanted name in SRC. model: the architecture, where the names leave it open.
@@ -41,19 +46,22 @@ def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), p
         safetensors.write(made, partial)
         if encoders.load(partial).digest != made.digest:
             raise UserError(f"what was written to {destination} was read back with other values; do not trust this disk")
+        accounts = {"used": found.used, "unused": found.unused, "missing": tuple(found.missing.values())}
+        (partial / NAMES).write_text(json.dumps({"layout": found.layout, **{what: sorted(who) for what, who in accounts.items()}}, indent=1))
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return {"layout": found.layout, "used": found.used, "unused": found.unused, "missing": tuple(found.missing.values()), "notes": found.notes,
-            "model": made.config["model"], "width": made.width, "preprocessing": made.preprocessing}
+    return {"layout": found.layout, **accounts, "notes": found.notes, "model": made.config["model"], "width": made.width, "preprocessing": made.preprocessing,
+            "names": str(folder / NAMES)}
 
 
 def report(found: dict) -> str:
-    """What became of every name."""
+    """What became of the names, in short, and the file that has all of them."""
     return "\n".join([f"layout: {found['layout']}; model: {', '.join(f'{k} {v}' for k, v in found['model'].items())}; {found['width']} features",
                       f"used: {len(found['used'])} tensors",
-                      f"unused: {len(found['unused'])} ({names.listed(found['unused'], 10)})",
-                      f"missing, drawn from seed 0: {len(found['missing'])} ({names.listed(found['missing'], 10)})",
+                      f"unused: {len(found['unused'])} ({names.listed(found['unused'])})",
+                      f"missing, drawn from seed 0: {len(found['missing'])} ({names.listed(found['missing'])})",
+                      f"every name: {found['names']}",
                       f"preprocessing: {', '.join(f'{k} {v}' for k, v in found['preprocessing'].items())}",
                       *(f"note: {note}" for note in found["notes"])])
 

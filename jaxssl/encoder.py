@@ -15,7 +15,8 @@ from jaxssl.errors import UserError, nearest
 from jaxssl.methods import base
 
 WEIGHTS = ("student", "teacher")
-_LARGEST = 4    # images above so many times the resize target are shrunk on the host first
+RUN = ("model", "method", "data", "augment")     # sections of a run's config
+LARGEST = 4     # images above so many times the resize target are resized and cropped on the host
 _CHUNK = 256    # images in one forward pass of `Encoder.__call__`
 
 
@@ -102,15 +103,14 @@ class Encoder:
         if not images:
             raise UserError("no images were given; pass uint8 [B, H, W, 3], or a list of uint8 [h, w, 3]")
         for image in images:
-            if not (isinstance(image, np.ndarray | jax.Array) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+            if not (isinstance(image, np.ndarray | jax.Array) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and 0 not in image.shape):
                 raise UserError(f"an image is {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}; expected uint8 [h, w, 3] (RGB, 0 to 255)")
-        embed, side = self._embed(layer), min(max(max(i.shape[:2]) for i in images), _LARGEST * self.preprocessing["resize"])
-        parts = []
+        embed, p = self._embed(layer), self.preprocessing
+        largest, parts = side(images, p), []
         for start in range(0, len(images), _CHUNK):
             chunk = images[start:start + _CHUNK]
-            placed = [canvas(np.asarray(image), side) for image in chunk]
-            placed += [placed[-1]] * (min(_CHUNK, len(images)) - len(chunk))     # the last chunk is filled up, so that one size compiles
-            parts.append(np.asarray(embed({"image": np.stack([p for p, _ in placed]), "size": np.stack([s for _, s in placed])}))[:len(chunk)])
+            filled = [*chunk, *[chunk[-1]] * (min(_CHUNK, len(images)) - len(chunk))]     # the last chunk is filled up, so that one size compiles
+            parts.append(np.asarray(embed(placed(filled, p, largest)))[:len(chunk)])
         return np.concatenate(parts)
 
     @functools.cached_property
@@ -118,17 +118,44 @@ class Encoder:
         return functools.cache(self.embed)
 
 
-def canvas(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [h, w, 3] placed top-left on a black uint8 [side, side, 3], shrunk to fit with an antialiased bicubic filter; and int32 [2] = (h, w) of it."""
-    height, width = image.shape[:2]
-    if max(height, width) > side:
-        from PIL import Image
-        scale = side / max(height, width)
-        height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
-    out = np.zeros((side, side, 3), np.uint8)
-    out[:height, :width] = image
-    return out, np.array((height, width), np.int32)
+def placed(images: Sequence[np.ndarray], preprocessing: dict, side: int) -> dict:
+    """uint8 images [h, w, 3] as a batch for `Encoder.view`: image uint8 [B, side, side, 3], each top-left on black, and size int32 [B, 2].
+
+    `side` (of the function of that name) holds every image as it is, up to LARGEST times the resize target; a larger one goes through `middle`.
+    """
+    out, sizes = np.zeros((len(images), side, side, 3), np.uint8), np.zeros((len(images), 2), np.int32)
+    for place, image in enumerate(images):
+        image = np.asarray(image)
+        image = middle(image, preprocessing) if _large(image, preprocessing) else image
+        height, width = sizes[place] = image.shape[:2]
+        out[place, :height, :width] = image
+    return {"image": out, "size": sizes}
+
+
+def side(images: Sequence[np.ndarray], preprocessing: dict) -> int:
+    """The side of the smallest canvas that `placed` fits these images on."""
+    return max(preprocessing["resize"] if _large(image, preprocessing) else max(image.shape[:2]) for image in images)
+
+
+def middle(image: np.ndarray, preprocessing: dict) -> np.ndarray:
+    """uint8 [resize, resize, 3] of which `Encoder.view` only cuts its centre crop: the short side of `image` resized to `resize`, its middle along the long one.
+
+    The filter is Pillow's, antialiased and rounded to 8 bits, as in torchvision's and timm's transforms; the offsets are those of the view.
+    """
+    from PIL import Image
+    resize, size = preprocessing["resize"], preprocessing["size"]
+    box = []                                                                    # top, bottom, left, right in pixels of the image
+    for extent in image.shape[:2]:
+        target = resize * extent // min(image.shape[:2])
+        offset = round((target - size) / 2) - round((resize - size) / 2)        # of the middle, so that the crop of size `size` begins where the view's would
+        box.append((offset * extent / target, (offset + resize) * extent / target))
+    (top, bottom), (left, right) = box
+    kind = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[preprocessing["interpolation"]]
+    return np.asarray(Image.fromarray(image).resize((resize, resize), kind, box=(left, top, min(right, image.shape[1]), min(bottom, image.shape[0]))))
+
+
+def _large(image, preprocessing):
+    return max(image.shape[:2]) > LARGEST * preprocessing["resize"]
 
 
 def build(config: dict, variables: dict, *, name: str, weights: str = "student", step: int | None = None, precision: str = "f32") -> Encoder:
@@ -140,11 +167,12 @@ def build(config: dict, variables: dict, *, name: str, weights: str = "student",
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
     encoder = Encoder(name, config, weights, step, module, heads, jax.tree.map(lambda a: np.asarray(a, np.float32), variables))
     expected, found = tree.names(shapes(encoder)), tree.names(encoder.variables)
-    faults = [f"{len(names)} {what} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" for what, names in (
-        ("missing", sorted(expected.keys() - found.keys())), ("not part of it", sorted(found.keys() - expected.keys())),
-        ("of another shape", sorted(f"{k} {found[k].shape} instead of {expected[k].shape}" for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape))) if names]
-    if faults:
-        raise UserError(f"the weights of {name} do not fit {config['model']['name']} of its config: tensors {'; '.join(faults)}")
+    lists = {"missing": sorted(expected.keys() - found.keys()), "not part of it": sorted(found.keys() - expected.keys()),
+             "of another shape": sorted(f"{k} {found[k].shape} instead of {expected[k].shape}" for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape)}
+    if any(lists.values()):
+        from jaxssl.interop import names as listing
+        faults = [f"{len(entries)} {what} ({listing.listed(entries)})" for what, entries in lists.items() if entries]
+        raise UserError(f"the weights of {name} do not fit {config['model']['name']} of its config: tensors {'; '.join(faults)}{listing.whole(lists)}")
     return encoder
 
 
@@ -201,12 +229,14 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
     config = read_config(workdir)
     manager = checkpoint.open_reader(workdir)
     try:
-        step = manager.latest() if step is None else step
-        if step is None:
+        newest = manager and manager.latest()
+        if newest is None:
             raise UserError(f"workdir {workdir} has no committed checkpoint yet; let its run reach checkpoint_every, or the end")
-        state = manager.weights(step)
+        state = manager.weights(newest if step is None else step)
+        step = newest if step is None else step
     finally:
-        manager.close()
+        if manager:
+            manager.close()
     average = state["aux"].get("ema")
     weights = weights or ("teacher" if average else "student")
     if weights not in WEIGHTS:
@@ -235,12 +265,33 @@ def untrained(encoder: Encoder) -> Encoder:
 
 
 def read_config(workdir: str) -> dict:
-    """The resolved config of a workdir. Raises: UserError when it is not one."""
+    """The resolved config of a workdir. Raises: UserError when there is none, it is torn, or it is not a run's."""
     from jaxssl import workdir as folders
     file = folders.path(workdir) / "config.json"
     if not file.exists():
         raise UserError(f"{workdir} has no config.json, so it is not a workdir of this program; give the --workdir that a run was started with")
-    return json.loads(file.read_text())
+    config = read_object(file)
+    if not is_run(config):
+        stated = next((f" (of {config[key]})" for key in ("architecture", "model_type", "architectures") if config.get(key)), "")
+        raise UserError(f"{workdir} is no workdir of this program: its config.json{stated} has no {', '.join(s for s in RUN if not isinstance(config.get(s), dict))} "
+                        "of a run; give the --workdir that a run was started with, or to evaluate and export weights from elsewhere, --weights")
+    return config
+
+
+def is_run(config: dict) -> bool:
+    """Whether a config.json is that of a run of this program; timm and transformers name theirs alike."""
+    return all(isinstance(config.get(section), dict) for section in RUN)
+
+
+def read_object(file: Any) -> dict:
+    """The JSON object in `file`. Raises: UserError when it is torn, or something else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} cannot be read ({error}); it is torn or damaged: restore it from a copy, or write it again with the program that made it") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds a JSON {type(found).__name__} where an object of settings was expected; write it again with the program that made it")
+    return found
 
 
 def _heads(config: dict, module: Any) -> dict:

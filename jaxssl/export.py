@@ -51,7 +51,7 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))
         check |= {"folder": str(folder), "format": format, "notes": target.notes(encoder, partial) if hasattr(target, "notes") else []}
-        (partial / "README.md").write_text(describe(target, encoder, check, workdir, licence))
+        (partial / "README.md").write_text(describe(target, encoder, check, workdir, licence), encoding="utf-8", errors="replace")
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -63,9 +63,9 @@ def compare(target: ModuleType, encoder: encoders.Encoder, folder: Path, pixels:
     x, ours = [], []
     with jax.default_matmul_precision("highest"):
         view, forward = jax.jit(encoder.view), jax.jit(lambda variables, x: encoder.forward(variables, x)[0])
+        side = encoders.side(pixels, encoder.preprocessing)
         for chunk in chunks(pixels):
-            placed = [encoders.canvas(image, max(max(i.shape[:2]) for i in pixels)) for image in chunk]
-            x.append(np.asarray(view({"image": np.stack([p for p, _ in placed]), "size": np.stack([s for _, s in placed])})))
+            x.append(np.asarray(view(encoders.placed(chunk, encoder.preprocessing, side))))
             ours.append(np.asarray(forward(encoder.variables, x[-1])))
         theirs, scope = reopened(target, encoder, folder, x, pixels)
     ours, x = np.concatenate(ours), np.concatenate(x)
@@ -109,7 +109,10 @@ def chunks(items: list) -> list[list]:
 
 
 def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[np.ndarray], str]:
-    """`count` images uint8 [h, w, 3], evenly spread, and where they are from: `path`, the run's data if they are here, else the embedded digits."""
+    """`count` images uint8 [h, w, 3], evenly spread, and where they are from: `path`, the run's data if they are here, else the embedded digits.
+
+    They are as they lie on disk, not as they fit the run's canvas; only those that the encoder itself would shrink (`encoder.LARGEST`) come smaller.
+    """
     config = encoder.config.get("data", {})
     if path:
         config = {"source": detect(path), "path": "" if path == "digits" else path, "canvas": config.get("canvas", encoder.preprocessing["resize"])}
@@ -119,10 +122,9 @@ def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[
         if path:
             raise
         data = datas.make(source="digits", canvas=min(encoder.preprocessing["size"], 64))
-    source = data.test or data.train
-    found = []
+    source, side, found = data.test or data.train, max(data.canvas, encoders.LARGEST * encoder.preprocessing["resize"]), []
     for index in np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int):
-        canvas, (height, width), *_ = sample(source, int(index), data.canvas)
+        canvas, (height, width), *_ = sample(source, int(index), side)
         found.append(np.ascontiguousarray(canvas[:height, :width]))
     return found, source.name
 
@@ -132,8 +134,8 @@ def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir
     run, evaluations = None, []
     if workdir and "://" not in workdir:
         files = sorted((Path(workdir) / "evaluations").glob("*.json"))
-        readable = [found for found in map(read_json, files) if isinstance(found, dict) and found.get("version") == 1]
-        evaluations = [found for found in readable if (found.get("subject") or {}).get("digest") == encoder.digest]
+        readable = [found for found in map(read_json, files) if isinstance(found, dict) and found.get("version") == 1 and isinstance(found.get("rows"), list)]
+        evaluations = sorted((found for found in readable if (found.get("subject") or {}).get("digest") == encoder.digest), key=lambda found: str(found.get("created", "")))
         run = read_json(Path(workdir) / "run.json") if (Path(workdir) / "run.json").exists() else None
         served = "teacher" if encoder.config.get("ema") else "student"      # what the run's own evaluation looked at
         run = run if run and run.get("steps") == encoder.step and encoder.weights == served else None

@@ -41,7 +41,7 @@ class Session:
         with self.watchdog.pause(), self.clock.pause("compile"):
             self.open_data()
             self.compile()
-        self.writers.text(self.step, {"start": start, "parameters": self.parameter_table()})
+        self.writers.text(self.step, {"start": start, "parameters": self.parameter_table(), **self.begun})
         try:
             return self.loop()
         except Interrupted:
@@ -81,7 +81,7 @@ class Session:
 
     def restore(self) -> None:
         """The newest checkpoint, or a fresh state from the seed, with the weights of `init_from` in it."""
-        latest, meta = self.manager.latest(), {}
+        latest, meta, self.begun = self.manager.latest(), {}, {}
         self.step = latest or 0
         if latest is not None:
             self.state, meta = self.manager.restore(self.step, self.job.state, self.job.state_sharding)
@@ -92,6 +92,7 @@ class Session:
                 from jaxssl.interop import initial
                 self.state = initial.place(self.state, start, self.job.state_sharding)
                 self.screen.note(start.note)
+                self.begun = {"init_from": start.names}
         self.skipped = sorted({*meta.get("skipped", []), *self.past["skipped"]})
         self.clock = progress.Clock(batch_size=self.config.batch_size, total=self.job.total, state=meta.get("clock"))
         self.writers.truncate(self.step)

@@ -29,7 +29,10 @@ def claim(workdir: str, config_text: str, *, allow_change: bool, leader: bool) -
         raise UserError(f"no permission to write in workdir {workdir}; choose another folder")
     file = folder / "config.json"
     if file.exists():
-        changed = configs.differences(file.read_text(), config_text)
+        try:
+            changed = configs.differences(file.read_text(), config_text)
+        except ValueError as error:
+            raise UserError(f"{file} cannot be read ({error}), so it is not known whose run this is; restore it from a copy, or use another workdir") from error
         if changed and not allow_change:
             raise UserError(f"workdir {workdir} belongs to a run with another config ({'; '.join(changed[:12])}{f'; and {len(changed) - 12} more' if len(changed) > 12 else ''}); "
                             "use another workdir, or --allow_config_change to go on with the new values")
@@ -51,9 +54,9 @@ def path(workdir: str):
 
 
 def write(file, text: str) -> None:
-    """Writes a small text file atomically (a reader sees the old one or the new one)."""
+    """Writes a small text file atomically (a reader sees the old one or the new one), as UTF-8; "?" stands for bytes of a file's name that are no text."""
     partial = file.parent / f".{file.name}.partial"
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8", errors="replace")
     partial.rename(file) if not isinstance(file, Path) else os.replace(partial, file)
 
 

@@ -126,3 +126,9 @@ def test_debug_shows_the_traceback(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
     assert main.main(["--config", "no.py", "--workdir", str(tmp_path), "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_workdir_with_a_torn_config(attempt, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"model": {')
+    assert "config.json cannot be read" in attempt("--config", DIGITS)

@@ -29,6 +29,9 @@ def converted(tmp_path, capsys):
 def test_a_torchvision_file_becomes_ours(tmp_path, converted):
     code, said, _ = converted(lone(tmp_path, fc_weight=np.zeros((2, 32), np.float32), layer1_0_bn1_num_batches_tracked=None), "--mean", ".1,.2,.3", "--size", "24")
     assert code == 0 and "used: 60 tensors" in said and "unused: 1 (fc.weight)" in said and "missing, drawn from seed 0: 0 (none)" in said and "note: preprocessing assumed" in said
+    accounts = json.loads((tmp_path / "out" / convert.NAMES).read_text())
+    assert str(tmp_path / "out" / convert.NAMES) in said and accounts["unused"] == ["fc.weight"] and accounts["missing"] == []
+    assert accounts["used"] == sorted(torchvision.table(*names.resnet(made(config_of()).module)))
     encoder, original = encoders.load(tmp_path / "out"), made(config_of())
     assert encoder.digest == tree.digest(records.parts(original.variables, ("encoder",))) and encoder.layers == ("backbone",)
     assert encoder.preprocessing == {"size": 24, "resize": 24, "interpolation": "bilinear", "mean": (0.1, 0.2, 0.3), "std": (0.229, 0.224, 0.225)}
@@ -117,10 +120,12 @@ def test_a_run_begins_with_the_weights_wherever_they_lie(tmp_path):
 def test_what_is_missing_is_refused_unless_named(tmp_path):
     tiny = Tiny(run_config("simclr", **HEADS), devices=1)
     _, path = source_of(tmp_path, heads=())
-    with pytest.raises(UserError, match="lacks 9 of the 69 tensors.*--config.init_allow_missing=projector"):
+    with pytest.raises(UserError, match="lacks 9 of the 69 tensors.*--config.init_allow_missing=projector\nmissing .9.:(\n  projector/.*){9}$"):
         read(path, tiny)
     start = read(path, tiny, "projector")
-    assert "60 tensors used; 0 unused (none); 9 missing, from the seed (projector/" in start.note and not any("projector" in name for name in start.values)
+    assert "60 tensors used; 0 unused (none); 9 missing, from the seed (projector/" in start.note and "text/init_from.txt" in start.note
+    heads = sorted(n.partition("/")[2] for n in tree.names(made(config_of()).variables) if "/projector/" in n)
+    assert start.names.endswith("unused (0):\nmissing, from the seed (9):\n" + "".join(f"  {n}\n" for n in heads)) and start.names.count("\n  encoder/") == 60 and not any("projector" in name for name in start.values)
     with pytest.raises(UserError, match="init_allow_missing names 'encoder/stem', but nothing of that name is missing"):
         read(path, tiny, "projector,encoder/stem")
     _, path = source_of(tmp_path, width=0.125)
@@ -156,6 +161,7 @@ def test_a_whole_run_from_weights_and_its_resume_without_them(tmp_path, monkeypa
              "log.tensorboard": "false"}
     result = train.run("configs/digits/simclr.py", flags, str(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["init_from"] == path
+    assert (tmp_path / "run" / "text" / "init_from.txt").read_text().startswith(f"beginning from {path} (student of step 5)\nused (69):\n")
     ended = encoders.load(tmp_path / "run")
     assert tree.digest(ended.variables["params"]) == tree.digest(encoder.variables["params"])
     assert {"knn_start", "knn_untrained", "rankme_start"} <= result.keys() and result["rankme_start"] != result["rankme_untrained"]

@@ -2,13 +2,16 @@
 import dataclasses
 import functools
 import json
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxssl
 from jaxssl import checkpoint, config as configs, encoder as encoders, models, tree
@@ -107,7 +110,7 @@ def test_images_of_different_sizes_are_each_their_own(encoder):
     mixed = [images(1, side)[0][:, :width] for side, width in ((16, 16), (40, 23), (90, 200), (12, 5))]
     together = encoder(mixed)
     for image, features in zip(mixed, together):
-        np.testing.assert_allclose(encoder([image])[0], features, rtol=1e-3, atol=1e-3)      # one is shrunk on another canvas
+        np.testing.assert_allclose(encoder([image])[0], features, rtol=1e-3, atol=1e-3)      # another canvas, another order of sums
     np.testing.assert_array_equal(encoder(mixed[:1]), encoder(np.stack(mixed[:1])))
 
 
@@ -213,6 +216,70 @@ def test_view_is_the_documented_transform(encoder):
     view = encoder.view({"image": images(), "size": np.full((3, 2), 16, np.int32)})
     np.testing.assert_allclose(view, expected, atol=1e-5)
     assert p == {"size": 16, "resize": 16, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("height, width", [(375, 500), (150, 200), (1000, 1500), (400, 2400), (4000, 300), (1025, 1024), (3, 2000)])
+def test_images_of_any_size_see_the_stated_transform(interpolation, height, width):
+    """Against Pillow as torchvision's Resize(256) and CenterCrop(224) call it: long side truncated, margin rounded half to even; 8 bits against floats."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), np.uint8)).resize((width, height), Image.BICUBIC)
+    blank = encoders.Encoder("", {"augment": {"size": 224, "interpolation": interpolation, "mean": (0, 0, 0), "std": (1, 1, 1)}}, "", None, None, {}, {})
+    p, short = blank.preprocessing, min(height, width)
+    tall, wide = 256 * height // short, 256 * width // short
+    left, top = round((wide - 224) / 2), round((tall - 224) / 2)
+    expected = image.resize((wide, tall), getattr(Image, interpolation.upper())).crop((left, top, left + 224, top + 224))
+    pixels = [np.asarray(image)]
+    found = np.asarray(jax.jit(blank.view)(encoders.placed(pixels, p, encoders.side(pixels, p))))[0] * 255
+    difference = np.abs(found - np.asarray(expected, np.float64))
+    assert difference.mean() < 0.35 and difference.max() < (1.01 if interpolation == "bilinear" else 6)
+
+
+def test_large_images_are_features_like_others(encoder):
+    """A call mixes images that go through the host's resize with those that do not; each has the features it has alone."""
+    rng = np.random.default_rng(0)
+    mixed = [np.asarray(Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize(size)) for size in ((200, 90), (30, 20), (70, 3))]
+    for image, features in zip(mixed, encoder(mixed)):
+        np.testing.assert_allclose(encoder([image])[0], features, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UserError, match="expected uint8"):
+        encoder([np.zeros((0, 4, 3), np.uint8)])
+
+
+def contents(folder):
+    return sorted((str(p.relative_to(folder)), p.stat().st_mtime_ns) for p in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("text, words", [
+    ('{"architecture": "resnet50", "num_classes": 0, "pretrained_cfg": {}}', "is no workdir of this program: its config.json \\(of resnet50\\) has no model, method, data, augment .*--weights"),
+    ('{"model_type": "resnet"}', "\\(of resnet\\)"), ('{"model": {"name": "resn', "config.json cannot be read .*torn"), ("[]", "holds a JSON list")])
+def test_a_config_that_is_not_a_runs_is_a_sentence_and_nothing_is_made(tmp_path, text, words):
+    (tmp_path / "config.json").write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=words):
+        encoders.from_workdir(str(tmp_path))
+    assert contents(tmp_path) == before
+
+
+def test_reading_a_workdir_writes_nothing(tmp_path, workdir):
+    (tmp_path / "config.json").write_text(configs.describe(tiny(0.0).config))
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="no committed checkpoint yet"):
+        encoders.from_workdir(str(tmp_path), step=3)
+    assert contents(tmp_path) == before
+    before = contents(Path(workdir))
+    encoders.from_workdir(workdir)
+    assert contents(Path(workdir)) == before
+
+
+def test_an_export_with_a_stray_folder_is_an_export_and_a_workdir_with_weights_a_workdir(tmp_path, exported, encoder):
+    """Earlier versions made checkpoints/ in timm's exports when these were taken for workdirs."""
+    shutil.copy(exported / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text('{"architecture": "resnet50"}')
+    (tmp_path / "checkpoints").mkdir()
+    assert encoders.load(tmp_path).digest == encoder.digest
+    run = workdir_of(tmp_path / "run")
+    shutil.copy(exported / "model.safetensors", run)
+    assert encoders.load(run).name == "run"
 
 
 def test_a_torn_checkpoint_is_one_sentence(tmp_path):

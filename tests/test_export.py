@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxssl import encoder as encoders, export, interop, table, tree
 from jaxssl.errors import UserError
@@ -197,12 +198,47 @@ def test_card_holds_the_metrics_of_these_weights_only(tmp_path):
     (workdir / "run.json").write_text(json.dumps({"steps": 3, "knn": 0.6543, "knn_untrained": 0.2109}))
     export.run(workdir=str(workdir), format="safetensors", out=str(tmp_path / "out"), images=4)
     text = (tmp_path / "out" / "README.md").read_text()
-    assert r"| linear grid | accuracy | 0.4321 (0.4 to 0.5) | layer backbone, n 77, lr 0.1, chosen: validation; short | pets\|&lt;b&gt; |" in text
-    assert "0.9999" not in text and "| knn | accuracy | 0.6543 | weighted kNN, k 200, T .1; untrained 0.2109 | held-out images of the run |" in text
+    assert r"| linear grid | accuracy | 0.4321 (0.4 to 0.5) |  | layer backbone, n 77, lr 0.1, chosen: validation; short | pets\|&lt;b&gt; |" in text
+    assert "0.9999" not in text and "| knn | accuracy | 0.6543 |  | weighted kNN, k 200, T .1; untrained 0.2109 | held-out images of the run |" in text
     assert "simclr (" in text and "global batch 16; 30 in all" in text and f"`{encoder.digest}`" in text and "Not stated." in text
     (workdir / "run.json").write_text(json.dumps({"steps": 4, "knn": 0.6543}))          # of a later step than the one that is exported
     assert "0.6543" not in export.describe(native, encoder, {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}, str(workdir), "")
     assert tiny(0.0).config.data.source == "digits" and "source digits" in text
+
+
+def test_the_card_stays_readable_after_all_protocols():
+    """Rows as `evaluate --protocols all` writes them: a grid of 26 heads, 256 singular values; two files of the same protocols, and a published value in percent."""
+    head = {"form": "raw", "lr": 0.1, "weight_decay": 0.0, "block": "backbone"}
+    setting = {"preset": "default", "head": head, "heads": [{**head, "score": 0.5, "steps": 600}] * 26, "lrs": {f"{i}": 0.5 for i in range(13)}, "steps": 2500, "losses": [0.25] * 100, "none": None}
+    linear = {"protocol": "linear", "variant": "26 heads", "layer": "backbone", "metric": "accuracy", "value": 0.8, "n": 10_000, "interval": [0.79, 0.81], "setting": setting, "note": "best",
+              "selected": "validation", "seed": 0, "published": {"value": 91.0, "source": "a paper, table 1"}}
+    spectrum = {"protocol": "labelfree", "variant": "test-time", "layer": "backbone", "metric": "dimensions", "value": 17, "n": 5000, "interval": None, "setting": {"singular_values": [1.0] * 256},
+                "note": "", "selected": "fixed", "published": None}
+    old = {"created": "2026-01-01", "data": {"name": "pets"}, "rows": [{**linear, "value": 0.1}, spectrum]}
+    new = {"created": "2026-01-02", "data": {"name": "pets"}, "rows": [linear, {**linear, "layer": "projector.1"}, "damaged", {**linear, "variant": "x", "value": None}]}
+    lines = card.metrics(None, [old, new]).splitlines()
+    assert len(lines) == 5 and max(map(len, lines)) < 300, lines
+    assert lines[2] == ("| linear 26 heads | accuracy | 0.8 (0.79 to 0.81) | 0.91 (a paper, table 1) | layer backbone, n 10000, preset default, head form raw, lr 0.1, weight\\_decay 0, block "
+                        "backbone, heads \\[26 values\\], lrs \\[13 values\\], steps 2,500, losses \\[100 values\\], chosen: validation; best | pets |")
+    assert "singular\\_values \\[256 values\\]" in lines[3] and "projector.1" in lines[4]
+
+
+def test_preprocessing_is_checked_on_images_as_they_lie_on_disk(tmp_path):
+    """Photographs larger than the run's canvas: the check sees their own pixels, not what fits the canvas."""
+    for i in range(3):
+        Image.fromarray(np.full((375, 500, 3), 60 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    encoder = made({**config_of(size=128), "data": {"source": "folder", "path": str(tmp_path), "canvas": 144}})
+    for path in ("", str(tmp_path)):
+        found, _ = export.real_images(encoder, 3, path)
+        assert {image.shape for image in found} == {(375, 500, 3)}
+
+
+def test_a_folder_that_is_no_run_is_left_as_it_is(tmp_path, fails):
+    """timm's and transformers' exports have a config.json too."""
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
+    assert "is no workdir of this program" in fails("--workdir", str(tmp_path / "timm"), "--format", "safetensors")
+    assert [p.name for p in (tmp_path / "timm").iterdir()] == ["config.json"]
 
 
 def test_run_numbers_in_the_card_are_those_of_evaluation():

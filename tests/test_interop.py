@@ -105,7 +105,7 @@ def test_round_trip_is_bitwise(tmp_path, library, name):
 
 
 def test_simclr_file_gives_encoder_and_head(tmp_path):
-    encoder = made(config_of("resnet50"))
+    encoder = made(config_of("resnet50", stem="imagenet"))
     named = tree.names(encoder.variables)
     table = simclr.table(*names.resnet(encoder.module))
     head = {"0/dense/kernel": "params/projector/linear1/kernel", "0/bn_relu/bn/gamma": "params/projector/norm1/scale", "0/bn_relu/bn/beta": "params/projector/norm1/bias",
@@ -249,7 +249,7 @@ def test_what_does_not_fit_a_resnet_is_refused(tmp_path, changes, words):
 
 def test_preprocessing_beside_the_weights_is_read(tmp_path):
     lone(tmp_path).rename(tmp_path / files.WEIGHTS)
-    timm_config = {"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
+    timm_config = {"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}, "pretrained_cfg": {"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
     (tmp_path / "config.json").write_text(json.dumps(timm_config))
     assert encoders.load(tmp_path).preprocessing == {"size": 224, "resize": 235, "interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
@@ -259,6 +259,67 @@ def test_preprocessing_beside_the_weights_is_read(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 224}))
     with pytest.raises(UserError, match="not in the form"):
         encoders.load(tmp_path)
+
+
+@pytest.mark.parametrize("stated, words", [
+    ({"architecture": "resnetblur50"}, "architecture 'resnetblur50'"),
+    ({"architecture": "resnet50", "model_args": {"act_layer": "silu", "num_classes": 0}}, "act_layer 'silu'"),
+    ({"architecture": "resnet50", "model_args": {"output_stride": 8}}, "output_stride 8"),
+    ({"architecture": "resnet50", "global_pool": "max"}, "global_pool 'max'"),
+    ({"architecture": "resnet18"}, "architecture 'resnet18' of layers [2, 2, 2, 2]"),
+    ({"model_type": "resnet", "downsample_in_bottleneck": True}, "downsample_in_bottleneck True"),
+    ({"model_type": "resnet", "downsample_in_first_stage": True}, "downsample_in_first_stage True"),
+    ({"model_type": "resnet", "hidden_act": "gelu"}, "hidden_act 'gelu'"),
+    ({"model_type": "resnet", "layer_type": "basic"}, "layer_type 'basic'"),
+    ({"model_type": "regnet"}, "model_type 'regnet'")])
+def test_an_architecture_stated_beside_the_weights_is_not_ignored(tmp_path, stated, words):
+    """Names and shapes are those of a plain ResNet-50 in every case; the folder and the file in it are the same weights."""
+    lone(tmp_path, "resnet50").rename(tmp_path / files.WEIGHTS)
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    for path in (tmp_path, tmp_path / files.WEIGHTS):
+        with pytest.raises(UserError, match=re.escape(f"states {words}")):
+            interop.read(path)
+    (tmp_path / files.WEIGHTS).rename(tmp_path / "other.safetensors")           # a file of another name has no config beside it
+    assert "architecture assumed" in interop.read(tmp_path / "other.safetensors").notes[1]
+
+
+@pytest.mark.parametrize("stated", [{"architecture": "resnet50", "num_classes": 0, "model_args": {"num_classes": 0, "aa_layer": None, "drop_rate": 0.1}},
+                                    {"model_type": "resnet", "hidden_act": "relu", "layer_type": "bottleneck", "depths": [3, 4, 6, 3]}])
+def test_a_stated_architecture_that_is_ours_is_read(tmp_path, stated):
+    lone(tmp_path, "resnet50").rename(tmp_path / files.WEIGHTS)
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    found = interop.read(tmp_path / files.WEIGHTS)
+    assert found.config["model"]["name"] == "resnet50" and not any("architecture" in note for note in found.notes)
+
+
+def test_what_our_exports_state_is_ours():
+    """The configs that exports write pass the check that imports make, the ten-layer one by its arguments."""
+    for name in models.resnet.LAYERS:
+        encoder = made({**config_of(), "model": {"name": name, "width": 1.0 if name == "resnet10" else 0.0625, "stem": "imagenet"}}, heads=())
+        interop.foreign.reproduced(Path("x"), transformers.config(encoder), name)
+        if name == "resnet10":
+            interop.foreign.reproduced(Path("x"), timm.config(encoder), name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("text, words", [(b'{"architecture": "res', "torn or damaged"), (b"\xff\xfe", "torn or damaged"), (b"[1]", "holds a JSON list")])
+def test_a_damaged_config_beside_the_weights_is_a_sentence(tmp_path, name, text, words):
+    lone(tmp_path).rename(tmp_path / files.WEIGHTS)
+    (tmp_path / name).write_bytes(text)
+    for path in (tmp_path, tmp_path / files.WEIGHTS):
+        with pytest.raises(UserError, match=f"{name} .*{words}|{words}"):
+            encoders.load(path)
+
+
+def test_errors_have_every_name(tmp_path):
+    """Twelve tensors are gone: the sentence shows five, the list under it all, sorted."""
+    gone = [f"layer4_0_{layer}" for layer in ("conv1_weight", "conv2_weight", *(f"bn{i}_{n}" for i in (1, 2) for n in ("weight", "bias")))]
+    gone += ["layer3_0_conv1_weight", "layer3_0_conv2_weight", *(f"layer3_0_bn{i}_{n}" for i in (1, 2) for n in ("weight", "bias"))]
+    with pytest.raises(UserError) as error:
+        interop.demand(interop.read(lone(tmp_path, **dict.fromkeys(gone)), model="resnet10"))
+    sentence, _, listed = str(error.value).partition("\nmissing (12):\n")
+    assert "12 tensors are missing" in sentence and "and 7 more" in sentence
+    assert [line.split(" (")[0].strip() for line in listed.splitlines()] == sorted(n.replace("_", ".") for n in gone)
 
 
 def test_an_export_does_not_tell_where_it_was_made(exported):

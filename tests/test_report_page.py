@@ -207,13 +207,25 @@ def test_names_tell_runs_apart(tmp_path):
     assert read.names(["/a/x", "/b/x"]) == ["a/x", "b/x"] and read.names(["/a/x", "/b/y"]) == ["x", "y"] and read.names(["/a/x", "/a/x"]) == ["x (1)", "x (2)"]
 
 
+def test_names_that_are_no_text(run, tmp_path, monkeypatch):
+    """File systems hold bytes: a class folder that is not UTF-8 comes as a surrogate, and is shown with a question mark."""
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "report.html"))
+    found = read.run(str(folder), "caf\udce9")
+    monkeypatch.setattr(read, "runs", lambda _: [found])
+    assert "<h1>caf?</h1>" in text_of(report.write(str(folder), images=0))
+
+
 # -- the command --------------------------------------------------------------------------------------------------------
 
 
 def test_command(run, tmp_path, capsys):
     assert command.main([str(run), "--images", "0", "--out", str(tmp_path / "r.html")]) == 0
     assert (tmp_path / "r.html").exists() and f"report: {tmp_path / 'r.html'}" in capsys.readouterr().out
-    for arguments, words in (([str(tmp_path)], "has no config.json"), ([str(run), "--maps", "tnse"], "did you mean 'tsne'"), ([str(run), "--images", "-1"], "images is -1"),
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "config.json").write_text('{"architecture": "resnet50"}')
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text('{"model": ')
+    for arguments, words in (([str(tmp_path)], "has no config.json"), ([str(tmp_path / "timm")], "is no workdir of this program"), ([str(tmp_path / "torn")], "torn or damaged"), ([str(run), "--maps", "tnse"], "did you mean 'tsne'"), ([str(run), "--images", "-1"], "images is -1"),
                              ([str(run), "--images", "0", "--out", str(tmp_path / "no" / "r.html")], "cannot write")):
         assert command.main(arguments) == 2
         assert words in capsys.readouterr().err

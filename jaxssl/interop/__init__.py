@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxssl import models, tree
+from jaxssl import encoder as encoders, models, tree
 from jaxssl.errors import UserError, nearest
 from jaxssl.interop import files, foreign, names, records
 
-FILES = (files.WEIGHTS, "pytorch_model.bin")     # in a folder, the first there is
 WRITTEN = ("timm", "torchvision", "transformers", "safetensors", "onnx", "stablehlo")
 
 
@@ -88,10 +87,12 @@ def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:
     if faults:
         advice = "; a missing one can be drawn anew with `python -m jaxssl.convert … --allow_missing`" if missing and not found.refused else ""
         raise UserError(f"{found.name} does not hold a whole {model} in {found.layout}'s names: {'; '.join(faults)}; unused: {names.listed(found.unused)}. "
-                        f"It is damaged, renamed, or another architecture{advice}")
+                        f"It is damaged, renamed, or another architecture{advice}"
+                        f"{names.whole({'without a place': found.refused, 'missing': missing, 'unused': found.unused})}")
     idle = sorted(set(allowed) - {a for by in covered.values() for a in by})
     if idle:
-        raise UserError(f"{idle[0]!r} is allowed to be missing, but nothing of that name is (missing: {names.listed([short(n) for n in found.missing])})")
+        absent = [short(n) for n in found.missing]
+        raise UserError(f"{idle[0]!r} is allowed to be missing, but nothing of that name is (missing: {names.listed(absent)}){names.whole({'missing': absent})}")
 
 
 def covers(allowed: str, ours: str) -> bool:
@@ -105,19 +106,25 @@ def short(ours: str) -> str:
 
 
 def is_workdir(path: str) -> bool:
-    """Whether a folder is a run's: it has checkpoints, or its config.json is a run's, and no weights lie beside that."""
+    """Whether a folder is a run's: its config.json is, or it has checkpoints and no weights lie beside them."""
     folder = Path(path)
-    return (folder / "checkpoints").is_dir() or (folder / "config.json").is_file() and not any((folder / name).is_file() for name in FILES)
+    file = folder / "config.json"
+    try:
+        if file.is_file() and encoders.is_run(encoders.read_object(file)):
+            return True
+    except UserError:               # torn: it may be anyone's
+        pass
+    return (folder / "checkpoints").is_dir() and not any((folder / name).is_file() for name in files.NAMES)
 
 
 def locate(path: Path) -> Path:
     """The file with the weights. Raises: UserError."""
     if not path.is_dir():
         return path
-    for name in FILES:
+    for name in files.NAMES:
         if (path / name).is_file():
             return path / name
-    raise UserError(f"{path} holds neither {' nor '.join(FILES)}, so it is no export, and no config.json, so it is no workdir")
+    raise UserError(f"{path} holds neither {' nor '.join(files.NAMES)}, so it is no export, and no config.json of a run, so it is no workdir")
 
 
 def own(file: Path, tensors: dict[str, np.ndarray], record: dict) -> Weights:
@@ -135,7 +142,7 @@ def own(file: Path, tensors: dict[str, np.ndarray], record: dict) -> Weights:
         gone, extra = sorted(table.keys() - body.keys()), sorted(body.keys() - table.keys())
         if gone or extra:
             raise UserError(f"{file} was changed since it was exported: {len(gone)} tensors are missing ({names.listed(gone)}), "
-                            f"{len(extra)} are not part of it ({names.listed(extra)}); export it again")
+                            f"{len(extra)} are not part of it ({names.listed(extra)}); export it again{names.whole({'missing': gone, 'not part of it': extra})}")
         named, used = {t.ours: names.turned(body[n], names.AXES[t.layout][1]) for n, t in table.items()}, tuple(table)
     variables = collections(named)
     if tree.digest(variables) != record["digest"]:

@@ -2,6 +2,8 @@
 import json
 import re
 
+from jaxssl.interop import results
+
 LIBRARY = {"timm": "timm", "transformers": "transformers", "torchvision": "pytorch", "onnx": "onnx", "stablehlo": "jax", "safetensors": "jax"}
 # What goes in, by format; torch's are alike.
 INPUT = {"safetensors": "uint8 [B, H, W, 3], or a list of uint8 [h, w, 3] of different sizes; the preprocessing is inside",
@@ -67,25 +69,26 @@ def method(config: dict) -> str:
 
 
 def metrics(run: dict | None, evaluations: list[dict]) -> str:
-    """A table whose rows name protocol, layer, setting, number of images and data."""
-    rows = [measured(row, (found.get("data") or {}).get("name", "")) for found in evaluations for row in found.get("rows", [])]
+    """A table whose rows name protocol, layer, setting, number of images and data; of each kind the newest row. evaluations: oldest first."""
+    rows = [measured(row, data) for (data, *_), row in results.newest(evaluations).items()]
     for key, protocol in RUN.items():
         if run and run.get(key) is not None:
             untrained = run.get(f"{key}_untrained")
             setting = protocol + (f"; untrained {untrained:.4g}" if untrained is not None else "")
             metric, which = ("rank", "training") if key == "rankme" else ("accuracy", "held-out")
-            rows.append((key, metric, f"{run[key]:.4g}", setting, f"{which} images of the run"))
+            rows.append((key, metric, f"{run[key]:.4g}", "", setting, f"{which} images of the run"))
     if not rows:
         return "Nothing yet: `python -m jaxssl.evaluate` measures it."
-    return "\n".join(["| protocol | metric | value (95 %) | setting | data |", "|---|---|---|---|---|", *("| " + " | ".join(map(text, row)) + " |" for row in rows)])
+    return "\n".join(["| protocol | metric | value (95 %) | published | setting | data |", "|---|---|---|---|---|---|", *("| " + " | ".join(map(text, row)) + " |" for row in rows)])
 
 
 def measured(row: dict, data: str) -> tuple[str, ...]:
     """Cells of a row of evaluations/*.json."""
-    interval, setting = row.get("interval"), ", ".join(f"{key} {value}" for key, value in (row.get("setting") or {}).items())
+    interval, known, note = row.get("interval"), results.published(row), row.get("note")
     value = f"{row['value']:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
-    how = f"layer {row['layer']}, n {row['n']}, {setting or 'no setting'}, chosen: {row.get('selected', 'fixed')}{'; ' + row['note'] if row.get('note') else ''}"
-    return f"{row['protocol']} {row.get('variant') or ''}".strip(), row["metric"], value, how, data
+    how = [f"layer {row.get('layer', 'backbone')}", f"n {row['n']}" if "n" in row else "", results.short(row.get("setting")), f"chosen: {row.get('selected', 'fixed')}"]
+    return (f"{row.get('protocol', '')} {row.get('variant') or ''}".strip(), results.metric(row), value, f"{known[0]:.4g} ({known[1]})" if known else "",
+            ", ".join(filter(None, how)) + (f"; {note}" if note else ""), data)
 
 
 def numbers(values) -> str:

@@ -13,6 +13,7 @@ import safetensors.numpy
 from jaxssl.errors import UserError
 
 WEIGHTS = "model.safetensors"           # the name that timm, transformers and this program look for in a folder
+NAMES = (WEIGHTS, "pytorch_model.bin")  # in a folder, the first there is
 TORCH_ENDINGS = (".pth", ".pt", ".bin", ".tar")
 TORCH = (2, 10)                         # older ones run code from a file in spite of weights_only (CVE-2025-32434, CVE-2026-24747)
 NESTED = ("state_dict", "model")        # keys under which training programs keep the tensors

@@ -1,17 +1,24 @@
 """Weights that another program wrote: whose names they have, which architecture, and the preprocessing stated beside them."""
 import importlib
-import json
 import re
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from jaxssl import models
+from jaxssl import encoder as encoders, models
 from jaxssl.errors import UserError
-from jaxssl.interop import names
+from jaxssl.interop import files, names
 
 LAYOUTS = ("torchvision", "transformers", "simclr")      # timm's names are torchvision's
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+# timm's architectures that are ours; of its arguments, those that shapes or nothing but training show, and the values of the others that ours has
+PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+SHAPES = ("layers", "num_classes", "in_chans", "channels", "base_width", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
+TIMM = {"output_stride": 32, "global_pool": "avg", "cardinality": 1, "stem_width": 64, "stem_type": "", "replace_stem_pool": False, "block_reduce_first": 1, "down_kernel_size": 1,
+        "avg_down": False, "act_layer": "relu", "norm_layer": "batchnorm2d", "aa_layer": None, "block_args": None}
+# of transformers' config.json; what is not there has these values
+TRANSFORMERS = {"model_type": "resnet", "hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -40,6 +47,12 @@ def architecture(side: ModuleType, found: dict[str, str]) -> str:
     return min(models.resnet.LAYERS, key=lambda model: len(side.table(*models.resnet.LAYERS[model]).keys() ^ body))
 
 
+def beside(path: Path) -> dict[str, dict]:
+    """config.json and preprocessor_config.json of a folder of weights, or beside a file that has the name of one in such a folder. Raises: UserError when torn."""
+    folder = path if path.is_dir() else path.parent if path.name in files.NAMES else None
+    return {name: encoders.read_object(folder / name) for name in (CONFIG, PROCESSOR) if folder is not None and (folder / name).is_file()}
+
+
 def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[str, np.ndarray]) -> tuple[dict, tuple[str, ...]]:
     """The config of weights from elsewhere, from shapes and the config files beside them, and notes on what was assumed."""
     kernel = tensors[side.STEM]
@@ -50,8 +63,13 @@ def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[
     if size not in (3, 7):
         raise UserError(f"the stem of {path} is a {size}×{size} convolution; here a ResNet begins with 7×7 (ImageNet) or 3×3 (CIFAR)")
     stem = "cifar" if size == 3 else "tensorflow" if layout == "simclr" else "imagenet"
-    augment, assumed = preprocessing(path, layout, stem)
+    texts = {} if layout == "simclr" else beside(path)
+    reproduced(path, texts.get(CONFIG, {}), model)
+    augment, assumed = preprocessing(path, texts, layout, stem)
     notes = [f"preprocessing assumed, as nothing beside the weights states it: {augment}"] if assumed else []
+    if layout != "simclr" and not texts.get(CONFIG, {}).keys() & {"architecture", "model_type"}:
+        notes.append(f"architecture assumed, as no {CONFIG} beside the weights states it: a plain {model} with ReLU, strides on the 3×3 convolutions, and no blur, "
+                     "which names and shapes cannot tell")
     found = {"model": {"name": model, "width": width / 64, "stem": stem}, "augment": augment}
     if layout == "simclr":
         heads = sorted((int(re.fullmatch(side.HEAD, n)[1]), a.shape) for n, a in tensors.items() if re.fullmatch(side.HEAD, n))
@@ -60,13 +78,40 @@ def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[
     return found, tuple(notes)
 
 
-def preprocessing(path: Path, layout: str, stem: str) -> tuple[dict, bool]:
+def reproduced(path: Path, stated: dict, model: str) -> None:
+    """Whether our `model` computes what a config.json of timm or transformers states: names and shapes do not tell. Raises: UserError when it does not."""
+    kind, depths = models.resnet.LAYERS[model]
+    if "architecture" in stated:
+        wrong = _timm(stated, kind, depths)
+    elif "model_type" in stated:
+        wrong = [f"{key} {stated[key]!r}" for key, ours in {**TRANSFORMERS, "layer_type": kind, "depths": list(depths)}.items() if stated.get(key, ours) != ours]
+    else:
+        wrong = []
+    if wrong:
+        raise UserError(f"the {CONFIG} of {path} states {', '.join(wrong)}, which is not what a {model} of this program computes, whatever the names and shapes; read are plain "
+                        f"ResNets alone: timm's {', '.join(PLAIN)}, and transformers' model_type resnet with ReLU and its strides on the 3×3 convolutions")
+
+
+def _timm(stated, kind, depths):
+    """What timm's config.json states and ours does not have."""
+    name, arguments, pool = stated["architecture"], stated.get("model_args") or {}, stated.get("global_pool", "avg")
+    if name not in PLAIN:
+        return [f"architecture {name!r}"]
+    if not isinstance(arguments, dict):
+        return [f"model_args {arguments!r}"]
+    wrong = [f"{key} {value!r}" for key, value in arguments.items() if key not in SHAPES and not (key in TIMM and TIMM[key] == value)]
+    layers = arguments.get("layers", models.resnet.LAYERS[name][1])
+    if (models.resnet.LAYERS[name][0], list(layers)) != (kind, list(depths)):
+        wrong.append(f"architecture {name!r} of layers {list(layers)}")
+    return wrong + ([f"global_pool {pool!r}"] if pool not in ("avg", "") else [])
+
+
+def preprocessing(path: Path, texts: dict[str, dict], layout: str, stem: str) -> tuple[dict, bool]:
     """size, resize, interpolation, mean and std from timm's config.json or transformers' preprocessor_config.json; else the usual ones, and True."""
     usual = {"size": 32 if stem == "cifar" else 224, "interpolation": "bicubic" if layout == "simclr" else "bilinear", **IMAGENET}
     if layout == "simclr":
         return {**usual, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, False
-    texts = {name: json.loads((path / name).read_text()) for name in ("config.json", "preprocessor_config.json") if path.is_dir() and (path / name).is_file()}
-    timm, processor = texts.get("config.json", {}).get("pretrained_cfg"), texts.get("preprocessor_config.json")
+    timm, processor = texts.get(CONFIG, {}).get("pretrained_cfg"), texts.get(PROCESSOR)
     try:
         if timm:
             size = timm["input_size"][-1]
@@ -78,7 +123,7 @@ def preprocessing(path: Path, layout: str, stem: str) -> tuple[dict, bool]:
             resize = int(target / processor["crop_pct"]) if "crop_pct" in processor and target < 384 else target
             kind = {2: "bilinear", 3: "bicubic"}.get(processor.get("resample"), "bicubic")
             return {"size": size, "resize": resize, "interpolation": kind, "mean": tuple(processor["image_mean"]), "std": tuple(processor["image_std"])}, False
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise UserError(f"the preprocessing in {path} is not in the form that timm or transformers write ({type(error).__name__}: {error})") from error
     return usual, True
 

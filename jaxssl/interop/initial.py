@@ -12,9 +12,10 @@ COPIES = ("", "aux/", "aux/ema/")       # where a train state keeps params and b
 
 
 class Start(NamedTuple):
-    """values: our name ("params/encoder/…") → array f32. note: what was used, unused and missing."""
+    """values: our name ("params/encoder/…") → array f32. note: what was used, unused and missing, in short. names: every one of them, a line each."""
     values: dict[str, np.ndarray]
     note: str
+    names: str
 
 
 def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_missing: str = "") -> Start:
@@ -33,32 +34,35 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     allowed = [a for a in allow_missing.replace(" ", "").split(",") if a]
     refused = [name for name in missing if not any(covers(a, name) for a in allowed)]
     if refused:
-        other = [f"{short(n)} is {found[n].shape} there and {wanted[n].shape} here" for n in refused if n in found]
+        lacking, other = [short(n) for n in refused], [f"{short(n)} is {found[n].shape} there and {wanted[n].shape} here" for n in refused if n in found]
         networks = sorted({short(n).split("/")[0] for n in refused})
         advice = ("Use the model it was trained with, or name in --config.init_allow_missing what may begin from the seed" if "encoder" in networks else
                   f"Let them begin from the seed: --config.init_allow_missing={','.join(networks)}")
         raise UserError(f"init_from={path} ({described(source.config['model'])}) lacks {len(refused)} of the {len(wanted)} tensors of this run "
-                        f"({described(config.model)}, heads {', '.join(heads)}): {names.listed([short(n) for n in refused])}"
-                        f"{f'; of another shape: {names.listed(other, 3)}' if other else ''}. {advice}")
+                        f"({described(config.model)}, heads {', '.join(heads)}): {names.listed(lacking)}"
+                        f"{f'; of another shape: {names.listed(other, 3)}' if other else ''}. {advice}"
+                        f"{names.whole({'missing': lacking})}{names.whole({'of another shape': other}, 3)}")
     left = [short(n) for n in found if n not in wanted and short(n).startswith("encoder/")]
     if left:
         raise UserError(f"init_from={path} ({described(source.config['model'])}) has {len(left)} encoder tensors that this run ({described(config.model)}) "
-                        f"has no place for: {names.listed(left)}; without them its weights mean nothing: use the model it was trained with")
+                        f"has no place for: {names.listed(left)}; without them its weights mean nothing: use the model it was trained with"
+                        f"{names.whole({'without a place': left})}")
     idle = [a for a in allowed if not any(covers(a, name) for name in missing)]
+    absent, unused = [short(n) for n in missing], [short(n) for n in found if n not in fitting]
     if idle:
         raise UserError(f"init_allow_missing names {idle[0]!r}, but nothing of that name is missing in {path} "
-                        f"(missing: {names.listed([short(n) for n in missing])})")
-    unused = [name for name in found if name not in fitting]
-    lines = [f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''}): {len(fitting)} tensors used; "
-             f"{len(unused)} unused ({names.listed([short(n) for n in unused])}); "
-             f"{len(missing)} missing, from the seed ({names.listed([short(n) for n in missing])})"]
+                        f"(missing: {names.listed(absent)}){names.whole({'missing': absent})}")
+    begun = f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
+    lines = [f"{begun}: {len(fitting)} tensors used; {len(unused)} unused ({names.listed(unused)}); {len(missing)} missing, from the seed ({names.listed(absent)}); "
+             "every name is in text/init_from.txt of the workdir"]
     theirs, own = source.preprocessing, config.augment
     lines += [f"warning: these weights were trained on pixels with {key} {theirs[key]}, this run uses {tuple(own[key])}; "
               f"set --config.augment.{key} to keep what they learned" for key in ("mean", "std") if not np.allclose(theirs[key], tuple(own[key]), atol=1e-3)]
     stems = source.config["model"].get("stem", "imagenet"), config.model.stem
     if stems[0] != stems[1]:                                # of equal shapes: the max pool's padding differs
         lines.append(f"warning: these weights were trained with the stem {stems[0]!r}, this run has {stems[1]!r}; set --config.model.stem={stems[0]} to keep what they learned")
-    return Start({name: found[name] for name in fitting}, "\n".join(lines))
+    accounts = {"used": [short(n) for n in fitting], "unused": unused, "missing, from the seed": absent}
+    return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *(names.section(what, who) for what, who in accounts.items()), ""]))
 
 
 def described(model: Any) -> str:

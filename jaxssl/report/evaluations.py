@@ -2,12 +2,13 @@
 import math
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
+from jaxssl.interop import results
+from jaxssl.interop.results import is_number
 from jaxssl.report import figures
 from jaxssl.report.markup import Html, join, tag
-from jaxssl.report.read import Run, is_number
-from jaxssl.report.readings import SHARE, number, score
+from jaxssl.report.read import Run
+from jaxssl.report.readings import SHARE, score
 
 
 def section(runs: Sequence[Run], images: dict[str, int]) -> Html:
@@ -61,15 +62,15 @@ def interval(share: float, n: int) -> tuple[float, float]:
 
 def one(run: Run | None, found: dict, *, older: bool = False) -> Html:
     """One file of evaluations, folded away when it is an older one."""
-    subject, data = _object(found.get("subject")), _object(found.get("data"))
+    subject, data = results.table(found.get("subject")), results.table(found.get("data"))
     title = ", ".join(str(x) for x in (run.name if run else "", data.get("test") or data.get("name"), subject.get("weights"),
                                        f"step {subject['step']}" if subject.get("step") is not None else "") if x)
     rows = [row for row in found["rows"] if isinstance(row, dict)]
     body = [table(rows) if rows else tag("p", "It holds no rows.", class_="missing")]
     if any(row.get("overlaps_best") for row in rows):
         body.append(tag("p", "≈ marks results whose interval overlaps that of the best one like them: the order is not settled.", class_="reading"))
-    about = [("command", found.get("command")), ("made", found.get("created")), ("transform", _short(found.get("transform"))), ("train", data.get("train")),
-             ("weights", subject.get("digest")), ("packages", _short(found.get("packages")))]
+    about = [("command", found.get("command")), ("made", found.get("created")), ("transform", results.short(found.get("transform"))), ("train", data.get("train")),
+             ("weights", subject.get("digest")), ("packages", results.short(found.get("packages")))]
     body.append(figures.folded("how it was measured", figures.pairs((k, tag("code", v)) for k, v in about if v)))
     title = title or "evaluation"
     return figures.folded(f"{title}, {found.get('created', 'older')}", *body) if older else join([tag("h3", title), *body])
@@ -84,25 +85,25 @@ def table(rows: Sequence[dict]) -> Html:
     bodies = [tag("tbody", tag("tr", tag("th", protocol, colspan=4, scope="rowgroup"), class_="group"),
                   *(tag("tr", tag("td", _what(row)), tag("td", _value(row), class_="n"), tag("td", _scale(row)), tag("td", _published(row))) for row in own))
               for protocol, own in groups.items()]
-    settings = [(_name(row), tag("code", text)) for row in rows if (text := _short(row.get("setting")))]
+    settings = [(_name(row), tag("code", text)) for row in rows if (text := results.short(row.get("setting")))]
     whole = tag("table", tag("thead", head), *bodies, class_="evaluations")
     return join([tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label="table of results"),
                  figures.folded("settings of every result", figures.pairs(settings)) if settings else None])
 
 
 def _published(row):
-    known = _object(row.get("published"))
-    return join([tag("b", score(_metric(row), _unit(row, known["value"]))), tag("small", known.get("source", ""))]) if is_number(known.get("value")) else ""
+    known = results.published(row)
+    return join([tag("b", score(results.metric(row), known[0])), tag("small", known[1])]) if known else ""
 
 
 def _name(row):
     """`knn · k=20 T=0.07`, with the metric and the layer where they tell rows apart."""
-    facts = (row.get("protocol"), row.get("variant"), _metric(row) if _metric(row) != "accuracy" else "", row.get("layer") if row.get("layer") != "backbone" else "")
+    facts = (row.get("protocol"), row.get("variant"), results.metric(row) if results.metric(row) != "accuracy" else "", row.get("layer") if row.get("layer") != "backbone" else "")
     return " · ".join(str(fact) for fact in facts if fact)
 
 
 def _what(row):
-    first, second = (row.get("variant"), _metric(row)) if _metric(row) == "accuracy" and row.get("variant") else (_metric(row), row.get("variant"))
+    first, second = (row.get("variant"), results.metric(row)) if results.metric(row) == "accuracy" and row.get("variant") else (results.metric(row), row.get("variant"))
     facts = [second, row.get("layer"), f"n {row['n']:,}" if is_number(row.get("n")) else "", f"seed {row['seed']}" if row.get("seed") else "",
              f"chosen on {row['selected']}" if row.get("selected") not in (None, "", "fixed") else ""]
     return join([tag("b", first), tag("small", ", ".join(str(fact) for fact in facts if fact))])
@@ -111,24 +112,24 @@ def _what(row):
 def _value(row):
     if not is_number(row.get("value")):
         return str(row.get("value", "–"))
-    return join([tag("b", score(_metric(row), row["value"])), " ≈" if row.get("overlaps_best") else ""])
+    return join([tag("b", score(results.metric(row), row["value"])), " ≈" if row.get("overlaps_best") else ""])
 
 
 def _scale(row):
     interval, classes = _interval(row), _interval(row, "interval_classes")
     parts = []
-    if is_number(row.get("value")) and SHARE.search(_metric(row)) and 0 <= row["value"] <= 1:
-        known = _object(row.get("published")).get("value")
-        parts.append(figures.whisker(row["value"], interval, (0, 1), _unit(row, known) if is_number(known) else None))
+    if is_number(row.get("value")) and SHARE.search(results.metric(row)) and 0 <= row["value"] <= 1:
+        known = results.published(row)
+        parts.append(figures.whisker(row["value"], interval, (0, 1), known[0] if known else None))
     for ends, over in ((interval, ""), (classes, " over classes")):
         if ends:
-            parts.append(tag("small", f"{score(_metric(row), ends[0])} to {score(_metric(row), ends[1])}{over}"))
+            parts.append(tag("small", f"{score(results.metric(row), ends[0])} to {score(results.metric(row), ends[1])}{over}"))
     return join([*parts, tag("small", row["note"]) if row.get("note") else None])
 
 
 def comparison(runs: Sequence[Run]) -> Html:
     """Runs side by side: results that at least two of them have. The best of a row is bold; ≈ marks those whose interval overlaps the best one's."""
-    columns = [_newest(run) for run in runs]
+    columns = [results.newest(run.evaluations) for run in runs]
     keys = [key for key in dict.fromkeys(key for column in columns for key in column) if sum(key in column for column in columns) > 1]
     if not keys:
         return Html("")
@@ -145,17 +146,11 @@ def comparison(runs: Sequence[Run]) -> Html:
 def _compared(row, best):
     if row is None:
         return "–"
-    text, mine, top = score(_metric(row), row["value"]), _interval(row), _interval(best or {})
-    words = tag("small", f"{score(_metric(row), mine[0])} to {score(_metric(row), mine[1])}") if mine else None
+    text, mine, top = score(results.metric(row), row["value"]), _interval(row), _interval(best or {})
+    words = tag("small", f"{score(results.metric(row), mine[0])} to {score(results.metric(row), mine[1])}") if mine else None
     if best is not None and row["value"] == best["value"]:
         return join([tag("b", text), words])
     return join([text, " ≈" if mine and top and mine[1] >= top[0] else "", words])
-
-
-def _newest(run):
-    """(data, protocol, variant, layer, metric) -> the newest row."""
-    return {(str(_object(found.get("data")).get("name", "")), *(str(row.get(k) or "") for k in ("protocol", "variant", "layer", "metric"))): row
-            for found in run.evaluations for row in found["rows"] if isinstance(row, dict) and is_number(row.get("value"))}
 
 
 def layer_rows(run: Run) -> list[dict]:
@@ -165,28 +160,6 @@ def layer_rows(run: Run) -> list[dict]:
     return [row for _, row in sorted(newest.items(), key=lambda item: item[0][0])]     # layers of a variant stay in their order
 
 
-def _metric(row):
-    return str(row.get("metric") or "value")
-
-
-def _unit(row, value):
-    """A published share may be written in percent."""
-    return value / 100 if SHARE.search(_metric(row)) and value > 1 and is_number(row.get("value")) and row["value"] <= 1 else value
-
-
 def _interval(row, key="interval"):
     found = row.get(key)
     return tuple(found) if isinstance(found, (list, tuple)) and len(found) == 2 and all(map(is_number, found)) else None
-
-
-def _object(value: Any) -> dict:
-    return value if isinstance(value, dict) else {}
-
-
-def _short(value: Any) -> str:
-    """A dict as `a 1, b 2`; of a long list only its length, and nothing of what is None."""
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_short(v)}" for k, v in value.items() if v is not None)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_short, value))}]" if len(value) <= 4 else f"[{len(value)} values]"
-    return "" if value is None else number(value) if is_number(value) else str(value)

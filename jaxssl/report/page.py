@@ -163,7 +163,7 @@ def _config(runs: Sequence[Run]) -> Html:
         groups = {"run": {k: v for k, v in run.config.items() if not isinstance(v, dict)}, **{k: flat(v) for k, v in run.config.items() if isinstance(v, dict)}}
         folds = [figures.folded(name, figures.pairs((tag("code", k), tag("code", _value(v))) for k, v in keys.items())) for name, keys in groups.items() if keys]
         parts += [tag("h3", run.name) if len(runs) > 1 else None, tag("div", *folds, class_="folds")]
-        for name, what in (("start", "the run"), ("parameters", "the parameters")):
+        for name, what in (("start", "the run"), ("parameters", "the parameters"), ("init_from", "the weights it began with")):
             if run.texts.get(name):
                 parts.append(figures.folded(f"what the program said of {what}", tag("pre", run.texts[name], tabindex="0")))
     return join(parts)

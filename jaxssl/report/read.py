@@ -2,7 +2,6 @@
 import dataclasses
 import functools
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -12,6 +11,7 @@ import numpy as np
 
 from jaxssl import encoder, models, workdir as folders
 from jaxssl.errors import UserError
+from jaxssl.interop.results import is_number
 
 POINTS = 800     # of a curve on the page; a longer one is thinned to the extremes of as many stretches
 
@@ -83,11 +83,7 @@ def names(workdirs: Sequence[str]) -> list[str]:
 
 def run(path: str, name: str) -> Run:
     """One workdir. Raises: UserError when it is not one."""
-    folder, notes = folders.path(path), []
-    try:
-        config = encoder.read_config(path)
-    except ValueError as error:
-        raise UserError(f"{path}/config.json is not readable ({error}); a report needs the config of the run") from error
+    folder, notes, config = folders.path(path), [], encoder.read_config(path)
 
     def read(file):
         try:
@@ -110,7 +106,7 @@ def run(path: str, name: str) -> Run:
 
 
 def _texts(folder: Any) -> dict[str, str]:
-    files = {name: folder / "text" / f"{name}.txt" for name in ("start", "parameters")}
+    files = {name: folder / "text" / f"{name}.txt" for name in ("start", "parameters", "init_from")}
     return {name: file.read_text() for name, file in files.items() if file.exists()}
 
 
@@ -166,7 +162,3 @@ def differences(found: Sequence[Run]) -> list[tuple[str, list[Any]]]:
     keys = sorted(set().union(*configs))
     rows = [(key, [c.get(key, "") for c in configs]) for key in keys]
     return [(key, values) for key, values in rows if any(json.dumps(v) != json.dumps(values[0]) for v in values)]
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

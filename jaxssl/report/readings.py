@@ -1,33 +1,15 @@
 """One sentence for each chart: what it says of this run, with its figures."""
-import re
-
 import numpy as np
 
 from jaxssl.eval import collapse
+from jaxssl.interop.results import SHARE, number
 from jaxssl.report.read import Run
 
-SHARE = re.compile(r"acc|top|precision|recall|map\b|map@|mrr|nmi|ami|knn|linear|share|r_prec|mfu", re.I)    # metrics whose range is [0, 1]
 
 
 def percent(value: float, digits: int = 1) -> str:
     """`value` of 1 in percent; the space before the sign does not break."""
     return f"{100 * value:.{digits}f}\u00a0%".replace("-", "−")
-
-
-def number(value: float | None) -> str:
-    """Four figures at most, thousands apart, no exponent between .001 and 10⁶."""
-    if value is None:
-        return "–"
-    if value != value or abs(value) == float("inf"):
-        return str(value)
-    size = abs(value)
-    if size and (size < 1e-3 or size >= 1e6):
-        mantissa, _, power = f"{value:.2e}".partition("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}·10" + str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    if isinstance(value, int) or size >= 1000:
-        return f"{value:,.0f}"
-    text = f"{value:.4g}"
-    return text.replace("-", "−")
 
 
 def score(metric: str, value: float) -> str:
