@@ -87,9 +87,9 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
         return flops.count(jax.make_jaxpr(jax.grad(loss, has_aux=True))(state.params, state.aux, seen, key, first).jaxpr)
 
     def gathered(params):
-        # In bf16 the kernels are cast before they travel: half the bytes, and the encoder would cast them anyway.
-        cast = jax.tree.map(lambda w: w.astype(jnp.bfloat16) if config.precision == "bf16" and w.ndim > 1 else w, params)
-        return jax.lax.with_sharding_constraint(cast, used)
+        # In bf16 the encoder's kernels are cast before they travel: half the bytes, and it would cast them anyway. Heads compute in float32.
+        half = {"encoder": jax.tree.map(lambda w: w.astype(jnp.bfloat16) if w.ndim > 1 else w, params["encoder"])} if config.precision == "bf16" else {}
+        return jax.lax.with_sharding_constraint({**params, **half}, used)
 
     def sliced(grads):
         # Two constraints in a row: the sum over devices ends in the first; with the second alone XLA for TPUs splits the convolutions of
