@@ -97,9 +97,14 @@ def open_manager(*, workdir, keep_last=2, keep_every=0, asynchronous=True) -> Ma
       keep_last: how many of the newest stay (≥ 1). keep_every: steps divisible by it stay for good; 0 is off.
       asynchronous: write in the background while training goes on.
     """
+    check(keep_last=keep_last, keep_every=keep_every)
+    return Manager(_folder(workdir), keep_last, keep_every, asynchronous)
+
+
+def check(*, keep_last, keep_every, **_) -> None:
+    """What can be wrong in the section `checkpoint` whatever the workdir is; see `open_manager`. Raises: UserError."""
     if keep_last < 1 or keep_every < 0:
         raise UserError(f"checkpoint.keep_last is {keep_last} and keep_every {keep_every}; keep_last must be at least 1, keep_every at least 0")
-    return Manager(_folder(workdir), keep_last, keep_every, asynchronous)
 
 
 def open_reader(workdir: str) -> Manager:
