@@ -11,6 +11,9 @@ import inspect
 import json
 import math
 import re
+import sys
+import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,13 @@ SECTIONS = {
 }
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
 INJECTED = {"model": {"precision"}, "augment": {"dtype", "return_params"}, "log": {"process_index"}}
+# Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
+CHECKS = {"eval": "jaxssl.evaluation:check", "checkpoint": "jaxssl.checkpoint:check"}
+# Keys whose default is a number and that also take a tuple, of one a view.
+A_VIEW = {f"augment.{key}" for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
+DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
 DURATION_UNITS = ("steps", "epochs", "examples", "percent")
+MOST_STEPS = 2 ** 31 - 1  # the train state counts in int32
 
 
 def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
@@ -54,7 +63,7 @@ def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", 
       report: write report.html at the end of the run (one process; several are told the command).
     Raises: UserError.
     """
-    for key, value in dict(total=total, warmup=warmup, log_every=log_every, eval_every=eval_every, checkpoint_every=checkpoint_every).items():
+    for key, value in zip(DURATIONS, (total, warmup, log_every, eval_every, checkpoint_every)):
         parse_duration(value, key)
     if batch_size < 2:
         raise UserError(f"batch_size is {batch_size}; it is the global number of images in a step and must be at least 2")
@@ -88,6 +97,8 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     for path, text in overrides.items():
         _set(config, path, text)
     settings(**{key: config[key] for key in _defaults(settings)})
+    for section, check in CHECKS.items():
+        _named(check)(**config[section])
     return config.lock()
 
 
@@ -121,14 +132,14 @@ def differences(old: str, new: str) -> list[str]:
 def parse_duration(value: int | float | str, key: str) -> tuple[float, str]:
     """(amount, unit) of a duration; a bare number counts steps. Raises UserError."""
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+(?:e\+?\d+)?)(?:_(\w+))?\s*", value)
+        match = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\+?\d+)?)(?:_(\w+))?\s*", value)
         unit = (match.group(2) or "steps") if match else ""
         unit = unit if unit.endswith("s") or unit == "percent" else unit + "s"
-        if match and unit in DURATION_UNITS:
+        if match and unit in DURATION_UNITS and math.isfinite(float(match.group(1))):
             return float(match.group(1)), unit
         raise UserError(f"{key} is {value!r}, not a duration; write '200_epochs', '5000_steps', '1e6_examples', '5_percent' or a number of steps")
-    if value < 0:
-        raise UserError(f"{key} is {value}; a duration cannot be negative")
+    if not 0 <= value <= MOST_STEPS:
+        raise UserError(f"{key} is {value}; a number of steps lies between 0 and {MOST_STEPS:,}")
     return float(value), "steps"
 
 
@@ -139,6 +150,8 @@ def steps(value: int | float | str, key: str, *, examples: int, batch_size: int,
         raise UserError(f"{key} is {value!r}, a share of itself; give it in epochs, steps or examples")
     exact = {"steps": amount, "epochs": amount * examples / batch_size, "examples": amount / batch_size,
              "percent": amount / 100 * (total or 0)}[unit]
+    if exact > MOST_STEPS:
+        raise UserError(f"{key} is {value!r}, which is {exact:.3g} steps; a run counts at most {MOST_STEPS:,}")
     return max(1, math.floor(exact + 0.5)) if amount else 0
 
 
@@ -157,6 +170,11 @@ def function(section: str, config: ConfigDict) -> Callable:
         if selected not in choices:
             raise UserError(f"unknown {section} {selected!r}; choose one of {', '.join(choices)}{nearest(str(selected), choices)}")
         module = module.format(name=selected)
+    return _named(f"{module}:{name}")
+
+
+def _named(spec):
+    module, name = spec.split(":")
     return getattr(importlib.import_module(module), name)
 
 
@@ -181,13 +199,21 @@ def _execute(spec):
     if not file.is_file():
         found = sorted(str(p) for p in Path("configs").glob("*/*.py"))
         raise UserError(f"no config file {path!r}{nearest(path, found)}" + (f" (here are {', '.join(found)})" if found else "; run from the repository, where configs/ is, or give a full path"))
+    if file.suffix != ".py":
+        raise UserError(f"{path!r} is no config file: one is Python, ends in .py and defines get_config(variant)"
+                        + ("; to resume a run give the --config it was started with, and its --workdir" if file.name == "config.json" else ""))
     module_spec = importlib.util.spec_from_file_location("jaxssl_config", file)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    variants = ("", *getattr(module, "VARIANTS", ()))
-    if variant not in variants:
-        raise UserError(f"{path} has no variant {variant!r}; it has {', '.join(repr(v) for v in variants[1:]) or 'none'}{nearest(variant, variants)}")
-    return module.get_config(variant)
+    try:
+        module_spec.loader.exec_module(module)
+        variants = ("", *getattr(module, "VARIANTS", ()))
+        if variant not in variants:
+            raise UserError(f"{path} has no variant {variant!r}; it has {', '.join(repr(v) for v in variants[1:]) or 'none'}{nearest(variant, variants)}")
+        return module.get_config(variant)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's own lines make Python raise
+        raise UserError(f"{path} fails as Python ({type(error).__name__}: {error}); --debug shows where") from error
 
 
 def _set(config, path, text):
@@ -199,9 +225,10 @@ def _set(config, path, text):
 
 
 def _put(config, path, value):
-    owner, _, key = path.rpartition(".")
-    owner = config_get(config, owner) if owner else config
-    value = _typed(value, owner[key], path)
+    section, _, key = path.rpartition(".")
+    owner = config[section] if section else config
+    kind = inspect.signature(function(section, config)).parameters[key].annotation if section and key != "name" else None
+    value = _typed(value, owner[key], path, kind)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
 
@@ -215,32 +242,63 @@ def _literal(text, current):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def _typed(value, current, path):
-    """`value` in the type of the default it replaces; int → float and scalar → tuple of itself are the only conversions."""
-    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if path in ("total", "warmup", "log_every", "eval_every", "checkpoint_every"):
-        parse_duration(value if numeric else str(value), path)
+def _typed(value, current, path, kind):
+    """`value` in the type of the default `current` that it replaces; int → float and scalar → tuple of itself are the only conversions.
+
+    kind: the annotation of the key, which says what an empty tuple and None cannot: tuple[str, ...], float | None.
+    """
+    if path in DURATIONS:
+        parse_duration(value if _number(value) else str(value), path)
         return value
-    if isinstance(value, list):
-        value = tuple(value)
-    if current is None or value is None and current is None:
-        return value
+    value = tuple(value) if isinstance(value, list) else value
+    optional = typing.get_origin(kind) is types.UnionType
+    if optional:
+        kind, _ = typing.get_args(kind)
+        if value is None:
+            return value
+        current = _example(kind) if current is None else current
+    like = f"a {type(current).__name__} such as {current!r}" + (", or none" if optional else "")
     if isinstance(current, bool):
         good = isinstance(value, bool)
     elif isinstance(current, int):
-        good = numeric and float(value).is_integer()
+        good = _number(value) and value == int(value)
         value = int(value) if good else value
     elif isinstance(current, float):
-        good = numeric or isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value)
-        value = float(value) if numeric else value
+        good = _number(value) or path in A_VIEW and isinstance(value, tuple) and all(map(_number, value))
+        value = float(value) if _number(value) else value
+        like += ", or a tuple of them, one a view" if path in A_VIEW else ""
     elif isinstance(current, tuple):
         value = value if isinstance(value, tuple) else (value,)
-        good = True
+        open_ended = typing.get_origin(kind) is tuple
+        good = _fits(value, kind) if open_ended else len(value) == len(current) and all(map(_number, value))
+        like = f"a tuple such as {_example(kind)!r}" if open_ended else f"{len(current)} numbers such as {current!r}"
     else:
         good = isinstance(value, type(current))
     if not good:
-        raise UserError(f"{path} is {value!r}, a {type(value).__name__}; it takes a {type(current).__name__} such as {current!r}")
+        raise UserError(f"{path} is {value!r}, a {type(value).__name__}; it takes {like}")
     return value
+
+
+def _number(value):
+    """Whether it is a finite int or float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _fits(value, kind):
+    """Whether `value` is of the type that an annotation of float, str and tuples of them names."""
+    if typing.get_origin(kind) is not tuple:
+        return _number(value) if kind is float else isinstance(value, kind)
+    parts = typing.get_args(kind)
+    if not isinstance(value, (tuple, list)):
+        return False
+    return all(_fits(v, parts[0]) for v in value) if parts[1:] == (...,) else len(value) == len(parts) and all(map(_fits, value, parts))
+
+
+def _example(kind):
+    """A value that `_fits` the annotation."""
+    if typing.get_origin(kind) is not tuple:
+        return {float: 0.1, str: "bias"}[kind]
+    return tuple(_example(part) for part in typing.get_args(kind) if part is not ...)
 
 
 def _paths(config, prefix=""):

@@ -1,5 +1,6 @@
 """Everything a run is before it touches data: method, optimizer, schedule, shardings and the jitted step. Built alike by `train` and `plan`."""
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.step import TrainState, init_state, train_step
 
+log = logging.getLogger("jaxssl.job")
 # XLA for TPUs copies arrays from HBM to the chip ahead of their use, by default also where one operation then reads the copy once and nothing is won.
 # Here what uses a copy must move four times its bytes. Measured on the ImageNet recipe, v5e:4x4, with ratios of 1.5, 2.5 and 4: 4.31, 4.14 and 4.10 GB to
 # or from HBM a step, 14.7, 13.8 and 13.6 GB as XLA counts bytes.
@@ -19,11 +21,13 @@ TPU_OPTIONS = {"xla_tpu_msa_inefficient_use_to_copy_ratio": 4.0}
 
 
 class Facts(NamedTuple):
-    """What the run needs to know of its data: training images, classes (0: no labels), canvas side, whether all of it stays on the device."""
+    """What the run needs to know of its data: training images, classes (0: no labels), canvas side, whether all of it stays on the device, and the
+    shorter sides in pixels of a few images (`Data.sides`; empty where the data are not at hand)."""
     examples: int
     classes: int
     canvas: int
     resident: bool
+    sides: tuple[int, ...] = ()
 
 
 class Job(NamedTuple):
@@ -69,10 +73,13 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     method = online.watch(plain, classes=facts.classes, width=encoder.features)
 
     size = config.augment.size
-    example = {"views": jnp.zeros((2 * config.model.bn_groups, config.augment.views, size, size, 3))}
-    params, _ = jax.eval_shape(method.init, jax.random.key(0), example)
+    example = {"views": jax.ShapeDtypeStruct((2 * config.model.bn_groups, config.augment.views, size, size, 3), jnp.float32)}
+    params, _ = jax.eval_shape(method.init, jax.eval_shape(jax.random.key, 0), example)
     optimizer = optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup)
-    init = functools.partial(init_state, batch=example, method=method, tx=optimizer.tx)
+
+    def init(key_data):
+        return init_state(key_data, batch=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example), method=method, tx=optimizer.tx)
+
     state = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
     placed = TrainState(sharding.replicated(mesh), sharding.update_slices(state.params, mesh), sharding.update_slices(state.opt_state, mesh),
                         sharding.parameters(state.aux, mesh), sharding.replicated(mesh))
@@ -160,7 +167,7 @@ def views(config: Any) -> tuple[Callable, Callable]:
 
 
 def check(config: Any, mesh: Mesh, facts: Facts) -> None:
-    """Config against devices and data. Raises: UserError."""
+    """Config against devices and data. Warns of images that are enlarged to make a view. Raises: UserError."""
     if config.batch_size % mesh.size:
         below = config.batch_size // mesh.size * mesh.size
         raise UserError(f"batch_size is {config.batch_size}, which {mesh.size} devices cannot share equally; use {below or mesh.size} or {below + mesh.size}")
@@ -169,8 +176,19 @@ def check(config: Any, mesh: Mesh, facts: Facts) -> None:
     if config.augment.size > facts.canvas:
         raise UserError(f"augment.size is {config.augment.size} pixels, but images arrive on a canvas of {facts.canvas}; "
                         f"set --config.augment.size={facts.canvas} or less, or a larger --config.data.canvas if the images are larger")
-    if (config.batch_size * config.augment.views) % config.model.bn_groups:
-        raise UserError(f"model.bn_groups is {config.model.bn_groups}, which does not divide the {config.batch_size * config.augment.views} views of a batch")
+    if config.model.bn_groups < 1 or (config.batch_size * config.augment.views) % config.model.bn_groups:
+        raise UserError(f"model.bn_groups is {config.model.bn_groups}; it must be at least 1 (the global batch) and divide the {config.batch_size * config.augment.views} views of a batch")
+    check_sides(config.augment.size, facts.sides)
+
+
+def check_sides(size: int, sides: tuple[int, ...]) -> None:
+    """Views of `size` pixels against the shorter sides of a few images, ascending. Raises: UserError when not one reaches half of it; a warning when most fall short."""
+    if sides and 2 * sides[-1] < size:
+        raise UserError(f"augment.size is {size} pixels, but the images are small: of {len(sides)} looked at, the shorter side is {sides[-1]} pixels at most, "
+                        f"and views would be mostly invented; set --config.augment.size={sides[-1]} or less, or give larger images")
+    if sides and (middle := sides[len(sides) // 2]) < size and jax.process_index() == 0:
+        log.warning("warning: augment.size is %d pixels and the images are smaller (of %d looked at, half have a shorter side of at most %d): "
+                    "views are enlarged; --config.augment.size=%d would cost less", size, len(sides), middle, middle)
 
 
 def batch_shapes(batch_size: int, facts: Facts, mesh: Mesh) -> tuple[dict, dict]:

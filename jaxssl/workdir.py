@@ -46,11 +46,17 @@ def claim(workdir: str, config_text: str, *, allow_change: bool, leader: bool) -
 
 
 def path(workdir: str):
-    """A pathlib-like path; bucket addresses (gs://…) go through etils.epath."""
-    if "://" in workdir:
-        from etils import epath
-        return epath.Path(workdir)
-    return Path(workdir)
+    """A pathlib-like path; bucket addresses (gs://…) go through etils.epath. Raises: UserError for an address that cannot be looked at."""
+    if "://" not in workdir:
+        return Path(workdir)
+    from etils import epath
+    try:
+        place = epath.Path(workdir)
+        place.exists()
+    except Exception as error:  # the package of that file system is missing, or it refuses: each raises its own kind
+        raise UserError(f"{workdir} cannot be reached ({type(error).__name__}: {error}); gs:// needs one more package (pip install gcsfs) and your rights to the bucket; "
+                        "or choose a folder") from error
+    return place
 
 
 def write(file, text: str) -> None:

@@ -1,5 +1,7 @@
 """Whatever the user gets wrong is one sentence on stderr and exit code 2, before anything is compiled."""
+import logging
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -8,10 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import config as configs, main
+from jaxssl import config as configs, data as datas, job as jobs, main, sharding
+from jaxssl.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 DIGITS, FOLDER = "configs/digits/simclr.py", "configs/folder/simclr.py:laptop"
+COMPILED: list[str] = []  # names of the functions that XLA compiled, jitted or single operations
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _seconds, **names: COMPILED.append(names.get("fun_name", event)) if event.endswith("/backend_compile_duration") else None)
 
 
 @pytest.fixture
@@ -26,14 +32,18 @@ def images(tmp_path):
 
 @pytest.fixture
 def attempt(monkeypatch, capsys, tmp_path):
-    """attempt(*flags) -> the message of a run that must fail with code 2 and never reach a compile."""
+    """attempt(*flags) -> the message of a run that must fail with code 2, compile nothing at all and leave no config.json that was not there."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_a, **_k: pytest.fail("compiled before the input was checked"))
 
     def go(*flags, workdir=None):
+        file = Path(workdir or tmp_path / "run") / "config.json"
+        before = file.exists() and file.read_text()
+        COMPILED.clear()
         code = main.main(["--workdir", str(workdir or tmp_path / "run"), "--compilation_cache=off", *flags])
         message = capsys.readouterr().err
         assert code == 2, message
+        assert set(COMPILED) <= {"jit(convert_element_type)"}  # two numbers of the views to an array; no more
+        assert (file.exists() and file.read_text()) == before
         lines = [line for line in message.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1 and "Traceback" not in message
         return lines[0]
@@ -65,6 +75,22 @@ def attempt(monkeypatch, capsys, tmp_path):
     (["--config", FOLDER], ["data.path is empty"]),
     (["--config", FOLDER, "--config.data.path=/nowhere/at/all"], ["/nowhere/at/all", "does not exist"]),
     (["--config", DIGITS, "--processes=2", "--process_id=0"], ["--coordinator"]),
+    (["--config", DIGITS, "--config.model.bn_groups=0"], ["model.bn_groups is 0", "at least 1"]),
+    (["--config", DIGITS, "--config.total=1.2.3_epochs"], ["total is '1.2.3_epochs'", "200_epochs"]),
+    (["--config", DIGITS, "--config.total=1e999_epochs"], ["total is '1e999_epochs'", "200_epochs"]),
+    (["--config", DIGITS, "--config.total=1e300_epochs"], ["total is '1e300_epochs'", "at most 2,147,483,647"]),
+    (["--config", DIGITS, "--config.total=1e999"], ["total is 'inf'", "200_epochs"]),
+    (["--config", DIGITS, "--config.optim.lr_rules=foo"], ["optim.lr_rules", "(('bias', 0.1),)"]),
+    (["--config", DIGITS, "--config.optim.lr_rules=('bias',0)"], ["optim.lr_rules", "(('bias', 0.1),)"]),
+    (["--config", DIGITS, "--config.optim.weight_decay_end=abc"], ["optim.weight_decay_end is 'abc'", "float", "none"]),
+    (["--config", DIGITS, "--config.optim.lr=(.1,.2)"], ["optim.lr is (0.1, 0.2)", "float"]),
+    (["--config", DIGITS, "--config.optim.lr=1e999"], ["optim.lr is inf", "float"]),
+    (["--config", DIGITS, "--config.augment.mean=grey"], ["augment.mean is ('grey',)", "3 numbers"]),
+    (["--config", DIGITS, "--config.augment.crop_scale=.5"], ["augment.crop_scale is (0.5,)", "2 numbers"]),
+    (["--config", DIGITS, "--config.augment.blur=(.1,'x')"], ["augment.blur", "one a view"]),
+    (["--config", DIGITS, "--config.augment.hue=(.1,.2)"], ["augment.hue", "float"]),
+    (["--config", FOLDER, "--config.data.holdout=(.1,.2)"], ["data.holdout is (0.1, 0.2)", "float"]),
+    (["--config", DIGITS, "--config.eval.rank_samples=1"], ["rank_samples"]),
 ])
 def test_table(attempt, flags, words):
     message = attempt(*flags)
@@ -132,3 +158,65 @@ def test_workdir_with_a_torn_config(attempt, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"model": {')
     assert "config.json cannot be read" in attempt("--config", DIGITS)
+
+
+def test_config_of_a_workdir(attempt, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.json").write_text(configs.describe(configs.load(DIGITS)))
+    message = attempt("--config", str(tmp_path / "x" / "config.json"))
+    assert "is no config file" in message and "to resume a run" in message
+
+
+@pytest.mark.parametrize("text, words", [("def get_config(", "SyntaxError"), ("import nothing_of_this_name", "ModuleNotFoundError"), ("x = 1", "get_config")])
+def test_config_that_is_no_config(attempt, tmp_path, text, words):
+    (tmp_path / "c.py").write_text(text)
+    message = attempt("--config", str(tmp_path / "c.py"))
+    assert "fails as Python" in message and words in message
+
+
+def test_bucket_without_its_package(attempt, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    message = attempt("--config", DIGITS, workdir="gs://some-bucket/run")
+    assert "gs://some-bucket/run cannot be reached" in message and "pip install gcsfs" in message
+
+
+def test_address_of_an_unknown_kind(attempt):
+    assert "ftp://host/run cannot be reached" in attempt("--config", DIGITS, workdir="ftp://host/run")
+
+
+def test_links_in_a_circle(attempt, images):
+    (images / "cat" / "a.png").symlink_to("b.png")
+    (images / "cat" / "b.png").symlink_to("a.png")
+    message = attempt("--config", FOLDER, f"--config.data.path={images}")
+    assert ".png leads in a circle" in message and "delete it" in message
+
+
+def test_pack_without_its_index(attempt, images):
+    pytest.importorskip("array_record", reason="array_record is not installed")
+    from jaxssl.data import __main__ as command
+    packed = images.parent / "packed"
+    assert command.main(["pack", str(images), str(packed)]) == 0
+    (packed / "train.index.jsonl").unlink()
+    message = attempt("--config", FOLDER, "--config.data.source=array_record", f"--config.data.path={packed}")
+    assert "train.index.jsonl" in message and "copy the whole directory again" in message
+
+
+def against(sides, size):
+    """What `job.check` says of images with these shorter sides and views of `size`."""
+    config = configs.load(FOLDER, {"augment.size": str(size), "data.canvas": str(size), "batch_size": "8"})
+    jobs.check(config, sharding.make_mesh(devices=jax.devices()), jobs.Facts(1000, 2, size, False, tuple(sides)))
+
+
+def test_images_far_smaller_than_a_crop(images):
+    sides = datas.make(source="folder", path=str(images)).sides
+    assert set(sides) == {40}
+    with pytest.raises(UserError, match="augment.size is 224 pixels.*40 pixels at most.*--config.augment.size=40 or less"):
+        against(sides, 224)
+
+
+def test_images_somewhat_smaller_than_a_crop_are_a_warning(caplog):
+    for sides, size, said in (((32,), 32, 0), ((8,), 8, 0), ((200, 375, 400), 224, 0), ((20, 40, 120), 224, 1), ((40,), 64, 1), ((), 224, 0)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="jaxssl.job"):
+            against(sides, size)
+        assert sum("views are enlarged" in r.message for r in caplog.records) == said, (sides, size)

@@ -2,7 +2,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from jaxssl import config as configs
+from jaxssl import augment, config as configs
 from jaxssl.errors import UserError
 
 DIGITS = "configs/digits/simclr.py"
@@ -25,6 +25,23 @@ def test_overrides_take_the_type_of_the_default():
     assert config.optim.lr == 1.0 and isinstance(config.optim.lr, float)
     assert config.augment.crop_scale == (0.5, 1) and config.eval.raw is False and config.total == "2_epochs" and config.seed == 3
     assert config.augment.blur == (1.0, 0.1)
+    config = configs.load(DIGITS, {"optim.weight_decay_end": "1e-6", "optim.lr_steps": "(.6, .8)", "optim.exclude": "bias", "optim.lr_rules": "(('stem', .1), ('.*', 1))"})
+    assert config.optim.weight_decay_end == 1e-6 and config.optim.lr_steps == (0.6, 0.8) and config.optim.exclude == ("bias",) and config.optim.lr_rules == (("stem", 0.1), (".*", 1))
+    assert configs.load(DIGITS, {"optim.weight_decay_end": "none"}).optim.weight_decay_end is None
+
+
+def test_only_keys_of_one_value_a_view_take_tuples():
+    """Those that `augment` takes a value a view for, and no other number."""
+    config = configs.load(DIGITS, {"augment.views": "3"})
+    for path in configs._paths(config):
+        if not isinstance(configs.config_get(config, path), float):
+            continue
+        if path in configs.A_VIEW:
+            found = configs.load(DIGITS, {"augment.views": "3", path: "(0., .5, 1.)"})
+            augment.make(**found.augment)
+        else:
+            with pytest.raises(UserError, match=f"{path} is .*it takes a float such as [^,]*$"):
+                configs.load(DIGITS, {path: "(0., .5, 1.)"})
 
 
 @pytest.mark.parametrize("overrides, words", [
@@ -38,6 +55,16 @@ def test_overrides_take_the_type_of_the_default():
     ({"model.name": "3"}, None),
     ({"total": "5_parsecs"}, ["total", "5_parsecs", "200_epochs"]),
     ({"warmup": "-3"}, ["warmup"]),
+    ({"total": "1._._epochs"}, ["total", "200_epochs"]),
+    ({"total": "1" + "0" * 400}, ["total", "200_epochs"]),
+    ({"seed": "1" + "0" * 400}, ["seed", "int"]),
+    ({"optim.weight_decay_end": "(1, 2)"}, ["optim.weight_decay_end", "float", "or none"]),
+    ({"optim.lr_steps": "(.5, 'a')"}, ["optim.lr_steps", "(0.1,)"]),
+    ({"optim.exclude": "(1,)"}, ["optim.exclude", "('bias',)"]),
+    ({"optim.lr_rules": "(('a', 'b'),)"}, ["optim.lr_rules", "(('bias', 0.1),)"]),
+    ({"augment.std": "(1, 1)"}, ["augment.std", "3 numbers"]),
+    ({"checkpoint.keep_last": "0"}, ["checkpoint.keep_last is 0"]),
+    ({"eval.queries": "-1"}, ["eval.batch", "-1"]),
     ({"precision": "f16"}, ["precision", "'bf16' or 'f32'"]),
     ({"on_nonfinite": "retry"}, ["on_nonfinite", "rollback:3"]),
     ({"batch_size": "1"}, ["batch_size", "at least 2"]),
@@ -72,6 +99,11 @@ def test_unknown_file_variant_and_key(tmp_path):
                                              ("0.001_epochs", 1), ("1.26_epochs", 13)])
 def test_durations(value, expected):
     assert configs.steps(value, "total", examples=1000, batch_size=100, total=1000) == expected
+
+
+def test_more_steps_than_a_run_can_count():
+    with pytest.raises(UserError, match="total is '1e12_epochs', which is 1e.13 steps; a run counts at most 2,147,483,647"):
+        configs.steps("1e12_epochs", "total", examples=1000, batch_size=100)
 
 
 def test_percent_of_itself_is_refused():

@@ -71,6 +71,15 @@ def test_the_digest_depends_on_the_records_not_on_the_shards(tmp_path, folder):
     assert digest("d") != one
 
 
+@pytest.mark.parametrize("harm", [lambda text: text[:-9], lambda text: text.split("\n", 1)[1], lambda text: "[1]\n"])
+def test_a_damaged_index_is_one_sentence(tmp_path, folder, harm):
+    run("pack", folder / "train", tmp_path / "packed")
+    file = tmp_path / "packed/train.index.jsonl"
+    file.write_text(harm(file.read_text()))
+    with pytest.raises(UserError, match="train.index.jsonl .*copy the whole directory again"):
+        data.make(source="array_record", path=str(tmp_path / "packed"))
+
+
 def test_size_shrinks_only_what_is_larger(tmp_path, folder):
     run("pack", folder, tmp_path / "packed", "--size", 48)
     before, after = (opening.open_source(*a)[0] for a in (("folder", str(folder)), ("array_record", str(tmp_path / "packed"))))
@@ -158,7 +167,8 @@ def test_destination(tmp_path, folder, capsys):
     (lambda p: (p / "manifest.json").unlink(), "not a packed set"),
     (lambda p: (p / "manifest.json").write_text("{"), "not a manifest"),
     (lambda p: (p / "manifest.json").write_text('{"format": "jaxssl.records.9"}'), "jaxssl.records.9"),
-    (lambda p: next(p.glob("train*.array_record")).unlink(), "lacks 1 of 2 shards"),
+    (lambda p: next(p.glob("train*.array_record")).unlink(), "lacks 1 of the 3 files of its train set .train-0000"),
+    (lambda p: (p / "train.index.jsonl").unlink(), r"lacks 1 of the 3 files of its train set \(train.index.jsonl\); copy the whole"),
     (lambda p: os.truncate(next(p.glob("train*.array_record")), 70), "copy it again"),
     (lambda p: os.replace(p / "test-00000-of-00002.array_record", p / "train-00000-of-00002.array_record"), "copy the whole directory again"),
 ])
@@ -171,17 +181,18 @@ def test_damaged_packs(tmp_path, folder, harm, sentence):
 
 # TFDS
 
+def png(i):
+    out = io.BytesIO()
+    Image.fromarray(np.full((8, 9, 3), i * 10, np.uint8)).save(out, "PNG")
+    out.seek(0)
+    return out
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A set prepared by tensorflow_datasets itself, without TensorFlow."""
     tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
     root = tmp_path_factory.mktemp("tfds")
-
-    def png(i):
-        out = io.BytesIO()
-        Image.fromarray(np.full((8, 9, 3), i * 10, np.uint8)).save(out, "PNG")
-        out.seek(0)
-        return out
 
     class Tiny(tfds.core.GeneratorBasedBuilder):
         """Ten grey images whose level is ten times their number."""
@@ -221,6 +232,33 @@ def test_tfds(prepared, below):
     assert data.make(source="tfds", path=str(prepared), split="validation", test_split="train").test.split == "train"
     held = data.make(source="tfds", path=str(prepared), split="train[:50%]", test_path="none", holdout=0.)
     assert len(held.train) == 5 and held.test is None
+
+
+def test_a_split_with_labels_is_rather_held_out(tmp_path):
+    """imagenet2012's test split has label -1 throughout; its validation split is the one to measure on."""
+    tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
+
+    class Contest(tfds.core.GeneratorBasedBuilder):
+        """Four images a split; the labels of `test` are kept back."""
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=["even", "odd"])}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {split: self._generate_examples(split) for split in ("train", "test", "validation")}
+
+        def _generate_examples(self, split):
+            for i in range(4):
+                yield i, {"image": png(i), "label": -1 if split == "test" else i % 2}
+
+    Contest(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    made = data.make(source="tfds", path=str(tmp_path))
+    assert made.test.split == "validation" and made.test.labelled()
+    assert data.make(source="tfds", path=str(tmp_path), test_split="test").test.split == "test"
+    made.test.records = None                                # a record that cannot be read still has an id
+    assert made.test.entry(2) == (-1, "validation/2")
 
 
 def test_tfds_mistakes(prepared, tmp_path, monkeypatch):

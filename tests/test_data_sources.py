@@ -310,6 +310,21 @@ def test_digits_are_drawn_fast():
     assert time.process_time() - start < 3
 
 
+# Sizes
+
+def test_sides_are_those_of_a_few_images_spread_over_the_set(tmp_path, monkeypatch):
+    for i in range(100):
+        picture(tmp_path / "set" / f"{'ab'[i // 50]}/{i:03d}.png", size=(10 + i, 200))
+    (tmp_path / "set/a/000.png").write_bytes(b"broken")
+    made = data.make(source="folder", path=str(tmp_path / "set"), holdout=0.)
+    monkeypatch.setattr(decode, "rgb", lambda *_: pytest.fail("pixels were decoded"))
+    assert len(made.sides) == 31 and made.sides[0] < 20 and made.sides[-1] == 109 and list(made.sides) == sorted(made.sides)
+    assert made.sides is made.sides                         # looked at once
+    assert data.make(source="zip", path=str(zipped(tmp_path / "set")), holdout=0.).sides == made.sides
+    assert set(data.make().sides) == {32} and set(data.make(variant="clean", canvas=12).sides) == {12}
+    assert data.declared(source="folder", path="/nowhere", examples=5, classes=2).sides == ()
+
+
 # make
 
 def test_defaults_and_residence(tmp_path):

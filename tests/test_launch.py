@@ -293,6 +293,18 @@ def test_gke_manifest():
     assert (ROOT / flags.config).exists() and flags.workdir.startswith("gs://")
 
 
+@pytest.mark.parametrize("args, asked", [
+    (["--config", "c.py", "--workdir=gs://b/a run", "--config.seed=1"], ["--workdir=gs://b/a run"]), (["--workdir", "gs://b/a run", "--debug"], ["--workdir", "gs://b/a run"]),
+    (["--config", "c.py"], None)])
+def test_gke_command_finds_the_workdir_however_it_is_written(tmp_path, args, asked):
+    """And ends with 2 where there is none, which main has refused before."""
+    fake(tmp_path, "python", '#!/usr/bin/env bash\nif [ "$2" = jaxssl.table ]; then printf "%s\\n" "${@:3}" >"$RECORD"; fi\n')
+    container = gke()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    code, _, err = run(*container["command"], *args, PATH=f"{tmp_path}:{os.environ['PATH']}", RECORD=str(tmp_path / "record"), timeout=20)
+    assert code == (2 if asked is None else 0), err
+    assert asked is None or (tmp_path / "record").read_text().splitlines() == asked
+
+
 @pytest.mark.parametrize("main_code, table_code, signalled, expected", [(0, 0, False, 0), (3, 0, False, 3), (0, 2, True, 2), (0, 0, True, 0)])
 def test_gke_command_tells_stopped_from_finished(tmp_path, main_code, table_code, signalled, expected):
     """The manifest's shell with a recorded python: SIGTERM reaches the run, and a run that saved and stopped does not count as complete."""

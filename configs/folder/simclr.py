@@ -3,10 +3,11 @@
 Command:  python -m jaxssl.main --config configs/folder/simclr.py --workdir runs/mine --config.data.path=/path/to/images
 Data:     JPEG, PNG or WebP of any size; with classes as sub-folders a tenth is held out for kNN and linear accuracy, without them label-free
           measures are reported. For a zip add --config.data.source=zip.
-Hardware: one GPU with 24 GB or more. Hours depend on the number of images: `python -m jaxssl.plan` with the same flags computes them.
+Hardware: one GPU with 24 GB or more. Hours: none measured; they depend on the number of images, and for TPUs `python -m jaxssl.plan --topology …` with
+          the same flags computes them.
 Expected: depends on the images; watch knn rise and collapse_std stay near 1/√128. Square-root scaling and temperature .2, as SimCLR's
           authors advise for small batches (google-research/simclr issue 166).
-Variants: laptop: ResNet-10 of quarter width at 64 px, batch 64, 5 epochs.
+Variants: laptop: ResNet-10 of quarter width at 64 px, batch 64, 5 epochs, for a laptop's CPU (hours not measured either).
 """
 from ml_collections import ConfigDict
 

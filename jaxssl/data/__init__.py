@@ -1,9 +1,11 @@
 """Data: sources with random access, the order of the samples, and the batches made of them."""
 import dataclasses
+import functools
 
 from jaxssl.data import open as opening
 from jaxssl.data.order import batch_number, ids
 from jaxssl.data.pipeline import batches, cores, eval_batches, lookup, store
+from jaxssl.data.sizes import short_sides
 from jaxssl.data.sources import Declared, Source, hold_out
 from jaxssl.errors import UserError, nearest
 
@@ -23,6 +25,13 @@ class Data:
     resident: bool              # the set is to live in device memory (`store`, `lookup`)
     workers: int                # processes that decode; 0 = threads of this process
     max_broken: float           # share of undecodable images above which a run stops
+    # (set, id) of every undecodable image that this process has met, in training and in evaluation; it fills as they are read
+    broken: set[tuple[str, str]] = dataclasses.field(default_factory=set, repr=False, compare=False)
+
+    @functools.cached_property
+    def sides(self) -> tuple[int, ...]:
+        """Shorter sides in pixels, ascending, of a few training images, evenly spaced; their headers are read, and broken ones left out."""
+        return short_sides(self.train)
 
     @property
     def decoded_bytes(self) -> int:

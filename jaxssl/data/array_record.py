@@ -82,9 +82,9 @@ class Packed:
         self.root, self.split, self.count = root, split, content["splits"][split]["examples"]
         shards = content["splits"][split]["shards"]
         paths = [root / shard_name(split, i, shards) for i in range(shards)]
-        missing = [p.name for p in paths if not p.is_file()]
+        missing = [p.name for p in (*paths, root / index_name(split)) if not p.is_file()]
         if missing:
-            raise UserError(f"{root} lacks {len(missing)} of {len(paths)} shards ({missing[0]}, …); copy the whole directory again.")
+            raise UserError(f"{root} lacks {len(missing)} of the {shards + 1} files of its {split} set ({missing[0]}{', …' if missing[1:] else ''}); copy the whole directory again.")
         try:
             self.records = library()[0].ArrayRecordDataSource([str(p) for p in paths])
             found = len(self.records)
@@ -101,9 +101,16 @@ class Packed:
 
     @functools.cached_property
     def index(self) -> list:
-        """[(label, id)], from the index beside the shards."""
-        with open(self.root / index_name(self.split)) as lines:
-            return [tuple(json.loads(line)) for line in lines]
+        """[(label, id)], from the index beside the shards. Raises UserError."""
+        file = self.root / index_name(self.split)
+        try:
+            with open(file) as lines:
+                entries = [(int(label), str(name)) for label, name in map(json.loads, lines)]
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); copy the whole directory again.") from error
+        if len(entries) != self.count:
+            raise UserError(f"{file} lists {len(entries):,} images where the manifest says {self.count:,}; copy the whole directory again.")
+        return entries
 
     def read(self, index):
         try:

@@ -1,4 +1,5 @@
 """A folder of images: `class/*.jpg` at any depth, or images side by side without labels."""
+import errno
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from jaxssl.errors import UserError
 
 
 def walk(root: Path) -> list[str]:
-    """Every file below `root`, relative, '/'-separated. Refuses links that leave it.
+    """Every file below `root`, relative, '/'-separated. Refuses links that leave it or lead in a circle.
 
     Links to folders inside the root are not followed: what they show is listed under its own name already.
     """
@@ -22,9 +23,8 @@ def walk(root: Path) -> list[str]:
                     name = below + entry.name
                     if listing.hidden(entry.name):
                         continue
-                    if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(real):
-                        raise UserError(f"{root}: the link {name} leads out of the folder, which is refused; "
-                                        "copy what it points to into the folder, or point data.path at it.")
+                    if entry.is_symlink():
+                        _check_link(entry, name, root, real)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(name + "/")
                     elif entry.is_file() or entry.is_symlink() and not entry.is_dir():
@@ -32,6 +32,18 @@ def walk(root: Path) -> list[str]:
         except PermissionError:
             raise UserError(f"No permission to read the folder {root / below}; change its mode or run as its owner.") from None
     return sorted(found)
+
+
+def _check_link(entry: os.DirEntry, name: str, root: Path, real: Path):
+    """Raises UserError for a link that leaves the folder, or that leads in a circle."""
+    try:
+        entry.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{root}: the link {name} leads in a circle; delete it, or replace it by the file that was meant.") from None
+    if not Path(os.path.realpath(entry.path)).is_relative_to(real):
+        raise UserError(f"{root}: the link {name} leads out of the folder, which is refused; "
+                        "copy what it points to into the folder, or point data.path at it.")
 
 
 class Folder:

@@ -27,11 +27,14 @@ def cores() -> int:
 
 
 class Tally:
-    """Counts the images seen, keeps the broken ones among them, names the first, and stops the run above `max_broken`."""
+    """Counts the images seen in one pass, keeps the broken ones among them, names the first, and stops the run above `max_broken`.
 
-    def __init__(self, source, max_broken: float, fate: str = "another one takes its place"):
+    `known`: (set, id) of the broken images met in any pass (`Data.broken`); those are not named again, and the ones met here join them.
+    """
+
+    def __init__(self, source, max_broken: float, known: set | None = None, fate: str = "another one takes its place"):
         self.source, self.max_broken, self.fate = source, max_broken, fate
-        self.seen, self.broken = 0, set()
+        self.seen, self.broken, self.known = 0, set(), set() if known is None else known
 
     def add(self, seen: int, broken):
         """`broken`: [(index, reason)] met while `seen` images were read. Raises UserError above the share."""
@@ -40,9 +43,13 @@ class Tally:
             if index in self.broken:
                 continue
             self.broken.add(index)
-            if len(self.broken) <= NAMED:
-                log.warning("broken image %s: %s; %s", self.source.entry(index)[1], reason, self.fate)
-            if len(self.broken) == NAMED:
+            name = self.source.entry(index)[1]
+            if (self.source.name, name) in self.known:
+                continue
+            self.known.add((self.source.name, name))
+            if len(self.known) <= NAMED:
+                log.warning("broken image %s: %s; %s", name, reason, self.fate)
+            if len(self.known) == NAMED:
                 log.warning("further broken images are counted, not named")
         n = len(self.source)
         if len(self.broken) > self.max_broken * max(min(self.seen, n), min(SETTLED, n)):
@@ -56,7 +63,7 @@ def store(data, source, *, progress=None) -> dict[str, np.ndarray]:
     `id` is the sample shown at that place: the place itself, or its substitute where the image is broken.
     `progress(done, total)` is called now and then.
     """
-    n, tally = len(source), Tally(source, data.max_broken)
+    n, tally = len(source), Tally(source, data.max_broken, data.broken)
     out = _empty(n, data.canvas)
 
     def fill(chunk):
@@ -215,7 +222,7 @@ def batches(data, *, seed: int, batch_size: int, total_steps: int, start_step: i
     source = data.train
     rows = rows_of(batch_size, process_index, process_count)
     indices = _Training(seed, batch_size, len(source), rows, skipped)
-    steps, tally = range(start_step, total_steps), Tally(source, data.max_broken)
+    steps, tally = range(start_step, total_steps), Tally(source, data.max_broken, data.broken)
     if data.resident:
         elements = ({"index": indices(step).astype(np.int32)} for step in steps)
     else:
@@ -230,7 +237,7 @@ def eval_batches(data, source, *, batch_size: int, process_index: int = 0, proce
     of batches. With `store`, the decoded set, nothing is read again.
     """
     n, rows = len(source), rows_of(batch_size, process_index, process_count)
-    indices, tally = _InOrder(batch_size, n, rows), Tally(source, data.max_broken)
+    indices, tally = _InOrder(batch_size, n, rows), Tally(source, data.max_broken, data.broken)
     numbers = range(-(-n // batch_size))
     if store is None:
         elements = _stream(_Batch(source, data.canvas, indices), numbers, data.workers)

@@ -1,11 +1,14 @@
 """Sets prepared by tensorflow_datasets, read without TensorFlow: the prepared directory must hold ArrayRecord files."""
 from pathlib import Path
 
+import numpy as np
+
 from jaxssl.data.decode import Broken
 from jaxssl.data.sources import UNLABELLED
 from jaxssl.errors import UserError, nearest
 
 TESTS = ("test", "validation")
+LOOKS = 8           # records read to see whether a split has labels
 INFO = "dataset_info.json"
 
 
@@ -36,15 +39,17 @@ def _builder(directory: Path):
 
 
 def open_splits(root: Path, split: str, test_split: str):
-    """-> (source of `split`, source of `test_split` or None); `test_split` "" = test or validation, whichever there is."""
+    """-> (source of `split`, source of `test_split` or None); `test_split` "" = test or validation, whichever there is, and rather one with labels."""
     builder = _builder(prepared(root))
     splits = list(builder.info.splits)
     for key, name in (("split", split), ("test_split", test_split)):
         if name and name.split("[")[0] not in splits:
             raise UserError(f"data.{key}='{name}' is not a split of {builder.info.full_name}; choose one of {', '.join(splits)}{nearest(name, splits)}")
-    if not test_split:
-        test_split = next((name for name in TESTS if name in splits and name != split), "")
-    return TFDS(builder, split), TFDS(builder, test_split) if test_split else None
+    names = (test_split,) if test_split else tuple(name for name in TESTS if name in splits and name != split)
+    held = [TFDS(builder, name) for name in names]
+    if len(held) > 1:               # a contest's test split has no labels (imagenet2012's are all -1)
+        held.sort(key=lambda source: not source.labelled())
+    return TFDS(builder, split), held[0] if held else None
 
 
 class TFDS:
@@ -72,7 +77,15 @@ class TFDS:
         return record[self.image], self._label(record), self._id(index)
 
     def entry(self, index):
-        return self._label(self.records[index]), self._id(index)
+        try:
+            return self._label(self.records[index]), self._id(index)
+        except Exception:               # a record that cannot be read has an id all the same; `read` says what is wrong with it
+            return UNLABELLED, self._id(index)
+
+    def labelled(self) -> bool:
+        """Whether any of a few samples, evenly spaced, has a label."""
+        few = np.linspace(0, len(self) - 1, min(len(self), LOOKS)).round().astype(int)
+        return any(self.entry(int(i))[0] != UNLABELLED for i in few)
 
     def _label(self, record):
         return int(record[self.label]) if self.label else UNLABELLED
