@@ -46,7 +46,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     leader = jax.process_index() == 0
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     data = datas.make(**config.data)
-    job = jobs.prepare(config, mesh, jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident))
+    job = jobs.prepare(config, mesh, jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides))
     check(config, data, job, profile_steps)
     start = functools.cache(functools.partial(beginning, config, job))
     if not (folders.path(workdir) / "config.json").exists():
@@ -68,7 +68,6 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
 
 def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] | None) -> None:
     """What would otherwise be noticed only once the workdir is claimed or a program compiled. Raises: UserError."""
-    checkpoint.check(**config.checkpoint)
     writers.check(process_index=jax.process_index(), **config.log)
     evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
     if profile_steps and profile_steps[0] >= job.total:
