@@ -36,15 +36,17 @@ def _builder(directory: Path):
 
 
 def open_splits(root: Path, split: str, test_split: str):
-    """-> (source of `split`, source of `test_split` or None); `test_split` "" = test or validation, whichever there is."""
+    """-> (source of `split`, source of `test_split` or None); `test_split` "" = the first of test and validation whose first image has a label, or else
+    the first there is: tests of challenges (ImageNet's) come without labels."""
     builder = _builder(prepared(root))
     splits = list(builder.info.splits)
     for key, name in (("split", split), ("test_split", test_split)):
         if name and name.split("[")[0] not in splits:
             raise UserError(f"data.{key}='{name}' is not a split of {builder.info.full_name}; choose one of {', '.join(splits)}{nearest(name, splits)}")
-    if not test_split:
-        test_split = next((name for name in TESTS if name in splits and name != split), "")
-    return TFDS(builder, split), TFDS(builder, test_split) if test_split else None
+    if test_split:
+        return TFDS(builder, split), TFDS(builder, test_split)
+    held = [TFDS(builder, name) for name in TESTS if name in splits and name != split]
+    return TFDS(builder, split), next((source for source in held if len(source) and source.entry(0)[0] != UNLABELLED), held[0] if held else None)
 
 
 class TFDS:
