@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from jaxssl import data as datas, encoder as encoders, protocols, sharding, workdir
+from jaxssl import data as datas, encoder as encoders, protocols, sharding, tree, workdir
 from jaxssl.data import open as opening
 from jaxssl.errors import UserError, nearest
 
@@ -37,6 +38,7 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
             own = encoders.from_workdir(path, weights=flags.use, step=flags.step, precision=flags.precision)
         else:
             own = encoders.load(path, weights=flags.use, precision=flags.precision)
+        check_finite(own)
         if flags.layer:
             own.check_layer(flags.layer)
         data = open_data(own.config, plan.data, plan.data_keys, resize=own.preprocessing["resize"])
@@ -50,6 +52,14 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
     for subject in subjects:
         check_writable(subject.folder)
     return subjects
+
+
+def check_finite(encoder: encoders.Encoder) -> None:
+    """Raises: UserError when a weight is not finite. Features need not show it: XLA's ReLU may turn what is not a number into 0."""
+    bad = [name for name, values in tree.names(encoder.variables).items() if not np.isfinite(values).all()]
+    if bad:
+        raise UserError(f"{len(bad)} tensors of {encoder.name} hold numbers that are not finite ({', '.join(bad[:3])}{', …' if len(bad) > 3 else ''}): its training diverged, "
+                        "or the file is damaged; evaluate an earlier --step, or other weights")
 
 
 def check_writable(folder: Any) -> None:

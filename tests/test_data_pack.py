@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxssl.data import __main__ as command
 from jaxssl.data import decode
 from jaxssl.data import inspect as inspecting
 from jaxssl.data import open as opening
+from jaxssl.data import tfds
 from jaxssl.errors import UserError
 
 array_record = pytest.importorskip("array_record", reason="array_record is not installed")
@@ -221,6 +223,29 @@ def test_tfds(prepared, below):
     assert data.make(source="tfds", path=str(prepared), split="validation", test_split="train").test.split == "train"
     held = data.make(source="tfds", path=str(prepared), split="train[:50%]", test_path="none", holdout=0.)
     assert len(held.train) == 5 and held.test is None
+
+
+@pytest.mark.parametrize("labels, chosen", [({"test": -1, "validation": 3}, "validation"), ({"test": 0, "validation": 3}, "test"), ({"test": -1}, "test"),
+                                            ({"test": None, "validation": 0}, "validation"), ({"validation": -1}, "validation"), ({}, None)])
+def test_tfds_prefers_a_labelled_test(monkeypatch, labels, chosen):
+    """ImageNet's test split has labels of -1; a split that cannot be read (None) tells nothing."""
+    class Split:
+        def __init__(self, builder, split):
+            self.split = split
+
+        def __len__(self):
+            return 5
+
+        def entry(self, index):
+            if labels[self.split] is None:
+                raise RuntimeError("damaged")
+            return labels[self.split], "0"
+    monkeypatch.setattr(tfds, "prepared", lambda root: root)
+    monkeypatch.setattr(tfds, "_builder", lambda root: types.SimpleNamespace(info=types.SimpleNamespace(splits=["train", *labels], full_name="set")))
+    monkeypatch.setattr(tfds, "TFDS", Split)
+    train, test = tfds.open_splits("root", "train", "")
+    assert train.split == "train" and (test and test.split) == chosen
+    assert tfds.open_splits("root", "train", next(iter(labels), "train"))[1].split == next(iter(labels), "train")        # the user's word
 
 
 def test_tfds_mistakes(prepared, tmp_path, monkeypatch):

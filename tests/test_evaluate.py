@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from jaxssl import checkpoint, config as configs, data as datas, encoder as encoders, evaluate, protocols, sharding, subjects
 from jaxssl.data.sources import Subset
 from jaxssl.eval import bootstrap, compare, published, rank
-from jaxssl.protocols import Row, labelfree
+from jaxssl.protocols import Row, augmented, labelfree
 from tests.test_cache import drawn
 
 FAST = ["--set", "knn.k=5,20"]
@@ -98,7 +98,7 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
 @pytest.mark.parametrize("flags, words", [
     ([], "nothing to evaluate"), (["--protocols", "knn,retreival"], "did you mean 'retrieval'"), (["--select", "tset"], "did you mean 'test'"),
     (["--budget", "shrot"], "did you mean 'short'"), (["--select_by", "rankne"], "did you mean 'rankme'"), (["--set", "knn.kk=3"], "it has k, temperature"),
-    (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--seeds", "0,x"], "whole numbers"),
+    (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--set", "knn.k=5,0"], "k must"), (["--seeds", "0,x"], "whole numbers"),
     (["--seeds", "1,1"], "different numbers"), (["--dta=x"], "unknown argument"), (["--data.pth=x"], "did you mean 'path'"), (["--data.canvas=big"], "takes a int"),
     (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--layer", "projector.1", "--protocols", "layers,labelfree"], "it is read by augmented, fewshot"),
     (["--protocols", ""], "name some of augmented"), (["--protocols", ","], "name some of augmented"), (["--step", "2", "--weights", "file"], "--step 2 says which checkpoint"),
@@ -247,7 +247,8 @@ def test_several_runs_and_seeds_give_means_and_paired_tests(runs, call, tmp_path
         assert both["n"] == 2 and both["mean"] == pytest.approx((a + b) / 2) and both["std"] == pytest.approx(np.std([a, b], ddof=1))
         assert other["n"] == 2 and other["mean"] == pytest.approx(c) and other["std"] == pytest.approx(np.std(own, ddof=1))
         test, = entry["tests"]
-        assert test["over"] == ("draws" if entry["protocol"] == "fewshot" else "images") and test["difference"] == pytest.approx(c - (a + b) / 2)     # one seed in common is no pair of seeds
+        assert test["over"] == ("draws" if entry["protocol"] == "fewshot" else "images")       # one seed in common is no pair of seeds
+        assert test["difference"] == pytest.approx(c - (a + b) / 2)
     assert any(entry["protocol"] == "fewshot" and entry["groups"][1]["std"] > 0 for entry in documents[0]["comparison"])
     assert " ± " in out and "p=" in out and "1 other seeds" in out
 
@@ -283,7 +284,8 @@ def test_only_the_same_images_are_paired():
     assert found["over"] == "images" and found["difference"] == -.5 and found["n"] == 4
     assert "different images" in compared("other data")["why"]
     assert "not of the same images" in compared(ids=np.array([0, 1, 2, 4]))["why"] and "not of the same" in compared(ids=np.arange(4), unit="draws")["why"]
-    seeds = {"a": [compare.Member(f"a{s}", s, rows_of([.5 + s / 9]), "data") for s in range(3)], "b": [compare.Member(f"b{s}", s, rows_of([.4]), "other") for s in range(3)]}
+    seeds = {"a": [compare.Member(f"a{s}", s, rows_of([.5 + s / 9]), "data") for s in range(3)],
+             "b": [compare.Member(f"b{s}", s, rows_of([.4]), "other") for s in range(3)]}
     assert "different images" in compare.summary(seeds)[0]["untested"][0]["why"]
 
 
@@ -323,9 +325,43 @@ def test_published_values_stand_beside_their_recipe_and_protocol_only():
                   row._replace(protocol="linear")):
         assert published.value(config, other) is None
     assert published.value({**config, "total": "100_epochs"}, row) is None and published.value({}, row) is None
+    row = row._replace(protocol="augmented", variant="any")
     for variant, path, value in (("", "cifar10", .91), ("", "imagenet", .645), (":1000ep", "imagenet", .693), (":small_batch", "imagenet", .628)):
         config = json.loads(configs.describe(configs.load(f"configs/{path}/simclr.py{variant}", {"data.path": "x"})))
-        assert published.value(config, row._replace(protocol="augmented", variant="any"))["value"] == value
+        found, length = published.value(config, row), published.budget(config, "augmented")
+        assert found["value"] == value
+        assert f"{length['epochs']:g} epochs of batch {length['batch_size']}" in found["source"]       # the published budget is that of the published value
+    assert (published.budget(config, "augmented"), published.budget({}, "augmented")) == ({"epochs": 90., "batch_size": 4096, "lrs": (.1,)},) * 2
+
+
+def test_published_values_are_those_of_finished_runs():
+    config = json.loads(configs.describe(configs.load("configs/cifar10/simclr.py:sgd200", {"data.path": "x"})))
+    row = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
+    plan = evaluate.Plan(["knn"], {"knn": {}}, [0], "", {}, "")
+    for step, other, value in ((19_531, {}, .848), (19_000, {}, None), (None, {}, None), (19_531, {"data": "elsewhere"}, None)):       # 200 · 50,000 / 512 steps
+        subject = types.SimpleNamespace(encoder=types.SimpleNamespace(config=config, step=step), contexts=[types.SimpleNamespace(seed=0)])
+        found, = evaluate.rows(subject, plan._replace(**other), [[row]])
+        assert (found["published"] or {}).get("value") == value
+
+
+@pytest.mark.parametrize("stem, epochs, batch_size", [("cifar", 100., 512), ("imagenet", 90., 4096)])
+def test_the_published_budget_is_that_of_the_recipe(monkeypatch, stem, epochs, batch_size):
+    """What the protocol asks for, before any cut to what images there are."""
+    asked = {}
+
+    def length(images, **how):
+        asked.update(how)
+        raise StopIteration
+    monkeypatch.setattr(augmented.loop, "length", length)
+    encoder = dataclasses.replace(drawn(0), config={**drawn(0).config, "model": {**drawn(0).config["model"], "stem": stem}})
+    data = datas.make(source="digits", variant="clean", canvas=16, workers=0)
+    context = protocols.Context(encoder, data, sharding.make_mesh(devices=jax.devices()), "", budget="published")
+    with pytest.raises(StopIteration):
+        augmented.run(context)
+    assert (asked["epochs"], asked["batch_size"], asked["at_most"]) == (epochs, batch_size, 0)
+    with pytest.raises(StopIteration):
+        augmented.run(dataclasses.replace(context, budget="short"))
+    assert asked["at_most"] == augmented.SHORT_IMAGES
 
 
 @pytest.mark.parametrize("text, default, value", [("3", 1, 3), ("3", 1., 3.), ("true", False, True), ("1,2", (1, 2), (1, 2)), ("7", (1, 2), (7,)), (".1,.2", (.5,), (.1, .2)),

@@ -13,7 +13,7 @@ from jaxssl.errors import UserError
 from jaxssl.protocols import Row
 from jaxssl.tuning import frozen, whole
 from tests.test_cache import drawn
-from tests.test_evaluate import FAST, call, plant, runs, written  # noqa: F401: call and runs are fixtures
+from tests.test_evaluate import FAST, call, plant, runs, written  # noqa: F401 (fixtures)
 
 
 def one_row(context):
@@ -22,7 +22,7 @@ def one_row(context):
 
 @pytest.mark.parametrize("error, words", [(UserError("it cannot be; do that"), "it cannot be; do that"), (ValueError("a feature is wrong"), "a feature is wrong"),
                                           (KeyError("lost"), "KeyError: 'lost'"), (MemoryError(), "MemoryError: no message")])
-def test_a_protocol_that_fails_is_recorded_and_the_others_go_on(runs, call, monkeypatch, tmp_path, error, words):  # noqa: F811
+def test_a_protocol_that_fails_is_recorded_and_the_others_go_on(runs, call, monkeypatch, tmp_path, error, words):
     def run(context):
         raise error
     plant(monkeypatch, run)
@@ -35,7 +35,7 @@ def test_a_protocol_that_fails_is_recorded_and_the_others_go_on(runs, call, monk
     assert code == 2 and out == "" and written(tmp_path / "seed1") == []        # nothing was measured, so there is nothing to write
 
 
-def test_an_interruption_leaves_what_was_done(runs, call, monkeypatch, tmp_path):  # noqa: F811
+def test_an_interruption_leaves_what_was_done(runs, call, monkeypatch, tmp_path):
     seen = []
 
     def run(context):
@@ -51,7 +51,7 @@ def test_an_interruption_leaves_what_was_done(runs, call, monkeypatch, tmp_path)
     assert seen == [found]                                  # it was there before
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(runs, call, monkeypatch, tmp_path):  # noqa: F811
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(runs, call, monkeypatch, tmp_path):
     monkeypatch.setattr(cache, "features", lambda *_a, **_k: pytest.fail("computed first"))
     (tmp_path / "file").write_text("")
     (tmp_path / "seed0" / "evaluations").write_text("")
@@ -94,7 +94,7 @@ LABELLED = sorted(set(protocols.names()) - {"labelfree"})
 
 
 @pytest.mark.parametrize("name", LABELLED)
-def test_every_labelled_protocol_wants_a_labelled_test_image_up_front(runs, call, opened, monkeypatch, name):  # noqa: F811
+def test_every_labelled_protocol_wants_a_labelled_test_image_up_front(runs, call, opened, monkeypatch, name):
     data = opened()
     opened(test=Unlabelled(data.test))
     for module, function in ((cache, "features"), (frozen, "train"), (whole, "train")):
@@ -103,7 +103,7 @@ def test_every_labelled_protocol_wants_a_labelled_test_image_up_front(runs, call
     assert code == 2 and f"no labelled test image, and {name} needs one" in err and err.count("\n") == 1, err
 
 
-def test_training_labels_are_wanted_of_those_that_read_them(runs, call, opened, monkeypatch):  # noqa: F811
+def test_training_labels_are_wanted_of_those_that_read_them(runs, call, opened, monkeypatch):
     data = opened()
     opened(train=Unlabelled(data.train, but=1))
     code, _, err = call("--workdir", *runs("seed0"), "--protocols", "knn,retrieval,linear")
@@ -115,20 +115,31 @@ def test_training_labels_are_wanted_of_those_that_read_them(runs, call, opened, 
     assert code == 0, err
 
 
-def test_features_that_are_not_finite_are_one_sentence(runs, call, opened, monkeypatch):  # noqa: F811
+def test_weights_or_features_that_are_not_finite_are_one_sentence(runs, call, opened, monkeypatch):
+    own = cache.features
+
+    def overflowing(*given, **how):
+        found = own(*given, **how)
+        x = np.array(found.x)
+        x[3:5, 2] = np.inf
+        return found._replace(x=x)
+    monkeypatch.setattr(cache, "features", overflowing)
+    code, _, err = call("--workdir", *runs("seed0"), "--protocols", "knn,labelfree,lbfgs", "--json")
+    assert code == 2 and "Traceback" not in err
+    for name in ("knn", "lbfgs", "labelfree"):
+        assert f"{name}: features at backbone of 2 of 200 train images are not finite" in err.splitlines()[-1], err
+    code, _, err = call("--workdir", *runs("seed0", "seed1"), "--protocols", "knn", "--select_by", "rankme")
+    assert code == 2 and "not finite" in err.splitlines()[-1] and "Traceback" not in err
     broken = drawn(0)
     variables = jax.tree.map(np.array, broken.variables)
     variables["params"]["encoder"]["stem"]["conv"]["kernel"][0, 0, 0, 0] = np.nan
     monkeypatch.setattr(encoders, "from_workdir", lambda path, **_: dataclasses.replace(broken, variables=variables))
-    code, _, err = call("--workdir", *runs("seed0"), "--protocols", "knn,labelfree,lbfgs")
-    assert code == 2 and "Traceback" not in err
-    for name in ("knn", "lbfgs", "labelfree"):
-        assert f"{name}: features at backbone of 200 of 200 train images are not finite" in err.splitlines()[-1], err
-    code, _, err = call("--workdir", *runs("seed0", "seed1"), "--protocols", "knn", "--select_by", "rankme")
-    assert code == 2 and "not finite" in err.splitlines()[-1] and "Traceback" not in err
+    monkeypatch.setattr(cache, "features", lambda *_a, **_k: pytest.fail("computed first"))
+    code, _, err = call("--workdir", *runs("seed0"), "--protocols", "knn")
+    assert code == 2 and "1 tensors of seed0 hold numbers that are not finite (params/encoder/stem/conv/kernel)" in err and err.count("\n") == 1, err
 
 
-def test_lists_of_images_lie_with_the_results_and_name_their_data(runs, call, opened, monkeypatch, tmp_path):  # noqa: F811
+def test_lists_of_images_lie_with_the_results_and_name_their_data(runs, call, opened, monkeypatch, tmp_path):
     """Not with the cached features; other data give another file; the row tells its place and the digest of the names."""
     data = opened()
     trained = whole.Trained(lambda batch: np.zeros((len(batch["image"]), 10), np.float32), {}, [], "")

@@ -46,7 +46,14 @@ def open_splits(root: Path, split: str, test_split: str):
     if test_split:
         return TFDS(builder, split), TFDS(builder, test_split)
     held = [TFDS(builder, name) for name in TESTS if name in splits and name != split]
-    return TFDS(builder, split), next((source for source in held if len(source) and source.entry(0)[0] != UNLABELLED), held[0] if held else None)
+    return TFDS(builder, split), next((source for source in held if _labelled(source)), held[0] if held else None)
+
+
+def _labelled(source):
+    try:
+        return len(source) > 0 and source.entry(0)[0] != UNLABELLED
+    except Exception:               # the reader's errors, which are told where images are read
+        return False
 
 
 class TFDS:

@@ -50,8 +50,8 @@ class Row(NamedTuple):
 class Context:
     """What a protocol works with.
 
-    folder: where features are cached. results: where evaluations/ lies (None: `folder`). seed: of every random draw. select: "validation" or "test" (see above). budget: "short" or "published",
-    for protocols that train long. log(sentence): progress for a person.
+    folder: where features are cached. results: where evaluations/ lies (None: `folder`). seed: of every random draw. select: "validation" or
+    "test" (see above). budget: "short" or "published", for protocols that train long. log(sentence): progress for a person.
     """
     encoder: Encoder
     data: datas.Data
@@ -90,8 +90,8 @@ class Context:
             found = cache.features(self.encoder, self.data, which, layer=layer, mesh=self.mesh, folder=self.folder, batch=self.batch, store=lambda: self.store(which))
             bad = sum(int((~np.isfinite(found.x[at:at + _CHECKED]).all(1)).sum()) for at in range(0, len(found.x), _CHECKED))
             if bad:
-                raise UserError(f"features at {layer} of {bad} of {len(found.x)} {which} images are not finite: the weights of {self.encoder.name} diverged or are damaged; evaluate an "
-                                "earlier --step, other weights, or with --precision f32")
+                raise UserError(f"features at {layer} of {bad} of {len(found.x)} {which} images are not finite: {self.encoder.name} diverged in training, or bf16 is too "
+                                "coarse for it; evaluate an earlier --step, other weights, or with --precision f32")
             self._kept[which, layer] = found
         return self._kept[which, layer]
 

@@ -32,8 +32,8 @@ def run(context: Context, *, against: str = "test", recall: tuple = (1, 2, 4, 8)
     note = f"{found.lone} images without another of their class are no queries" if found.lone else ""
     own = test.labels[found.queries]
     seconds = (time.monotonic() - start) / len(found.outcomes)
-    rows = [Row("retrieval", f"against {against}", layer, name, float(values.mean()), len(values), context.interval(values, own, test.ids[found.queries]), setting, note, seconds, "fixed")
-            for name, values in found.outcomes.items()]
+    rows = [Row("retrieval", f"against {against}", layer, name, float(values.mean()), len(values), context.interval(values, own, test.ids[found.queries]), setting, note, seconds,
+                "fixed") for name, values in found.outcomes.items()]
     if not clusters:
         return rows
     start = time.monotonic()

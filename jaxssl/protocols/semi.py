@@ -2,7 +2,8 @@
 
 Published: SimCLRv2: LARS, rate .005 · √B, batch 1,024, no warm-up, no weight decay, 60 epochs on 1 % (google-research/simclr's README, its command for
 1 %) and 30 on 10 % and on all labels (arXiv 2006.10029, section 3); it fine-tunes from layer=projector.1. The images are drawn by a hash of seed and
-name, so 1 % is part of 10 %, and are listed in `evaluations/subsets/` of the results, under a name with the digest of the data. The short budget is SGD on as many views as a laptop can see.
+name, so 1 % is part of 10 %, and are listed in `evaluations/subsets/` of the results, under a name with the digest of the data. The short budget is SGD on as many views as a
+laptop can see.
 """
 from jaxssl.protocols import Context, Row
 from jaxssl.protocols.finetune import PUBLISHED, SHORT, tuned
@@ -29,5 +30,6 @@ def run(context: Context, *, shares: tuple = (.01, .1), per_class: tuple = (), l
         published = EPOCHS[1] if len(chosen) <= EPOCHS[0] * 1.01 * (labels >= 0).sum() else EPOCHS[2]
         recipe = {**(SHORT if short else PUBLISHED), "epochs": published, **{k: v for k, v in given.items() if v}}
         most = images or (SHORT_IMAGES if short and not epochs else 0)
-        rows.append(tuned(context, chosen, "semi", f"{what} of the labels" if "share" in how else what, layer, recipe, options, published, most, {**how, "seed": context.seed, "images": file, "images_sha256": digest}))
+        rows.append(tuned(context, chosen, "semi", f"{what} of the labels" if "share" in how else what, layer, recipe, options, published, most,
+                          {**how, "seed": context.seed, "images": file, "images_sha256": digest}))
     return rows
