@@ -1,39 +1,39 @@
 """`python -m jaxssl.evaluate --workdir DIR | --weights FILE [--protocols knn,linear,…|all] [--data …]`: what a trained encoder can do, as a table.
 
 Features are computed once and cached with a digest of weights, transform and images (`cache`); every protocol is a file of `protocols`. Settings are
-selected on a held-out part of the training images. Results go to `evaluations/*.json` in the workdir.
+selected on a held-out part of the training images. Results go to `evaluations/*.json` in the workdir, after every protocol; one that fails is recorded
+there and the others go on.
 """
 import argparse
-import ast
-import dataclasses
 import datetime
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxssl.errors import UserError, nearest
+from jaxssl.errors import NonFiniteError, UserError, nearest
 from jaxssl.main import guarded
 
 SELECT_BY = ("rankme", "alphareq")
 _IMAGES = 25_600        # that --select_by measures, RankMe's number
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scikit-learn", "scipy", "pillow")
+_INTERRUPTED = 130      # as shells have it
 _HOME = os.path.join("~", ".cache", "jaxssl")
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m jaxssl.evaluate", allow_abbrev=False, description="Evaluate trained encoders. Exit code 2: wrong input.",
+    p = argparse.ArgumentParser(prog="python -m jaxssl.evaluate", allow_abbrev=False, description="Evaluate trained encoders. Exit code 2: wrong input, or a protocol failed.",
                                 epilog="Any key of the config's data section can be set: --data.path=test.zip --data.canvas=64. Several --workdir or --weights give a "
                                        "comparison: mean ± std over runs that differ in their seed alone, and paired tests.")
     p.add_argument("--workdir", action="append", nargs="+", default=[], metavar="DIR", help="a run, or several")
     p.add_argument("--weights", action="append", nargs="+", default=[], metavar="FILE", help="an export or a file of weights, or several")
     p.add_argument("--use", default="", metavar="student|teacher", help="which weights of a workdir (default: the teacher where there is one)")
-    p.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
+    p.add_argument("--step", type=int, default=None, help="of the checkpoint of a --workdir (default: the newest)")
     p.add_argument("--protocols", default="knn,linear", help="names with commas, or 'all' (default: %(default)s)")
     p.add_argument("--set", action="append", default=[], metavar="PROTOCOL.OPTION=VALUE", help="an option of a protocol")
     p.add_argument("--layer", default="", help="for protocols that look at one layer: backbone, projector.1, … (default: backbone)")
@@ -62,191 +62,175 @@ class Plan(NamedTuple):
     command: str
 
 
-class Subject(NamedTuple):
-    """One encoder with its data. path: as given. folder: where its results go."""
-    path: str
-    encoder: Any
-    data: Any
-    folder: Any
-    contexts: list          # one for every seed
+class Measured(NamedTuple):
+    """What has been measured of one encoder so far. tables: rows, a list for each seed. failed: {"protocol", "seed", "why"} of each protocol that failed.
+    unfinished: protocols that are still to run, for one seed at least. seconds: spent."""
+    tables: list[list]
+    failed: list[dict]
+    unfinished: list[str]
+    seconds: float
+
+
+class Untrustworthy(RuntimeError):
+    """A protocol did what would make every number of the table worthless."""
 
 
 def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
-    """Evaluates what the flags name, writes a file for each encoder, prints, and returns what was written. Raises: UserError."""
+    """Evaluates what the flags name, writes a file for each encoder after every protocol, prints, and returns what was written.
+
+    Raises: UserError: nothing was computed; or, at the end and with everything else written and printed, a protocol failed.
+    """
+    from jaxssl import subjects as opened
     from jaxssl.eval import compare, show
-    subjects, chosen = load(flags, plan), None
+    subjects, chosen = opened.load(flags, plan, home=_HOME, log=_log), None
     if flags.select_by:
         subjects, chosen = select_by(flags, subjects)
-    documents, groups = [], {}
+    documents, groups, failed = [], {}, []
     for subject in subjects:
-        tables, seconds = measure(subject, plan)
-        documents.append(document(flags, plan, subject, tables, seconds, chosen))
-        seed = subject.encoder.config.get("seed")
-        groups.setdefault(_recipe(subject.encoder), []).append(compare.Member(subject.path, seed, tables))
+        found = document(flags, plan, subject, chosen)
+        try:
+            for measured in measure(subject, plan, debug=flags.debug):
+                found.update(rows=rows(subject, plan, measured.tables), failed=measured.failed, unfinished=measured.unfinished, seconds=round(measured.seconds, 1))
+                if found["rows"]:
+                    found.setdefault("file", new_file(subject.folder, found["created"]))
+                    save(found)
+        except KeyboardInterrupt:
+            _log(f"interrupted; what was measured is in {found['file']}" if "file" in found else "interrupted before anything was measured")
+            raise
+        failed += measured.failed
+        if found["rows"]:
+            documents.append(found)
+            member = compare.Member(subject.path, subject.encoder.config.get("seed"), measured.tables, found["data"]["digest"])
+            groups.setdefault(_recipe(subject.encoder), []).append(member)
     groups = {(members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} other seeds"): members for members in groups.values()}
-    together = compare.summary(groups) if len(subjects) > 1 or len(plan.seeds) > 1 else []
-    for subject, found in zip(subjects, documents):
-        found["comparison"] = together
-        found["file"] = save(subject.folder, found)
-    if flags.json:
-        print(json.dumps(documents if len(documents) > 1 else documents[0], indent=1, default=_plain))
-        return documents
+    together = compare.summary(groups) if documents and (len(subjects) > 1 or len(plan.seeds) > 1) else []
     for found in documents:
-        show.document(found)
-    if together:
-        show.comparison(together)
-    print("\n".join(f"written: {found['file']}" for found in documents))
+        found["comparison"] = together
+        save(found)
+    if flags.json and documents:
+        print(json.dumps(documents if len(documents) > 1 else documents[0], indent=1, default=_plain))
+    elif documents:
+        for found in documents:
+            show.document(found)
+        if together:
+            show.comparison(together)
+        print("\n".join(f"written: {found['file']}" for found in documents))
+    if failed:
+        raise UserError("; ".join(dict.fromkeys(f"{each['protocol']}: {each['why']}" for each in failed)))
     return documents
 
 
-def load(flags: argparse.Namespace, plan: Plan) -> list[Subject]:
-    """The encoders with their data, all opened before the first is evaluated."""
-    import jax
-
-    from jaxssl import cache, encoder, protocols, sharding, workdir
-    mesh, subjects = sharding.make_mesh(devices=jax.devices()), []
-    given = [(path, True) for paths in flags.workdir for path in paths] + [(path, False) for paths in flags.weights for path in paths]
-    for path, is_run in given:
-        if is_run:
-            own = encoder.from_workdir(path, weights=flags.use, step=flags.step, precision=flags.precision)
-        else:
-            own = encoder.load(path, weights=flags.use, precision=flags.precision)
-        if flags.layer:
-            own.check_layer(flags.layer)
-        data = open_data(own.config, plan.data, plan.data_keys)
-        if set(plan.protocols) - {"labelfree"}:
-            if not data.classes:
-                needy = ", ".join(name for name in plan.protocols if name != "labelfree")
-                raise UserError(f"{data.train.name} has no labels, which {needy} need; use --protocols labelfree, or another --data")
-            cache.find(data, "test")
-        root = workdir.path(path)
-        folder = workdir.path(flags.out) if flags.out else root if root.is_dir() else root.parent
-        features = flags.cache or (str(root) if is_run and isinstance(root, Path) and os.access(root, os.W_OK) else os.path.expanduser(_HOME))
-        context = protocols.Context(own, data, mesh, features, select=flags.select, budget=flags.budget, log=_log)
-        # Copies share features and decoded images.
-        subjects.append(Subject(path, own, data, folder, [dataclasses.replace(context, seed=seed) for seed in plan.seeds]))
-    return subjects
-
-
-def select_by(flags: argparse.Namespace, subjects: list[Subject]) -> tuple[list[Subject], dict]:
+def select_by(flags: argparse.Namespace, subjects: list) -> tuple[list, dict]:
     """The subject that the label-free measure prefers, and the record of it. No label is read."""
     from jaxssl.eval import show
     from jaxssl.protocols import labelfree
     values = {}
     for subject in subjects:
         x = subject.contexts[0].features("train", flags.layer or "backbone").x
-        values[subject.path] = labelfree.measure(flags.select_by, labelfree.sample(x, _IMAGES))
+        try:
+            values[subject.path] = labelfree.measure(flags.select_by, labelfree.sample(x, _IMAGES))
+        except ValueError as error:
+            raise UserError(f"{flags.select_by} of {subject.path} on {len(x)} images: {error}; give more images with --data") from error
     best = max(subjects, key=lambda subject: labelfree.better(flags.select_by, values[subject.path]))
     if not flags.json:
         show.selection(flags.select_by, values, best.path)
     return [best], {"by": flags.select_by, "layer": flags.layer or "backbone", "values": values, "chosen": best.path}
 
 
-def measure(subject: Subject, plan: Plan) -> tuple[list[list], float]:
-    """Rows of every protocol, a list for each seed, and the seconds they took.
+def measure(subject: Any, plan: Plan, *, debug: bool = False) -> Iterator[Measured]:
+    """Runs every protocol with every seed; yields what there is after each. A protocol that fails is recorded and the others go on.
 
-    Raises: UserError; RuntimeError when a protocol changed the encoder, or chose on test images without being asked to.
+    Raises: Untrustworthy when a protocol changed the encoder, or chose on test images without being asked to.
     """
+    start, tables, failed, before = time.monotonic(), [[] for _ in subject.contexts], [], subject.encoder.digest
+    todo = [(name, context, table) for context, table in zip(subject.contexts, tables) for name in plan.protocols]
+    for number, (name, context, table) in enumerate(todo, 1):
+        _log(f"{subject.path}: {name}" + (f", seed {context.seed}" if len(subject.contexts) > 1 else ""))
+        try:
+            table += _trusted(context, name, plan.options[name], before)
+        except Untrustworthy:
+            raise
+        except Exception as error:      # whatever it is, the other protocols are not to blame
+            if debug or not isinstance(error, UserError | NonFiniteError | ValueError):
+                traceback.print_exc()
+            failed.append({"protocol": name, "seed": context.seed, "why": _why(error, plan.options[name])})
+            _log(f"{subject.path}: {name} failed: {failed[-1]['why']}")
+        yield Measured(tables, failed, list(dict.fromkeys(name for name, *_ in todo[number:])), time.monotonic() - start)
+
+
+def _trusted(context, name, options, before):
+    """The rows of a protocol, checked: the encoder's digest is still `before`, and nothing was chosen on test images unasked."""
     from jaxssl import protocols, tree
-    start, tables, before = time.monotonic(), [], subject.encoder.digest
-    for context in subject.contexts:
-        rows = []
-        for name in plan.protocols:
-            _log(f"{subject.path}: {name}" + (f", seed {context.seed}" if len(subject.contexts) > 1 else ""))
-            try:
-                own = protocols.find(name).run(context, **plan.options[name])
-            except (ValueError, TypeError) as error:
-                if not plan.options[name]:
-                    raise
-                raise UserError(f"{name} with {plan.options[name]}: {error}") from error
-            if tree.digest(subject.encoder.variables) != before:
-                raise RuntimeError(f"protocol {name} changed the weights of the encoder it was to measure")
-            if context.select != "test" and any(row.selected == "test" for row in own):
-                raise RuntimeError(f"protocol {name} chose on the test images without --select=test")
-            rows += own
-        tables.append(rows)
-    return tables, time.monotonic() - start
+    try:
+        found = protocols.find(name).run(context, **options)
+    finally:
+        if tree.digest(context.encoder.variables) != before:
+            raise Untrustworthy(f"protocol {name} changed the weights of the encoder it was to measure")
+    if context.select != "test" and any(row.selected == "test" for row in found):
+        raise Untrustworthy(f"protocol {name} chose on the test images without --select=test")
+    return found
 
 
-def document(flags: argparse.Namespace, plan: Plan, subject: Subject, tables: list[list], seconds: float, chosen: dict | None) -> dict:
-    """What is written for one encoder."""
-    from jaxssl import cache
-    from jaxssl.eval import compare, published
+def _why(error, options):
+    """An error as one sentence."""
+    if isinstance(error, UserError | NonFiniteError):
+        return str(error)
+    text = (str(error).strip() or "no message").splitlines()[0]
+    told = text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+    return f"{told} (with {options})" if options else told
+
+
+def document(flags: argparse.Namespace, plan: Plan, subject: Any, chosen: dict | None) -> dict:
+    """What is written for one encoder, before anything is measured."""
     encoder, data = subject.encoder, subject.data
-    own_data = not plan.data and not plan.data_keys
-    rows = []
-    for context, table in zip(subject.contexts, tables):
-        for row, mark in zip(table, compare.overlapping(table)):
-            rows.append({**row._asdict(), "interval": row.interval and list(row.interval), "interval_classes": getattr(row.interval, "classes", None),
-                         "overlaps_best": mark, "seed": context.seed, "published": published.value(encoder.config, row) if own_data else None})
     return {"version": 1, "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "subject": {"name": encoder.name, "weights": encoder.weights, "step": encoder.step, "digest": encoder.digest, "path": subject.path},
-            "data": {"name": data.train.name, "train": _named(data.train), "test": _named(data.test), "classes": len(data.classes),
-                     "digest": "-".join(cache.identity(source) for source in (data.train, data.test) if source is not None)},
+            "data": {"name": data.train.name, "train": _named(data.train), "test": _named(data.test), "classes": len(data.classes), "digest": subject.contexts[0].digest},
             "transform": {**encoder.preprocessing, "canvas": data.canvas}, "command": plan.command, "select": flags.select, "select_by": chosen,
-            "budget": flags.budget, "precision": flags.precision, "seeds": plan.seeds, "seconds": round(seconds, 1), "rows": rows,
+            "budget": flags.budget, "precision": flags.precision, "seeds": plan.seeds, "seconds": 0., "rows": [], "failed": [], "unfinished": plan.protocols,
             "packages": {name: _version(name) for name in _PACKAGES}}
 
 
-def save(folder: Any, found: dict) -> str:
-    """Writes `evaluations/<time>.json` under the folder and returns its path. Raises: UserError when that cannot be written."""
-    from jaxssl import workdir
-    text = json.dumps(json.loads(json.dumps(found, default=_plain)), indent=1)
-    place = folder / "evaluations"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        stem, number = found["created"].replace(":", "").replace("-", "").partition("+")[0], 1
-        while (file := place / f"{stem}{'' if number == 1 else f'-{number}'}.json").exists():
-            number += 1
-        workdir.write(file, text)
-    except OSError as error:
-        raise UserError(f"cannot write to {place} ({error.strerror or error}); give another folder with --out") from error
+def rows(subject: Any, plan: Plan, tables: list[list]) -> list[dict]:
+    """The rows of all seeds as they are written: with seed, marks of overlap, and the published value where these are the data and the last step of its recipe."""
+    from jaxssl.eval import compare
+    known = not plan.data and not plan.data_keys
+    return [{**row._asdict(), "interval": row.interval and list(row.interval), "interval_classes": getattr(row.interval, "classes", None),
+             "overlaps_best": mark, "seed": context.seed, "published": _published(subject.encoder, row) if known else None}
+            for context, table in zip(subject.contexts, tables) for row, mark in zip(table, compare.overlapping(table))]
+
+
+def _published(encoder, row):
+    from jaxssl import config as configs
+    from jaxssl.eval import published
+    found, config = published.value(encoder.config, row), encoder.config
+    if found and encoder.step != configs.steps(config["total"], "total", examples=config["data"]["examples"], batch_size=config["batch_size"]):
+        return None         # it is the value of a finished run
+    return found
+
+
+def new_file(folder: Any, created: str) -> str:
+    """A name in `evaluations/` of the folder that is not taken: the time of creation, with a number if need be."""
+    stem, number = created.replace(":", "").replace("-", "").partition("+")[0], 1
+    while (file := folder / "evaluations" / f"{stem}{'' if number == 1 else f'-{number}'}.json").exists():
+        number += 1
     return str(file)
 
 
-def open_data(config: dict, source: str, keys: dict[str, str]) -> Any:
-    """The data to evaluate on: those of the config, with `keys` changed; or those at `source` with the keys' or training's defaults. Raises: UserError."""
-    from jaxssl import data as datas
-    from jaxssl.data import open as opening
-    defaults = datas.make.__kwdefaults__
-    unknown = [key for key in keys if key not in defaults]
-    if unknown:
-        raise UserError(f"--data.{unknown[0]}: there is no such key (there are {', '.join(defaults)}){nearest(unknown[0], defaults)}")
-    changed = {key: typed(text, defaults[key], f"--data.{key}") for key, text in keys.items()}
-    own = dict(config.get("data", {}))
-    if not (source or own or changed):
-        raise UserError("these weights do not say which images they were trained on; name some with --data")
-    if source:
-        kind = changed.get("source") or opening.detect(source)
-        changed = {"source": kind, "path": "" if kind == "digits" else source, **changed}
-    if changed.get("source", own.get("source")) != own.get("source") or source:
-        own = {"canvas": own.get("canvas", defaults["canvas"])}      # what else the run says is of its own images
-    if changed.keys() & {"source", "path", "split"}:
-        own.update(examples=0, classes=0)           # declared for other images
-    return datas.make(**{**own, **changed})
-
-
-def typed(text: str, default: Any, name: str) -> Any:
-    """`text` in the type of `default`; a tuple is written with commas. Raises: UserError."""
+def save(found: dict) -> None:
+    """Writes what was found to its file, atomically; the file itself is not named in it. Raises: UserError when that cannot be done."""
+    from jaxssl import workdir
+    text = json.dumps({key: value for key, value in found.items() if key != "file"}, indent=1, default=_plain)
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), tuple(text.split(",")) if isinstance(default, tuple) else text)
-    if isinstance(default, str):
-        return text
-    if isinstance(default, tuple):
-        value = tuple(value) if isinstance(value, tuple | list) else (value,)
-        return tuple(typed(v if isinstance(v, str) else repr(v), default[0], name) for v in value) if default else value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    good = {bool: isinstance(value, bool), int: number and float(value).is_integer(), float: number}.get(type(default), True)
-    if not good:
-        raise UserError(f"{name} is {text!r}; it takes a {type(default).__name__} such as {default!r}")
-    return type(default)(value) if type(default) in (int, float) else value
+        workdir.write(workdir.path(found["file"]), text)
+    except OSError as error:
+        raise UserError(f"cannot write {found['file']} ({error.strerror or error}); give another folder with --out") from error
 
 
 def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> Plan:
     """The flags checked against what there is. Raises: UserError."""
     from jaxssl import protocols
+    from jaxssl.subjects import typed
     if not (flags.workdir or flags.weights):
         raise UserError("nothing to evaluate: give --workdir DIR (a run) or --weights FILE (an export)")
     for name, value, choices in (("select", flags.select, protocols.SELECT), ("budget", flags.budget, protocols.BUDGETS),
@@ -254,7 +238,14 @@ def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) ->
         if value not in choices:
             raise UserError(f"--{name} is {value!r}; choose one of {', '.join(filter(None, choices))}{nearest(value, choices)}")
     names = protocols.names() if flags.protocols == "all" else list(dict.fromkeys(filter(None, flags.protocols.split(","))))
+    if not names:
+        raise UserError(f"--protocols is {flags.protocols!r}; name some of {', '.join(protocols.names())}, or all")
+    if flags.step is not None and flags.weights:
+        raise UserError(f"--step {flags.step} says which checkpoint of a --workdir is evaluated, and --weights holds one alone; leave it out, or evaluate them one after the other")
     known = {name: protocols.options(name) for name in names}
+    if flags.layer and not flags.select_by and not any("layer" in own for own in known.values()):
+        readers = [name for name in protocols.names() if "layer" in protocols.options(name)]
+        raise UserError(f"--layer {flags.layer} has no use with {', '.join(names)}; it is read by {', '.join(readers)}, and by --select_by")
     options = {name: {"layer": flags.layer} if flags.layer and "layer" in known[name] else {} for name in names}
     for text in flags.set:
         path, equals, value = text.partition("=")
@@ -316,7 +307,10 @@ def main(argv: list[str] | None = None) -> int:
         train.configure(flags.compilation_cache)
         run(flags, checked)
 
-    return guarded(body, flags.debug)
+    try:
+        return guarded(body, flags.debug)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
 
 
 if __name__ == "__main__":

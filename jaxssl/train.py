@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from jaxssl import checkpoint, config as configs, data as datas, evaluation, job as jobs, progress, sharding, workdir as folders, writers
+from jaxssl import config as configs, data as datas, evaluation, job as jobs, progress, sharding, workdir as folders, writers
 from jaxssl.errors import UserError
 from jaxssl.session import Session
 from jaxssl.watchdog import Stop, Watchdog

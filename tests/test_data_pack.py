@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxssl.data import __main__ as command
 from jaxssl.data import decode
 from jaxssl.data import inspect as inspecting
 from jaxssl.data import open as opening
+from jaxssl.data import tfds
 from jaxssl.errors import UserError
 
 array_record = pytest.importorskip("array_record", reason="array_record is not installed")

@@ -48,6 +48,34 @@ def test_one_class_has_no_interval_over_classes():
     assert bootstrap.interval(np.ones(5), np.arange(5)) == (1, 1)
 
 
+def test_classes_of_any_size_count_alike():
+    """A perfect classifier of classes of 10 and 1,000 images is sure of its mean per class; a mixed one is as a naive loop draws it."""
+    labels = np.repeat([3, 7], [10, 1000])
+    found = bootstrap.interval(np.ones(1010), labels, balanced=True)
+    assert found == (1, 1) and found.classes == (1, 1)
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), [5, 300, 40, 8, 90, 12, 700, 20])
+    for outcomes in ((rng.random(len(labels)) < .3 + .08 * labels).astype(float), rng.random(len(labels)) ** (1 + labels)):
+        found, parts = bootstrap.interval(outcomes, labels, balanced=True), [outcomes[labels == c] for c in range(8)]
+        images = np.quantile([np.mean([part[rng.integers(0, len(part), len(part))].mean() for part in parts]) for _ in range(4000)], [.025, .975])
+        classes = np.quantile([np.mean([parts[c].mean() for c in rng.integers(0, 8, 8)]) for _ in range(4000)], [.025, .975])
+        np.testing.assert_allclose(found, images, atol=.08 * np.ptp(images))
+        np.testing.assert_allclose(found.classes, classes, atol=.08 * np.ptp(classes))
+        assert 0 <= found.classes[0] < np.mean([part.mean() for part in parts]) < found.classes[1] <= 1
+        np.testing.assert_array_equal(found.labels, labels)
+    assert bootstrap.interval(outcomes, labels).labels is None
+
+
+def test_paired_means_per_class():
+    labels = np.repeat([0, 1], [10, 1000])
+    found = bootstrap.paired(np.ones(1010), np.zeros(1010), labels=labels)
+    assert found.difference == pytest.approx(1) and found.interval == (1, 1) and found.p < .001
+    a, b = np.zeros(1010), np.zeros(1010)
+    a[:5], b[10:30] = 1, 1                                              # half of the small class against a fiftieth of the large one
+    found = bootstrap.paired(a, b, labels=labels)
+    assert found.difference == pytest.approx(.25 - .01) and found.interval[0] < .24 < found.interval[1] and bootstrap.paired(a, b).difference < 0
+
+
 def test_paired_right_and_wrong_is_mcnemars_exact_test():
     rng = np.random.default_rng(2)
     a, b = rng.random(300) < .8, rng.random(300) < .7

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl import checkpoint, config as configs, data as datas, encoder as encoders, evaluate, protocols, sharding
+from jaxssl import checkpoint, config as configs, data as datas, encoder as encoders, evaluate, protocols, sharding, subjects
 from jaxssl.data.sources import Subset
 from jaxssl.eval import bootstrap, compare, published, rank
-from jaxssl.protocols import Row, labelfree
+from jaxssl.protocols import Row, augmented, labelfree
 from tests.test_cache import drawn
 
 FAST = ["--set", "knn.k=5,20"]
@@ -97,9 +98,12 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
 @pytest.mark.parametrize("flags, words", [
     ([], "nothing to evaluate"), (["--protocols", "knn,retreival"], "did you mean 'retrieval'"), (["--select", "tset"], "did you mean 'test'"),
     (["--budget", "shrot"], "did you mean 'short'"), (["--select_by", "rankne"], "did you mean 'rankme'"), (["--set", "knn.kk=3"], "it has k, temperature"),
-    (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--seeds", "0,x"], "whole numbers"),
+    (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--set", "knn.k=5,0"], "k must"), (["--seeds", "0,x"], "whole numbers"),
     (["--seeds", "1,1"], "different numbers"), (["--dta=x"], "unknown argument"), (["--data.pth=x"], "did you mean 'path'"), (["--data.canvas=big"], "takes a int"),
-    (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--data", "nowhere"], "does not exist"), (["--precision", "f16"], "f32")])
+    (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--layer", "projector.1", "--protocols", "layers,labelfree"], "it is read by augmented, fewshot"),
+    (["--protocols", ""], "name some of augmented"), (["--protocols", ","], "name some of augmented"), (["--step", "2", "--weights", "file"], "--step 2 says which checkpoint"),
+    (["--set", "fewshot.tries=0", "--protocols", "fewshot"], "fewshot.tries is 0"), (["--set", "fewshot.n=0", "--protocols", "fewshot"], "fewshot.n is 0"),
+    (["--set", "retrieval.against=tset", "--protocols", "retrieval"], "choose test"), (["--data", "nowhere"], "does not exist"), (["--precision", "f16"], "f32")])
 def test_wrong_flags_are_one_sentence(call, runs, flags, words):
     if not words.startswith("nothing"):
         flags = ["--workdir", *runs("seed0"), *flags]
@@ -147,9 +151,9 @@ def test_transfer_to_other_images(call, runs, tmp_path):
     assert found["data"]["classes"] == 2 and "10 images" in found["data"]["test"] and next(r for r in found["rows"] if r["metric"] == "MAP@R")["n"] == 10
     assert "k lowered to the 10 reference images" in out
     own = {"data": {"source": "zip", "path": "far/away.zip", "examples": 50000, "classes": 10, "canvas": 24}}
-    opened = evaluate.open_data(own, "", {"source": "folder", "path": folder})
-    assert len(opened.train) == 10 and opened.canvas == 24
-    assert evaluate.open_data({"data": {"source": "digits", "variant": "clean"}}, "", {}).train.name == "digits (clean, train)"
+    opened = subjects.open_data(own, "", {"source": "folder", "path": folder}, resize=16)
+    assert len(opened.train) == 10 and opened.canvas == 32
+    assert subjects.open_data({"data": {"source": "digits", "variant": "clean"}}, "", {}, resize=16).train.name == "digits (clean, train)"
 
 
 class Relabelled:
@@ -212,7 +216,7 @@ def test_a_planted_leak_is_caught(choices, runs, call, monkeypatch):
         call("--workdir", folder, "--protocols", "planted")
     code, out, _ = call("--workdir", folder, "--protocols", "planted,knn", "--select", "test", *FAST)
     assert code == 0 and "chosen on the test images themselves (--select=test)" in out
-    found, = written(evaluate.Path(folder))
+    found, = written(Path(folder))
     assert found["select"] == "test" and {row["selected"] for row in found["rows"] if row["variant"].startswith(("class", "chosen"))} == {"test"}
 
 
@@ -243,24 +247,46 @@ def test_several_runs_and_seeds_give_means_and_paired_tests(runs, call, tmp_path
         assert both["n"] == 2 and both["mean"] == pytest.approx((a + b) / 2) and both["std"] == pytest.approx(np.std([a, b], ddof=1))
         assert other["n"] == 2 and other["mean"] == pytest.approx(c) and other["std"] == pytest.approx(np.std(own, ddof=1))
         test, = entry["tests"]
-        assert test["over"] == "images" and test["difference"] == pytest.approx(c - (a + b) / 2)     # one seed in common is no pair of seeds
+        assert test["over"] == ("draws" if entry["protocol"] == "fewshot" else "images")       # one seed in common is no pair of seeds
+        assert test["difference"] == pytest.approx(c - (a + b) / 2)
     assert any(entry["protocol"] == "fewshot" and entry["groups"][1]["std"] > 0 for entry in documents[0]["comparison"])
     assert " ± " in out and "p=" in out and "1 other seeds" in out
 
 
 def rows_of(values, outcomes=None, variant="k=1", protocol="knn"):
     """A table of one row a protocol run."""
-    intervals = [None if outcomes is None else bootstrap.interval(o, np.zeros(len(o))) for o in (outcomes or values)]
+    intervals = [None if outcomes is None else bootstrap.interval(o, np.zeros(len(o)), ids=np.arange(len(o))) for o in (outcomes or values)]
     return [[Row(protocol, variant, "backbone", "accuracy", v, 1, i, {}, "", 0., "fixed")] for v, i in zip(values, intervals)]
 
 
 def test_groups_that_share_seeds_are_paired_by_seed():
-    ours = [compare.Member(f"a{s}", s, rows_of([v])) for s, v in enumerate((.8, .82, .81))]
-    theirs = [compare.Member(f"b{s}", s, rows_of([v])) for s, v in enumerate((.78, .79, .80))]
+    ours = [compare.Member(f"a{s}", s, rows_of([v]), "data") for s, v in enumerate((.8, .82, .81))]
+    theirs = [compare.Member(f"b{s}", s, rows_of([v]), "data") for s, v in enumerate((.78, .79, .80))]
     entry, = compare.summary({"a": ours, "b": theirs})
     assert entry["tests"][0] == {"name": "b", "against": "a", "over": "seeds", **bootstrap.paired_seeds((.78, .79, .80), (.8, .82, .81))._asdict()}
     lone, = compare.summary({"a": ours[:1], "b": theirs[:1]})
     assert lone["tests"] == [] and lone["groups"][0]["std"] is None      # neither seeds nor images to pair
+    assert "at least two training seeds" in lone["untested"][0]["why"]
+
+
+def test_only_the_same_images_are_paired():
+    """Outcomes of equal length on other data, of other images of the same data, or of draws are not one another's pairs."""
+    a, b = np.array([1., 1, 0, 1]), np.array([1., 0, 0, 0])
+
+    def compared(data="data", **interval):
+        members = [compare.Member("a", 0, rows_of([.75], [a]), "data"), compare.Member("b", 1, rows_of([.25], [b]), data)]
+        if interval:
+            members[1] = members[1]._replace(tables=[[members[1].tables[0][0]._replace(interval=bootstrap.interval(b, np.zeros(4), **interval))]])
+        entry, = compare.summary({"a": [members[0]], "b": [members[1]]})
+        assert len(entry["tests"]) + len(entry["untested"]) == 1
+        return (entry["tests"] or entry["untested"])[0]
+    found = compared()
+    assert found["over"] == "images" and found["difference"] == -.5 and found["n"] == 4
+    assert "different images" in compared("other data")["why"]
+    assert "not of the same images" in compared(ids=np.array([0, 1, 2, 4]))["why"] and "not of the same" in compared(ids=np.arange(4), unit="draws")["why"]
+    seeds = {"a": [compare.Member(f"a{s}", s, rows_of([.5 + s / 9]), "data") for s in range(3)],
+             "b": [compare.Member(f"b{s}", s, rows_of([.4]), "other") for s in range(3)]}
+    assert "different images" in compare.summary(seeds)[0]["untested"][0]["why"]
 
 
 def test_rows_whose_intervals_overlap_are_marked():
@@ -299,13 +325,47 @@ def test_published_values_stand_beside_their_recipe_and_protocol_only():
                   row._replace(protocol="linear")):
         assert published.value(config, other) is None
     assert published.value({**config, "total": "100_epochs"}, row) is None and published.value({}, row) is None
+    row = row._replace(protocol="augmented", variant="any")
     for variant, path, value in (("", "cifar10", .91), ("", "imagenet", .645), (":1000ep", "imagenet", .693), (":small_batch", "imagenet", .628)):
         config = json.loads(configs.describe(configs.load(f"configs/{path}/simclr.py{variant}", {"data.path": "x"})))
-        assert published.value(config, row._replace(protocol="augmented", variant="any"))["value"] == value
+        found, length = published.value(config, row), published.budget(config, "augmented")
+        assert found["value"] == value
+        assert f"{length['epochs']:g} epochs of batch {length['batch_size']}" in found["source"]       # the published budget is that of the published value
+    assert (published.budget(config, "augmented"), published.budget({}, "augmented")) == ({"epochs": 90., "batch_size": 4096, "lrs": (.1,)},) * 2
+
+
+def test_published_values_are_those_of_finished_runs():
+    config = json.loads(configs.describe(configs.load("configs/cifar10/simclr.py:sgd200", {"data.path": "x"})))
+    row = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
+    plan = evaluate.Plan(["knn"], {"knn": {}}, [0], "", {}, "")
+    for step, other, value in ((19_531, {}, .848), (19_000, {}, None), (None, {}, None), (19_531, {"data": "elsewhere"}, None)):       # 200 · 50,000 / 512 steps
+        subject = types.SimpleNamespace(encoder=types.SimpleNamespace(config=config, step=step), contexts=[types.SimpleNamespace(seed=0)])
+        found, = evaluate.rows(subject, plan._replace(**other), [[row]])
+        assert (found["published"] or {}).get("value") == value
+
+
+@pytest.mark.parametrize("stem, epochs, batch_size", [("cifar", 100., 512), ("imagenet", 90., 4096)])
+def test_the_published_budget_is_that_of_the_recipe(monkeypatch, stem, epochs, batch_size):
+    """What the protocol asks for, before any cut to what images there are."""
+    asked = {}
+
+    def length(images, **how):
+        asked.update(how)
+        raise StopIteration
+    monkeypatch.setattr(augmented.loop, "length", length)
+    encoder = dataclasses.replace(drawn(0), config={**drawn(0).config, "model": {**drawn(0).config["model"], "stem": stem}})
+    data = datas.make(source="digits", variant="clean", canvas=16, workers=0)
+    context = protocols.Context(encoder, data, sharding.make_mesh(devices=jax.devices()), "", budget="published")
+    with pytest.raises(StopIteration):
+        augmented.run(context)
+    assert (asked["epochs"], asked["batch_size"], asked["at_most"]) == (epochs, batch_size, 0)
+    with pytest.raises(StopIteration):
+        augmented.run(dataclasses.replace(context, budget="short"))
+    assert asked["at_most"] == augmented.SHORT_IMAGES
 
 
 @pytest.mark.parametrize("text, default, value", [("3", 1, 3), ("3", 1., 3.), ("true", False, True), ("1,2", (1, 2), (1, 2)), ("7", (1, 2), (7,)), (".1,.2", (.5,), (.1, .2)),
                                                   ("a,b", ("x",), ("a", "b")), ("10", "text", "10"), ("1e3", 5, 1000), ("none", None, None)])
 def test_options_take_the_type_of_their_default(text, default, value):
-    found = evaluate.typed(text, default, "--set a.b")
+    found = subjects.typed(text, default, "--set a.b")
     assert found == value and type(found) is type(value)

@@ -30,6 +30,7 @@ ALLOWED = {
     "cache": {"data", "encoder", "eval", "sharding", "tree"},
     "tuning": {"augment", "data", "encoder", "models", "optim", "schedules", "sharding", "tree"},
     "protocols": {"augment", "cache", "data", "encoder", "eval", "tuning"},
+    "subjects": {"data", "encoder", "protocols", "sharding", "tree", "workdir"},
     "interop": {"augment", "encoder", "models", "tree"},
 }
 ONLY = {"flax": {"models"}, "orbax": {"checkpoint"}, "tensorboardX": {"writers"}, "wandb": {"writers"}, "grain": {"data"}, "array_record": {"data"}, "tensorflow_datasets": {"data"}}

@@ -49,7 +49,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     test_path    the same for the held-out set, if it lies elsewhere; "none" = do not use the one found at `path`
     variant      of the digits: cluttered or clean
     canvas       side in pixels of the square that images are shrunk into
-    split, test_split   names of the TFDS splits; test_split "" = test or validation, whichever there is
+    split, test_split   names of the TFDS splits; test_split "" = test or validation, the first with labels
     class_depth  how many folder levels make a class name
     holdout      share held out (by a hash of each id) when there are labels and no test set; 0 = none
     workers      decoding processes; 0 = threads of the main process, -1 = one a core, 16 at most

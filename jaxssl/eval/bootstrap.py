@@ -15,16 +15,20 @@ _AT_ONCE = 2**22        # random numbers held at a time
 
 
 class Interval(tuple):
-    """(low, high) of a mean over images.
+    """(low, high) of a mean over images, or over draws of something else.
 
-    classes: (low, high) when whole classes are drawn, None with fewer than two. outcomes: what the mean was taken of, f64 [N], for `paired`.
+    classes: (low, high) when whole classes are drawn, None with fewer than two. For `paired`: outcomes f64 [N], what the mean was taken of; ids
+    int [N], which images (or draws: `unit`) they belong to, None when that is not known; labels int [N] where classes count alike, else None.
     """
     classes: tuple[float, float] | None
     outcomes: np.ndarray
+    ids: np.ndarray | None
+    labels: np.ndarray | None
+    unit: str
 
-    def __new__(cls, images, classes, outcomes):
+    def __new__(cls, images, classes, outcomes, *, ids=None, labels=None, unit="images"):
         self = super().__new__(cls, images)
-        self.classes, self.outcomes = classes, outcomes
+        self.classes, self.outcomes, self.ids, self.labels, self.unit = classes, outcomes, ids, labels, unit
         return self
 
 
@@ -36,38 +40,47 @@ class Comparison(NamedTuple):
     n: int
 
 
-def interval(outcomes: np.ndarray, labels: np.ndarray, *, level: float = .95, draws: int = _DRAWS, seed: int = 0) -> Interval:
+def interval(outcomes: np.ndarray, labels: np.ndarray, *, ids: np.ndarray | None = None, unit: str = "images", balanced: bool = False, level: float = .95,
+             draws: int = _DRAWS, seed: int = 0) -> Interval:
     """The interval of the mean of `outcomes` (bool or float [N], one a test image), over images and over the classes of `labels` int [N].
 
-    level: share of draws inside. Deterministic in `seed`. ValueError for anything but finite outcomes [N] with as many labels.
+    balanced: of the mean over classes of their means. Images are then drawn within each class (a class with one image has no spread of its own), and
+    drawn classes count alike whatever their size. level: share of draws inside. ids, unit: kept, see `Interval`. Deterministic in `seed`.
+    ValueError for anything but finite outcomes [N] with as many labels.
     """
     outcomes, labels = np.asarray(outcomes, np.float64), np.asarray(labels)
     if outcomes.ndim != 1 or not len(outcomes) or not np.isfinite(outcomes).all() or labels.shape != outcomes.shape:
         raise ValueError(f"an interval needs finite outcomes [N] with N >= 1 and labels [N], got {outcomes.shape} and {labels.shape}")
     rng, ends = np.random.default_rng(seed), np.array([(1 - level) / 2, (1 + level) / 2])
-    images = np.quantile(_means(outcomes, draws, rng), ends)
+    images = _pair(np.quantile(_balanced(outcomes, labels, draws, rng) if balanced else _means(outcomes, draws, rng), ends))
     _, of = np.unique(labels, return_inverse=True)
-    counts = np.bincount(of)
-    if len(counts) < 2:
-        return Interval(_pair(images), None, outcomes)
-    sums, means = np.bincount(of, outcomes), []
-    for part in _parts(draws, len(counts)):
-        drawn = rng.integers(0, len(counts), (part, len(counts)))       # [draws, C]
-        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-    return Interval(_pair(images), _pair(np.quantile(np.concatenate(means), ends)), outcomes)
+    counts, classes = np.bincount(of), None
+    if len(counts) > 1:
+        sums, means = np.bincount(of, outcomes), []
+        if balanced:
+            sums, counts = sums / counts, np.ones(len(counts))
+        for part in _parts(draws, len(counts)):
+            drawn = rng.integers(0, len(counts), (part, len(counts)))       # [draws, C]
+            means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+        classes = _pair(np.quantile(np.concatenate(means), ends))
+    return Interval(images, classes, outcomes, ids=ids, labels=labels if balanced else None, unit=unit)
 
 
-def paired(a: np.ndarray, b: np.ndarray, *, level: float = .95, draws: int = _DRAWS, flips: int = _FLIPS, seed: int = 0) -> Comparison:
+def paired(a: np.ndarray, b: np.ndarray, *, labels: np.ndarray | None = None, level: float = .95, draws: int = _DRAWS, flips: int = _FLIPS, seed: int = 0) -> Comparison:
     """Two encoders on the same images: outcomes a and b [N], image by image.
 
     The interval is a bootstrap of a - b. p is that of a sign-flip test: exact when all differences have one size (for right and wrong this is
-    McNemar's exact test), drawn `flips` times otherwise. ValueError when the shapes differ.
+    McNemar's exact test), drawn `flips` times otherwise. labels int [N]: classes count alike, as with `interval`'s balanced. ValueError when the
+    shapes differ.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.ndim != 1 or a.shape != b.shape or not len(a):
         raise ValueError(f"a paired test needs outcomes of the same images, got {a.shape} and {b.shape}")
     rng, d = np.random.default_rng(seed), a - b
-    ends = np.quantile(_means(d, draws, rng), [(1 - level) / 2, (1 + level) / 2])
+    ends = np.quantile(_means(d, draws, rng) if labels is None else _balanced(d, labels, draws, rng), [(1 - level) / 2, (1 + level) / 2])
+    if labels is not None:
+        _, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        d = d * len(d) / (len(counts) * counts[of])         # their mean is that of the classes' means
     changed = d[d != 0]
     if not len(changed):
         p = 1.0
@@ -102,6 +115,12 @@ def _means(values, draws, rng):
     if len(kinds) <= _FEW:              # how often each value is drawn is multinomial: the same distribution for less work
         return rng.multinomial(n, counts / n, size=draws) @ kinds / n
     return np.concatenate([values[rng.integers(0, n, (part, n))].mean(1) for part in _parts(draws, n)])
+
+
+def _balanced(values, labels, draws, rng):
+    """Means over the classes of their means, the rows of each class drawn with replacement, `draws` times."""
+    order, counts = np.argsort(labels, kind="stable"), np.unique(labels, return_counts=True)[1]
+    return sum(_means(part, draws, rng) for part in np.split(values[order], np.cumsum(counts)[:-1])) / len(counts)
 
 
 def _parts(draws, width):

@@ -8,10 +8,12 @@ from jaxssl.eval import bootstrap
 
 
 class Member(NamedTuple):
-    """One evaluated encoder. name: for people. seed: of its training, None when unknown. tables: its rows, one list for every seed of the evaluation."""
+    """One evaluated encoder. name: for people. seed: of its training, None when unknown. tables: its rows, one list for every seed of the evaluation.
+    data: digest of the images that it was measured on."""
     name: str
     seed: Any
     tables: list[list]
+    data: str
 
 
 def key(row: Any) -> tuple[str, str, str, str]:
@@ -39,7 +41,8 @@ def summary(groups: Mapping[str, Sequence[Member]]) -> list[dict]:
     """Every measure that all members have: mean ± std of each group, and a paired test of every group against the first.
 
     groups: members that differ in their training seed alone, by name. A member's value is its mean over the seeds of the evaluation; with a
-    single member, mean and std are over those seeds. The tests pair seeds where two groups share at least two, otherwise images.
+    single member, mean and std are over those seeds. The tests pair seeds where two groups share at least two, otherwise images (or the draws that a
+    row is a mean over), and only what was measured on the same data; `untested` says of the others why there is no test.
     """
     members = [member for group in groups.values() for member in group]
     tables = [_by_key(member) for member in members]
@@ -54,11 +57,19 @@ def summary(groups: Mapping[str, Sequence[Member]]) -> list[dict]:
             values = means if len(group) > 1 else [row.value for row in rows[0]]
             std = float(np.std(values, ddof=1)) if len(values) > 1 else None
             entries.append({"name": name, "mean": float(np.mean(values)), "std": std, "n": len(values), "values": values})
-            per_group[name] = ({member.seed: mean for member, mean in zip(group, means)}, [_outcomes(own) for own in rows])
+            per_group[name] = _Group({member.seed: mean for member, mean in zip(group, means)}, {member.data for member in group}, [row.interval for own in rows for row in own])
         first, *others = per_group.items()
-        tests = [test for name, other in others if (test := _test(name, other, *first))]
-        found.append({**dict(zip(("protocol", "variant", "layer", "metric"), k)), "groups": entries, "tests": tests})
+        results = [{"name": name, "against": first[0], **_test(other, first[1])} for name, other in others]
+        found.append({**dict(zip(("protocol", "variant", "layer", "metric"), k)), "groups": entries, "tests": [r for r in results if "p" in r],
+                      "untested": [r for r in results if "why" in r]})
     return found
+
+
+class _Group(NamedTuple):
+    """What a group has for a test. seeds: {training seed: value}. data: digests. intervals: of its rows, member by member."""
+    seeds: dict
+    data: set
+    intervals: list
 
 
 def _by_key(member):
@@ -69,20 +80,17 @@ def _by_key(member):
     return {k: rows for k, rows in found.items() if len(rows) == len(member.tables)}
 
 
-def _outcomes(rows):
-    """Mean outcome of each image over the seeds of the evaluation, or None."""
-    kept = [getattr(row.interval, "outcomes", None) for row in rows]
-    return np.mean(kept, axis=0) if all(o is not None for o in kept) and len({len(o) for o in kept}) == 1 else None
-
-
-def _test(name, other, first_name, first):
-    """other - first, paired over seeds or over images; None where neither can be paired."""
-    common = [seed for seed in other[0] if seed is not None and seed in first[0]]
-    images = [[o for o in outcomes if o is not None] for outcomes in (other[1], first[1])]
+def _test(other, first):
+    """other - first, paired over seeds, images or draws; or why neither can be paired."""
+    if len(other.data | first.data) > 1:
+        return {"why": "they were measured on different images; give both the same --data"}
+    common = [seed for seed in other.seeds if seed is not None and seed in first.seeds]
     if len(common) > 1:
-        result, over = bootstrap.paired_seeds([other[0][s] for s in common], [first[0][s] for s in common]), "seeds"
-    elif all(images) and len({len(o) for outcomes in images for o in outcomes}) == 1:
-        result, over = bootstrap.paired(*(np.mean(outcomes, axis=0) for outcomes in images)), "images"
-    else:
-        return None
-    return {"name": name, "against": first_name, "over": over, **result._asdict()}
+        return {"over": "seeds", **bootstrap.paired_seeds([other.seeds[s] for s in common], [first.seeds[s] for s in common])._asdict()}
+    intervals = other.intervals + first.intervals
+    if any(getattr(i, "ids", None) is None for i in intervals):
+        return {"why": "this measure has no outcome of single images to pair; give each recipe at least two training seeds"}
+    if any(i.unit != intervals[0].unit or not np.array_equal(i.ids, intervals[0].ids) for i in intervals):
+        return {"why": f"their outcomes are not of the same {intervals[0].unit}: some could not be decoded, or --set differs"}
+    a, b = (np.mean([i.outcomes for i in group.intervals], axis=0) for group in (other, first))      # over members and seeds, which are equally many a member
+    return {"over": intervals[0].unit, **bootstrap.paired(a, b, labels=intervals[0].labels)._asdict()}

@@ -27,6 +27,9 @@ def document(found: Mapping[str, Any]) -> None:
                       _value(row, row["value"]), _interval(row, row["interval"]), _interval(row, row["interval_classes"]), f"{row['n']:,}",
                       "" if row["selected"] == "fixed" else row["selected"],
                       f"{_value(row, published['value'])} [{note(published['source'])}]" if published else "", note(row["note"]))
+    for each in found["failed"]:
+        seed = f", seed {each['seed']}" if len(found["seeds"]) > 1 else ""
+        table.add_row("✗", each["protocol"], f"failed{seed}", *[""] * 8, note(each["why"]))
     console.print(table)
     for text, number in notes.items():
         console.print(f"[{number}] {text}")
@@ -37,7 +40,7 @@ def document(found: Mapping[str, Any]) -> None:
 
 
 def comparison(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Prints `compare.summary`: mean ± std of every group, and the paired tests."""
+    """Prints `compare.summary`: mean ± std of every group, the paired tests, and why there is none where it is missing."""
     from rich.table import Table
     names = [group["name"] for group in entries[0]["groups"]] if entries else []
     table = Table("protocol", "setting", "layer", "metric", *names, *(f"{name} - {names[0]}" for name in names[1:]))
@@ -48,7 +51,13 @@ def comparison(entries: Sequence[Mapping[str, Any]]) -> None:
     console = _console()
     console.print(table)
     if len(names) > 1:
-        console.print("differences: with 95 % interval and p of a paired test, over the training seeds that both have, or over the images")
+        console.print("differences: with 95 % interval and p of a paired test, over the training seeds that both have, or over the images or draws")
+    missing: dict[tuple, list] = {}
+    for entry in entries:
+        for each in entry["untested"]:
+            missing.setdefault((each["name"], each["against"], each["why"]), []).append(f"{entry['protocol']} {entry['metric']}")
+    for (name, against, why), measures in missing.items():
+        console.print(f"no test of {name} against {against} for {', '.join(dict.fromkeys(measures))}: {why}")
 
 
 def selection(measure: str, values: Mapping[str, float], chosen: str) -> None:

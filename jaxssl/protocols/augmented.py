@@ -1,8 +1,9 @@
 """SimCLR's linear evaluation: a linear classifier on the frozen encoder, trained on random crops and flips (arXiv 2002.05709, appendix B.6).
 
-Published: SGD with Nesterov momentum .9, rate .1 · B/256, batch 4,096, 90 epochs, no weight decay, no warm-up (CIFAR: 100 epochs of batch 512). The
-short budget trains on as many views as a laptop can see, with several rates at once, chosen on a tenth of the training images. The encoder's
-digest is taken on the devices before and after; batch norm runs in inference mode.
+Published: SGD with Nesterov momentum .9, rate .1 · B/256, batch 4,096, 90 epochs, no weight decay, no warm-up (CIFAR: 100 epochs of batch 512); which of the two
+holds for an encoder says `jaxssl.eval.published`, which has the published values too. The short budget trains on as many views as a laptop can see, with
+several rates at once, chosen on a tenth of the training images. The encoder's digest is taken on the devices before and after; batch norm runs in
+inference mode.
 """
 import time
 from collections.abc import Callable
@@ -12,15 +13,13 @@ import numpy as np
 from jaxssl import data as datas
 from jaxssl.data.sources import Subset
 from jaxssl.errors import UserError
-from jaxssl.eval import features
+from jaxssl.eval import features, published
 from jaxssl.protocols import Context, Row
 from jaxssl.tuning import frozen, loop, subsets
 
-PUBLISHED = {"epochs": 90., "batch_size": 4096, "lrs": (.1,)}
 SHORT = {"epochs": 90., "batch_size": 256, "lrs": (.02, .1, .5)}
 SHORT_IMAGES = 150_000      # views in all
 HELD_OUT = .1
-_BATCH = 500                # images in a forward pass of the evaluation
 
 
 def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_size: int = 0, lrs: tuple = (), weight_decay: float = 0., images: int = 0) -> list[Row]:
@@ -29,8 +28,9 @@ def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_
     epochs, batch_size, lrs (for a batch of 256): 0 or () = of the budget. images: most views to train on in all; 0 = of the budget, which is
     unlimited for the published one and where `epochs` is given.
     """
-    start, budget = time.monotonic(), PUBLISHED if context.budget == "published" else SHORT
-    most = images or (0 if epochs or budget is PUBLISHED else SHORT_IMAGES)
+    start, whole = time.monotonic(), published.budget(context.encoder.config, "augmented")
+    budget = whole if context.budget == "published" else SHORT
+    most = images or (0 if epochs or budget is whole else SHORT_IMAGES)
     lrs, epochs, batch_size = lrs or budget["lrs"], epochs or budget["epochs"], batch_size or budget["batch_size"]
     labels, names = subsets.entries(context.data.train)
     rows, held = labelled_rows(context, labels), None
@@ -40,15 +40,15 @@ def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_
     plan = loop.length(len(rows), epochs=epochs, batch_size=batch_size, at_most=most, mesh=context.mesh)
     given = loop.Images(context.data, rows, context.store("train"), context.mesh)
     trained = frozen.train(context.encoder, given, plan, lrs=lrs, weight_decay=weight_decay, layer=layer, seed=context.seed, log=context.log)
-    predictions, truth = predicted(context, trained.logits, "test")                                    # [M, H], [M]
-    judged = predicted(context, trained.logits, "train", held) if held is not None else (predictions, truth)
+    predictions, truth, ids = predicted(context, trained.logits, "test")                               # [M, H], [M], [M]
+    judged = predicted(context, trained.logits, "train", held) if held is not None else (predictions, truth, ids)
     scores = np.mean(judged[0] == judged[1][:, None], axis=0)
     best = int(np.argmax(scores))
     correct = predictions[:, best] == truth
     setting = {"lr": lrs[best], "lrs": {f"{lr:g}": float(score) for lr, score in zip(lrs, scores)} if len(lrs) > 1 else {}, "epochs": plan.epochs, "steps": plan.steps, "batch_size": plan.batch_size,
                "weight_decay": weight_decay, "momentum": .9, "nesterov": True, "train": len(rows), "frozen": True, "encoder_sha256": trained.digest, "losses": trained.losses}
-    note = "; ".join(filter(None, (shortened(plan, PUBLISHED["epochs"]), f"lr {lrs[best]:g} is the best of {len(lrs)}" if len(lrs) > 1 else "")))
-    return [Row("augmented", "frozen, crop and flip", layer, "accuracy", float(np.mean(correct)), len(truth), context.interval(correct, truth), setting, note,
+    note = "; ".join(filter(None, (shortened(plan, whole["epochs"]), f"lr {lrs[best]:g} is the best of {len(lrs)}" if len(lrs) > 1 else "")))
+    return [Row("augmented", "frozen, crop and flip", layer, "accuracy", float(np.mean(correct)), len(truth), context.interval(correct, truth, ids), setting, note,
                 time.monotonic() - start, context.select if len(lrs) > 1 else "fixed")]
 
 
@@ -65,14 +65,16 @@ def labelled_rows(context: Context, labels: np.ndarray) -> np.ndarray:
     return rows
 
 
-def predicted(context: Context, logits: Callable, which: str, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Classes int64 [N, H] by each of the H heads of `logits` (batch -> [B, H, C]), and labels int [N], of the labelled images of a set, or of its `rows`."""
+def predicted(context: Context, logits: Callable, which: str, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classes int64 [N, H] by each of the H heads of `logits` (batch -> [B, H, C]), labels int [N], and ids int [N] (places in the set, or in `rows`), of
+    the labelled images of a set, or of its `rows`."""
     source, store = (context.data.train if which == "train" else context.data.test), context.store(which)
     if rows is not None:
         source = Subset(source, rows)
         store = store and {**{name: a[rows] for name, a in store.items()}, "id": np.where(store["id"][rows] == rows, np.arange(len(rows)), -1)}
-    batch = -(-_BATCH // context.mesh.size) * context.mesh.size
+    batch, ids = -(-context.batch // context.mesh.size) * context.mesh.size, []
     batches = datas.eval_batches(context.data, source, batch_size=batch, store=store)
-    flat, labels = features.extract(lambda b: logits(b).reshape(len(b["image"]), -1), batches, context.mesh)
+    seen = (ids.append(batch["id"][batch["mask"]]) or batch for batch in batches)
+    flat, labels = features.extract(lambda b: logits(b).reshape(len(b["image"]), -1), seen, context.mesh)
     known = labels >= 0
-    return flat[known].reshape(int(known.sum()), -1, len(context.data.classes)).argmax(-1), labels[known]
+    return flat[known].reshape(int(known.sum()), -1, len(context.data.classes)).argmax(-1), labels[known], np.concatenate(ids)[known]

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from jaxssl.errors import UserError
 from jaxssl.eval import knn
 from jaxssl.protocols import Context, Row
 
@@ -15,6 +16,8 @@ def run(context: Context, *, n: tuple = (1, 5, 10), tries: int = 10, temperature
 
     A class with fewer than n training images gives all it has, which the row says.
     """
+    if tries < 1 or not n or min(n) < 1:
+        raise UserError(f"fewshot.tries is {tries} and fewshot.n is {', '.join(map(str, n)) or 'empty'}; both are whole numbers from 1 on")
     train, test = context.labelled("train", layer), context.labelled("test", layer)
     rows = []
     for count in n:
@@ -27,7 +30,7 @@ def run(context: Context, *, n: tuple = (1, 5, 10), tries: int = 10, temperature
         note = f"mean of {tries} draws, std {np.std(scores, ddof=1) if tries > 1 else 0:.4f}" + (f"; the smallest class has {fewest} images" if fewest < count else "")
         setting = {"n": count, "k": count, "vote": "weighted", "temperature": temperature, "tries": tries, "seed": context.seed,
                    "std": float(np.std(scores, ddof=1)) if tries > 1 else 0., "test_images": len(test.labels)}
-        interval = context.interval(np.array(scores), np.zeros(tries)) if tries > 1 else None
+        interval = context.interval(np.array(scores), np.zeros(tries), np.arange(tries), unit="draws") if tries > 1 else None
         rows.append(Row("fewshot", f"{count} a class, k={count} T={temperature:g}", layer, "accuracy", float(np.mean(scores)), tries, interval, setting, note,
                         time.monotonic() - start, "fixed"))
     return rows

@@ -1,9 +1,10 @@
 """Fine-tuning of the whole network on all labels, from the backbone or from the middle of the projector (layer=projector.1, as SimCLRv2 does).
 
-Published: SimCLRv2 (arXiv 2006.10029, section 3 and its code): LARS, rate .005 · √B, batch 1,024, 30 epochs, no warm-up, no weight decay, random crop
-and flip. Other published settings by options: lightly's ResNet-50 (optimizer=sgd lr=.05 scaling=linear, 30 epochs), MAE's ViTs (optimizer=adamw
-layer_decay=.65 drop_path=.1 label_smoothing=.1 weight_decay=.05, 100 epochs). The short budget is SGD on as many views as a laptop can see.
-Nothing is selected: the last weights are measured.
+Published: SimCLRv2: LARS, rate .005 · √B, batch 1,024, no warm-up, no weight decay, random crop and flip (the fine-tuning command of
+google-research/simclr's README: train_batch_size=1024, learning_rate=.005, sqrt scaling, weight_decay=0), 30 epochs for all labels (arXiv 2006.10029,
+section 3; 60 for 1 %, as in the README's command). Other published settings by options: lightly's ResNet-50 (optimizer=sgd lr=.05 scaling=linear, 30
+epochs), MAE's ViTs (optimizer=adamw layer_decay=.65 drop_path=.1 label_smoothing=.1 weight_decay=.05, 100 epochs). The short budget is SGD on as many
+views as a laptop can see. Nothing is selected: the last weights are measured.
 """
 import time
 from typing import Any
@@ -45,9 +46,9 @@ def tuned(context: Context, rows: np.ndarray, protocol: str, variant: str, layer
     given = loop.Images(context.data, rows, context.store("train"), context.mesh)
     chosen = {key: recipe[key] for key in ("optimizer", "lr", "scaling")}
     trained = whole.train(context.encoder, given, plan, layer=layer, **chosen, **options, seed=context.seed, log=context.log)
-    predictions, truth = predicted(context, lambda batch: trained.logits(batch)[:, None], "test")
+    predictions, truth, ids = predicted(context, lambda batch: trained.logits(batch)[:, None], "test")
     correct = predictions[:, 0] == truth
     setting = {**chosen, **options, "epochs": plan.epochs, "steps": plan.steps, "batch_size": plan.batch_size, "train": len(rows), "losses": trained.losses,
                "describe": trained.describe, **more}
-    return Row(protocol, variant, layer, "accuracy", float(np.mean(correct)), len(truth), context.interval(correct, truth), setting, shortened(plan, published),
+    return Row(protocol, variant, layer, "accuracy", float(np.mean(correct)), len(truth), context.interval(correct, truth, ids), setting, shortened(plan, published),
                time.monotonic() - start, "fixed")

@@ -5,6 +5,7 @@ searched among the others: taking the best of the table instead is a choice on t
 """
 import time
 
+from jaxssl.errors import UserError
 from jaxssl.eval import knn, linear, rows as cached
 from jaxssl.protocols import Context, Row
 
@@ -14,11 +15,14 @@ def run(context: Context, *, k: tuple = (10, 20, 100, 200), temperature: tuple =
 
     A k above the number of reference images is lowered to it, which its row says.
     """
+    if not k or min(k) < 1 or min(temperature, default=1) <= 0 or not (temperature or majority):
+        raise UserError(f"knn.k is {', '.join(map(str, k)) or 'empty'} and knn.temperature is {', '.join(map(str, temperature)) or 'empty'}; k must be whole numbers from 1 on, and "
+                        "temperatures above 0")
     start = time.monotonic()
     train, test = context.labelled("train", layer), context.labelled("test", layer)
     settings = [(n, t) for n in k for t in (*temperature, *((None,) if majority else ()))]
     results = knn.evaluate(test.x, test.labels, train.x, train.labels, settings=settings, mesh=context.mesh)
-    rows = [_row(context, layer, setting, result, test.labels, len(train.x), (time.monotonic() - start) / len(settings)) for setting, result in zip(settings, results)]
+    rows = [_row(context, layer, setting, result, test, len(train.x), (time.monotonic() - start) / len(settings)) for setting, result in zip(settings, results)]
     if len(settings) == 1:
         return rows
     start, scores = time.monotonic(), results
@@ -32,10 +36,10 @@ def run(context: Context, *, k: tuple = (10, 20, 100, 200), temperature: tuple =
                                    seconds=time.monotonic() - start, selected=context.select)]
 
 
-def _row(context, layer, setting, result, labels, reference, seconds):
+def _row(context, layer, setting, result, test, reference, seconds):
     k, temperature = setting
-    correct = result.predictions == labels
+    correct = result.predictions == test.labels
     vote = "majority" if temperature is None else f"T={temperature:g}"
     note = f"k lowered to the {reference} reference images" if k > reference else ""
-    return Row("knn", f"k={k} {vote}", layer, "accuracy", result.accuracy, len(labels), context.interval(correct, labels),
+    return Row("knn", f"k={k} {vote}", layer, "accuracy", result.accuracy, len(correct), context.interval(correct, test.labels, test.ids),
                {"k": k, "vote": "majority" if temperature is None else "weighted", "temperature": temperature, "reference": reference}, note, seconds, "fixed")

@@ -14,6 +14,7 @@ from jaxssl import augment
 from jaxssl.eval import rank, spectrum
 from jaxssl.protocols import Context, Row
 
+LABELS = ()         # read by this protocol
 _WIDTH = 256        # singular values that go into the table
 _PROBABILITIES = {"flip", "jitter", "gray", "blur", "solarize", "invert"}
 VIEWS = {"short": (500, 10), "published": (1000, 50)}      # images, views of each: the second is LiDAR's own

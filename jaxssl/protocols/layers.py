@@ -20,7 +20,7 @@ def run(context: Context, *, k: int = 20, temperature: float = .07, with_linear:
         train, test = context.labelled("train", layer), context.labelled("test", layer)
         result, = knn.evaluate(test.x, test.labels, train.x, train.labels, settings=((k, temperature),), mesh=context.mesh)
         rows.append(Row("layers", f"kNN k={k} T={temperature:g}", layer, "accuracy", result.accuracy, len(test.labels),
-                        context.interval(result.predictions == test.labels, test.labels),
+                        context.interval(result.predictions == test.labels, test.labels, test.ids),
                         {"k": k, "vote": "weighted", "temperature": temperature, "reference": len(train.labels), "width": train.x.shape[1]}, "",
                         time.monotonic() - start, "fixed"))
         if with_linear:
@@ -36,5 +36,5 @@ def _linear(context, layer, train, test):
         chosen = fewshot.draw(train.labels, max(linear.HELD_OUT, _SHORT // classes), np.random.default_rng(context.seed))
         note = f"short budget: {len(chosen)} of {len(train.labels)} training images"
     result = linear.evaluate(train.x[chosen], train.labels[chosen], test.x, test.labels, select=context.select)
-    return Row("layers", "linear (L-BFGS)", layer, "accuracy", result.accuracy, len(test.labels), context.interval(result.predictions == test.labels, test.labels),
+    return Row("layers", "linear (L-BFGS)", layer, "accuracy", result.accuracy, len(test.labels), context.interval(result.predictions == test.labels, test.labels, test.ids),
                {"l2": result.l2, "grid": list(linear.GRID), "train": len(chosen), "width": train.x.shape[1]}, note, time.monotonic() - start, context.select)

@@ -23,9 +23,10 @@ def run(context: Context, *, layer: str = "backbone", costs: tuple = linear.COST
     correct, c = result.predictions == test.labels, 1 / (result.l2 * len(train.labels))
     setting = {"C": c, "costs": list(costs), "standardise": standardise, "chosen_by": "mean per class" if mean_per_class else "accuracy", "steps": steps, "train": len(train.labels)}
     note = f"C = {c:.3g}, of {len(costs)} values"
-    row = Row("lbfgs", "C by " + setting["chosen_by"], layer, "accuracy", result.accuracy, len(correct), context.interval(correct, test.labels), setting, note, 0., context.select)
+    row = Row("lbfgs", "C by " + setting["chosen_by"], layer, "accuracy", result.accuracy, len(correct), context.interval(correct, test.labels, test.ids), setting, note,
+              0., context.select)
     rows = [row]
     if mean_per_class:
-        weight = linear.class_weights(test.labels)
-        rows.append(row._replace(metric="mean per class", value=linear.per_class(result.predictions, test.labels), interval=context.interval(correct * weight, test.labels)))
+        rows.append(row._replace(metric="mean per class", value=linear.per_class(result.predictions, test.labels),
+                                 interval=context.interval(correct, test.labels, test.ids, balanced=True)))
     return [r._replace(seconds=(time.monotonic() - start) / len(rows)) for r in rows]

@@ -31,7 +31,7 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple = (), preset
     published = preset == "dinov2"
     names = tuple(dict.fromkeys((layer, *blocks)))
     heads = grid.make(names, lrs=lrs or (grid.DINOV2_RATES if published else grid.RATES), weight_decays=weight_decays, forms=forms or (("raw",) if published else ("raw", "white")))
-    (train, y), (test, v) = (_features(context, which, names) for which in ("train", "test"))
+    (train, y, _), (test, v, ids) = (_features(context, which, names) for which in ("train", "test"))
     most = max(_EPOCHS * len(y) // batch_size, 1)
     steps = steps or (STEPS["published"] if published else min(STEPS[context.budget], most))
     result = grid.evaluate(train, y, test, v, heads=heads, steps=steps, batch_size=batch_size, seed=context.seed, select=context.select,
@@ -41,12 +41,13 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple = (), preset
                "steps": steps, "batch_size": result.batch_size, "momentum": grid.MOMENTUM, "train": len(y)}
     note = f"best of {len(heads)} heads: {head.form} features{'' if len(names) == 1 else f' of {head.block}'}, lr {head.lr:g}, weight decay {head.weight_decay:g}"
     context.log(f"linear: {note}")
-    return [Row("linear", f"{len(heads)} heads", head.block, "accuracy", result.accuracy, len(v), context.interval(result.predictions == v, v), setting, note,
-                time.monotonic() - start, context.select)]
+    return [Row("linear", f"{len(heads)} heads", head.block, "accuracy", result.accuracy, len(v), context.interval(result.predictions == v, v, ids), setting,
+                note, time.monotonic() - start, context.select)]
 
 
 def _features(context, which, names):
-    """{block: features [N, D]} and labels int [N] of a set."""
+    """{block: features [N, D]}, labels int [N] and ids int [N] of a set."""
     layers = {layer: context.labelled(which, layer) for name in names for layer in name.split("+")}
     joined = {name: layers[name].x if name in layers else np.concatenate([layers[layer].x for layer in name.split("+")], axis=1) for name in names}
-    return joined, next(iter(layers.values())).labels
+    first = next(iter(layers.values()))
+    return joined, first.labels, first.ids

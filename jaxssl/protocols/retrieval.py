@@ -11,15 +11,17 @@ from jaxssl.errors import UserError
 from jaxssl.eval import retrieval
 from jaxssl.protocols import Context, Row
 
+LABELS = ("test",)      # read by this protocol; against="train" reads those of the training images too
+
 
 def run(context: Context, *, against: str = "test", recall: tuple = (1, 2, 4, 8), clusters: bool = True, layer: str = "backbone") -> list[Row]:
     """precision@1, recall@k, R-precision, MAP@R and MRR; with `clusters` NMI and AMI of k-means.
 
     against: "test" (query = reference, self excluded) or "train" (separate sets).
     """
-    start, test = time.monotonic(), context.labelled("test", layer)
     if against not in ("test", "train"):
         raise UserError(f"retrieval.against is {against!r}; choose test (every test image against all others) or train (against the training images)")
+    start, test = time.monotonic(), context.labelled("test", layer)
     reference = test if against == "test" else context.labelled("train", layer)
     ids = dict(query_ids=test.ids, reference_ids=test.ids) if against == "test" else {}
     try:
@@ -30,8 +32,8 @@ def run(context: Context, *, against: str = "test", recall: tuple = (1, 2, 4, 8)
     note = f"{found.lone} images without another of their class are no queries" if found.lone else ""
     own = test.labels[found.queries]
     seconds = (time.monotonic() - start) / len(found.outcomes)
-    rows = [Row("retrieval", f"against {against}", layer, name, float(values.mean()), len(values), context.interval(values, own), setting, note, seconds, "fixed")
-            for name, values in found.outcomes.items()]
+    rows = [Row("retrieval", f"against {against}", layer, name, float(values.mean()), len(values), context.interval(values, own, test.ids[found.queries]), setting, note, seconds,
+                "fixed") for name, values in found.outcomes.items()]
     if not clusters:
         return rows
     start = time.monotonic()

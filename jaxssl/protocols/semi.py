@@ -1,11 +1,10 @@
 """Semi-supervised: the whole network fine-tuned on the labels of 1 % and 10 % of each class, or of n images a class; the choice is saved.
 
-Published: SimCLRv2 (arXiv 2006.10029, section 3 and its code): LARS, rate .005 · √B, batch 1,024, 60 epochs on 1 % and 30 on 10 %, no warm-up, no weight
-decay; it fine-tunes from layer=projector.1. The images are drawn by a hash of seed and name, so 1 % is part of 10 %, and are listed in
-`evaluations/subsets/`. The short budget is SGD on as many views as a laptop can see.
+Published: SimCLRv2: LARS, rate .005 · √B, batch 1,024, no warm-up, no weight decay, 60 epochs on 1 % (google-research/simclr's README, its command for
+1 %) and 30 on 10 % and on all labels (arXiv 2006.10029, section 3); it fine-tunes from layer=projector.1. The images are drawn by a hash of seed and
+name, so 1 % is part of 10 %, and are listed in `evaluations/subsets/` of the results, under a name with the digest of the data. The short budget is SGD on as many views as a
+laptop can see.
 """
-from pathlib import Path
-
 from jaxssl.protocols import Context, Row
 from jaxssl.protocols.finetune import PUBLISHED, SHORT, tuned
 from jaxssl.tuning import subsets
@@ -26,10 +25,11 @@ def run(context: Context, *, shares: tuple = (.01, .1), per_class: tuple = (), l
     for how in (*({"share": s} for s in shares), *({"per_class": n} for n in per_class)):
         chosen = subsets.stratified(labels, names, seed=context.seed, **how)
         what = f"{100 * how['share']:g} %" if "share" in how else f"{how['per_class']} a class"
-        file = Path("evaluations") / "subsets" / f"{what.replace(' %', 'percent').replace(' ', '_')}_seed{context.seed}.json"
-        subsets.save(Path(context.folder) / file, chosen, context.data.train, seed=context.seed, **how)
+        file = f"evaluations/subsets/{what.replace(' %', 'percent').replace(' ', '_')}_seed{context.seed}_{context.digest[:12]}.json"
+        digest = subsets.save(context.results / file, chosen, context.data.train, seed=context.seed, **how)
         published = EPOCHS[1] if len(chosen) <= EPOCHS[0] * 1.01 * (labels >= 0).sum() else EPOCHS[2]
         recipe = {**(SHORT if short else PUBLISHED), "epochs": published, **{k: v for k, v in given.items() if v}}
         most = images or (SHORT_IMAGES if short and not epochs else 0)
-        rows.append(tuned(context, chosen, "semi", f"{what} of the labels" if "share" in how else what, layer, recipe, options, published, most, {**how, "seed": context.seed, "images": str(file)}))
+        rows.append(tuned(context, chosen, "semi", f"{what} of the labels" if "share" in how else what, layer, recipe, options, published, most,
+                          {**how, "seed": context.seed, "images": file, "images_sha256": digest}))
     return rows

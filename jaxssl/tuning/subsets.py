@@ -36,11 +36,15 @@ def stratified(labels: np.ndarray, names: Sequence[str], *, share: float = 0., p
     return np.sort(np.concatenate([order[at:at + n] for at, n in zip(first, take)])).astype(np.int64)
 
 
-def save(file: Path, rows: np.ndarray, source: Any, **how: Any) -> None:
-    """Writes the chosen images as JSON, atomically: the source, how they were drawn, and [name, class] of each."""
+def save(file: Any, rows: np.ndarray, source: Any, **how: Any) -> str:
+    """Writes the chosen images as JSON, atomically: the source, how they were drawn, and [name, class] of each. Returns the sha256 of their names, one a line.
+
+    file: a path, of a bucket too (`etils.epath`).
+    """
     chosen = [(label, name) for label, name in (source.entry(int(row)) for row in rows)]
     text = json.dumps({"version": 1, "source": source.name, **how, "images": [[name, source.classes[label]] for label, name in chosen]}, indent=1)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.parent / f".{file.name}.{os.getpid()}.partial"
-    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-    os.replace(partial, file)
+    partial.write_text(text)                                    # ASCII: JSON escapes the rest
+    os.replace(partial, file) if isinstance(file, Path) else partial.rename(file)
+    return hashlib.sha256("\n".join(name for _, name in chosen).encode("utf-8", "surrogateescape")).hexdigest()
