@@ -32,7 +32,7 @@ def imported(tmp_path):
     (tmp_path / "imported").mkdir()
     safetensors.numpy.save_file(tensors, tmp_path / "imported" / "model.safetensors")
     cfg = '{"input_size": [3, 64, 64], "crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]}'
-    (tmp_path / "imported" / "config.json").write_text('{"architecture": "resnet10", "pretrained_cfg": ' + cfg + "}")
+    (tmp_path / "imported" / "config.json").write_text('{"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}, "pretrained_cfg": ' + cfg + "}")
     return tmp_path / "imported"
 
 
