@@ -1,11 +1,12 @@
 """A grid of 26 linear heads on cached features: its time against one head's, and its best head against scikit-learn's logistic regression.
 
-    python benchmarks/linear_grid.py --workdir runs/cifar10         # writes benchmarks/results/linear_grid.json
+    python benchmarks/linear_grid.py --workdir runs/cifar10 [runs/digits]        # writes benchmarks/results/linear_grid.json
 
 Time: 50,000 × 512 features of ten noisy classes, 800 steps of 1,024 rows, in turns: one head, 26 heads of which the worst drop out early (the default), and 26
 heads that are all trained to the end. The two bars: at most 1.5 times one head's time; within .2 points of LogisticRegression on the same features.
 Predicted: 1.2 and 3 times (26 heads make 26 times the logits, but read the features once); accuracies equal. The forms of the features and the
-ridge of "white" were chosen while looking at test accuracies of CIFAR-10 features, so equality there is what was tuned for.
+ridge of "white" were chosen while looking at test accuracies of other CIFAR-10 features, and selection by log-likelihood after selection by accuracy had been
+seen to vary by half a point from seed to seed on the two runs reported.
 """
 import argparse
 import json
@@ -21,14 +22,15 @@ from sklearn.preprocessing import StandardScaler
 
 from jaxssl import cache, data as datas, encoder as encoders, sharding
 from jaxssl.eval import grid
+from jaxssl.protocols import linear
 
 ROOT = Path(__file__).resolve().parent.parent
-N, D, CLASSES, STEPS, BATCH = 50_000, 512, 10, 800, 1024
+N, D, CLASSES, STEPS, BATCH, SEEDS = 50_000, 512, 10, 800, 1024, 3
 
 
 def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--workdir", required=True, help="a run whose encoder gives the real features")
+    flags.add_argument("--workdir", required=True, nargs="+", help="runs whose encoders give the real features")
     flags.add_argument("--rounds", type=int, default=3)
     flags.add_argument("--out", default=str(ROOT / "benchmarks/results/linear_grid.json"))
     args = flags.parse_args()
@@ -36,7 +38,7 @@ def main():
     middle = {name: {key: spread([r[key] for r in runs]) for key in runs[0]} for name, runs in times.items()}
     one = middle["one head"]
     ratios = {name: {key: round(row[key]["median"] / one[key]["median"], 2) for key in row} for name, row in middle.items() if name != "one head"}
-    result = {"command": "python benchmarks/linear_grid.py --workdir runs/cifar10", "rows": middle, "times_one_head (bar 1.5)": ratios, "accuracy": accuracy(args.workdir),
+    result = {"command": "python benchmarks/linear_grid.py --workdir runs/cifar10 runs/digits", "rows": middle, "times_one_head (bar 1.5)": ratios, "accuracy": [accuracy(workdir) for workdir in args.workdir],
               "machine": machine("jax", "jaxlib", "numpy", "scikit-learn")}
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({k: v for k, v in result.items() if k not in ("rows", "machine")}, indent=1))
@@ -68,10 +70,11 @@ def accuracy(workdir):
         train, test = (cache.features(encoder, data, which, mesh=mesh, folder=folder) for which in ("train", "test"))
         x, u = np.array(train.x), np.array(test.x)
     scaler = StandardScaler().fit(x)
-    theirs = LogisticRegression(max_iter=2000).fit(scaler.transform(x), train.labels)
-    ours = grid.evaluate({"backbone": x}, train.labels, {"backbone": u}, test.labels, heads=grid.make(("backbone",)), steps=20 * len(x) // BATCH)
-    return {"features": list(x.shape), "grid": ours.accuracy, "head": ours.head._asdict(), "scikit-learn": float(theirs.score(scaler.transform(u), test.labels)),
-            "difference_in_points (bar .2)": round(100 * (ours.accuracy - float(theirs.score(scaler.transform(u), test.labels))), 3)}
+    theirs = float(LogisticRegression(max_iter=2000).fit(scaler.transform(x), train.labels).score(scaler.transform(u), test.labels))
+    steps = min(linear.STEPS["short"], linear.EPOCHS * len(x) // BATCH)            # the protocol's own
+    ours = [grid.evaluate({"backbone": x}, train.labels, {"backbone": u}, test.labels, heads=grid.make(("backbone",)), steps=steps, seed=seed) for seed in range(SEEDS)]
+    return {"features": list(x.shape), "steps": steps, "grid, a seed each": [r.accuracy for r in ours], "heads": [r.head._asdict() for r in ours], "scikit-learn": theirs,
+            "difference_in_points (bar .2)": [round(100 * (r.accuracy - theirs), 3) for r in ours]}
 
 
 if __name__ == "__main__":

@@ -61,10 +61,17 @@ def test_each_head_is_that_head_trained_alone(race):
         expected = alone(sets[heads[h].block], y, heads[h], steps=20, batch=64, seed=3)
         got = logits_of(blocks, heads[h].block, h, sets[heads[h].block])
         np.testing.assert_allclose(got, expected, atol=2e-3 * np.abs(expected).max(), err_msg=str(heads[h]))
-        assert scores[h] == np.mean(got[:100].argmax(1) == y[:100])
+        shifted = got[:100].astype(np.float64) - got[:100].max(1, keepdims=True)
+        np.testing.assert_allclose(scores[h], np.mean(shifted[range(100), y[:100]] - np.log(np.exp(shifted).sum(1))), rtol=1e-4)
     if race:    # the worst of each form went, as they were judged half way
-        assert set(trained) == {10, 20} and scores[trained == 10].max() <= 1
+        assert set(trained) == {10, 20} and scores[trained == 10].max() <= 0
         assert sorted(heads[h].form for h in left) == ["l2", "raw", "raw", "standard", "white", "white"]
+
+
+def test_a_head_that_diverges_is_never_chosen():
+    x, y, u, v = digits(300)
+    result = grid.evaluate({"a": x * 1e3}, y, {"a": u * 1e3}, v, heads=[grid.Head("a", "raw", 1e30, 0.), grid.Head("a", "white", .01, 0.)], steps=30, batch_size=64)
+    assert result.scores[0] == -np.inf and result.head.form == "white" and result.accuracy > .5
 
 
 def test_a_race_drops_the_worst():

@@ -209,7 +209,7 @@ def test_card_holds_the_metrics_of_these_weights_only(tmp_path):
 def test_the_card_stays_readable_after_all_protocols():
     """Rows as `evaluate --protocols all` writes them: a grid of 26 heads, 256 singular values; two files of the same protocols, and a published value in percent."""
     head = {"form": "raw", "lr": 0.1, "weight_decay": 0.0, "block": "backbone"}
-    setting = {"preset": "default", "head": head, "heads": [{**head, "score": 0.5, "steps": 600}] * 26, "lrs": {f"{i}": 0.5 for i in range(13)}, "steps": 2500, "losses": [0.25] * 100, "none": None}
+    setting = {"preset": "default", "head": head, "heads": [{**head, "log_likelihood": -0.5, "steps": 600}] * 26, "lrs": {f"{i}": 0.5 for i in range(13)}, "steps": 2500, "losses": [0.25] * 100, "none": None}
     linear = {"protocol": "linear", "variant": "26 heads", "layer": "backbone", "metric": "accuracy", "value": 0.8, "n": 10_000, "interval": [0.79, 0.81], "setting": setting, "note": "best",
               "selected": "validation", "seed": 0, "published": {"value": 91.0, "source": "a paper, table 1"}}
     spectrum = {"protocol": "labelfree", "variant": "test-time", "layer": "backbone", "metric": "dimensions", "value": 17, "n": 5000, "interval": None, "setting": {"singular_values": [1.0] * 256},

@@ -4,6 +4,7 @@ SGD with momentum .9 and cosine to 0, as DINOv2 evaluates (arXiv 2304.07193, sec
 heads). The best head is chosen on a fifth of the training images and trained again on all of them; the paper's is chosen on the validation set
 that it reports, which is --select=test here. Views are not augmented: `augmented` is SimCLR's protocol.
 """
+import math
 import time
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxssl.protocols import Context, Row
 
 PRESETS = ("default", "dinov2")
 STEPS = {"short": 2500, "published": 12_500}
-_EPOCHS = 100       # more of them on a small set only overfit
+EPOCHS = 100       # more of them on a small set only overfit
 
 
 def run(context: Context, *, layer: str = "backbone", blocks: tuple = (), preset: str = "default", lrs: tuple = (), weight_decays: tuple = (0.,), forms: tuple = (),
@@ -32,12 +33,12 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple = (), preset
     names = tuple(dict.fromkeys((layer, *blocks)))
     heads = grid.make(names, lrs=lrs or (grid.DINOV2_RATES if published else grid.RATES), weight_decays=weight_decays, forms=forms or (("raw",) if published else ("raw", "white")))
     (train, y, _), (test, v, ids) = (_features(context, which, names) for which in ("train", "test"))
-    most = max(_EPOCHS * len(y) // batch_size, 1)
+    most = max(EPOCHS * len(y) // batch_size, 1)
     steps = steps or (STEPS["published"] if published else min(STEPS[context.budget], most))
     result = grid.evaluate(train, y, test, v, heads=heads, steps=steps, batch_size=batch_size, seed=context.seed, select=context.select,
                            race=grid.RACE if race and not published and len(heads) > grid.RACE[0][2] else (), mesh=context.mesh)
     head = result.head
-    setting = {"preset": preset, "head": head._asdict(), "heads": [{**h._asdict(), "score": float(score), "steps": int(trained)} for h, score, trained in zip(heads, result.scores, result.trained)],
+    setting = {"preset": preset, "head": head._asdict(), "heads": [{**h._asdict(), "log_likelihood": float(score) if math.isfinite(score) else None, "steps": int(trained)} for h, score, trained in zip(heads, result.scores, result.trained)],
                "steps": steps, "batch_size": result.batch_size, "momentum": grid.MOMENTUM, "train": len(y)}
     note = f"best of {len(heads)} heads: {head.form} features{'' if len(names) == 1 else f' of {head.block}'}, lr {head.lr:g}, weight decay {head.weight_decay:g}"
     context.log(f"linear: {note}")
