@@ -1,7 +1,7 @@
 """SimCLR on cluttered digits (embedded: scikit-learn's real glyphs at random place, size, angle and grey): the quick start.
 
 Command:  python -m jaxssl.main --config configs/digits/simclr.py --workdir runs/digits
-Hardware: two CPU cores. Hours: .1 (353 s measured for the quick start on two shared cores, of which 29 s installed it; evaluations included).
+Hardware: two CPU cores. Hours: .06 (218 s measured for the quick start on two quiet cores, installation and evaluations included; 353 s on shared ones).
 Expected: kNN 65.3 % and linear 77.5 % on held-out images, against 28.2 % and 32.0 % untrained, 44.4 % and 12.2 % on raw pixels (seed 0, one run).
 Variants: clean: the plain digits. laptop: 40 steps, shows that everything runs (hours not measured).
 """
