@@ -16,6 +16,7 @@ from jaxssl import checkpoint, config as configs, data as datas, encoder as enco
 from jaxssl.data.sources import Subset
 from jaxssl.eval import bootstrap, compare, published, rank
 from jaxssl.protocols import Row, augmented, labelfree
+from tests.probed import Labelled
 from tests.test_cache import drawn
 
 FAST = ["--set", "knn.k=5,20"]
@@ -156,21 +157,9 @@ def test_transfer_to_other_images(call, runs, tmp_path):
     assert subjects.open_data({"data": {"source": "digits", "variant": "clean"}}, "", {}, resize=16).train.name == "digits (clean, train)"
 
 
-class Relabelled:
-    """A source that gives every image another label."""
-
-    def __init__(self, source):
-        self.source, self.name, self.classes = source, source.name, source.classes
-        self.labels = np.random.default_rng(0).permutation([(source.entry(i)[0] ** 2 + 3) % 10 for i in range(len(source))])
-
-    def __len__(self):
-        return len(self.source)
-
-    def entry(self, index):
-        return int(self.labels[index]), self.source.entry(index)[1]
-
-    def read(self, index):
-        return self.source.read(index)[0], *self.entry(index)
+def relabelled(source):
+    """The source with another label for every image."""
+    return Labelled(source, np.random.default_rng(0).permutation([(source.entry(i)[0] ** 2 + 3) % 10 for i in range(len(source))]))
 
 
 @pytest.fixture
@@ -182,7 +171,7 @@ def choices(tmp_path):
 
     def run(name, select="validation", **options):
         found = []
-        for test in (data.test, Relabelled(data.test)):
+        for test in (data.test, relabelled(data.test)):
             context = protocols.Context(drawn(0), dataclasses.replace(data, test=test), mesh, str(tmp_path), select=select, log=lambda _: None)
             rows = protocols.find(name).run(context, **options)
             found.append([(row.variant, row.layer, row.setting) for row in rows if row.selected != "fixed"])

@@ -89,9 +89,9 @@ def evaluate(train: Mapping[str, np.ndarray], train_y: np.ndarray, test: Mapping
     train, test: {block: features f32 [N, D_b]}, {block: [M, D_b]}, memory-mapped or not. labels int [N] in [0, C) and [M].
     steps, batch_size: of each head; a batch larger than the training rows is cut to them. select: "validation" chooses by the log-likelihood of every
     fifth training row of a class, which varies far less from seed to seed than accuracy does, and trains the chosen head again on all of them;
-    "test" trains on all and chooses by the accuracy on the test rows, which is what DINOv2 reports and is no honest estimate. race: ((share of the steps, least steps, heads of each form that go on), …): the worst drop out
-    early, by their log-likelihood and within their form, since white heads lead at first and need not at the end; () trains every head to the
-    end. A head that goes on is trained exactly as it would be alone.
+    "test" trains on all and chooses by the accuracy on the test rows, which is what DINOv2 reports and is no honest estimate. race: ((share of the
+    steps, least steps, heads of each form that go on), …): the worst drop out early, by their log-likelihood and within their form, since white
+    heads lead at first and need not at the end; () trains every head to the end. A head that goes on is trained exactly as it would be alone.
     mesh: devices that share each batch. ValueError for rows that do not fit together, are not finite or unlabelled.
     """
     train_y, test_y = np.asarray(train_y), np.asarray(test_y)
