@@ -47,7 +47,7 @@ def logits_of(blocks, name, head, x):
     return np.asarray(grid._logits((own.w, own.b, own.raw, own.l2, own.mean, own.scale), x)[0][0]).T
 
 
-@pytest.mark.parametrize("race", [(), ((.5, 0, 2),)])
+@pytest.mark.parametrize("race", [(), (grid.Cut(.5, 0, 2),)])
 def test_each_head_is_that_head_trained_alone(race):
     """All forms, rates, weight decays and two blocks of features at once, on four devices; also those that survive a race."""
     x, y, _, _ = digits(300)
@@ -78,10 +78,21 @@ def test_a_race_drops_the_worst():
     x, y, _, _ = digits(300)
     heads = grid.make(["a"], lrs=(1e-6, 1e-1, 1e-5), forms=("standard",))
     judge = ({"a": x}, y)
-    _, scores, trained = grid.fit_heads({"a": x}, y, np.arange(300), heads, steps=40, batch_size=64, classes=10, judge=judge, race=((.25, 0, 2), (.1, 20, 1)))
+    _, scores, trained = grid.fit_heads({"a": x}, y, np.arange(300), heads, steps=40, batch_size=64, classes=10, judge=judge, race=(grid.Cut(.25, 0, 2), grid.Cut(.1, 20, 1)))
     _, early, _ = grid.fit_heads({"a": x}, y, np.arange(300), [heads[1]], steps=40, batch_size=64, classes=10, judge=judge)
     assert list(trained) == [10, 40, 20] or list(trained) == [20, 40, 10]
     assert scores[1] == early[0]
+
+
+def test_forms_compete_where_a_cut_says_so():
+    x, y, _, _ = digits(300)
+    heads = grid.make(["a"], lrs=(1e-6, 1e-1), forms=("standard", "white"))
+    race = (grid.Cut(.25, 0, 1), grid.Cut(.5, 0, 1, each_form=False))
+    blocks, scores, trained = grid.fit_heads({"a": x}, y, np.arange(300), heads, steps=40, batch_size=64, classes=10, judge=({"a": x}, y), race=race)
+    winner, = blocks["a"].index
+    other = 4 - winner                       # the same rate in the other form
+    assert trained[winner] == 40 and trained[other] == 20 and scores[winner] > scores[other]
+    assert heads[winner].lr == heads[other].lr == 1e-1 and list(trained).count(10) == 2
 
 
 def test_a_head_reaches_scikit_learns_optimum():
@@ -163,6 +174,6 @@ def test_what_cannot_be_read_is_refused():
     def call(**changes):
         return grid.evaluate(**{**dict(train={"a": x}, train_y=y, test={"a": u}, test_y=v, heads=[head], steps=1), **changes})
     for changes, words in (({"train_y": y - 1}, "labelled"), ({"heads": [head._replace(block="b")]}, "no features 'b'"), ({"heads": [head._replace(form="norm")]}, "standard"), ({"heads": []}, "at least one"),
-                           ({"train": {"a": x * np.nan}}, "finite"), ({"test": {"a": u[:, :5]}}, "expected"), ({"select": "best"}, "validation"), ({"race": ((2, 0, 1),)}, "race"), ({"race": ((.5, 1),)}, "race")):
+                           ({"train": {"a": x * np.nan}}, "finite"), ({"test": {"a": u[:, :5]}}, "expected"), ({"select": "best"}, "validation"), ({"race": (grid.Cut(2, 0, 1),)}, "race"), ({"race": (grid.Cut(.5, 1, 0),)}, "race")):
         with pytest.raises(ValueError, match=words):
             call(**changes)

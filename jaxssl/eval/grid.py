@@ -17,7 +17,6 @@ FORMS = ("raw", "standard", "white", "l2")
 SELECT = ("validation", "test")
 RATES = tuple(10 ** (power / 2) for power in range(-6, 7))     # 13 half decades, .001 to 1,000: features of any scale find theirs
 DINOV2_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
-RACE = ((.05, 40, 4), (.2, 160, 1))     # behind these shares of the steps, but not before so many steps, so many heads of each form go on
 HELD_OUT = 5                     # one training row in so many chooses the head
 MOMENTUM = .9
 _JUDGED = 4096                   # rows scored at a time
@@ -36,6 +35,19 @@ class Head(NamedTuple):
     form: str
     lr: float
     weight_decay: float
+
+
+class Cut(NamedTuple):
+    """Where the worst heads drop out: behind this share of the steps, but not before so many steps, the best `heads` of each form go on, or of
+    all forms together."""
+    share: float
+    least: int
+    heads: int
+    each_form: bool = True
+
+
+# White heads lead at first and need not at the end, so forms compete only once half of the steps are done.
+RACE = (Cut(.025, 20, 4), Cut(.2, 160, 1), Cut(.5, 400, 1, each_form=False))
 
 
 class Result(NamedTuple):
@@ -83,15 +95,14 @@ def make(blocks: Sequence[str], *, lrs: Sequence[float] = RATES, weight_decays: 
 
 
 def evaluate(train: Mapping[str, np.ndarray], train_y: np.ndarray, test: Mapping[str, np.ndarray], test_y: np.ndarray, *, heads: Sequence[Head], steps: int,
-             batch_size: int = 1024, seed: int = 0, select: str = "validation", race: Sequence[tuple[float, int, int]] = RACE, mesh: Any = None) -> Result:
+             batch_size: int = 1024, seed: int = 0, select: str = "validation", race: Sequence[Cut] = RACE, mesh: Any = None) -> Result:
     """Accuracy on the test rows of the best head.
 
     train, test: {block: features f32 [N, D_b]}, {block: [M, D_b]}, memory-mapped or not. labels int [N] in [0, C) and [M].
     steps, batch_size: of each head; a batch larger than the training rows is cut to them. select: "validation" chooses by the log-likelihood of every
     fifth training row of a class, which varies far less from seed to seed than accuracy does, and trains the chosen head again on all of them;
-    "test" trains on all and chooses by the accuracy on the test rows, which is what DINOv2 reports and is no honest estimate. race: ((share of the
-    steps, least steps, heads of each form that go on), …): the worst drop out early, by their log-likelihood and within their form, since white
-    heads lead at first and need not at the end; () trains every head to the end. A head that goes on is trained exactly as it would be alone.
+    "test" trains on all and chooses by the accuracy on the test rows, which is what DINOv2 reports and is no honest estimate. race: the worst heads drop
+    out early, by their log-likelihood; () trains every head to the end. A head that goes on is trained exactly as it would be alone.
     mesh: devices that share each batch. ValueError for rows that do not fit together, are not finite or unlabelled.
     """
     train_y, test_y = np.asarray(train_y), np.asarray(test_y)
@@ -115,7 +126,7 @@ def evaluate(train: Mapping[str, np.ndarray], train_y: np.ndarray, test: Mapping
 
 
 def fit_heads(x: Mapping[str, np.ndarray], y: np.ndarray, rows: np.ndarray, heads: Sequence[Head], *, steps: int, batch_size: int, classes: int, seed: int = 0,
-              judge: tuple | None = None, race: Sequence[tuple[float, int, int]] = (), mesh: Any = None) -> tuple[dict, np.ndarray, np.ndarray]:
+              judge: tuple | None = None, race: Sequence[Cut] = (), mesh: Any = None) -> tuple[dict, np.ndarray, np.ndarray]:
     """Trains `heads` on `rows` of the features and drops the worst on the way; ({name: _Block}, scores [H], steps trained [H]).
 
     Naive version, for one head and φ its form of the features: W = 0, b = 0; for step t with rows i of the batch: p = softmax(φ(x_i) W + b) - onehot(y_i);
@@ -124,8 +135,8 @@ def fit_heads(x: Mapping[str, np.ndarray], y: np.ndarray, rows: np.ndarray, head
     blocks = {name: _start(x[name], rows, heads, name, classes, batch_size) for name in dict.fromkeys(h.block for h in heads)}
     scores, trained = np.full(len(heads), np.nan), np.zeros(len(heads), np.int64)
     at = 0
-    for share, least, survivors in (*race, (1., 0, 0)):
-        until = min(max(round(share * steps), least, at), steps)
+    for cut in (*race, None):
+        until = min(max(round(cut.share * steps), cut.least, at), steps) if cut else steps
         arrays = {**{name: x[name] for name in blocks}, "": np.asarray(y, np.int32)}
         for first, count, batch in (cached.batches(arrays, rows, start=at, stop=until, batch_size=batch_size, seed=seed, mesh=mesh) if until > at else ()):
             labels = batch.pop("")
@@ -138,15 +149,16 @@ def fit_heads(x: Mapping[str, np.ndarray], y: np.ndarray, rows: np.ndarray, head
             if judge is not None:
                 found = _over_rows(_log_likelihood, block, judge[0][name], judge[1]).mean(1)
                 scores[block.index] = np.where(np.isnan(found), -np.inf, found)          # of a head that diverged
-        if survivors and at < steps:
-            blocks = _survivors(blocks, heads, scores, survivors)
+        if at < steps:
+            blocks = _survivors(blocks, heads, scores, cut)
     return blocks, scores, trained
 
 
-def _survivors(blocks, heads, scores, count):
-    """The `count` heads of each form with the best scores, ties to the earlier in the grid."""
+def _survivors(blocks, heads, scores, cut):
+    """The heads with the best scores, of each form or of all, ties to the earlier in the grid."""
     left = sorted(np.concatenate([b.index for b in blocks.values()]), key=lambda h: (-scores[h], h))
-    kept = {h for form in FORMS for h in [h for h in left if heads[h].form == form][:count]}
+    rivals = [[h for h in left if heads[h].form == form] for form in FORMS] if cut.each_form else [left]
+    kept = {h for group in rivals for h in group[:cut.heads]}
     found = {name: block.of(np.array([h in kept for h in block.index])) for name, block in blocks.items()}
     return {name: block for name, block in found.items() if len(block.index)}
 
@@ -277,5 +289,5 @@ def _check(train, train_y, test, test_y, heads, steps, select, race):
             raise ValueError(f"features {name!r} are {x.shape} for {len(train_y)} labels and {u.shape} for {len(test_y)}; expected [N, D] and [M, D]")
         if not (np.isfinite(x).all() and np.isfinite(u).all()):
             raise ValueError(f"a feature of {name!r} is not finite")
-    if any(not (len(cut) == 3 and 0 < cut[0] < 1 and cut[1] >= 0 and cut[2] >= 1) for cut in race):
-        raise ValueError(f"a race is ((share of the steps between 0 and 1, least steps, heads of each form that go on), …), got {race}")
+    if any(not (0 < cut.share < 1 and cut.least >= 0 and cut.heads >= 1) for cut in race):
+        raise ValueError(f"a race needs cuts with a share between 0 and 1, least steps of 0 or more and at least one head that goes on, got {race}")

@@ -36,7 +36,7 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple = (), preset
     most = max(EPOCHS * len(y) // batch_size, 1)
     steps = steps or (STEPS["published"] if published else min(STEPS[context.budget], most))
     result = grid.evaluate(train, y, test, v, heads=heads, steps=steps, batch_size=batch_size, seed=context.seed, select=context.select,
-                           race=grid.RACE if race and not published and len(heads) > grid.RACE[0][2] else (), mesh=context.mesh)
+                           race=grid.RACE if race and not published and len(heads) > grid.RACE[0].heads else (), mesh=context.mesh)
     head = result.head
     setting = {"preset": preset, "head": head._asdict(), "heads": [{**h._asdict(), "log_likelihood": float(score) if math.isfinite(score) else None, "steps": int(trained)} for h, score, trained in zip(heads, result.scores, result.trained)],
                "steps": steps, "batch_size": result.batch_size, "momentum": grid.MOMENTUM, "train": len(y)}
