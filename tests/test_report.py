@@ -10,7 +10,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix
 
 from jaxssl import config as configs, data as datas, encoder as encoders, job as jobs
-from jaxssl.eval import knn, rank
+from jaxssl.eval import bootstrap, compare, knn, rank
+from jaxssl.protocols import Row
 from jaxssl.report import curves, evaluations, figures, maps, pictures, read, readings
 from tests.reported import evaluation, page, run, seen  # noqa: F401 (fixtures)
 
@@ -203,6 +204,31 @@ def test_evaluation_table(page):
     older, newer = evaluation(.1, None), evaluation(.2, None)
     text = evaluations.section([read.Run("r", "r", {}, {}, {}, {}, (older, newer), {}, {}, ())], {}).replace("\u00a0", " ")
     assert text.index("20.0 %") < text.index("<details><summary>set/test, student, step 30, 2026-01-01") < text.index("10.0 %")
+
+
+def test_what_failed_and_what_is_left_is_said():
+    found = evaluation(.6, None) | {"failed": [{"protocol": "mlp", "seed": 0, "why": "no <labels>"}, {"protocol": "knn", "seed": 2, "why": "few"}], "unfinished": ["semi", "layers"]}
+    text = evaluations.one(None, found)
+    assert "✕ mlp failed: no &lt;labels&gt;" in text and "✕ knn failed with seed 2: few" in text and "done with semi, layers" in text
+    assert "failed" not in evaluations.one(None, evaluation(.6, None)) and "Interrupted" not in evaluations.one(None, evaluation(.6, None))
+
+
+def test_means_and_paired_tests_are_shown():
+    """What `compare.summary` gives for two recipes, one of them with two seeds, and a measure without single outcomes."""
+    labels = np.repeat([0, 1], 50)
+
+    def row(metric, value, outcomes):
+        return Row("knn", "k=20", "backbone", metric, value, 100, None if outcomes is None else bootstrap.interval(outcomes.astype(float), labels, ids=np.arange(100)), {}, "", 0., "fixed")
+    right = np.arange(100) < 70
+    groups = {"<a>": [compare.Member("<a>", 0, [[row("accuracy", .7, right), row("rankme", 5., None)]], "d")],
+              "b": [compare.Member("b", 0, [[row("accuracy", .5, np.arange(100) < 50), row("rankme", 7., None)]], "d")]}
+    text = evaluations.one(None, evaluation(.6, None) | {"comparison": json.loads(json.dumps(compare.summary(groups), default=lambda x: x.tolist()))})
+    assert "b − &lt;a&gt;" in text
+    assert "<b>−20.00 points</b>" in text and "over 100 images" in text and "70.0" in text
+    assert "No test of b against &lt;a&gt; for knn rankme: this measure has no outcome of single images" in text
+    seeds = {"a": [compare.Member("a", s, [[row("accuracy", v, right)]], "d") for s, v in ((0, .7), (1, .8))]}
+    text = evaluations.one(None, evaluation(.6, None) | {"comparison": compare.summary(seeds)}).replace("\u00a0", " ")
+    assert "<b>75.0 %</b> ± 7.1 %" in text and "of 2" in text
 
 
 def test_every_chart_of_a_real_log_has_its_sentence():

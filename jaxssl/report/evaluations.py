@@ -69,11 +69,55 @@ def one(run: Run | None, found: dict, *, older: bool = False) -> Html:
     body = [table(rows) if rows else tag("p", "It holds no rows.", class_="missing")]
     if any(row.get("overlaps_best") for row in rows):
         body.append(tag("p", "≈ marks results whose interval overlaps that of the best one like them: the order is not settled.", class_="reading"))
+    body += [undone(found), together(found)]
     about = [("command", found.get("command")), ("made", found.get("created")), ("transform", results.short(found.get("transform"))), ("train", data.get("train")),
              ("weights", subject.get("digest")), ("packages", results.short(found.get("packages")))]
     body.append(figures.folded("how it was measured", figures.pairs((k, tag("code", v)) for k, v in about if v)))
     title = title or "evaluation"
     return figures.folded(f"{title}, {found.get('created', 'older')}", *body) if older else join([tag("h3", title), *body])
+
+
+def undone(found: dict) -> Html:
+    """A sentence for each protocol that failed, and one for those that an interruption left out."""
+    lines = []
+    for each in map(results.table, found.get("failed") or ()):
+        seed = f" with seed {each['seed']}" if each.get("seed") else ""
+        lines.append(f"✕ {each.get('protocol')} failed{seed}: {each.get('why')}")
+    if left := ", ".join(map(str, found.get("unfinished") or ())):
+        lines.append(f"Interrupted before it was done with {left}; what is above stands, and the features are kept, so that its command again is quicker.")
+    return join(tag("p", line, class_="missing") for line in lines)
+
+
+def together(found: dict) -> Html:
+    """Mean ± deviation over runs and seeds, with the paired tests of all against the first, as `eval.compare.summary` gave them."""
+    entries = [each for each in found.get("comparison") or () if isinstance(each, dict) and each.get("groups")]
+    if not entries:
+        return Html("")
+    names = [str(group["name"]) for group in entries[0]["groups"]]
+
+    def mean(entry, group):
+        spread = f" ± {score(entry['metric'], group['std'])}" if is_number(group.get("std")) else ""
+        return join([tag("b", score(entry["metric"], group["mean"])), spread, tag("small", f"of {group['n']}") if spread else None])
+
+    def test(entry, name):
+        own = next((each for each in entry["tests"] if each["name"] == name), None)
+        if own is None:
+            return "–"
+        low, high = (_difference(entry["metric"], end) for end in own["interval"])
+        return join([tag("b", _difference(entry["metric"], own["difference"])), tag("small", f"{low} to {high}, p {own['p']:.2g} over {own['n']:,} {own['over']}")])
+
+    rows = [(join([tag("b", " · ".join(entry[k] for k in ("protocol", "variant") if entry[k])), tag("small", f"{entry['metric']}, {entry['layer']}")]),
+             *(mean(entry, group) for group in entry["groups"]), *(test(entry, name) for name in names[1:])) for entry in entries]
+    heads = ("", *names, *(f"{name} − {names[0]}" for name in names[1:]))
+    why = dict.fromkeys(f"No test of {each['name']} against {each['against']} for {entry['protocol']} {entry['metric']}: {each['why']}."
+                        for entry in entries for each in entry.get("untested") or ())
+    parts = [tag("p", "Mean ± standard deviation" + ("; differences with their 95\u00a0% interval and p of a paired test." if names[1:] else "."), class_="reading"),
+             figures.table(heads, rows, numeric=range(1, len(heads)), class_="results"), *(tag("p", line, class_="missing") for line in why)]
+    return figures.folded("runs and seeds together", *parts)
+
+
+def _difference(metric, value):
+    return f"{100 * value:+.2f}".replace("-", "−") + " points" if SHARE.search(metric) else results.number(value)
 
 
 def table(rows: Sequence[dict]) -> Html:
