@@ -199,7 +199,12 @@ class Mirror:
 def check(*, wandb: bool, process_index: int, **_: Any) -> None:
     """What `Writers` would refuse, before the workdir is touched. Raises: UserError."""
     if wandb and process_index == 0:
-        _import_wandb()
+        package = _import_wandb()
+        try:
+            package.login()                          # asks on a terminal; without a network when offline or disabled
+        except package.Error as error:
+            raise UserError(f"log.wandb is on, but nobody is logged in ({str(error).splitlines()[0]}); run `wandb login`, set WANDB_API_KEY, set WANDB_MODE=offline, "
+                            "or set --config.log.wandb=false") from error
 
 
 def _plain(name: str, value: Any) -> int | float | str:

@@ -41,6 +41,17 @@ def nothing_runs(monkeypatch):
     return monkeypatch
 
 
+def without_login():
+    """wandb as it behaves in a batch job without an account."""
+    wandb = type(sys)("wandb")
+    wandb.Error = type("Error", (Exception,), {})
+
+    def login():
+        raise wandb.Error("api_key not configured (no-tty). call wandb.login(key=[your_api_key])")
+    wandb.login = login
+    return wandb
+
+
 def test_refused_before_the_workdir_is_claimed(attempt, nothing_runs, tmp_path):
     for flag, word in (("--config.log.wandb=true", "pip install wandb"), ("--config.checkpoint.keep_last=0", "checkpoint.keep_last"),
                        ("--config.checkpoint.keep_every=-1", "keep_every"), ("--config.eval.batch=0", "eval.batch"), ("--config.eval.rank_samples=1", "rank_samples"),
@@ -48,6 +59,10 @@ def test_refused_before_the_workdir_is_claimed(attempt, nothing_runs, tmp_path):
         code, errors = attempt(flag)
         assert code == 2 and len(errors) == 1 and word in errors[0], errors
         assert not (tmp_path / "run").exists(), flag
+    nothing_runs.setitem(sys.modules, "wandb", without_login())
+    code, errors = attempt("--config.log.wandb=true")
+    assert code == 2 and len(errors) == 1 and "`wandb login`, set WANDB_API_KEY" in errors[0] and "no-tty" in errors[0], errors
+    assert not (tmp_path / "run").exists()
     nothing_runs.undo()
     nothing_runs.chdir(ROOT)
     code, errors = attempt()
