@@ -89,7 +89,7 @@ def make(spec: str, overrides: dict[str, str], *, topology: str = "", devices: i
         "state_bytes": int(state_bytes),
         "schedule": {"total": job.total, "warmup": job.warmup, "epochs": job.total * config.batch_size / job.facts.examples,
                      **{name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")},
-                     "lr_peak": float(max(job.optim.schedule(np.asarray(s)) for s in np.linspace(0, job.total - 1, 101).astype(int)))},
+                     "lr_peak": float(max(job.optim.schedule(np.asarray(s)) for s in {*np.linspace(0, job.total - 1, 101).astype(int), min(job.warmup, job.total - 1)}))},
         "optimizer": job.optim.describe,
         "versions": {name: _version(name) for name in ("jaxssl", "jax", "flax", "libtpu") if name != "libtpu" or topology}}
     lowered = job.step.lower(job.state, job.batch)

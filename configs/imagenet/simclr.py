@@ -6,7 +6,8 @@ Data:     a prepared TFDS directory of imagenet2012; or `--config.data.source=fo
 Hardware: TPU v5e-256 (16x16).
 Hours:    .16 for the 100 epochs, .06 at best, that is if copies on the chip cost nothing: planned by `python -m jaxssl.plan --config configs/imagenet/simclr.py
           --topology v5e:16x16` (benchmarks/results/plan_tpu.json; without input, evaluation and saving), not measured.
-Expected: linear evaluation 64.5 % after 100 epochs at batch 4096 (published; not run by this project).
+Expected: linear evaluation 64.5 % after 100 epochs at batch 4096 (published; not run by this project), by `python -m jaxssl.evaluate --protocols augmented
+          --budget published`. run.json's own `linear` is fitted to 50 images a class (eval.reference) and reads lower.
 Variants: 1000ep: 1,000 epochs, published 69.3 %. small_batch: batch 256 and the square-root rule, lr = .075·√256 = 1.2, published 62.8 % (table B.1).
           laptop: ResNet-10 of an eighth width at 64 px, batch 64, 20 steps, any number of images and classes: shows that everything runs (hours not measured).
 """

@@ -46,8 +46,8 @@ class Cut(NamedTuple):
     each_form: bool = True
 
 
-# White heads lead at first and need not at the end, so forms compete only once half of the steps are done.
-RACE = (Cut(.025, 20, 4), Cut(.2, 160, 1), Cut(.5, 400, 1, each_form=False))
+# White heads lead at first and need not at the end, so that forms compete last.
+RACE = (Cut(.025, 20, 4), Cut(.1, 80, 2), Cut(.2, 160, 1), Cut(.35, 280, 1, each_form=False))
 
 
 class Result(NamedTuple):
