@@ -2,6 +2,7 @@
 import ast
 import inspect
 import os
+import re
 import textwrap
 
 import jax

@@ -130,7 +130,8 @@ def fit_heads(x: Mapping[str, np.ndarray], y: np.ndarray, rows: np.ndarray, head
     """Trains `heads` on `rows` of the features and drops the worst on the way; ({name: _Block}, scores [H], steps trained [H]).
 
     Naive version, for one head and φ its form of the features: W = 0, b = 0; for step t with rows i of the batch: p = softmax(φ(x_i) W + b) - onehot(y_i);
-    m = .9 m + φ(x)ᵀ p / B + decay W; W -= lr B/256 (1 + cos(π t / steps))/2 m; likewise b without decay. judge: (features, labels) that score the heads.
+    m = .9 m + φ(x)ᵀ p / B + decay W; W -= lr B/256 (1 + cos(π t / steps))/2 m; likewise b without decay. judge: (features, labels) that score the heads; before the end on
+    `_JUDGED` to twice as many of these rows, evenly spread.
     """
     blocks = {name: _start(x[name], rows, heads, name, classes, batch_size) for name in dict.fromkeys(h.block for h in heads)}
     scores, trained = np.full(len(heads), np.nan), np.zeros(len(heads), np.int64)
@@ -147,7 +148,8 @@ def fit_heads(x: Mapping[str, np.ndarray], y: np.ndarray, rows: np.ndarray, head
         for name, block in blocks.items():
             trained[block.index] = at
             if judge is not None:
-                found = _over_rows(_log_likelihood, block, judge[0][name], judge[1]).mean(1)
+                few = slice(None, None, max(len(judge[1]) // _JUDGED, 1) if at < steps else 1)     # are enough to drop the worst
+                found = _over_rows(_log_likelihood, block, judge[0][name][few], judge[1][few]).mean(1)
                 scores[block.index] = np.where(np.isnan(found), -np.inf, found)          # of a head that diverged
         if at < steps:
             blocks = _survivors(blocks, heads, scores, cut)
