@@ -83,13 +83,13 @@ def metrics(run: dict | None, evaluations: list[dict]) -> str:
 
 
 def measured(key: results.Key, row: dict) -> tuple[str, ...]:
-    """Cells of a row of evaluations/*.json."""
+    """Cells of a row of evaluations/*.json; of the images only what may be passed on."""
     interval, known, note = row.get("interval"), results.published(row), row.get("note")
     value = f"{row['value']:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
     how = [f"layer {row.get('layer', 'backbone')}", f"n {row['n']}" if "n" in row else "", results.short(row.get("setting")), f"chosen: {row.get('selected', 'fixed')}",
            f"{key.budget} budget" if key.budget == "published" else "", key.precision if key.precision != "f32" else "", results.spread(row)]
     return (f"{row.get('protocol', '')} {row.get('variant') or ''}".strip(), results.metric(row), value, f"{known[0]:.4g} ({known[1]})" if known else "",
-            ", ".join(filter(None, how)) + (f"; {note}" if note else ""), key.images)
+            ", ".join(filter(None, how)) + (f"; {note}" if note else ""), results.last_part(key.images))
 
 
 def numbers(values) -> str:

@@ -87,6 +87,16 @@ def conditions(key: Key) -> str:
                                    key.precision if key.precision != "f32" else "")))
 
 
+def last_part(name: str) -> str:
+    """The name of a data set without the folders above it: the last part of a path, with the folder of a zip; the name of a TFDS set as it is.
+
+    "/home/me/pets.zip:train, 20 images" -> "pets.zip:train, 20 images".
+    """
+    if re.match(r"[\w-]+(/[\w.-]+)?/\d+\.\d+\.\d+ \(", name):       # a TFDS set, its version and split
+        return name
+    return re.search(r"[^/\\]*\.zip:.*|[^/\\]*$", name.rstrip("/\\"), re.I)[0]
+
+
 def published(row: dict) -> tuple[float, str] | None:
     """(value, source) of the published number beside a row, on the scale of the row: a published share may be written in percent."""
     known = table(row.get("published"))
