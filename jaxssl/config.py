@@ -117,6 +117,12 @@ def complete(config: ConfigDict) -> ConfigDict:
     return full
 
 
+def defaults(method: str, *sections: str) -> dict[str, dict]:
+    """{section: {key: default}} of some `SECTIONS`, with this method's own. Raises: UserError when there is no such method."""
+    config = ConfigDict({"method": {"name": method}})
+    return {section: _section_defaults(section, config) for section in sections}
+
+
 def describe(config: ConfigDict) -> str:
     """The resolved config as JSON text with sorted keys; equal configs give equal text."""
     return json.dumps(json.loads(config.to_json()), indent=1, sort_keys=True)

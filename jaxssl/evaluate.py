@@ -203,7 +203,10 @@ def rows(subject: Any, plan: Plan, tables: list[list]) -> list[dict]:
 def _published(encoder, row):
     from jaxssl import config as configs
     from jaxssl.eval import published
-    found, config = published.value(encoder.config, row), encoder.config
+    config = encoder.config
+    if config.get("method", {}).get("name") not in published.METHODS:
+        return None
+    found = published.value(config, row, configs.defaults(config["method"]["name"], *published.SECTIONS))
     if found and encoder.step != configs.steps(config["total"], "total", examples=config["data"]["examples"], batch_size=config["batch_size"]):
         return None         # it is the value of a finished run
     return found

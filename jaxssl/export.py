@@ -126,7 +126,7 @@ def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[
     for index in np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int):
         canvas, (height, width), *_ = sample(source, int(index), side)
         found.append(np.ascontiguousarray(canvas[:height, :width]))
-    return found, source.name
+    return found, interop.results.last_part(source.name)
 
 
 def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir: str, licence: str) -> str:

@@ -304,21 +304,50 @@ def test_select_by_picks_without_labels(runs, call, tmp_path):
     assert min(picked["values"], key=lambda path: abs(picked["values"][path] - 1)) == picked["chosen"]
 
 
+def matched(config, row):
+    return published.value(config, row, configs.defaults("simclr", *published.SECTIONS))
+
+
+def trained(length):
+    """A row of `augmented` after such a budget."""
+    setting = {"lr": length["lrs"][0], "lrs": {}, "epochs": length["epochs"] * 1.001, "batch_size": length["batch_size"], "weight_decay": 0., "momentum": .9}
+    return Row("augmented", "frozen, crop and flip", "backbone", "accuracy", .8, 10_000, None, setting, "", 0., "fixed")
+
+
+@pytest.mark.parametrize("spec", ["cifar10/simclr.py", "cifar10/simclr.py:sgd200", "imagenet/simclr.py", "imagenet/simclr.py:1000ep", "imagenet/simclr.py:small_batch"])
+def test_any_other_key_of_the_recipe_has_no_published_value(spec):
+    config = json.loads(configs.describe(configs.load(f"configs/{spec}", {"data.path": "x"})))
+    knn = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
+    row = knn if "sgd200" in spec else trained(published.budget(config, "augmented"))
+    assert matched(config, row)
+    paths = [(key, None) for key in ("batch_size", "total", "warmup", "ema")] + [("data", "examples"), ("data", "classes")] + [(s, key) for s in published.SECTIONS for key in config[s]]
+    assert len(paths) > 50
+    for section, key in paths:
+        changed = {**config, section: {**config[section], key: "other"} if key else "other"}
+        assert (matched(changed, row) is None) == (f"{section}.{key}" not in published.FREE), (section, key)
+    for changed in ({"seed": 3}, {"log_every": 1}, {"data": {**config["data"], "path": "elsewhere"}}):
+        assert matched({**config, **changed}, row)
+
+
 def test_published_values_stand_beside_their_recipe_and_protocol_only():
     spec = configs.load("configs/cifar10/simclr.py:sgd200", {"data.path": "x"})
     config = json.loads(configs.describe(spec))
     row = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
-    found = published.value(config, row)
+    found = matched(config, row)
     assert found["value"] == .848 and "lightly" in found["source"]
     for other in (row._replace(setting={"k": 20, "temperature": .1}), row._replace(layer="projector.1"), row._replace(metric="recall@2"), row._replace(selected="validation"),
                   row._replace(protocol="linear")):
-        assert published.value(config, other) is None
-    assert published.value({**config, "total": "100_epochs"}, row) is None and published.value({}, row) is None
-    row = row._replace(protocol="augmented", variant="any")
+        assert matched(config, other) is None
+    assert matched({**config, "total": "100_epochs"}, row) is None and matched({}, row) is None
     for variant, path, value in (("", "cifar10", .91), ("", "imagenet", .645), (":1000ep", "imagenet", .693), (":small_batch", "imagenet", .628)):
         config = json.loads(configs.describe(configs.load(f"configs/{path}/simclr.py{variant}", {"data.path": "x"})))
-        found, length = published.value(config, row), published.budget(config, "augmented")
-        assert found["value"] == value
+        length = published.budget(config, "augmented")
+        row = trained(length)
+        assert matched(config, row)["value"] == value
+        found = matched(config, row)
+        for shorter in ({"epochs": 1.}, {"batch_size": 256}, {"lr": 5.}, {"weight_decay": 1e-4}):
+            assert matched(config, row._replace(setting={**row.setting, **shorter})) is None
+        assert matched(config, row._replace(setting={})) is None and matched(config, row._replace(selected="validation")) is None
         assert f"{length['epochs']:g} epochs of batch {length['batch_size']}" in found["source"]       # the published budget is that of the published value
     assert (published.budget(config, "augmented"), published.budget({}, "augmented")) == ({"epochs": 90., "batch_size": 4096, "lrs": (.1,)},) * 2
 

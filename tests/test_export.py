@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxssl import encoder as encoders, export, interop, table, tree
 from jaxssl.errors import UserError
-from jaxssl.interop import card, files, names, records, safetensors as native, stablehlo, timm, torchvision, transformers
+from jaxssl.interop import card, files, names, records, results, safetensors as native, stablehlo, timm, torchvision, transformers
 from tests.test_encoder import tiny, workdir_of
 from tests.test_interop import config_of, made
 
@@ -52,7 +52,7 @@ def test_features_are_the_target_librarys(tmp_path, capsys, format):
     parts = ("encoder", "projector") if format in ("safetensors", "onnx", "stablehlo") else ("encoder",)
     assert found.digest == tree.digest(records.parts(encoder.variables, parts)) and found.preprocessing == encoder.preprocessing and found.step == 5
     text = (tmp_path / "out" / "README.md").read_text()
-    assert 'license: "apache-2.0"' in text and "secret" not in text and "mean (0.5, 0.4, 0.3)" in text and "compared on 8 images (digits" in text
+    assert 'license: "apache-2.0"' in text and "secret" not in text and "pets" in text and "mean (0.5, 0.4, 0.3)" in text and "compared on 8 images (digits" in text
 
 
 @pytest.mark.parametrize("width, stem, eps, name", [(0.125, "imagenet", 1e-5, "resnet10"), (0.125, "tensorflow", 1e-5, "resnet10"), (1.0, "cifar", 1e-5, "resnet18"), (0.125, "cifar", 1e-3, "resnet50")])
@@ -247,6 +247,41 @@ def test_run_numbers_in_the_card_are_those_of_evaluation():
     for name, (k, temperature) in KNN.items():
         assert card.RUN[name] == f"weighted kNN, k {k}, T {temperature:g}".replace("0.", ".")
     assert {key for _, key in table.COLUMNS} <= card.RUN.keys()
+
+
+@pytest.mark.parametrize("name, kept", [
+    ("/home/me/secret/pets", "pets"), ("/home/me/secret/pets.zip, 20 images", "pets.zip, 20 images"), ("/secret/pets.zip:train, 20 images", "pets.zip:train, 20 images"),
+    ("/secret/pets.zip:a/train, 20 images", "pets.zip:a/train, 20 images"), ("secret/packed (test), 3 images", "packed (test), 3 images"), ("gs://secret/bucket/pets/", "pets"),
+    ("cifar10/3.0.2 (train[:90%]), 45,000 images", "cifar10/3.0.2 (train[:90%]), 45,000 images"), ("digits (clean, test), 359 images", "digits (clean, test), 359 images"), ("", "")])
+def test_names_of_data_without_the_folders_above(name, kept):
+    assert results.last_part(name) == kept
+
+
+def test_an_export_tells_no_folder_of_this_machine(tmp_path):
+    """Images that the check uses, and those of an evaluation, in a folder whose name is nobody's business."""
+    folder = tmp_path / "secret" / "pets"
+    folder.mkdir(parents=True)
+    for i in range(4):
+        Image.fromarray(np.full((20, 20, 3), 60 * i, np.uint8)).save(folder / f"{i}.png")
+    workdir = tmp_path / "run"
+    encoder = encoders.load(workdir_of(workdir))
+    (workdir / "evaluations").mkdir()
+    row = {"protocol": "knn", "variant": "k=1", "layer": "backbone", "metric": "accuracy", "value": .5, "selected": "fixed", "seed": 0}
+    for name, data in (("new", {"test": f"{folder}/test.zip:a, 20 images", "digest": "d"}), ("old", {})):
+        (workdir / "evaluations" / f"{name}.json").write_text(json.dumps({"version": 1, "subject": {"digest": encoder.digest}, "data": {"name": str(folder), **data}, "rows": [row]}))
+    assert export.main(["--workdir", str(workdir), "--format", "safetensors", "--out", str(tmp_path / "out"), "--images", "4", "--data", str(folder)]) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "compared on 4 images (pets)" in text and "| test.zip:a, 20 images |" in text and "| pets |" in text
+    assert not [file for file in (tmp_path / "out").iterdir() if b"secret" in file.read_bytes()]
+
+
+def test_card_says_what_was_measured_and_how():
+    """The images of a row, mean over seeds, and conditions that are not as usual."""
+    row = {"protocol": "mlp", "layer": "backbone", "metric": "accuracy", "value": .5, "selected": "fixed", "seed": 0, "interval": [.4, .6]}
+    spectrum = {**row, "protocol": "labelfree", "metric": "rankme", "setting": {"set": "train"}}
+    data = {"name": "pets", "digest": "d", "train": "pets/train, 50 images", "test": "pets/test, 20 images"}
+    text = card.metrics(None, [{"data": data, "budget": "published", "precision": "bf16", "rows": [row, {**row, "seed": 1, "value": .7, "interval": None}, spectrum]}])
+    assert "0.6 |" in text and "published budget, bf16, mean over seeds 0, 1, std 0.1414 | test, 20 images |" in text and "| train, 50 images |" in text
 
 
 def test_card_text_cannot_be_markup():

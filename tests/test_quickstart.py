@@ -20,6 +20,17 @@ def test_readme_names_only_what_exists():
         assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
 
 
+def test_every_result_has_its_script_and_its_file():
+    """A row whose JSON is not in benchmarks/results/ says that it was not run."""
+    table = README.partition("## Results")[2].partition("|---|")[2].partition("\n\n")[0].splitlines()[1:]
+    assert len(table) > 10
+    for row in table:
+        command = row.split("|")[2]
+        script = re.search(r"`(?:python benchmarks/(\w+)\.py|\./launch/quickstart\.sh)|^ same $", command)
+        assert script, row
+        assert not script[1] or "not run" in row or (ROOT / "benchmarks" / "results" / f"{script[1]}.json").exists(), row
+
+
 def test_quick_start_as_typed(tmp_path):
     if not (ROOT / ".venv" / ".jaxssl-installed").exists() or Path(sys.prefix) != ROOT / ".venv":
         pytest.skip("the tests were not started by launch/test.sh, which makes the .venv that the quick start uses")

@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix
 
 from jaxssl import config as configs, data as datas, encoder as encoders, job as jobs
 from jaxssl.eval import bootstrap, compare, knn, rank
+from jaxssl.interop import results
 from jaxssl.protocols import Row
 from jaxssl.report import curves, evaluations, figures, maps, pictures, read, readings
 from tests.reported import evaluation, page, run, seen  # noqa: F401 (fixtures)
@@ -184,6 +185,57 @@ def test_clear_order_has_no_mark():
     runs = [read.Run(name, name, {}, {}, {}, {}, (e,), {}, {}, ()) for name, e in zip("ab", rows)]
     text = evaluations.comparison(runs).replace("\u00a0", " ")
     assert "20.0 %" in text and "%  ≈" not in text and "% ≈" not in text.replace("bold; ≈", "")
+
+
+def measured(value, *, layer="backbone", protocol="knn", rows=None, step=30, digest="w", data="d", test="set/test, 30 images", created="1", command="", **more):
+    """A document as the command writes it, of one row unless `rows` are given."""
+    row = evaluation(value, (value - .1, value + .1), protocol=protocol, layer=layer, variant="v", selected="fixed")["rows"][0]
+    return {"version": 1, "created": created, "subject": {"name": "run", "weights": "student", "step": step, "digest": digest}, "command": f"python -m jaxssl.evaluate {command}",
+            "data": {"name": "set", "test": test, "digest": data}, "select": "validation", "budget": "short", "precision": "f32", "rows": [{**row, **r} for r in rows or [{}]], **more}
+
+
+def of(*documents, name="r"):
+    return read.Run(name, name, {}, {}, {}, {}, documents, {}, {}, ())
+
+
+OLDER = {"test set": dict(test="hard.zip, 30 images", data="h"), "images": dict(data="other"), "checkpoint": dict(step=10, digest="early"), "other weights": dict(digest="teacher"),
+         "selection": dict(rows=[{"selected": "test"}]), "budget": dict(budget="published"), "precision": dict(precision="bf16")}
+
+
+@pytest.mark.parametrize("what", OLDER)
+def test_only_results_measured_alike_stand_side_by_side(what):
+    """A second evaluation of a run under other conditions takes the place of no result that is compared; alone, it is not compared at all."""
+    ours, other = measured(.5), measured(.6, digest="v")
+    later = measured(.9, created="2", **OLDER[what])
+    first = of(later, ours, name="a") if what == "other weights" else of(ours, later, name="a")         # of two encoders of a step, the one measured last
+    text = evaluations.comparison([first, of(other, name="b")]).replace("\u00a0", " ")
+    assert "<b>60.0 %</b>" in text and "50.0 %" in text and "90.0 %" not in text
+    assert "a: student, step 30, b: student, step 30" in text
+    if what not in ("checkpoint", "other weights"):
+        text = evaluations.comparison([of(later, name="a"), of(other, name="b")])
+        assert "Nothing stands side by side" in text and "evaluate --workdir a b" in text and "90.0" not in text
+
+
+def test_seeds_of_an_evaluation_are_shown_as_their_mean():
+    rows = [{"value": v, "seed": s, "variant": f"chosen: k={s}", "setting": {"k": s, "T": 1}} for s, v in enumerate((.5, .6, .85))]
+    text = evaluations.comparison([of(measured(0, rows=rows), name="a"), of(measured(.9, rows=[{"variant": "chosen: k=7", "seed": 2}]), name="b")]).replace("\u00a0", " ")
+    assert "65.0 %<small>mean over seeds 0, 1, 2, std 0.1803</small>" in text and "seed 2</small>" in text and "85.0" not in text and "knn · chosen<" in text
+    mean, = results.newest([measured(0, rows=rows)]).values()
+    assert mean["setting"] == {"T": 1} and mean["interval"] is None and mean["n"] == 30
+    assert mean["value"] == pytest.approx(.65) and mean["std"] == pytest.approx(np.std((.5, .6, .85), ddof=1))
+    one = measured(.5)
+    assert results.newest([one]) == {results._key(one, one["rows"][0]): one["rows"][0]}
+
+
+def test_bars_of_the_layers_are_of_the_runs_own_images_and_newest_weights():
+    layers = [{"value": v, "seed": s, "layer": layer} for s in (0, 1) for layer, v in (("backbone", .6 + s / 10), ("projector.1", .4 + s / 10))]
+    own = measured(0, protocol="layers", rows=layers)
+    others = [measured(.9, protocol="layers", created="2", command=command, data="x") for command in ("--workdir a --data other.zip", "--data=x", "--workdir a '--data.test_path=a b'")]
+    early, knn = measured(.9, protocol="layers", created="3", step=10, digest="early"), measured(.9, created="4")
+    found = evaluations.layer_rows(of(own, *others, early, knn))
+    assert [(row["layer"], row["value"]) for row in found] == [("backbone", pytest.approx(.65)), ("projector.1", pytest.approx(.45))] and found[0]["seeds"] == [0, 1]
+    assert evaluations.layer_rows(of(*others)) == [] and evaluations.layer_rows(of()) == []
+    assert evaluations.layer_rows(of(evaluation(.3, None, protocol="layers")))[0]["value"] == .3         # an older file, without digests
 
 
 def test_runs_own_scores_have_intervals(page):

@@ -69,8 +69,8 @@ def method(config: dict) -> str:
 
 
 def metrics(run: dict | None, evaluations: list[dict]) -> str:
-    """A table whose rows name protocol, layer, setting, number of images and data; of each kind the newest row. evaluations: oldest first."""
-    rows = [measured(row, data) for (data, *_), row in results.newest(evaluations).items()]
+    """A table whose rows name protocol, layer, setting, number of images and the images; of each kind the newest row. evaluations: oldest first."""
+    rows = [measured(key, row) for key, row in results.newest(evaluations).items()]
     for key, protocol in RUN.items():
         if run and run.get(key) is not None:
             untrained = run.get(f"{key}_untrained")
@@ -82,13 +82,14 @@ def metrics(run: dict | None, evaluations: list[dict]) -> str:
     return "\n".join(["| protocol | metric | value (95 %) | published | setting | data |", "|---|---|---|---|---|---|", *("| " + " | ".join(map(text, row)) + " |" for row in rows)])
 
 
-def measured(row: dict, data: str) -> tuple[str, ...]:
-    """Cells of a row of evaluations/*.json."""
+def measured(key: results.Key, row: dict) -> tuple[str, ...]:
+    """Cells of a row of evaluations/*.json; of the images only what may be passed on."""
     interval, known, note = row.get("interval"), results.published(row), row.get("note")
     value = f"{row['value']:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
-    how = [f"layer {row.get('layer', 'backbone')}", f"n {row['n']}" if "n" in row else "", results.short(row.get("setting")), f"chosen: {row.get('selected', 'fixed')}"]
+    how = [f"layer {row.get('layer', 'backbone')}", f"n {row['n']}" if "n" in row else "", results.short(row.get("setting")), f"chosen: {row.get('selected', 'fixed')}",
+           f"{key.budget} budget" if key.budget == "published" else "", key.precision if key.precision != "f32" else "", results.spread(row)]
     return (f"{row.get('protocol', '')} {row.get('variant') or ''}".strip(), results.metric(row), value, f"{known[0]:.4g} ({known[1]})" if known else "",
-            ", ".join(filter(None, how)) + (f"; {note}" if note else ""), data)
+            ", ".join(filter(None, how)) + (f"; {note}" if note else ""), results.last_part(key.images))
 
 
 def numbers(values) -> str:

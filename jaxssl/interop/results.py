@@ -1,21 +1,100 @@
-"""Rows of evaluations/*.json as people read them, on the report's page and on an export's card: numbers and settings in short, the newest row of each kind."""
+"""Rows of evaluations/*.json as people read them, on the report's page and on an export's card: which are alike, numbers and settings in short."""
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 SHARE = re.compile(r"acc|top|precision|recall|map\b|map@|mrr|nmi|ami|knn|linear|share|r_prec|mfu", re.I)    # metrics whose range is [0, 1]
-KEY = ("protocol", "variant", "layer", "metric")
 SPELLED = 4     # entries of a list or an inner table that are spelled out
 
 
-def newest(documents: Sequence[dict]) -> dict[tuple[str, ...], dict]:
-    """(data, protocol, variant, layer, metric) -> its newest row with a finite value.
+class Key(NamedTuple):
+    """What two rows share that may stand side by side; "" where a file does not say.
 
-    documents: files of evaluations/, oldest first.
+    data: digest of training and test images, or the set's name. images: those that were measured, for people. budget, precision: of the command.
+    selected: how settings were chosen. variant: up to a colon, behind which stands the setting that was chosen.
     """
-    return {(str(table(found.get("data")).get("name", "")), *(str(row.get(k) or "") for k in KEY)): row
-            for found in documents for row in found["rows"] if isinstance(row, dict) and is_number(row.get("value"))}
+    data: str
+    images: str
+    budget: str
+    precision: str
+    selected: str
+    protocol: str
+    variant: str
+    layer: str
+    metric: str
+
+
+def current(documents: Sequence[dict]) -> list[dict]:
+    """Of the documents of one run (oldest first) those on its newest weights: of the highest step, and there of the encoder that was measured last."""
+    def step(found):
+        value = table(found.get("subject")).get("step")
+        return value if is_number(value) else -1
+
+    def weights(found):
+        subject = table(found.get("subject"))
+        return subject.get("digest") or (subject.get("weights"), subject.get("step"))
+    newest_one = max(reversed(documents), key=step, default=None)
+    return [found for found in documents if weights(found) == weights(newest_one)]
+
+
+def newest(documents: Sequence[dict]) -> dict[Key, dict]:
+    """The newest result of each kind with a finite value; of several seeds in one document their `mean`.
+
+    documents: files of evaluations/, oldest first, of the same weights.
+    """
+    found: dict[Key, dict] = {}
+    for document in documents:
+        kinds: dict[Key, dict] = {}
+        for row in document["rows"]:
+            if isinstance(row, dict) and is_number(row.get("value")):
+                kinds.setdefault(_key(document, row), {})[str(row.get("seed"))] = row
+        found.update({key: mean(list(seeds.values())) for key, seeds in kinds.items()})
+    return found
+
+
+def _key(document, row):
+    data = table(document.get("data"))
+    which = "train" if table(row.get("setting")).get("set") == "train" else "test"
+    words = (data.get("digest") or data.get("name"), data.get(which) or data.get("name"), document.get("budget"), document.get("precision"),
+             row.get("selected") or document.get("select"), row.get("protocol"), str(row.get("variant") or "").partition(":")[0], row.get("layer"), row.get("metric"))
+    return Key(*(str(word or "") for word in words))
+
+
+def mean(rows: Sequence[dict]) -> dict:
+    """Rows that differ in their seed as one: `seeds`, mean and sample deviation (`std`) of the value, and what all of them share; a single row as it is."""
+    if len(rows) == 1:
+        return rows[0]
+    first, values = rows[0], [row["value"] for row in rows]
+    shared = {key: value for key, value in first.items() if all(row.get(key) == value for row in rows)}
+    settings = [table(row.get("setting")) for row in rows]
+    middle = math.fsum(values) / len(values)
+    return {**shared, "variant": str(first.get("variant") or "").partition(":")[0], "value": middle, "std": math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (len(values) - 1)),
+            "seeds": [row.get("seed") for row in rows], "setting": {key: value for key, value in settings[0].items() if all(own.get(key) == value for own in settings)},
+            "interval": None, "interval_classes": None, "overlaps_best": False}
+
+
+def spread(row: dict) -> str:
+    """In words which seeds the value is a mean over, or the seed it is of where that is not 0."""
+    if row.get("seeds"):
+        return f"mean over seeds {', '.join(map(str, row['seeds']))}, std {number(row['std'])}"
+    return f"seed {row['seed']}" if row.get("seed") else ""
+
+
+def conditions(key: Key) -> str:
+    """What is not as usual about how a result was measured: selection on test, the published budget, a coarser arithmetic."""
+    return ", ".join(filter(None, ("chosen on test" if key.selected == "test" else "", f"{key.budget} budget" if key.budget == "published" else "",
+                                   key.precision if key.precision != "f32" else "")))
+
+
+def last_part(name: str) -> str:
+    """The name of a data set without the folders above it: the last part of a path, with the folder of a zip; the name of a TFDS set as it is.
+
+    "/home/me/pets.zip:train, 20 images" -> "pets.zip:train, 20 images".
+    """
+    if re.match(r"[\w-]+(/[\w.-]+)?/\d+\.\d+\.\d+ \(", name):       # a TFDS set, its version and split
+        return name
+    return re.search(r"[^/\\]*\.zip:.*|[^/\\]*$", name.rstrip("/\\"), re.I)[0]
 
 
 def published(row: dict) -> tuple[float, str] | None:

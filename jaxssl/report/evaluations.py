@@ -1,5 +1,6 @@
 """The tables of all evaluations: what `jaxssl.evaluate` wrote, with interval, and the published value beside it."""
 import math
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -172,36 +173,55 @@ def _scale(row):
 
 
 def comparison(runs: Sequence[Run]) -> Html:
-    """Runs side by side: results that at least two of them have. The best of a row is bold; ≈ marks those whose interval overlaps the best one's."""
-    columns = [results.newest(run.evaluations) for run in runs]
+    """Runs side by side, each on its newest weights: results that at least two of them have on the same images, chosen in the same way.
+
+    The best of a row is bold; ≈ marks those whose interval overlaps the best one's.
+    """
+    measured = [results.current(run.evaluations) for run in runs]
+    columns = [results.newest(documents) for documents in measured]
     keys = [key for key in dict.fromkeys(key for column in columns for key in column) if sum(key in column for column in columns) > 1]
+    if not keys and sum(map(bool, columns)) > 1:
+        why = "Nothing stands side by side: no two runs were measured by the same protocol, in the same way, on the same images. This measures them together:"
+        return join([tag("p", why, class_="missing"), command("jaxssl.evaluate", "--workdir", *(run.path for run in runs))])
     if not keys:
         return Html("")
     rows = []
     for key in keys:
         found = [column.get(key) for column in columns]
-        best = max((row for row in found if row), key=lambda row: row["value"]) if SHARE.search(key[4]) else None     # of other measures, more is not better
-        rows.append((join([tag("b", " · ".join(k for k in key[1:3] if k)), tag("small", "; ".join(k for k in (key[4], key[3], key[0]) if k))]),
-                     *(_compared(row, best) for row in found)))
+        best = max((row for row in found if row), key=lambda row: row["value"]) if SHARE.search(key.metric) else None     # of other measures, more is not better
+        what = "; ".join(filter(None, (key.metric, key.layer, key.images, results.conditions(key))))
+        rows.append((join([tag("b", " · ".join(filter(None, (key.protocol, key.variant)))), tag("small", what)]), *(_compared(row, best) for row in found)))
+    which = ", ".join(f"{run.name}: {_weights(documents[-1])}" for run, documents in zip(runs, measured) if documents)
     return join([tag("h3", "Side by side"), figures.table(("", *(run.name for run in runs)), rows, numeric=range(1, len(runs) + 1), class_="results"),
-                 tag("p", "The highest score of a row is bold; ≈ where a 95\u00a0% interval overlaps its, so that the order is not settled.", class_="reading")])
+                 tag("p", "The highest score of a row is bold; ≈ where a 95\u00a0% interval overlaps its, so that the order is not settled. "
+                          f"Each run on its newest weights ({which}).", class_="reading")])
+
+
+def _weights(found):
+    """`teacher, step 300` of a document."""
+    subject = results.table(found.get("subject"))
+    return ", ".join(str(x) for x in (subject.get("weights"), f"step {subject['step']}" if subject.get("step") is not None else "") if x)
 
 
 def _compared(row, best):
     if row is None:
         return "–"
     text, mine, top = score(results.metric(row), row["value"]), _interval(row), _interval(best or {})
-    words = tag("small", f"{score(results.metric(row), mine[0])} to {score(results.metric(row), mine[1])}") if mine else None
+    words = [tag("small", line) for line in (f"{score(results.metric(row), mine[0])} to {score(results.metric(row), mine[1])}" if mine else "", results.spread(row)) if line]
     if best is not None and row["value"] == best["value"]:
-        return join([tag("b", text), words])
-    return join([text, " ≈" if mine and top and mine[1] >= top[0] else "", words])
+        return join([tag("b", text), *words])
+    return join([text, " ≈" if mine and top and mine[1] >= top[0] else "", *words])
 
 
 def layer_rows(run: Run) -> list[dict]:
-    """The newest rows of the protocol `layers`."""
-    rows = [row for found in run.evaluations for row in found["rows"] if isinstance(row, dict) and row.get("protocol") == "layers" and is_number(row.get("value"))]
-    newest = {(str(row.get("variant")), row.get("metric"), row.get("layer")): row for row in rows}
-    return [row for _, row in sorted(newest.items(), key=lambda item: item[0][0])]     # layers of a variant stay in their order
+    """Rows of the newest evaluation by `layers` of the run's newest weights on its own images; of several seeds their mean."""
+    for found in reversed(results.current(run.evaluations)):
+        if re.search(r"(^|\s|')--data[\s.=]", str(found.get("command", ""))):
+            continue        # other images, or others of its own
+        rows = [row for key, row in results.newest([found]).items() if key.protocol == "layers"]
+        if rows:
+            return sorted(rows, key=lambda row: str(row.get("variant")))     # layers of a variant stay in their order
+    return []
 
 
 def _interval(row, key="interval"):

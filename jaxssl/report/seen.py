@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.data import decode
+from jaxssl.interop import results
 from jaxssl.report import curves, figures, look, maps, pictures, readings
 from jaxssl.report.evaluations import interval, layer_rows
 from jaxssl.report.markup import Html, join, tag
@@ -168,8 +169,10 @@ def layers_markup(run: Run, seen: look.Look, rows: list[dict]) -> Html:
              figures.table(("layer", "kNN" if measure == "knn" else "RankMe", "trained", "untrained", "RankMe"), body, numeric=(2, 3, 4), class_="layers own")]
     evaluated = layer_rows(run)
     if evaluated:
-        bars = [(f"{row.get('layer')}", figures.bar(row["value"], **_ends(row.get("interval"))), readings.score(str(row.get("metric")), row["value"]),
-                 row.get("variant") or "") for row in evaluated if 0 <= row["value"] <= 1]
+        def how(row):
+            return "; ".join(filter(None, (str(row.get("variant") or ""), results.spread(row), "chosen on test" if row.get("selected") == "test" else "")))
+        bars = [(f"{row.get('layer')}", figures.bar(row["value"], **_ends(row.get("interval"))), readings.score(str(row.get("metric")), row["value"]), how(row))
+                for row in evaluated if 0 <= row["value"] <= 1]
         parts += [tag("h3", "On all images, by the evaluation"), figures.table(("layer", "", "value", "by"), bars, numeric=(2,), class_="layers")]
     return join(parts)
 
