@@ -215,18 +215,27 @@ def _execute(spec):
         variants = ("", *getattr(module, "VARIANTS", ()))
         if variant not in variants:
             raise UserError(f"{path} has no variant {variant!r}; it has {', '.join(repr(v) for v in variants[1:]) or 'none'}{nearest(variant, variants)}")
-        return module.get_config(variant)
+        config = module.get_config(variant)
     except UserError:
         raise
     except Exception as error:  # whatever the user's own lines make Python raise
         raise UserError(f"{path} fails as Python ({type(error).__name__}: {error}); --debug shows where") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config returned a {type(config).__name__}; end it with `return config`, an ml_collections.ConfigDict")
+    config = ConfigDict(config).unlock()                # a copy: the file may have locked or frozen its own
+    for section in SECTIONS:
+        if section in config and not isinstance(config[section], ConfigDict):
+            raise UserError(f"{path} sets {section} to {config[section]!r}, but it is a section; write {section}=dict(key=value), or leave it out for its defaults")
+    return config
 
 
 def _set(config, path, text):
-    names = set(_paths(config))
-    if path not in names or isinstance(config_get(config, path), ConfigDict):
-        choice = nearest(path, names) or f" (its keys: {', '.join(sorted(n for n in names if n.startswith(path + '.')))})"
-        raise UserError(f"--config.{path}: there is no such key{choice}")
+    keys = [key for key in _paths(config) if key not in SECTIONS]
+    if path not in keys:
+        section = path.partition(".")[0]
+        below = [key for key in keys if key.startswith(section + ".")] or [key for key in keys if "." not in key] + [f"{name}.…" for name in SECTIONS]
+        near = "" if path in SECTIONS else nearest(path, keys)
+        raise UserError(f"--config.{path}: there is no such key{near or '; choose one of ' + ', '.join(sorted(below))}")
     _put(config, path, _literal(text, config_get(config, path)))
 
 

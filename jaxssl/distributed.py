@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxssl import rollcall
-from jaxssl.errors import UserError
+from jaxssl.errors import NotJoined, UserError
 
 PORT = 8476  # the coordinator's port where nothing else says one; JAX_COORDINATOR_PORT overrides it
 GRACE = 60.0  # seconds that JAX itself gets once every process has answered the roll call
@@ -43,7 +43,8 @@ def join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, tim
     """Joins the other processes and reports who is here; must run before anything touches a device.
 
     Each of the first three may be left unset and is then taken from Slurm or the TPU pod. Prints the process's place before it waits.
-    `timeout` seconds: how long to wait for all processes. Raises `UserError` (exit code 2) naming who is missing and the likely cause.
+    `timeout` seconds: how long to wait for all processes. Raises `UserError` for flags that cannot be right (exit code 2), and
+    `NotJoined` naming who is missing and the likely cause (exit code 75).
     """
     place = resolve(coordinator, processes, process_id, os.environ)
     if place.processes > 1:
@@ -151,10 +152,13 @@ def _initialize(place: Place, timeout: float) -> None:
     _say(index, count, f"coordinator {place.coordinator} (from {place.source}), waiting up to {timeout:g} s")
     hello = {"process": index, "processes": count, "host": socket.gethostname(), "jax": jax.__version__}
     start = time.monotonic()
-    if index == 0:
-        rollcall.answer_all(rollcall.split(place.coordinator)[1], hello, timeout, lambda text: _say(index, count, text))
-    else:
-        rollcall.report(place.coordinator, hello, timeout)
+    try:
+        if index == 0:
+            rollcall.answer_all(rollcall.split(place.coordinator)[1], hello, timeout, lambda text: _say(index, count, text))
+        else:
+            rollcall.report(place.coordinator, hello, timeout)
+    except UserError as error:
+        raise NotJoined(str(error)) from error
     rest = max(GRACE, timeout - (time.monotonic() - start))
     guard = threading.Timer(rest, _give_up, (index, count, place.coordinator, rest))
     guard.daemon = True
@@ -174,7 +178,7 @@ def _give_up(index: int, count: int, coordinator: str, seconds: float) -> None:
         "a process died in between (look at the other logs), or proxy variables of the environment catch its connections (unset http_proxy, https_proxy)"
     )
     print(f"process {index}/{count}: {text}", file=sys.stderr)
-    leave(2)
+    leave(75)                                        # as main does after NotJoined
 
 
 def _say(index: int, count: int, text: str) -> None:

@@ -7,6 +7,10 @@ class UserError(Exception):
     """A mistake the user can mend. The message is one sentence: what came, what was expected, what to do next."""
 
 
+class NotJoined(UserError):
+    """The processes of a run did not find one another, which a later try may; `main` prints it and exits with 75."""
+
+
 class NonFiniteError(Exception):
     """The loss or a gradient is no longer finite; `main` prints it and exits with 3."""
 

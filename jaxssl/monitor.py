@@ -43,7 +43,7 @@ class Monitor:
         if start is not None:
             found |= {f"{name}_start": value for name, value in self.final(start).items()}
         if jax.process_index() == 0:
-            self._file.parent.mkdir(exist_ok=True)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
             folders.write(self._file, json.dumps(found, indent=1))
         self._before = found
         return found

@@ -231,6 +231,7 @@ class Session:
 
     def save(self) -> None:
         with self.watchdog.pause(), self.clock.pause("save"):
+            self.writers.flush()                     # a resume begins after this step, so nobody would write its rows again
             self.manager.save(self.step, self.state, {"skipped": self.skipped, "clock": self.clock.state()})
 
     def asked_to_stop(self) -> bool:

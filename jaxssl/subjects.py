@@ -68,7 +68,7 @@ def check_writable(folder: Any) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
         probe = place / f".writable.{os.getpid()}"
-        probe.write_text("")
+        workdir.write(probe, "")
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {place} ({error.strerror or error}); give another folder with --out") from error

@@ -38,11 +38,14 @@ def claim(workdir: str, config_text: str, *, allow_change: bool, leader: bool) -
                             "use another workdir, or --allow_config_change to go on with the new values")
         if not changed:
             return
-    elif leader and any(True for entry in folder.iterdir() if not entry.name.startswith(".")):
+    elif leader and folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):      # a bucket has no empty folders
         raise UserError(f"workdir {workdir} is not empty and has no config.json, so it is not a run of this program; choose a new folder")
     if leader:
-        write(folder / "config.json", config_text)
-        write(folder / "environment.json", json.dumps(environment(), indent=1))
+        try:
+            write(folder / "config.json", config_text)
+            write(folder / "environment.json", json.dumps(environment(), indent=1))
+        except OSError as error:
+            raise UserError(f"cannot write in workdir {workdir} ({error.strerror or error}); make room or get the right to write there, or choose another folder") from error
 
 
 def path(workdir: str):
@@ -60,10 +63,22 @@ def path(workdir: str):
 
 
 def write(file, text: str) -> None:
-    """Writes a small text file atomically (a reader sees the old one or the new one), as UTF-8; "?" stands for bytes of a file's name that are no text."""
-    partial = file.parent / f".{file.name}.partial"
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.rename(file) if not isinstance(file, Path) else os.replace(partial, file)
+    """Writes a small text file atomically (a reader sees the old one or the new one), as UTF-8; "?" stands for bytes of a file's name that are no text.
+
+    Raises: OSError, whatever a bucket's own kind of error is.
+    """
+    data = text.encode("utf-8", "replace")
+    if isinstance(file, Path):
+        partial = file.parent / f".{file.name}.partial"
+        partial.write_bytes(data)
+        os.replace(partial, file)
+        return
+    try:
+        file.write_bytes(data)                       # an object of a bucket appears whole or not at all, and takes the place of the old one
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def read_json(file) -> dict | None:

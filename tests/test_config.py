@@ -48,7 +48,9 @@ def test_only_keys_of_one_value_a_view_take_tuples():
     ({"optim.lrr": "1"}, ["optim.lrr", "did you mean 'optim.lr'"]),
     ({"method.temprature": "1"}, ["method.temprature", "did you mean 'method.temperature'"]),
     ({"batchsize": "4"}, ["did you mean 'batch_size'"]),
-    ({"optim": "4"}, ["there is no such key"]),
+    ({"optim": "4"}, ["--config.optim: there is no such key; choose one of optim.", "optim.lr,"]),
+    ({"optim.zzzzzzzzzzzzzz": "4"}, ["there is no such key; choose one of optim.", "optim.lr,"]),
+    ({"zzzzzzzzzz": "4"}, ["there is no such key; choose one of augment.…, batch_size", "total"]),
     ({"optim.lr": "fast"}, ["optim.lr", "'fast'", "float"]),
     ({"seed": "1.5"}, ["seed", "int"]),
     ({"eval.raw": "3"}, ["eval.raw", "bool"]),
@@ -124,3 +126,27 @@ def test_completion_does_not_change_what_the_file_sets():
         value = configs.config_get(raw, path)
         if not isinstance(value, ConfigDict):
             assert configs.config_get(full, path) == value, path
+
+
+@pytest.mark.parametrize("body, words", [
+    ("pass", "get_config returned a NoneType; end it with `return config`"),
+    ("return dict(method=dict(name='simclr'))", "get_config returned a dict"),
+    ("return ConfigDict(dict(method=dict(name='simclr'), eval=None))", "sets eval to None, but it is a section; write eval=dict.key=value."),
+    ("return ConfigDict(dict(method=dict(name='simclr'), optim='sgd'))", "sets optim to 'sgd', but it is a section"),
+    ("return ConfigDict(dict(method='simclr'))", "sets method to 'simclr', but it is a section"),
+])
+def test_a_file_that_returns_something_else(tmp_path, body, words):
+    """Not even with a selector on the command line, which is set before the sections are completed."""
+    file = tmp_path / "c.py"
+    file.write_text(f"from ml_collections import ConfigDict\ndef get_config(variant=''):\n    {body}\n")
+    for overrides in ({}, {"method.name": "simclr"}):
+        with pytest.raises(UserError, match=words):
+            configs.load(str(file), overrides)
+
+
+@pytest.mark.parametrize("kind, lock", [("ConfigDict", ""), ("ConfigDict", ".lock()"), ("FrozenConfigDict", "")])
+def test_a_locked_config_is_completed_too(tmp_path, kind, lock):
+    file = tmp_path / "c.py"
+    file.write_text(f"from ml_collections import {kind}\ndef get_config(variant=''):\n    return {kind}(dict(method=dict(name='x'), optim=dict(lr=.5))){lock}\n")
+    config = configs.load(str(file), {"method.name": "simclr", "seed": "3"})
+    assert (config.method.name, config.optim.lr, config.seed) == ("simclr", 0.5, 3) and config.is_locked

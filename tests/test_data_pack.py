@@ -165,6 +165,15 @@ def test_destination(tmp_path, folder, capsys):
         assert run("pack", folder, tmp_path / "other", *options) == 2
 
 
+def test_the_folder_one_is_in_can_be_packed_into(tmp_path, folder, monkeypatch):
+    """And it stays that folder, as a shell that is in it sees it."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run("pack", folder, ".") == 0
+    assert len(data.make(source="array_record", path=".").train) == 12
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "set"]
+
+
 @pytest.mark.parametrize("harm, sentence", [
     (lambda p: (p / "manifest.json").unlink(), "not a packed set"),
     (lambda p: (p / "manifest.json").write_text("{"), "not a manifest"),
@@ -343,7 +352,7 @@ def test_detect(tmp_path, folder, prepared):
 
 def test_mistakes_are_one_sentence_and_exit_2(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    for args in (["inspect", tmp_path / "nothing"], ["pack", tmp_path / "notes.txt", tmp_path / "x"], ["inspect", tmp_path]):
+    for args in (["inspect", tmp_path / "nothing"], ["pack", tmp_path / "notes.txt", tmp_path / "x"], ["inspect", tmp_path], ["inspect", "digits", "--limit", "-1"]):
         done = subprocess.run([sys.executable, "-m", "jaxssl.data", *args], capture_output=True, text=True)
         assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     done = subprocess.run([sys.executable, "-m", "jaxssl.data", "pack", "--help"], capture_output=True, text=True)

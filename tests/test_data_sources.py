@@ -163,6 +163,24 @@ def test_links_in_an_archive(tmp_path):
             make(target)
 
 
+@pytest.mark.parametrize("harm, sentence", [
+    (lambda data, entry: data.__setitem__(entry.header_offset + 6, 1) or data.__setitem__(data.rindex(b"PK\x01\x02") + 8, 1), "'b/l' is encrypted"),
+    (lambda data, entry: data.__setitem__(slice(entry.header_offset + 33, entry.header_offset + 37), b"\xff" * 4), "not a readable zip"),
+])
+def test_links_that_cannot_be_read(tmp_path, harm, sentence):
+    """Even one that is no image: where it leads is not known."""
+    path, link = tmp_path / "s.zip", zipfile.ZipInfo("b/l")
+    link.external_attr, link.compress_type = 0o120777 << 16, zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/1.png", png())
+        archive.writestr(link, "../a/1.png" * 9)
+    changed = bytearray(path.read_bytes())
+    harm(changed, link)
+    path.write_bytes(changed)
+    with pytest.raises(UserError, match=sentence):
+        data.make(source="zip", path=str(path))
+
+
 def test_zip_reads_survive_threads_and_pickling(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
     root = tree(tmp_path / "set", [f"{c}/{i}.png" for c in "ab" for i in range(30)])

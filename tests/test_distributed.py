@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxssl import distributed, rollcall
+from jaxssl import distributed, main, rollcall
 from jaxssl.distributed import Place, resolve
 from jaxssl.errors import UserError
 
@@ -186,3 +186,11 @@ def test_a_process_that_does_not_join_is_named():
     code, out, err = finish(start(free_port(), 0, 2, 3))
     assert code == 2 and out.startswith("process 0/2: coordinator 127.0.0.1:") and "process 1 of 2 did not join within 3 s" in err
     assert "Traceback" not in err and "stack trace" not in err and time.monotonic() - began < 30
+
+
+def test_a_run_whose_processes_do_not_join_may_be_tried_again(capsys, tmp_path):
+    """Its exit code is not that of wrong input, which a cluster does not repeat."""
+    flags = ["--config", "c.py", "--workdir", str(tmp_path / "run"), "--compilation_cache=off", "--processes=2", "--process_id=0", "--join_timeout=1"]
+    assert main.main([*flags, f"--coordinator=127.0.0.1:{free_port()}"]) == main.EXIT_NOT_JOINED == 75
+    assert "process 1 of 2 did not join within 1 s" in capsys.readouterr().err
+    assert main.main([*flags, "--coordinator=nowhere"]) == main.EXIT_USER

@@ -287,7 +287,10 @@ def test_gke_manifest():
     assert job["parallelism"] == job["completions"] == rows * columns / container["resources"]["limits"]["google.com/tpu"]
     assert job["completionMode"] == "Indexed" and job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
     assert "cloud.google.com/gke-tpu-accelerator" in pod["nodeSelector"] and pod["terminationGracePeriodSeconds"] >= 120
+    (rule,), (given_up,) = job["podFailurePolicy"]["rules"], jobset["spec"]["failurePolicy"]["rules"]
     from jaxssl import distributed, main
+    assert rule == {"action": "FailJob", "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [main.EXIT_USER, main.EXIT_NONFINITE]}}
+    assert given_up == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     assert distributed.PORT in [port["containerPort"] for port in container["ports"]]
     flags = main.parser().parse_args(container["args"])  # exits on a flag that main does not know
     assert (ROOT / flags.config).exists() and flags.workdir.startswith("gs://")
@@ -297,17 +300,18 @@ def test_gke_manifest():
     (["--config", "c.py", "--workdir=gs://b/a run", "--config.seed=1"], ["--workdir=gs://b/a run"]), (["--workdir", "gs://b/a run", "--debug"], ["--workdir", "gs://b/a run"]),
     (["--config", "c.py"], None)])
 def test_gke_command_finds_the_workdir_however_it_is_written(tmp_path, args, asked):
-    """And ends with 2 where there is none, which main has refused before."""
-    fake(tmp_path, "python", '#!/usr/bin/env bash\nif [ "$2" = jaxssl.table ]; then printf "%s\\n" "${@:3}" >"$RECORD"; fi\n')
+    """And ends with 2 where there is none, which main has refused before; a table that cannot be printed is worth another try."""
+    fake(tmp_path, "python", '#!/usr/bin/env bash\nif [ "$2" = jaxssl.table ]; then printf "%s\\n" "${@:3}" >"$RECORD"; exit $TABLE; fi\n')
     container = gke()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-    code, _, err = run(*container["command"], *args, PATH=f"{tmp_path}:{os.environ['PATH']}", RECORD=str(tmp_path / "record"), timeout=20)
-    assert code == (2 if asked is None else 0), err
+    for table, expected in (("0", 0), ("2", 75)):
+        code, _, err = run(*container["command"], *args, PATH=f"{tmp_path}:{os.environ['PATH']}", RECORD=str(tmp_path / "record"), TABLE=table, timeout=20)
+        assert code == (2 if asked is None else expected), err
     assert asked is None or (tmp_path / "record").read_text().splitlines() == asked
 
 
-@pytest.mark.parametrize("main_code, table_code, signalled, expected", [(0, 0, False, 0), (3, 0, False, 3), (0, 2, True, 2), (0, 0, True, 0)])
+@pytest.mark.parametrize("main_code, table_code, signalled, expected", [(0, 0, False, 0), (2, 0, False, 2), (3, 0, False, 3), (0, 2, True, 75), (0, 0, True, 0)])
 def test_gke_command_tells_stopped_from_finished(tmp_path, main_code, table_code, signalled, expected):
-    """The manifest's shell with a recorded python: SIGTERM reaches the run, and a run that saved and stopped does not count as complete."""
+    """The manifest's shell with a recorded python: SIGTERM reaches the run, and a run that saved and stopped counts neither as complete nor as one to give up."""
     fake(tmp_path, "python", f"""#!/usr/bin/env bash
 echo "$@" >>"$RECORD"
 [ "$2" = jaxssl.table ] && exit {table_code}

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
 from jaxssl import evaluation, progress, train
+from jaxssl.session import Session
 from jaxssl.writers import Writers
 from tests.tiny import ROOT, SMALL
 
@@ -73,6 +75,14 @@ def test_a_save_comes_before_the_evaluation_of_the_same_step(monkeypatch, tmp_pa
     flags = {**SMALL, "total": "4", "warmup": "0", "eval_every": "2", "checkpoint_every": "2", "checkpoint.asynchronous": "false", "log.tensorboard": "false", "report": "false"}
     train.run(str(ROOT / "configs/digits/simclr.py"), flags, str(tmp_path / "run"))
     assert [max(names, default="") for names in found] == ["", "2", "4"]
+
+
+def test_metrics_are_in_the_bucket_before_a_checkpoint_is():
+    """A run that is killed between the two goes on after the checkpoint, and its rows would be lost."""
+    session = mock.MagicMock()
+    Session.save(session)
+    calls = [name for name, *_ in session.mock_calls]
+    assert calls.index("writers.flush") < calls.index("manager.save")
 
 
 def test_logged_tells_an_evaluation_from_a_step(tmp_path):

@@ -71,6 +71,8 @@ def _pack(args):
 
 def _inspect(args):
     from jaxssl.data.inspect import contact_sheet, describe
+    if args.limit < 0:
+        raise UserError(f"--limit {args.limit} makes no sense; it is a number of images to look at (0 = all).")
     _, sources = _open(args)
     for source in filter(None, sources):
         print(describe(source, limit=args.limit, progress=Progress("decoded"))[0])

@@ -30,7 +30,7 @@ def pack(train, test, destination: str, *, size: int = 0, shards: int = 1, max_b
     """
     if size < 0 or shards < 1:
         raise UserError(f"--size {size} and --shards {shards} make no sense; the size is a number of pixels (0 = as they are), and there is at least one shard.")
-    final = Path(destination)
+    final = Path(os.path.abspath(destination))          # "." has no name to put a partial one beside
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise UserError(f"{final} exists and is not an empty folder; choose another DST, or delete it first.")
     _, writers = array_record.library()
@@ -45,7 +45,11 @@ def pack(train, test, destination: str, *, size: int = 0, shards: int = 1, max_b
             content["splits"][split] = _split(source, split, partial, writers, size, min(shards, len(source)), max_broken, step)
             before += len(source)
         (partial / array_record.MANIFEST).write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, final)
+        if final.exists():                              # an empty folder, in which the user's shell may be: it stays, and the manifest comes last
+            for file in sorted(partial.iterdir(), key=lambda file: file.name == array_record.MANIFEST):
+                os.replace(file, final / file.name)
+        else:
+            os.replace(partial, final)
     except OSError as error:
         raise UserError(f"Cannot write {final}: {error.strerror or error}; choose another DST or make room.") from error
     finally:

@@ -17,6 +17,7 @@ from jaxssl.data.decode import MAX_BYTES, Broken
 from jaxssl.errors import UserError
 
 _LOCAL_HEADER = 30      # bytes, before the name and the extra field, whose lengths stand at 26 and 28
+_LONGEST_LINK = 4096    # bytes of a target: PATH_MAX of Linux
 
 
 def members(path: str) -> dict[str, zipfile.ZipInfo]:
@@ -27,7 +28,7 @@ def members(path: str) -> dict[str, zipfile.ZipInfo]:
             return {e.filename: e for e in entries if not e.is_dir() and not _refused(path, archive, e)}
     except PermissionError:
         raise UserError(f"No permission to read {path}; change its mode or run as its owner.") from None
-    except (zipfile.BadZipFile, OSError, struct.error, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, struct.error, zlib.error, NotImplementedError) as error:
         raise UserError(f"{path} is not a readable zip ({error}); it may be truncated: copy or download it again, "
                         "or check it with `python3 -m zipfile -t`.") from None
 
@@ -37,17 +38,19 @@ def _refused(path, archive, entry) -> bool:
     name = PurePosixPath(entry.filename.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or name.parts[:1] and name.parts[0].endswith(":"):
         raise UserError(f"{path}: the entry {entry.filename!r} points out of the archive, which is refused; pack it again with relative names.")
-    if stat.S_ISLNK(entry.external_attr >> 16):
-        target = archive.read(entry)[:4096].decode("utf-8", "replace")
+    link = stat.S_ISLNK(entry.external_attr >> 16)
+    image = listing.is_image(entry.filename) and not listing.hidden(entry.filename)
+    if (link or image) and entry.flag_bits & 1:
+        raise UserError(f"{path}: {entry.filename!r} is encrypted; pack the images without a password.")
+    if link:
+        with archive.open(entry) as file:
+            target = file.read(_LONGEST_LINK).decode("utf-8", "replace")
         inside = os.path.normpath(f"{name.parent}/{target}")
         if target.startswith("/") or inside.startswith(".."):
             raise UserError(f"{path}: the link {entry.filename!r} leads out of the archive, which is refused; pack it again with the file itself.")
         return True
-    if listing.is_image(entry.filename) and not listing.hidden(entry.filename):
-        if entry.flag_bits & 1:
-            raise UserError(f"{path}: {entry.filename!r} is encrypted; pack the images without a password.")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{path}: {entry.filename!r} is neither stored nor deflated; pack the images with `zip -0`.")
+    if image and entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path}: {entry.filename!r} is neither stored nor deflated; pack the images with `zip -0`.")
     return False
 
 
