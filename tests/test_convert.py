@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxssl import convert, encoder as encoders, main, train, tree
+from jaxssl import convert, encoder as encoders, export, main, train, tree
 from jaxssl.errors import UserError
 from jaxssl.interop import files, initial, names, records, safetensors as native, torchvision
 from tests.test_interop import config_of, lone, made
@@ -85,6 +85,18 @@ def test_a_prefix_takes_one_network_out_of_a_checkpoint(tmp_path, converted):
     assert "begin with 'module.encoder_k.' or 'module.encoder_q.'" in converted(tmp_path / "moco.safetensors")[2]
     code, said, _ = converted(tmp_path / "moco.safetensors", "--prefix", "module.encoder_q.")
     assert code == 0 and "unused: 60" in said and encoders.load(tmp_path / "out").digest == tree.digest(records.parts(encoder.variables, ("encoder",)))
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys, monkeypatch):
+    """Below a file, and where nothing may be written; for exports too. After another error the folders above it are gone again."""
+    file, into = str(lone(tmp_path)), ["--weights", str(lone(tmp_path)), "--format", "safetensors", "--out"]
+    below = str(tmp_path / "lone.safetensors" / "out")
+    for run in (lambda out: convert.main([file, out]), lambda out: export.main([*into, out])):
+        assert run(below) == 2 and f"cannot make the folder {below} (Not a directory); choose another" in capsys.readouterr().err
+        with monkeypatch.context() as patch:
+            patch.setattr(files.Path, "mkdir", lambda *_a, **_k: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+            assert run(str(tmp_path / "out")) == 2 and "(Permission denied); choose another" in capsys.readouterr().err
+    assert convert.main(["/nowhere", str(tmp_path / "a" / "b" / "out")]) == 2 and [p.name for p in tmp_path.iterdir()] == ["lone.safetensors"]
 
 
 def source_of(tmp_path, heads=("projector",), **model):
