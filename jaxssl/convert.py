@@ -30,11 +30,10 @@ def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), p
     with files.fresh(destination) as partial:
         if interop.is_workdir(source):
             raise UserError(f"{source} is a run's workdir; use python -m jaxssl.export --workdir {source} --format safetensors --out {destination}")
-        found = interop.read(source, model=model, prefix=prefix)
+        found = interop.read(source, model=model, prefix=prefix, preprocessing=preprocessing)
         interop.demand(found, allow_missing)
-        config = {**found.config, "augment": {**found.config["augment"], **(preprocessing or {})}}
-        variables = encoders.fill(config, found.variables) if found.missing else found.variables
-        made = encoders.build(config, variables, name=found.name, weights=found.weights, step=found.step)
+        variables = encoders.fill(found.config, found.variables) if found.missing else found.variables
+        made = encoders.build(found.config, variables, name=found.name, weights=found.weights, step=found.step, origin=encoders.Origin(assumed=found.assumed))
         safetensors.write(made, partial)
         if encoders.load(partial).digest != made.digest:
             raise UserError(f"what was written to {destination} was read back with other values; do not trust this disk")

@@ -44,7 +44,7 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
         encoder = encoders.from_workdir(workdir, weights=use, step=step) if workdir else encoders.load(weights, weights=use)
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))
-        check |= {"folder": str(folder), "format": format, "notes": target.notes(encoder, partial) if hasattr(target, "notes") else []}
+        check |= {"folder": str(folder), "format": format, "notes": [*encoder.origin.notes, *(target.notes(encoder, partial) if hasattr(target, "notes") else [])]}
         (partial / "README.md").write_text(describe(target, encoder, check, workdir, licence), encoding="utf-8", errors="replace")
     return check
 

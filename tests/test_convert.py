@@ -35,6 +35,7 @@ def test_a_torchvision_file_becomes_ours(tmp_path, converted):
     encoder, original = encoders.load(tmp_path / "out"), made(config_of())
     assert encoder.digest == tree.digest(records.parts(original.variables, ("encoder",))) and encoder.layers == ("backbone",)
     assert encoder.preprocessing == {"size": 24, "resize": 24, "interpolation": "bilinear", "mean": (0.1, 0.2, 0.3), "std": (0.229, 0.224, 0.225)}
+    assert encoder.origin.assumed == ("interpolation", "std", "architecture") and "'std'" in encoder.origin.notes[0] and "'mean'" not in encoder.origin.notes[0]
     x = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), np.uint8)
     assert not np.allclose(encoders.untrained(encoder)(x), encoder(x))                       # weights from elsewhere have no seed of their own
 
@@ -153,6 +154,22 @@ def test_other_preprocessing_is_a_warning(tmp_path):
     native.save(encoder, tmp_path / "s.safetensors")
     note = read(str(tmp_path / "s.safetensors"), Tiny(run_config("simclr", **HEADS), devices=1)).note
     assert "warning: these weights were trained on pixels with mean (0.5, 0.4, 0.3), this run uses (0.5, 0.5, 0.5)" in note
+
+
+def test_what_a_foreign_file_does_not_say_is_told(tmp_path):
+    """The names that a run has no use for, and what is assumed: of the file itself and of what `convert` made of it."""
+    tiny, file = Tiny(run_config("simclr", **HEADS), devices=1), str(lone(tmp_path, fc_weight=np.zeros((2, 32), np.float32), fc_bias=np.zeros(2, np.float32)))
+    origin = encoders.load(file).origin
+    assert origin.layout == "torchvision" and len(origin.used) == 60 and sorted(origin.unused) == ["fc.bias", "fc.weight"]
+    assert origin.account()[0].startswith("2 tensors of the file are unused")
+    start = read(file, tiny, "projector")
+    assert "60 tensors used; 2 unused (fc." in start.note and "\nunused (2):\n  fc.bias\n  fc.weight\n" in start.names
+    for text in (start.note, start.names):
+        assert "\nnote: preprocessing assumed" in text and "\nnote: architecture assumed" in text
+    assert "warning: these weights are assumed to have been trained on pixels with mean (0.485, 0.456, 0.406), this run uses (0.5, 0.5, 0.5)" in start.note
+    convert.run(file, str(tmp_path / "out"), preprocessing={"mean": (0.1, 0.2, 0.3)})
+    note = read(str(tmp_path / "out"), tiny, "projector").note
+    assert "these weights were trained on pixels with mean (0.1, 0.2, 0.3)" in note and "are assumed to have been trained on pixels with std" in note
 
 
 @pytest.mark.parametrize("flags, words", [
