@@ -4,8 +4,8 @@ SRC is a file (.safetensors, .npz, .pth) or a folder (timm's, transformers', an 
 `--weights` and `--config.init_from` take. SimCLR's checkpoints: see jaxssl/interop/simclr.py.
 """
 import argparse
-import ast
 import json
+import math
 import os
 import sys
 
@@ -55,11 +55,14 @@ def report(found: dict) -> str:
 
 
 def three(value: str) -> tuple[float, ...]:
-    """"(.5,.5,.5)" or ".5,.5,.5" as three numbers."""
-    numbers = ast.literal_eval(value)
-    if not (isinstance(numbers, tuple) and len(numbers) == 3 and all(isinstance(n, (int, float)) for n in numbers)):
-        raise ValueError(value)
-    return tuple(map(float, numbers))
+    """"(.5,.5,.5)" or ".5,.5,.5" as three numbers. Raises: ArgumentTypeError, which argparse prints."""
+    try:
+        numbers = tuple(float(number) for number in value.strip("()[] ").split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{value!r}: write three numbers with commas, such as .485,.456,.406")
+    return numbers
 
 
 def parser() -> argparse.ArgumentParser:

@@ -177,8 +177,10 @@ def _large(image, preprocessing):
 def build(config: dict, variables: dict, *, name: str, weights: str = "student", step: int | None = None, precision: str = "f32", origin: Origin = Origin()) -> Encoder:
     """The encoder of a resolved `config` with these `variables`; heads whose parameters are missing are left out.
 
-    precision: of the arithmetic, "f32" or "bf16". Raises: UserError when the variables do not fit the architecture (all differences are listed).
+    precision: of the arithmetic, "f32" or "bf16". Raises: UserError when the variables do not fit the architecture (all differences are listed), or
+    the preprocessing cannot be applied.
     """
+    _check_view(config)
     module = models.make(**config["model"], precision=precision)
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
     encoder = Encoder(name, config, weights, step, module, heads, jax.tree.map(lambda a: np.asarray(a, np.float32), variables), origin)
@@ -199,6 +201,7 @@ def shapes(encoder: Encoder) -> dict:
 
 def fill(config: dict, variables: dict) -> dict:
     """`variables` with every tensor that the architecture of `config` has and they lack, drawn from seed 0; heads that they know nothing of stay out."""
+    _check_view(config)
     module = models.make(**config["model"], precision="f32")
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
     drawn = jax.jit(functools.partial(_draw, module, heads, config["augment"]["size"]))(jax.random.key(0))
@@ -211,6 +214,14 @@ def _preprocessing(config):
     size = a["size"]
     resize = a.get("resize") or (size * 8 // 7 if size >= 128 else size)      # stated beside weights from elsewhere only
     return {"size": size, "resize": resize, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
+
+
+def _check_view(config):
+    try:
+        augment.test_view(**_preprocessing(config))
+    except ValueError as error:
+        raise UserError(f"the preprocessing of these weights cannot be applied ({str(error).rstrip('.')}); state another with python -m jaxssl.convert and its "
+                        "--size, --mean, --std or --interpolation") from error
 
 
 def _draw(module, heads, size, key):

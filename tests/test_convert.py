@@ -88,6 +88,44 @@ def test_a_prefix_takes_one_network_out_of_a_checkpoint(tmp_path, converted):
     assert code == 0 and "unused: 60" in said and encoders.load(tmp_path / "out").digest == tree.digest(records.parts(encoder.variables, ("encoder",)))
 
 
+def timm_folder(tmp_path):
+    """Weights beside a config that takes 224 pixels out of 235."""
+    (tmp_path / "timm").mkdir()
+    lone(tmp_path).rename(tmp_path / "timm" / files.WEIGHTS)
+    stated = {"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}, "pretrained_cfg": stated}))
+    return tmp_path / "timm"
+
+
+@pytest.mark.parametrize("size, resize", [(288, 302), (160, 168)])
+def test_another_size_keeps_the_share_of_the_crop(tmp_path, converted, size, resize):
+    code, _, error = converted(timm_folder(tmp_path), "--size", str(size))
+    assert code == 0, error
+    assert encoders.load(tmp_path / "out").preprocessing == {"size": size, "resize": resize, "interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--std", "0,0,0"], "cannot be applied (mean=(0.1, 0.2, 0.3), std=(0.0, 0.0, 0.0): expected three numbers each, std above 0)"),
+    (["--size", "0"], "a view has at least one pixel"), (["--model", "resnet_50"], "model 'resnet_50' is not one of"), (["--model", "resnet_50"], "did you mean 'resnet50'?")])
+def test_flags_that_make_no_encoder_are_one_sentence(tmp_path, converted, flags, words):
+    code, _, error = converted(timm_folder(tmp_path), *flags)
+    assert code == 2 and words in error and sorted(p.name for p in tmp_path.iterdir()) == ["timm"]
+
+
+def test_weights_whose_own_config_makes_no_view_are_one_sentence(tmp_path):
+    folder = timm_folder(tmp_path)
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace("0.95", "1.5"))
+    with pytest.raises(UserError, match="resize=149: the short side must be at least size=224"):
+        encoders.load(folder)
+
+
+@pytest.mark.parametrize("value", ["0.5 0.5 0.5", ".5,.5", "a,b,c", "nan,.5,.5", "'"])
+def test_a_mean_is_three_numbers(capsys, value):
+    with pytest.raises(SystemExit) as stop:
+        convert.main(["a", "b", "--mean", value])
+    assert stop.value.code == 2 and "write three numbers with commas" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys, monkeypatch):
     """Below a file, and where nothing may be written; for exports too. After another error the folders above it are gone again."""
     file, into = str(lone(tmp_path)), ["--weights", str(lone(tmp_path)), "--format", "safetensors", "--out"]

@@ -54,6 +54,8 @@ def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: 
     A file of ours must be whole: its names, shapes and digest are checked here. For the others, `demand` does it.
     Raises: UserError.
     """
+    if model and model not in models.resnet.LAYERS:
+        raise UserError(f"model {model!r} is not one of {', '.join(models.resnet.LAYERS)}{nearest(model, models.resnet.LAYERS)}")
     path = Path(path)
     file = locate(path)
     tensors, metadata = files.read(file)

@@ -79,8 +79,9 @@ def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[
 
 
 def restated(augment: dict, stated: dict) -> dict:
-    """A preprocessing with what a person states instead."""
-    return {**augment, **stated}
+    """A preprocessing with what a person states instead; the resize target goes along with another size, so that the crop keeps its share."""
+    along = {"resize": round(augment["resize"] * stated["size"] / augment["size"])} if "size" in stated and "resize" in augment else {}
+    return {**augment, **along, **stated}
 
 
 def notes(config: dict, assumed: Collection[str]) -> tuple[str, ...]:
