@@ -4,15 +4,14 @@ SRC is a file (.safetensors, .npz, .pth) or a folder (timm's, transformers', an 
 `--weights` and `--config.init_from` take. SimCLR's checkpoints: see jaxssl/interop/simclr.py.
 """
 import argparse
-import ast
 import json
-import shutil
+import math
+import os
 import sys
-from pathlib import Path
 
 from jaxssl import encoder as encoders, interop
 from jaxssl.errors import UserError
-from jaxssl.interop import names, safetensors
+from jaxssl.interop import files, names, safetensors
 from jaxssl.main import guarded
 
 NAMES = "names.json"
@@ -28,31 +27,20 @@ def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), p
     preprocessing: size, mean, std or interpolation that SRC does not state.
     Raises: UserError; DST is not there then.
     """
-    folder = Path(destination)
-    if folder.exists():
-        raise UserError(f"{destination} exists already; choose a new folder")
-    if interop.is_workdir(source):
-        raise UserError(f"{source} is a run's workdir; use python -m jaxssl.export --workdir {source} --format safetensors --out {destination}")
-    found = interop.read(source, model=model, prefix=prefix)
-    interop.demand(found, allow_missing)
-    config, variables = {**found.config, "augment": {**found.config["augment"], **(preprocessing or {})}}, found.variables
-    if found.missing:
-        variables = encoders.fill(config, variables)
-    made = encoders.build(config, variables, name=found.name, weights=found.weights, step=found.step)
-    partial = folder.with_name(f".{folder.name}.unchecked")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with files.fresh(destination) as partial:
+        if interop.is_workdir(source):
+            raise UserError(f"{source} is a run's workdir; use python -m jaxssl.export --workdir {source} --format safetensors --out {destination}")
+        found = interop.read(source, model=model, prefix=prefix, preprocessing=preprocessing)
+        interop.demand(found, allow_missing)
+        variables = encoders.fill(found.config, found.variables) if found.missing else found.variables
+        made = encoders.build(found.config, variables, name=found.name, weights=found.weights, step=found.step, origin=encoders.Origin(assumed=found.assumed))
         safetensors.write(made, partial)
         if encoders.load(partial).digest != made.digest:
             raise UserError(f"what was written to {destination} was read back with other values; do not trust this disk")
         accounts = {"used": found.used, "unused": found.unused, "missing": tuple(found.missing.values())}
         (partial / NAMES).write_text(json.dumps({"layout": found.layout, **{what: sorted(who) for what, who in accounts.items()}}, indent=1))
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {"layout": found.layout, **accounts, "notes": found.notes, "model": made.config["model"], "width": made.width, "preprocessing": made.preprocessing,
-            "names": str(folder / NAMES)}
+            "names": os.path.join(destination, NAMES)}
 
 
 def report(found: dict) -> str:
@@ -67,11 +55,14 @@ def report(found: dict) -> str:
 
 
 def three(value: str) -> tuple[float, ...]:
-    """"(.5,.5,.5)" or ".5,.5,.5" as three numbers."""
-    numbers = ast.literal_eval(value)
-    if not (isinstance(numbers, tuple) and len(numbers) == 3 and all(isinstance(n, (int, float)) for n in numbers)):
-        raise ValueError(value)
-    return tuple(map(float, numbers))
+    """"(.5,.5,.5)" or ".5,.5,.5" as three numbers. Raises: ArgumentTypeError, which argparse prints."""
+    try:
+        numbers = tuple(float(number) for number in value.strip("()[] ").split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{value!r}: write three numbers with commas, such as .485,.456,.406")
+    return numbers
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@ import functools
 import importlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,31 @@ LARGEST = 4     # images above so many times the resize target are resized and c
 _CHUNK = 256    # images in one forward pass of `Encoder.__call__`
 
 
+class Origin(NamedTuple):
+    """Where weights come from that a file holds; all empty for those of a workdir.
+
+    layout: whose names they had. used, unused: names of the file's tensors. assumed: what nothing states, "architecture" or keys of the
+    preprocessing. notes: `assumed` in sentences.
+    """
+    layout: str = ""
+    used: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def account(self) -> list[str]:
+        """Sentences for a person: on the names without a use, in short, and on what was assumed."""
+        from jaxssl.interop import names
+        return ([f"{len(self.unused)} tensors of the file are unused ({names.listed(self.unused)})"] if self.unused else []) + list(self.notes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """An encoder with the transform it was trained for.
 
     name: of the workdir or file it came from. config: the resolved config of its run, as plain dicts. weights: "student" or "teacher" (the moving
     average). step: of its training, None when unknown. module: the network; heads: what training put on top of it, by name.
-    variables: {"params": {"encoder": …, "projector": …}, "batch_stats": {…}}, float32.
+    variables: {"params": {"encoder": …, "projector": …}, "batch_stats": {…}}, float32. origin: of weights in a file, every name accounted for.
 
     `encoder(images)` gives features; `forward` is the pure function under it, for probes and fine-tuning.
     """
@@ -37,6 +55,7 @@ class Encoder:
     module: Any
     heads: dict
     variables: dict
+    origin: Origin = Origin()
 
     @property
     def width(self) -> int:
@@ -56,10 +75,7 @@ class Encoder:
     @property
     def preprocessing(self) -> dict:
         """What `view` does: size, resize (target of the short side), interpolation, mean, std (of pixels in [0, 1])."""
-        a = self.config["augment"]
-        size = a["size"]
-        resize = a.get("resize") or (size * 8 // 7 if size >= 128 else size)      # stated beside weights from elsewhere only
-        return {"size": size, "resize": resize, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
+        return _preprocessing(self.config)
 
     @functools.cached_property
     def view(self) -> Callable:
@@ -158,14 +174,16 @@ def _large(image, preprocessing):
     return max(image.shape[:2]) > LARGEST * preprocessing["resize"]
 
 
-def build(config: dict, variables: dict, *, name: str, weights: str = "student", step: int | None = None, precision: str = "f32") -> Encoder:
+def build(config: dict, variables: dict, *, name: str, weights: str = "student", step: int | None = None, precision: str = "f32", origin: Origin = Origin()) -> Encoder:
     """The encoder of a resolved `config` with these `variables`; heads whose parameters are missing are left out.
 
-    precision: of the arithmetic, "f32" or "bf16". Raises: UserError when the variables do not fit the architecture (all differences are listed).
+    precision: of the arithmetic, "f32" or "bf16". Raises: UserError when the variables do not fit the architecture (all differences are listed), or
+    the preprocessing cannot be applied.
     """
+    _check_view(config)
     module = models.make(**config["model"], precision=precision)
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
-    encoder = Encoder(name, config, weights, step, module, heads, jax.tree.map(lambda a: np.asarray(a, np.float32), variables))
+    encoder = Encoder(name, config, weights, step, module, heads, jax.tree.map(lambda a: np.asarray(a, np.float32), variables), origin)
     expected, found = tree.names(shapes(encoder)), tree.names(encoder.variables)
     lists = {"missing": sorted(expected.keys() - found.keys()), "not part of it": sorted(found.keys() - expected.keys()),
              "of another shape": sorted(f"{k} {found[k].shape} instead of {expected[k].shape}" for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape)}
@@ -183,11 +201,27 @@ def shapes(encoder: Encoder) -> dict:
 
 def fill(config: dict, variables: dict) -> dict:
     """`variables` with every tensor that the architecture of `config` has and they lack, drawn from seed 0; heads that they know nothing of stay out."""
+    _check_view(config)
     module = models.make(**config["model"], precision="f32")
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
     drawn = jax.jit(functools.partial(_draw, module, heads, config["augment"]["size"]))(jax.random.key(0))
     known = tree.names(variables)
     return jax.tree.unflatten(jax.tree.structure(drawn), [np.asarray(known.get(name, leaf)) for name, leaf in tree.names(drawn).items()])
+
+
+def _preprocessing(config):
+    a = config["augment"]
+    size = a["size"]
+    resize = a.get("resize") or (size * 8 // 7 if size >= 128 else size)      # stated beside weights from elsewhere only
+    return {"size": size, "resize": resize, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
+
+
+def _check_view(config):
+    try:
+        augment.test_view(**_preprocessing(config))
+    except ValueError as error:
+        raise UserError(f"the preprocessing of these weights cannot be applied ({str(error).rstrip('.')}); state another with python -m jaxssl.convert and its "
+                        "--size, --mean, --std or --interpolation") from error
 
 
 def _draw(module, heads, size, key):
@@ -214,7 +248,8 @@ def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
         raise UserError(f"{path} holds the {found.weights}, not the {weights}; export the {weights} from the workdir" if weights in WEIGHTS else
                         f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
     try:
-        return build(found.config, found.variables, name=found.name, weights=found.weights, step=found.step, precision=precision)
+        return build(found.config, found.variables, name=found.name, weights=found.weights, step=found.step, precision=precision,
+                     origin=Origin(found.layout, found.used, found.unused, found.assumed, found.notes))
     except (KeyError, TypeError, ImportError) as error:
         raise UserError(f"the config in {path} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); "
                         "export it again with this version") from error

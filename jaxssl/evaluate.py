@@ -186,7 +186,8 @@ def document(flags: argparse.Namespace, plan: Plan, subject: Any, chosen: dict |
     return {"version": 1, "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "subject": {"name": encoder.name, "weights": encoder.weights, "step": encoder.step, "digest": encoder.digest, "path": subject.path},
             "data": {"name": data.train.name, "train": _named(data.train), "test": _named(data.test), "classes": len(data.classes), "digest": subject.contexts[0].digest},
-            "transform": {**encoder.preprocessing, "canvas": data.canvas}, "command": plan.command, "select": flags.select, "select_by": chosen,
+            "transform": {**encoder.preprocessing, "canvas": data.canvas}, "notes": encoder.origin.notes, "unused": encoder.origin.unused,
+            "command": plan.command, "select": flags.select, "select_by": chosen,
             "budget": flags.budget, "precision": flags.precision, "seeds": plan.seeds, "seconds": 0., "rows": [], "failed": [], "unfinished": plan.protocols,
             "packages": {name: _version(name) for name in _PACKAGES}}
 

@@ -5,7 +5,6 @@ there has been checked.
 """
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -37,24 +36,16 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
     target, folder = interop.target(format), Path(out)
     if bool(workdir) == bool(weights):
         raise UserError("give either --workdir DIR (a run) or --weights PATH (a file of weights or an export)")
-    if folder.exists():
-        raise UserError(f"{out} exists already; choose a new folder for the export")
     if images < 1:
         raise UserError(f"--images is {images}; at least one image is needed for the check")
     if step is not None and not workdir:
         raise UserError("--step names a checkpoint of a workdir; a file of weights holds one step only")
-    encoder = encoders.from_workdir(workdir, weights=use, step=step) if workdir else encoders.load(weights, weights=use)
-    partial = folder.with_name(f".{folder.name}.unchecked")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with interop.files.fresh(folder) as partial:
+        encoder = encoders.from_workdir(workdir, weights=use, step=step) if workdir else encoders.load(weights, weights=use)
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))
-        check |= {"folder": str(folder), "format": format, "notes": target.notes(encoder, partial) if hasattr(target, "notes") else []}
+        check |= {"folder": str(folder), "format": format, "notes": [*encoder.origin.notes, *(target.notes(encoder, partial) if hasattr(target, "notes") else [])]}
         (partial / "README.md").write_text(describe(target, encoder, check, workdir, licence), encoding="utf-8", errors="replace")
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return check
 
 

@@ -38,6 +38,8 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
             own = encoders.from_workdir(path, weights=flags.use, step=flags.step, precision=flags.precision)
         else:
             own = encoders.load(path, weights=flags.use, precision=flags.precision)
+        for sentence in own.origin.account():
+            log(f"{path}: {sentence}")
         check_finite(own)
         if flags.layer:
             own.check_layer(flags.layer)

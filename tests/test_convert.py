@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxssl import convert, encoder as encoders, main, train, tree
+from jaxssl import convert, encoder as encoders, export, main, train, tree
 from jaxssl.errors import UserError
 from jaxssl.interop import files, initial, names, records, safetensors as native, torchvision
 from tests.test_interop import config_of, lone, made
@@ -35,6 +35,7 @@ def test_a_torchvision_file_becomes_ours(tmp_path, converted):
     encoder, original = encoders.load(tmp_path / "out"), made(config_of())
     assert encoder.digest == tree.digest(records.parts(original.variables, ("encoder",))) and encoder.layers == ("backbone",)
     assert encoder.preprocessing == {"size": 24, "resize": 24, "interpolation": "bilinear", "mean": (0.1, 0.2, 0.3), "std": (0.229, 0.224, 0.225)}
+    assert encoder.origin.assumed == ("interpolation", "std", "architecture") and "'std'" in encoder.origin.notes[0] and "'mean'" not in encoder.origin.notes[0]
     x = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), np.uint8)
     assert not np.allclose(encoders.untrained(encoder)(x), encoder(x))                       # weights from elsewhere have no seed of their own
 
@@ -85,6 +86,56 @@ def test_a_prefix_takes_one_network_out_of_a_checkpoint(tmp_path, converted):
     assert "begin with 'module.encoder_k.' or 'module.encoder_q.'" in converted(tmp_path / "moco.safetensors")[2]
     code, said, _ = converted(tmp_path / "moco.safetensors", "--prefix", "module.encoder_q.")
     assert code == 0 and "unused: 60" in said and encoders.load(tmp_path / "out").digest == tree.digest(records.parts(encoder.variables, ("encoder",)))
+
+
+def timm_folder(tmp_path):
+    """Weights beside a config that takes 224 pixels out of 235."""
+    (tmp_path / "timm").mkdir()
+    lone(tmp_path).rename(tmp_path / "timm" / files.WEIGHTS)
+    stated = {"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}, "pretrained_cfg": stated}))
+    return tmp_path / "timm"
+
+
+@pytest.mark.parametrize("size, resize", [(288, 302), (160, 168)])
+def test_another_size_keeps_the_share_of_the_crop(tmp_path, converted, size, resize):
+    code, _, error = converted(timm_folder(tmp_path), "--size", str(size))
+    assert code == 0, error
+    assert encoders.load(tmp_path / "out").preprocessing == {"size": size, "resize": resize, "interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--std", "0,0,0"], "cannot be applied (mean=(0.1, 0.2, 0.3), std=(0.0, 0.0, 0.0): expected three numbers each, std above 0)"),
+    (["--size", "0"], "a view has at least one pixel"), (["--model", "resnet_50"], "model 'resnet_50' is not one of"), (["--model", "resnet_50"], "did you mean 'resnet50'?")])
+def test_flags_that_make_no_encoder_are_one_sentence(tmp_path, converted, flags, words):
+    code, _, error = converted(timm_folder(tmp_path), *flags)
+    assert code == 2 and words in error and sorted(p.name for p in tmp_path.iterdir()) == ["timm"]
+
+
+def test_weights_whose_own_config_makes_no_view_are_one_sentence(tmp_path):
+    folder = timm_folder(tmp_path)
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace("0.95", "1.5"))
+    with pytest.raises(UserError, match="resize=149: the short side must be at least size=224"):
+        encoders.load(folder)
+
+
+@pytest.mark.parametrize("value", ["0.5 0.5 0.5", ".5,.5", "a,b,c", "nan,.5,.5", "'"])
+def test_a_mean_is_three_numbers(capsys, value):
+    with pytest.raises(SystemExit) as stop:
+        convert.main(["a", "b", "--mean", value])
+    assert stop.value.code == 2 and "write three numbers with commas" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys, monkeypatch):
+    """Below a file, and where nothing may be written; for exports too. After another error the folders above it are gone again."""
+    file, into = str(lone(tmp_path)), ["--weights", str(lone(tmp_path)), "--format", "safetensors", "--out"]
+    below = str(tmp_path / "lone.safetensors" / "out")
+    for run in (lambda out: convert.main([file, out]), lambda out: export.main([*into, out])):
+        assert run(below) == 2 and f"cannot make the folder {below} (Not a directory); choose another" in capsys.readouterr().err
+        with monkeypatch.context() as patch:
+            patch.setattr(files.Path, "mkdir", lambda *_a, **_k: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+            assert run(str(tmp_path / "out")) == 2 and "(Permission denied); choose another" in capsys.readouterr().err
+    assert convert.main(["/nowhere", str(tmp_path / "a" / "b" / "out")]) == 2 and [p.name for p in tmp_path.iterdir()] == ["lone.safetensors"]
 
 
 def source_of(tmp_path, heads=("projector",), **model):
@@ -141,6 +192,22 @@ def test_other_preprocessing_is_a_warning(tmp_path):
     native.save(encoder, tmp_path / "s.safetensors")
     note = read(str(tmp_path / "s.safetensors"), Tiny(run_config("simclr", **HEADS), devices=1)).note
     assert "warning: these weights were trained on pixels with mean (0.5, 0.4, 0.3), this run uses (0.5, 0.5, 0.5)" in note
+
+
+def test_what_a_foreign_file_does_not_say_is_told(tmp_path):
+    """The names that a run has no use for, and what is assumed: of the file itself and of what `convert` made of it."""
+    tiny, file = Tiny(run_config("simclr", **HEADS), devices=1), str(lone(tmp_path, fc_weight=np.zeros((2, 32), np.float32), fc_bias=np.zeros(2, np.float32)))
+    origin = encoders.load(file).origin
+    assert origin.layout == "torchvision" and len(origin.used) == 60 and sorted(origin.unused) == ["fc.bias", "fc.weight"]
+    assert origin.account()[0].startswith("2 tensors of the file are unused")
+    start = read(file, tiny, "projector")
+    assert "60 tensors used; 2 unused (fc." in start.note and "\nunused (2):\n  fc.bias\n  fc.weight\n" in start.names
+    for text in (start.note, start.names):
+        assert "\nnote: preprocessing assumed" in text and "\nnote: architecture assumed" in text
+    assert "warning: these weights are assumed to have been trained on pixels with mean (0.485, 0.456, 0.406), this run uses (0.5, 0.5, 0.5)" in start.note
+    convert.run(file, str(tmp_path / "out"), preprocessing={"mean": (0.1, 0.2, 0.3)})
+    note = read(str(tmp_path / "out"), tiny, "projector").note
+    assert "these weights were trained on pixels with mean (0.1, 0.2, 0.3)" in note and "are assumed to have been trained on pixels with std" in note
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -14,6 +14,7 @@ from jaxssl.protocols import Row
 from jaxssl.tuning import frozen, whole
 from tests.test_cache import drawn
 from tests.test_evaluate import FAST, call, plant, runs, written  # noqa: F401 (fixtures)
+from tests.test_interop import lone
 
 
 def one_row(context):
@@ -33,6 +34,14 @@ def test_a_protocol_that_fails_is_recorded_and_the_others_go_on(runs, call, monk
     assert {row["protocol"] for row in found["rows"]} == {"knn"} and "✗" in out and words in out and "k=5 T=0.07" in out
     code, out, err = call("--workdir", *runs("seed1"), "--protocols", "planted")
     assert code == 2 and out == "" and written(tmp_path / "seed1") == []        # nothing was measured, so there is nothing to write
+
+
+def test_what_weights_from_elsewhere_do_not_say_stands_beside_the_numbers(call, tmp_path):
+    file = str(lone(tmp_path, fc_weight=np.zeros((2, 32), np.float32)))
+    code, out, err = call("--weights", file, "--data", "digits", "--protocols", "labelfree", "--set", "labelfree.views=false", "--cache", str(tmp_path / "cache"))
+    found, = written(tmp_path)
+    assert code == 0 and found["unused"] == ["fc.weight"] and len(found["notes"]) == 2
+    assert "note: preprocessing assumed" in out and f"{file}: 1 tensors of the file are unused (fc.weight)" in err and f"{file}: architecture assumed" in err
 
 
 def test_an_interruption_leaves_what_was_done(runs, call, monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """Every protocol through its own code, with a tiny budget: its rows, an encoder that stays as it was, choices that never see the test labels."""
 import ast
+import dataclasses
 import inspect
 import json
 
@@ -87,6 +88,17 @@ def test_a_single_rate_leaves_nothing_to_choose(make):
     """Then no image is held out of the training, and the setting is no choice. The digest in the row is of what the features of its layer are made of."""
     row, = run("augmented", make(select="test"), layer="backbone", lrs=(10.,))
     assert row.selected == "fixed" and row.setting["train"] == 190 and row.setting["lrs"] == {} and row.setting["encoder_sha256"] == tree.digest(frozen.used(small(), "backbone"))
+
+
+def test_views_are_as_in_training_only_where_the_weights_say_how(make, seen):
+    """The config of weights from elsewhere states the test-time view alone."""
+    encoder = small()
+    theirs = {key: value for key, value in encoder.config["augment"].items() if key in ("size", "interpolation", "mean", "std")}
+    for config, view in ((encoder.config, "augmented as in training"), ({"model": encoder.config["model"], "augment": theirs}, "SimCLR's default augmentation")):
+        rows = run("labelfree", make(encoder=dataclasses.replace(encoder, config=config)))
+        lidar, = (row for row in rows if row.metric == "lidar")
+        assert lidar.variant == lidar.setting["view"] == view and ("these weights do not say theirs" in lidar.note) == ("augmentation" in lidar.setting) == (config is not encoder.config)
+    assert lidar.setting["augmentation"].keys() > {"crop_scale", "blur_sigma"} and lidar.setting["augmentation"]["jitter"] == .8
 
 
 # -- choices and test labels ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ def document(found: Mapping[str, Any]) -> None:
     step = "" if subject["step"] is None else f", step {subject['step']}"
     console.print(f"{subject['name']} ({subject['weights']}{step}, {subject['digest'][:12]}) on {data['test'] or data['train']}, {data['classes']} classes")
     console.print("transform: " + ", ".join(f"{k} {v}" for k, v in found["transform"].items()))
+    for sentence in found["notes"]:
+        console.print(f"note: {sentence}")
     table = Table("", "protocol", "setting", "layer", "metric", "value", "95 %", "95 % over classes", "n", "chosen on", "published", "note")
     notes: dict[str, int] = {}
 

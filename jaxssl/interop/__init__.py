@@ -22,7 +22,8 @@ class Weights(NamedTuple):
 
     layout: whose names it had. config: at least `model` and `augment`. variables: as in `encoder.Encoder`, without what is missing.
     weights, step: "student" or "teacher", and of which step, where known. used, unused: their names. missing: our name → theirs.
-    refused: names of the network itself that our architecture has no place for. notes: sentences on what was assumed.
+    refused: names of the network itself that our architecture has no place for. assumed: what nothing states, "architecture" or keys of the
+    preprocessing. notes: `assumed` in sentences.
     """
     layout: str
     name: str
@@ -34,6 +35,7 @@ class Weights(NamedTuple):
     unused: tuple[str, ...]
     missing: dict[str, str]
     refused: tuple[str, ...]
+    assumed: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -44,33 +46,37 @@ def target(name: str) -> ModuleType:
     return importlib.import_module(f"jaxssl.interop.{name}")
 
 
-def read(path: str | Path, *, model: str = "", prefix: str = "") -> Weights:
+def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: dict | None = None) -> Weights:
     """The weights in a file or a folder (ours, torchvision's, timm's, transformers', SimCLR's).
 
     model: the architecture ("resnet50"), where the names leave it open. prefix: what stands before every wanted name; others are unused.
+    preprocessing: size, mean, std or interpolation, instead of what is stated beside the weights or assumed.
     A file of ours must be whole: its names, shapes and digest are checked here. For the others, `demand` does it.
     Raises: UserError.
     """
+    if model and model not in models.resnet.LAYERS:
+        raise UserError(f"model {model!r} is not one of {', '.join(models.resnet.LAYERS)}{nearest(model, models.resnet.LAYERS)}")
     path = Path(path)
     file = locate(path)
     tensors, metadata = files.read(file)
     record = records.parse(file, metadata)
     if record is not None:
-        return own(file, tensors, record)
+        return own(file, tensors, record, preprocessing or {})
     found = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
     layout = foreign.detect(file, found)
     side = importlib.import_module(f"jaxssl.interop.{layout}")
     found = {side.canonical(short): name for short, name in found.items()}
     model = model or foreign.architecture(side, found)
     table = {**side.table(*models.resnet.LAYERS[model]), **(side.head(list(found)) if hasattr(side, "head") else {})}
-    config, notes = foreign.config(side, layout, path, model, {short: tensors[name] for short, name in found.items()})
+    config, assumed = foreign.config(side, layout, path, model, {short: tensors[name] for short, name in found.items()}, preprocessing or {})
     used = {name: t for name, t in table.items() if name in found}
     variables = {t.ours: names.turned(np.asarray(tensors[found[name]], np.float32), names.AXES[t.layout][1]) for name, t in used.items()}
     left = [name for name in found if name not in table]
     refused = [name for name in left if re.match(side.BODY, name) and not re.fullmatch(side.KNOWN, name)]
     return Weights(layout=layout, name=path.stem if path.is_file() else path.name, config=config, variables=collections(variables), weights="student", step=None,
                    used=tuple(found[name] for name in used), unused=(*(found[name] for name in left), *(name for name in tensors if not name.startswith(prefix))),
-                   missing={t.ours: prefix + name for name, t in table.items() if name not in used}, refused=tuple(found[name] for name in refused), notes=notes)
+                   missing={t.ours: prefix + name for name, t in table.items() if name not in used}, refused=tuple(found[name] for name in refused),
+                   assumed=assumed, notes=foreign.notes(config, assumed))
 
 
 def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:
@@ -127,8 +133,8 @@ def locate(path: Path) -> Path:
     raise UserError(f"{path} holds neither {' nor '.join(files.NAMES)}, so it is no export, and no config.json of a run, so it is no workdir")
 
 
-def own(file: Path, tensors: dict[str, np.ndarray], record: dict) -> Weights:
-    """The weights of a file that this program wrote, found intact. Raises: UserError."""
+def own(file: Path, tensors: dict[str, np.ndarray], record: dict, stated: dict) -> Weights:
+    """The weights of a file that this program wrote, found intact, with the preprocessing `stated` by a person. Raises: UserError."""
     layout, config = record["layout"], record["config"]
     if layout == "safetensors":
         named, used = tensors, tuple(tensors)
@@ -147,7 +153,9 @@ def own(file: Path, tensors: dict[str, np.ndarray], record: dict) -> Weights:
     variables = collections(named)
     if tree.digest(variables) != record["digest"]:
         raise UserError(f"{file} was changed since it was exported: its tensors do not have the digest that it names; it is corrupted or edited: export it again")
-    return Weights(layout, record["name"], config, variables, record["weights"], record["step"], used, (), {}, (), ())
+    config = {**config, "augment": foreign.restated(config["augment"], stated)} if stated else config
+    assumed = tuple(what for what in record.get("assumed", ()) if what not in stated)        # of weights that were converted
+    return Weights(layout, record["name"], config, variables, record["weights"], record["step"], used, (), {}, (), assumed, foreign.notes(config, assumed) if assumed else ())
 
 
 def collections(named: dict[str, np.ndarray]) -> dict:

@@ -1,8 +1,11 @@
 """Containers of tensors: safetensors in and out, `.npz` without objects and torch's files with `weights_only` in. No pickle is read."""
+import contextlib
 import importlib
 import os
 import re
+import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +43,32 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return _torch(path), {}
     raise UserError(f"{path.name} is none of .safetensors, .npz, {', '.join(TORCH_ENDINGS)}; pickles and other formats are not read, because reading them can run code: "
                     "save the tensors as safetensors")
+
+
+@contextlib.contextmanager
+def fresh(folder: str | Path) -> Iterator[Path]:
+    """A new folder under a name of its own, hidden, which becomes `folder` at the end of the block; after an error nothing is left.
+
+    Raises: UserError when `folder` is there already or cannot be made.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists():
+            raise UserError(f"{folder} exists already; choose a new folder")
+        partial, absent = folder.with_name(f".{folder.name}.unchecked"), [parent for parent in folder.parents if not parent.exists()]
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder} ({error.strerror or error}); choose another place for it") from error
+    try:
+        yield partial
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for parent in absent:       # the deepest first; one that holds anything else stays
+                parent.rmdir()
+        raise
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:

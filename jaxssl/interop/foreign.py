@@ -1,6 +1,7 @@
 """Weights that another program wrote: whose names they have, which architecture, and the preprocessing stated beside them."""
 import importlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
@@ -53,8 +54,8 @@ def beside(path: Path) -> dict[str, dict]:
     return {name: encoders.read_object(folder / name) for name in (CONFIG, PROCESSOR) if folder is not None and (folder / name).is_file()}
 
 
-def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[str, np.ndarray]) -> tuple[dict, tuple[str, ...]]:
-    """The config of weights from elsewhere, from shapes and the config files beside them, and notes on what was assumed."""
+def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[str, np.ndarray], stated: dict) -> tuple[dict, tuple[str, ...]]:
+    """The config of weights from elsewhere, from shapes, the config files beside them and the preprocessing `stated` by a person; and what was assumed, as in `notes`."""
     kernel = tensors[side.STEM]
     if kernel.ndim != 4:
         raise UserError(f"{side.STEM} of {path} has shape {kernel.shape}; a convolution's kernel has four axes, so this is another architecture")
@@ -65,17 +66,33 @@ def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[
     stem = "cifar" if size == 3 else "tensorflow" if layout == "simclr" else "imagenet"
     texts = {} if layout == "simclr" else beside(path)
     reproduced(path, texts.get(CONFIG, {}), model)
-    augment, assumed = preprocessing(path, texts, layout, stem)
-    notes = [f"preprocessing assumed, as nothing beside the weights states it: {augment}"] if assumed else []
+    augment, usual = preprocessing(path, texts, layout, stem)
+    assumed = [key for key in augment if usual and key not in stated]
     if layout != "simclr" and not texts.get(CONFIG, {}).keys() & {"architecture", "model_type"}:
-        notes.append(f"architecture assumed, as no {CONFIG} beside the weights states it: a plain {model} with ReLU, strides on the 3×3 convolutions, and no blur, "
-                     "which names and shapes cannot tell")
-    found = {"model": {"name": model, "width": width / 64, "stem": stem}, "augment": augment}
+        assumed.append("architecture")
+    found = {"model": {"name": model, "width": width / 64, "stem": stem}, "augment": restated(augment, stated)}
     if layout == "simclr":
         heads = sorted((int(re.fullmatch(side.HEAD, n)[1]), a.shape) for n, a in tensors.items() if re.fullmatch(side.HEAD, n))
         if heads:
             found["method"] = {"name": "simclr", "layers": len(heads), "hidden": heads[0][1][1] if len(heads) > 1 else 1, "dim": heads[-1][1][1]}
-    return found, tuple(notes)
+    return found, tuple(assumed)
+
+
+def restated(augment: dict, stated: dict) -> dict:
+    """A preprocessing with what a person states instead; the resize target goes along with another size, so that the crop keeps its share."""
+    along = {"resize": round(augment["resize"] * stated["size"] / augment["size"])} if "size" in stated and "resize" in augment else {}
+    return {**augment, **along, **stated}
+
+
+def notes(config: dict, assumed: Collection[str]) -> tuple[str, ...]:
+    """Sentences on what was `assumed` in a config: "architecture", or keys of its preprocessing."""
+    values, found = {key: value for key, value in config["augment"].items() if key in assumed}, []
+    if values:
+        found.append(f"preprocessing assumed, as nothing beside the weights states it: {values}")
+    if "architecture" in assumed:
+        found.append(f"architecture assumed, as no {CONFIG} beside the weights states it: a plain {config['model']['name']} with ReLU, strides on the 3×3 convolutions, and no blur, "
+                     "which names and shapes cannot tell")
+    return tuple(found)
 
 
 def reproduced(path: Path, stated: dict, model: str) -> None:

@@ -12,7 +12,7 @@ COPIES = ("", "aux/", "aux/ema/")       # where a train state keeps params and b
 
 
 class Start(NamedTuple):
-    """values: our name ("params/encoder/…") → array f32. note: what was used, unused and missing, in short. names: every one of them, a line each."""
+    """values: our name ("params/encoder/…") → array f32. note: what was used, unused, missing and assumed, in short. names: every one of them, a line each."""
     values: dict[str, np.ndarray]
     note: str
     names: str
@@ -48,21 +48,26 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
                         f"has no place for: {names.listed(left)}; without them its weights mean nothing: use the model it was trained with"
                         f"{names.whole({'without a place': left})}")
     idle = [a for a in allowed if not any(covers(a, name) for name in missing)]
-    absent, unused = [short(n) for n in missing], [short(n) for n in found if n not in fitting]
+    absent, unused = [short(n) for n in missing], [*(short(n) for n in found if n not in fitting), *source.origin.unused]
     if idle:
         raise UserError(f"init_allow_missing names {idle[0]!r}, but nothing of that name is missing in {path} "
                         f"(missing: {names.listed(absent)}){names.whole({'missing': absent})}")
     begun = f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
     lines = [f"{begun}: {len(fitting)} tensors used; {len(unused)} unused ({names.listed(unused)}); {len(missing)} missing, from the seed ({names.listed(absent)}); "
              "every name is in text/init_from.txt of the workdir"]
+    notes = [f"note: {note}" for note in source.origin.notes]
+    lines += notes
     theirs, own = source.preprocessing, config.augment
-    lines += [f"warning: these weights were trained on pixels with {key} {theirs[key]}, this run uses {tuple(own[key])}; "
-              f"set --config.augment.{key} to keep what they learned" for key in ("mean", "std") if not np.allclose(theirs[key], tuple(own[key]), atol=1e-3)]
+    for key in ("mean", "std"):
+        if not np.allclose(theirs[key], tuple(own[key]), atol=1e-3):
+            assumed = key in source.origin.assumed
+            lines.append(f"warning: these weights {'are assumed to have been' if assumed else 'were'} trained on pixels with {key} {theirs[key]}, this run uses {tuple(own[key])}; "
+                         f"set --config.augment.{key} to {'what they were trained with' if assumed else 'keep what they learned'}")
     stems = source.config["model"].get("stem", "imagenet"), config.model.stem
     if stems[0] != stems[1]:                                # of equal shapes: the max pool's padding differs
         lines.append(f"warning: these weights were trained with the stem {stems[0]!r}, this run has {stems[1]!r}; set --config.model.stem={stems[0]} to keep what they learned")
     accounts = {"used": [short(n) for n in fitting], "unused": unused, "missing, from the seed": absent}
-    return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *(names.section(what, who) for what, who in accounts.items()), ""]))
+    return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *notes, *(names.section(what, who) for what, who in accounts.items()), ""]))
 
 
 def described(model: Any) -> str:

@@ -20,7 +20,7 @@ def parts(variables: dict, wanted: tuple[str, ...]) -> dict:
 def metadata(encoder, layout: str, variables: dict) -> dict[str, str]:
     """The metadata of a file that holds `variables` of `encoder`; `format` is what transformers asks for."""
     record = {"version": VERSION, "layout": layout, "name": encoder.name, "weights": encoder.weights, "step": encoder.step,
-              "digest": tree.digest(variables), "config": public(encoder.config)}
+              "digest": tree.digest(variables), "config": public(encoder.config), "assumed": list(encoder.origin.assumed)}
     return {"format": "flax" if layout == "safetensors" else "pt", KEY: json.dumps(record)}
 
 

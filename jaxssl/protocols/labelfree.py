@@ -1,7 +1,8 @@
 """What can be said without labels: RankMe, α-ReQ, LiDAR, alignment, uniformity, singular spectrum, stable rank and mean cosine, at h and at z.
 
 RankMe (arXiv 2210.02885), α-ReQ (2202.05808), stable rank, mean cosine and the spectrum on training images in the test-time view, without labels;
-LiDAR (2312.04000) and alignment (2005.10242) on augmented views of training images, drawn as in training; uniformity (2005.10242) on images.
+LiDAR (2312.04000) and alignment (2005.10242) on augmented views of training images, drawn as in training, or as in SimCLR where the weights do not
+say how they were trained; uniformity (2005.10242) on images.
 """
 import inspect
 import itertools
@@ -17,6 +18,7 @@ from jaxssl.protocols import Context, Row
 LABELS = ()         # read by this protocol
 _WIDTH = 256        # singular values that go into the table
 _PROBABILITIES = {"flip", "jitter", "gray", "blur", "solarize", "invert"}
+_DRAWN = inspect.signature(augment.make).parameters.keys() - {"size", "views", "interpolation", "mean", "std", "dtype", "return_params"}
 VIEWS = {"short": (500, 10), "published": (1000, 50)}      # images, views of each: the second is LiDAR's own
 
 
@@ -72,9 +74,12 @@ def _of_images(context, layer, images, pairs):
 def _of_views(context, layer):
     start, (images, views) = time.monotonic(), VIEWS[context.budget]
     z = augmented(context, layer, images, views)                                    # [n, q, D]
-    setting = {"images": len(z), "views": views, "set": "train", "view": "augmented as in training", "seed": context.seed}
+    unsaid = _unsaid(context.encoder.config["augment"])
+    setting = {"images": len(z), "views": views, "set": "train", "view": "SimCLR's default augmentation" if unsaid else "augmented as in training", "seed": context.seed}
+    setting |= {"augmentation": unsaid} if unsaid else {}
     bound = min(len(z) - 1, z.shape[-1])
-    note = "" if context.budget == "published" else f"short budget: {len(z)} images × {views} views, the paper has 1000 × 50"
+    note = "; ".join(filter(None, ["SimCLR's default augmentation, as these weights do not say theirs" if unsaid else "",
+                                   "" if context.budget == "published" else f"short budget: {len(z)} images × {views} views, the paper has 1000 × 50"]))
     spent, made = time.monotonic() - start, []
     for name, function in (("lidar", spectrum.lidar), ("alignment", spectrum.alignment)):
         start = time.monotonic() - spent / 2
@@ -109,6 +114,11 @@ def _recipe(config, views):
         if isinstance(own[name], tuple):
             own[name] = tuple(itertools.islice(itertools.cycle(own[name]), views))
     return {**own, "views": views}
+
+
+def _unsaid(config):
+    """The values that `augment.make` draws by where the config of weights from elsewhere says nothing of it; empty for a config that does."""
+    return {} if _DRAWN & config.keys() else {name: p.default for name, p in inspect.signature(augment.make).parameters.items() if name in _DRAWN}
 
 
 def _normalised(values):
