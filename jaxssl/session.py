@@ -152,6 +152,7 @@ class Session:
         result = {"steps": self.step, "state_sha256": digest, **scores, **self.monitor.untrained(), **summary,
                   "images_per_second_per_device": summary["images_per_second"] / self.job.mesh.size, "skipped_batches": self.skipped, "broken_images": len(self.data.broken),
                   "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
+        result = folders.nulled(result)
         if self.leader:
             folders.write(self.folder / "run.json", json.dumps(result, indent=1))
         if self.leader and self.config.report:
