@@ -8,7 +8,7 @@ class UserError(Exception):
 
 
 class NonFiniteError(Exception):
-    """The loss or a gradient is no longer finite; `main` prints it and exits with 3."""
+    """The loss, a gradient or an array of the train state is no longer finite; `main` prints it and exits with 3."""
 
 
 class Interrupted(Exception):
