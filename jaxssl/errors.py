@@ -12,7 +12,7 @@ class NotJoined(UserError):
 
 
 class NonFiniteError(Exception):
-    """The loss or a gradient is no longer finite; `main` prints it and exits with 3."""
+    """The loss, a gradient or an array of the train state is no longer finite; `main` prints it and exits with 3."""
 
 
 class Interrupted(Exception):

@@ -1,5 +1,6 @@
 """Evaluation while training: weighted kNN and label-free rank, and at the end a linear classifier, on held-out images."""
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,10 @@ KNN = {"knn": (200, 0.1), "knn_k20": (20, 0.07)}  # name -> k, temperature
 
 
 class Evaluator:
-    """Held-out evaluation of an `embed(batch) -> [B, D]`; see `make`. Without labels on both sides only the rank is measured."""
+    """Held-out evaluation of an `embed(batch) -> [B, D]`; see `make`. Without labels on both sides only the rank is measured.
+
+    A score of features that are not finite is not a number, and a warning says so: activations that use running statistics may overflow while the loss is finite.
+    """
 
     def __init__(self, data: Any, store: dict | None, mesh: Any, counts: dict, batch: int):
         self._data, self._mesh, self._counts = data, mesh, counts
@@ -36,7 +40,7 @@ class Evaluator:
         """What `quick` gives, and `linear`: logistic regression on the features, its penalty chosen on a part of the training images."""
         found, sets = self._measure(embed)
         self._count_broken()
-        return {**found, "linear": _linear(*sets)} if self.labelled else found
+        return {**found, "linear": _linear(*sets) if sets else math.nan} if self.labelled else found
 
     def raw(self) -> dict[str, float]:
         """`knn_raw` and `linear_raw`: the same measures on the pixels themselves; empty unless asked for."""
@@ -52,7 +56,8 @@ class Evaluator:
 
     def _measure(self, embed):
         x, y = self._extract(embed, "train")
-        found = {"rankme": rank.rankme(x[_even(len(x), self._counts["rank_samples"])])}
+        sound = _sound(x, "reference")
+        found = {"rankme": rank.rankme(x[_even(len(x), self._counts["rank_samples"])]) if sound else math.nan}
         if not self.labelled:
             return found, None
         u, v = self._extract(embed, "test")
@@ -62,6 +67,8 @@ class Evaluator:
                 log.warning("none of the %d %s images has a label, so kNN and linear accuracy are not measured; give a held-out set with labels "
                             "(data.test_path or data.test_split), or let data.holdout take one", *((len(v), "held-out") if (y >= 0).any() else (len(y), "reference")))
             return found, None
+        if not (_sound(u, "held-out") and sound):
+            return {**found, **dict.fromkeys(KNN, math.nan)}, None
         x, y, u, v = x[y >= 0], y[y >= 0], u[v >= 0], v[v >= 0]  # an unlabelled query is no wrong answer
         results = knn.evaluate(u, v, x, y, settings=tuple(KNN.values()))
         return {**found, **{name: result.accuracy for name, result in zip(KNN, results)}}, (x, y, u, v)
@@ -118,6 +125,14 @@ def _spread(source, store, most):
 
 def _pixels(batch):
     return batch["image"].reshape(len(batch["image"]), -1) / np.float32(255)
+
+
+def _sound(x, what):
+    """Whether the squared lengths of features f32 [N, D] are finite, as their cosines need; otherwise process 0 says of how many they are not."""
+    bad = np.count_nonzero(~np.isfinite(np.einsum("nd,nd->n", x, x)))
+    if bad and jax.process_index() == 0:
+        log.warning("features of %d of %d %s images are not finite or too large, so nothing is measured on them; lower optim.lr, lengthen warmup, or set optim.clip", bad, len(x), what)
+    return not bad
 
 
 def _linear(x, y, u, v):

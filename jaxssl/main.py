@@ -12,7 +12,7 @@ EXIT_USER, EXIT_NONFINITE, EXIT_NOT_JOINED = 2, 3, 75
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m jaxssl.main", allow_abbrev=False, description="Pre-train an image encoder. The same command with the same workdir resumes.",
                                 epilog="Any key of the config: --config.optim.lr=0.5 --config.total=100_epochs. Exit codes: 0 done or stopped by SIGTERM after saving, "
-                                       "2 wrong input, 3 loss or gradient not finite, 75 the processes did not find one another (try again).")
+                                       "2 wrong input, 3 loss, gradient or state not finite, 75 the processes did not find one another (try again).")
     p.add_argument("--config", required=True, help="a config file, with :variant where it has some, for example configs/digits/simclr.py:laptop")
     p.add_argument("--workdir", required=True, help="where everything of this run goes; an existing one is resumed")
     p.add_argument("--allow_config_change", action="store_true", help="resume a workdir although the config differs from the one it was started with")

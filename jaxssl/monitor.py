@@ -25,8 +25,8 @@ class Monitor:
         self._asked = None                           # the flag of the batch before, still on the device
         self._before = folders.read_json(self._file) or {}
 
-    def untrained(self) -> dict[str, float]:
-        """What `first` found, in this life of the run or an earlier one; empty before that."""
+    def untrained(self) -> dict[str, float | None]:
+        """What `first` found, in this life of the run or an earlier one, None where that is no number; empty before that."""
         return self._before
 
     def quick(self, state: Any) -> dict[str, float]:
@@ -42,10 +42,10 @@ class Monitor:
         found |= self._evaluator.raw()
         if start is not None:
             found |= {f"{name}_start": value for name, value in self.final(start).items()}
+        self._before = folders.nulled(found)
         if jax.process_index() == 0:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            folders.write(self._file, json.dumps(found, indent=1))
-        self._before = found
+            folders.write(self._file, json.dumps(self._before, indent=1))
         return found
 
     def _polled(self, state):

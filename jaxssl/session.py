@@ -24,6 +24,7 @@ class Session:
         self.manager = checkpoint.open_manager(workdir=workdir, **config.checkpoint)
         self.newest: dict[str, float] = {}           # metrics of the newest step that was looked at; none yet in a run resumed at its last step
         self.pending: list[dict] = []                # device metrics of the steps since the last look
+        self.overflown: list[str] = []               # arrays of the state that the last look found not finite
         self.skipped: list[int] = []                 # numbers of the batches left out after a rollback
         self.past = folders.read_json(self.folder / "rollbacks.json") or {"count": 0, "skipped": []}     # of the whole run: checkpoints do not know the newest
         self.allowed = int(config.on_nonfinite.partition(":")[2] or 0)
@@ -54,7 +55,9 @@ class Session:
         while self.step < self.job.total:
             self.one_step()
             last, stopping = self.step == self.job.total, self.asked_to_stop()
-            if (any(map(self.due, self.every)) or last or stopping) and not self.all_finite():
+            # An evaluation counts as a save: a stop in the midst of it saves the state.
+            saves = self.due("checkpoint_every") or self.due("eval_every") or last or stopping
+            if (saves or self.due("log_every")) and not self.all_finite(state=saves):
                 self.roll_back()
                 continue
             if self.due("log_every") or last:
@@ -119,9 +122,10 @@ class Session:
             self.count_ids(step)
 
     def compile(self) -> None:
-        """The one compile of the train step, ahead of time: the executable cannot be traced again."""
+        """The one compile of the train step, ahead of time: the executable cannot be traced again. And that of the look at the state, which a stop has no time for."""
         shapes = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), (self.job.state, self.job.batch), (self.job.state_sharding, self.job.batch_sharding))
         self.compiled = jobs.compiled(self.job.step.lower(*shapes), self.job.mesh)
+        self.finite = jax.jit(tree.finite, out_shardings=sharding.replicated(self.job.mesh)).lower(shapes[0]).compile()
         self.screen.note("compiled")
 
     def one_step(self) -> None:
@@ -152,6 +156,7 @@ class Session:
         result = {"steps": self.step, "state_sha256": digest, **scores, **self.monitor.untrained(), **summary,
                   "images_per_second_per_device": summary["images_per_second"] / self.job.mesh.size, "skipped_batches": self.skipped, "broken_images": len(self.data.broken),
                   "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
+        result = folders.nulled(result)
         if self.leader:
             folders.write(self.folder / "run.json", json.dumps(result, indent=1))
         if self.leader and self.config.report:
@@ -180,14 +185,22 @@ class Session:
 
     # -- what happens between steps --------------------------------------------------------------------------------------
 
-    def all_finite(self) -> bool:
-        """Looks at the metrics of every step since the last look; remembers the newest, and the first bad step if there is one."""
+    def all_finite(self, *, state: bool) -> bool:
+        """Looks at the metrics of every step since the last look; remembers the newest, and the first bad step if there is one.
+
+        state: also look at every array of the state: a large rate or a running statistic may overflow while loss and gradient are finite. The newest step counts as the bad one then.
+        All processes get the same answer.
+        """
         first = self.step - len(self.pending)
         values = jax.device_get(self.pending)
         self.pending = []
         self.bad = next((first + i for i, m in enumerate(values) if not m["finite"]), None)
         if values:
             self.newest = {k: float(v) for k, v in values[-1 if self.bad is None else self.bad - first].items()}
+        self.overflown = []
+        if self.bad is None and state:
+            self.overflown = [name for name, good in zip(tree.names(self.state), np.asarray(self.finite(self.state))) if not good]
+            self.bad = self.step - 1 if self.overflown else None
         return self.bad is None
 
     def log(self) -> None:
@@ -245,15 +258,17 @@ class Session:
         return len(self.flags) == 2 and bool(self.flags[0])
 
     def roll_back(self) -> None:
-        """After a step whose loss or gradient is not finite: dump it, then stop, or restore and skip its batch."""
+        """After a step whose loss, gradient or new state is not finite: dump it, then stop, or restore and skip its batch."""
         number = datas.batch_number(self.bad, self.skipped)
         ids = datas.ids(self.config.seed, number, self.config.batch_size, self.job.facts.examples)
         file = self.folder / f"nonfinite_step_{self.bad}.json"
         if self.leader:
-            folders.write(file, json.dumps({"step": self.bad, "batch": number, "metrics": {k: str(v) for k, v in self.newest.items()}, "sample_indices": ids.tolist(),
-                                            "sample_ids": [self.data.train.entry(int(i))[1] for i in ids]}, indent=1))
+            folders.write(file, json.dumps({"step": self.bad, "batch": number, "metrics": {k: str(v) for k, v in self.newest.items()}, "overflown": self.overflown,
+                                            "sample_indices": ids.tolist(), "sample_ids": [self.data.train.entry(int(i))[1] for i in ids]}, indent=1))
         latest = self.manager.latest()
-        what = f"loss or gradient is not finite at step {self.bad} (loss {self.newest['loss']}, gradient norm {self.newest['grad_norm']}); its batch is listed in {file}"
+        named = ", ".join(self.overflown[:3]) + (", …" if len(self.overflown) > 3 else "")
+        which = f"of the train state {len(self.overflown)} arrays are not finite ({named}) after" if self.overflown else "loss or gradient is not finite at"
+        what = f"{which} step {self.bad} (loss {self.newest['loss']}, gradient norm {self.newest['grad_norm']}); its batch is listed in {file}"
         if self.past["count"] >= self.allowed:
             spent = f"all {self.allowed} rollbacks of this run are spent; " if self.allowed else ""
             raise NonFiniteError(f"{what}; {spent}the last checkpoint ({'none yet' if latest is None else f'step {latest}'}) is finite and untouched. "

@@ -19,8 +19,8 @@ def show(workdir: str) -> None:
         raise UserError(f"workdir {workdir} has no run.json, so its run has not finished; the command that started it goes on with it")
     table = Table("accuracy on held-out images, %", *(title for title, _ in COLUMNS))
     for label, suffix in ROWS:
-        values = [run.get(key + suffix) for _, key in COLUMNS]
-        table.add_row(label, *("not run" if value is None else f"{100 * value:.1f}" for value in values))
+        values = [run.get(key + suffix, "not run") for _, key in COLUMNS]
+        table.add_row(label, *("not finite" if value is None else value if isinstance(value, str) else f"{100 * value:.1f}" for value in values))
     console = Console(markup=False, highlight=False)
     console.print(table)
     console.print(f"workdir: {workdir}", soft_wrap=True)

@@ -86,6 +86,11 @@ def ema(old: Any, new: Any, tau: Any) -> Any:
     return jax.tree.map(mix, old, new)
 
 
+def finite(tree: Any) -> jax.Array:
+    """bool [leaves]: which arrays hold finite numbers only, in the order of `names`."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
+
+
 def _fetch(leaf: Any) -> tuple[str, np.ndarray]:
     """(dtype name, the whole array on the host), whichever devices and processes hold it."""
     if isinstance(leaf, jax.Array):

@@ -1,5 +1,6 @@
 """A run's folder: claimed by one config, described by config.json and environment.json, closed by run.json."""
 import json
+import math
 import os
 import platform
 import subprocess
@@ -83,6 +84,11 @@ def write(file, text: str) -> None:
 
 def read_json(file) -> dict | None:
     return json.loads(file.read_text()) if file.exists() else None
+
+
+def nulled(values: dict) -> dict:
+    """`values` with None for each number that is not finite, which JSON has no word for."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
 
 def environment() -> dict:

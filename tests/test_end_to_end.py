@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from jaxssl import checkpoint
 from tests.tiny import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -149,12 +152,16 @@ def test_a_stop_in_the_first_look_is_not_put_off(start, finish, whole, tmp_path)
 
 def test_not_finite_stops_with_the_batch_and_keeps_the_checkpoint(finish, tmp_path):
     workdir = tmp_path / "run"
-    output = finish(workdir, "--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.warmup=6", "--config.model.zero_init=false", code=3)
+    output = finish(workdir, "--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.warmup=6", "--config.model.zero_init=false", "--config.checkpoint_every=1", code=3)
     assert "not finite at step" in output and "on_nonfinite=rollback" in output
     dump = json.loads(next(workdir.glob("nonfinite_step_*.json")).read_text())
     assert len(dump["sample_indices"]) == len(dump["sample_ids"]) == 16 and dump["metrics"]["finite"] == "0.0"
     steps = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
-    assert all(step <= dump["step"] for step in steps)
+    assert steps and all(step <= dump["step"] for step in steps)
+    reader = checkpoint.open_reader(str(workdir))
+    for step in steps:
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(reader.weights(step))), step
+    reader.close()
     assert not (workdir / "run.json").exists()
 
 

@@ -1,5 +1,6 @@
 """Evaluation while training: every class is in the sample that is measured, unlabelled images count as nothing, broken ones are counted once."""
 import dataclasses
+import functools
 import logging
 
 import jax
@@ -55,6 +56,30 @@ def test_unlabelled_images_are_no_wrong_answers():
     for train, test in ((ORDERED, half), (half, ORDERED)):
         found = evaluator(train, test).final(embed)
         assert found["knn"] == found["knn_k20"] == found["linear"] == 1.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e20])
+@pytest.mark.parametrize("side", ["reference", "held-out"])
+def test_features_that_are_not_finite_are_no_number_and_one_sentence(value, side, caplog):
+    """1e20 is finite, and its square is not. What can be measured is; pixels stay as they are."""
+    made = evaluator(ORDERED, ORDERED, raw=True)
+    made._extract = functools.partial(spoilt, made._extract, {"reference": "train", "held-out": "test"}[side], value)
+    with caplog.at_level(logging.WARNING):
+        quick, final = made.quick(embed), made.final(embed)
+    assert set(final) == {*quick, "linear"} == {"rankme", "knn", "knn_k20", "linear"}
+    assert all(np.isnan(final[name]) for name in final if name != "rankme") and np.isnan(final["rankme"]) == (side == "reference")
+    assert [r.message for r in caplog.records] == [f"features of 2 of 40 {side} images are not finite or too large, so nothing is measured on them; "
+                                                   "lower optim.lr, lengthen warmup, or set optim.clip"] * 2
+    del made._extract
+    assert made.raw() == {"knn_raw": 1.0, "linear_raw": 1.0} and made.final(embed)["linear"] == 1.0
+
+
+def spoilt(extract, which, value, embed, asked):
+    x, y = extract(embed, asked)
+    if asked == which:
+        x = x.copy()
+        x[[3, 5], 2] = value
+    return x, y
 
 
 @pytest.mark.parametrize("train, test, words", [(ORDERED, ORDERED * 0 - 1, "none of the 40 held-out images has a label"), (ORDERED * 0 - 1, ORDERED, "none of the 40 reference images")])

@@ -1,4 +1,5 @@
 """A run's session: a stop in the middle of any evaluation, the trace's window, what is known of devices before there are any."""
+import dataclasses
 import functools
 import json
 import os
@@ -11,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import evaluation, progress, train
-from jaxssl.session import Session
+from jaxssl import checkpoint, evaluation, progress, session, table, train
+from jaxssl.errors import NonFiniteError
+from jaxssl.report import read
 from jaxssl.writers import Writers
 from tests.tiny import ROOT, SMALL
 
@@ -79,10 +81,76 @@ def test_a_save_comes_before_the_evaluation_of_the_same_step(monkeypatch, tmp_pa
 
 def test_metrics_are_in_the_bucket_before_a_checkpoint_is():
     """A run that is killed between the two goes on after the checkpoint, and its rows would be lost."""
-    session = mock.MagicMock()
-    Session.save(session)
-    calls = [name for name, *_ in session.mock_calls]
+    own = mock.MagicMock()
+    session.Session.save(own)
+    calls = [name for name, *_ in own.mock_calls]
     assert calls.index("writers.flush") < calls.index("manager.save")
+
+
+def overflowing(monkeypatch, update, **flags):
+    """A run of six updates whose running variances are infinite after one of them, once; no loss and no gradient is. flags: of the run."""
+    own, met = session.Session.one_step, []
+
+    def one_step(self):
+        own(self)
+        if self.step == update and not met:
+            met.append(update)
+            aux = jax.tree_util.tree_map_with_path(lambda path, x: jax.device_put(x + np.inf, x.sharding) if path[-1].key == "var" else x, self.state.aux)
+            self.state = dataclasses.replace(self.state, aux=aux)
+    monkeypatch.setattr(session.Session, "one_step", one_step)
+    return {**SMALL, "total": "6", "warmup": "0", "eval_every": "0", "checkpoint_every": "0", "log.tensorboard": "false", "report": "false", **flags}
+
+
+def kept(workdir):
+    """Steps of the checkpoints, each of finite weights and statistics."""
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    reader = checkpoint.open_reader(str(workdir))
+    for step in steps:
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(reader.weights(step))), step
+    reader.close()
+    return steps
+
+
+@pytest.mark.parametrize("flags, stop_in, saved", [(dict(checkpoint_every="2"), 0, [2]), (dict(eval_every="4"), 2, []), ({}, 0, [])], ids=["save", "stop in an evaluation", "end"])
+def test_a_state_that_is_not_finite_is_never_saved(monkeypatch, tmp_path, flags, stop_in, saved):
+    monkeypatch.setattr(evaluation, "make", functools.wraps(evaluation.make)(lambda **_: Slow(stop_in)))
+    flags = overflowing(monkeypatch, 3, **flags)
+    with pytest.raises(NonFiniteError, match=r"of the train state \d+ arrays are not finite \(aux/batch_stats/.*, …\) after step [35] .*is listed in .*finite and untouched"):
+        train.run(str(ROOT / "configs/digits/simclr.py"), flags, str(tmp_path / "run"))
+    dump = json.loads(next((tmp_path / "run").glob("nonfinite_step_*.json")).read_text())
+    assert dump["metrics"]["finite"] == "1.0" and all(name.startswith("aux/batch_stats/") for name in dump["overflown"]) and dump["overflown"]
+    assert kept(tmp_path / "run") == saved and not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_roll_back_from_a_state_that_is_not_finite(monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluation, "make", functools.wraps(evaluation.make)(lambda **_: Slow(0)))
+    flags = overflowing(monkeypatch, 3, checkpoint_every="2", on_nonfinite="rollback:1")
+    result = train.run(str(ROOT / "configs/digits/simclr.py"), flags, str(tmp_path / "run"))
+    assert result["steps"] == 6 and result["skipped_batches"] == [3] and kept(tmp_path / "run") == [4, 6]
+
+
+def test_features_that_are_not_finite_do_not_end_a_run(monkeypatch, tmp_path, capsys):
+    """Their scores are "nan" in metrics.jsonl, so that a resume finds the evaluation done, and null in run.json."""
+    own, workdir = evaluation.features.extract, tmp_path / "run"
+
+    def overflown(*given):
+        x, y = own(*given)
+        return np.where(np.arange(len(x))[:, None] == 1, np.float32(np.inf), x), y
+    monkeypatch.setattr(evaluation.features, "extract", overflown)
+    flags = {**SMALL, "total": "4", "warmup": "0", "eval_every": "2", "checkpoint_every": "2", "eval.reference": "200", "eval.queries": "100", "eval.raw": "false",
+             "log.tensorboard": "false", "report": "false"}
+    result = train.run(str(ROOT / "configs/digits/simclr.py"), flags, str(workdir))
+    run, before = (json.loads((workdir / name).read_text(), parse_constant=pytest.fail) for name in ("run.json", "evaluations/untrained.json"))
+    assert run == result and run["steps"] == 4
+    for name in ("rankme", "knn", "knn_k20", "linear"):
+        assert run[name] is None and run[f"{name}_untrained"] is None and before[f"{name}_untrained"] is None
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    assert [(r["step"], r["rankme"], r["knn"]) for r in rows if "rankme" in r] == [(2, "nan", "nan"), (4, "nan", "nan")]
+    capsys.readouterr()
+    table.show(str(workdir))
+    shown = capsys.readouterr().out
+    assert shown.count("not finite") == 4 and shown.count("not run") == 2
+    assert read.run(str(workdir), "run").last("rankme") is None
 
 
 def test_logged_tells_an_evaluation_from_a_step(tmp_path):

@@ -65,6 +65,14 @@ def test_ema_keeps_and_takes_exactly_and_mixes_in_f32():
         tree.ema({"a": old["w"]}, {"b": new["w"]}, 0.5)
 
 
+def test_finite_tells_each_array_in_the_order_of_the_names_however_it_is_split():
+    split = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)), P("data"))
+    values = {"count": jnp.int32(3), "mean": jnp.full(16, 3e38).at[15].set(jnp.inf), "var": jnp.full(16, -3e38), "weight": jnp.zeros((8, 2), jnp.bfloat16).at[3].set(jnp.nan)}
+    placed = {name: x if not x.ndim else jax.device_put(x, split) for name, x in values.items()}
+    found = jax.jit(tree.finite)(placed)
+    assert dict(zip(tree.names(placed), found.tolist())) == {"count": True, "mean": False, "var": True, "weight": False}
+
+
 def test_digest_is_sha256_over_path_dtype_shape_and_bytes():
     value = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.int32(5)}
     stream = b'["a", "int32", []]\n' + np.int32(5).tobytes() + b'["b", "float32", [2, 3]]\n' + value["b"].tobytes()

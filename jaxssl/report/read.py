@@ -51,9 +51,9 @@ class Run:
         return float(epochs[-1] / steps[-1]) if len(steps) and steps[-1] else None
 
     def last(self, metric: str) -> float | None:
-        """The last finite value of `metric`: from run.json, else from the curve."""
-        if is_number(self.result.get(metric)):
-            return float(self.result[metric])
+        """The last value of `metric`: from run.json, where null (not finite) is None, else the curve's last finite one."""
+        if metric in self.result:
+            return float(self.result[metric]) if is_number(self.result[metric]) else None
         values = self.curves.get(metric, ((), np.zeros(0)))[1]
         values = values[np.isfinite(values)]
         return float(values[-1]) if len(values) else None
@@ -113,7 +113,7 @@ def _texts(folder: Any) -> dict[str, str]:
 def _trouble(folder: Any) -> list[str]:
     """A sentence for each dump of a step that was not finite."""
     dumps = sorted((match for f in folder.iterdir() if (match := re.fullmatch(r"nonfinite_step_(\d+)\.json", f.name))), key=lambda match: int(match[1]))
-    return [f"Loss or gradient was not finite at step {match[1]}; {match[0]} lists the batch." for match in dumps]
+    return [f"Loss, gradient or state was not finite at step {match[1]}; {match[0]} lists the batch." for match in dumps]
 
 
 def curves(file: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:

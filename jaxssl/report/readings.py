@@ -23,7 +23,7 @@ def of(metric: str, run: Run) -> str:
              "images_per_second": _speed, "data_wait_share": _wait, "grad_norm": _grad, "mfu": _mfu}
     steps, values = run.curves.get(metric, (np.zeros(0), np.zeros(0)))
     good = np.isfinite(values)
-    if metric not in known or not good.any():
+    if metric not in known or not good.any() or run.last(metric) is None:
         return ""
     return known[metric](run, steps[good], values[good])
 
