@@ -242,6 +242,34 @@ def test_several_runs_and_seeds_give_means_and_paired_tests(runs, call, tmp_path
     assert " ± " in out and "p=" in out and "1 other seeds" in out
 
 
+def test_means_are_over_runs_at_one_step_that_differ_in_their_seed_alone():
+    """An interrupted run, other weights, and a copy of a run each stand for themselves; a second set of the same seeds is a group."""
+    def member(name, seed, step=1000, weights="student", total=1000):
+        encoder = types.SimpleNamespace(config={"seed": seed, "total": total}, weights=weights, step=step, digest=name)
+        return encoder, compare.Member(name, seed, [], "data")
+
+    def grouped(*members):
+        return {name: [m.name for m in own] for name, own in compare.grouped(members).items()}
+    a, b, c = member("a", 0), member("b", 1), member("c", 2)
+    assert grouped(a, b, c, member("other", 0, total=9)) == {"a and 2 other seeds": ["a", "b", "c"], "other": ["other"]}
+    assert grouped(a, b, member("c", 2, step=300)) == {"a (student, step 1000) and 1 other seeds": ["a", "b"], "c (student, step 300)": ["c"]}
+    assert grouped(a, member("b", 1, weights="teacher")) == {"a (student, step 1000)": ["a"], "b (teacher, step 1000)": ["b"]}
+    assert list(grouped(a, member("copy", 0), b, member("again", 1)).values()) == [["a", "b"], ["copy", "again"]]
+    foreign = [(types.SimpleNamespace(config={}, weights="student", step=None, digest="same"), compare.Member(name, None, [], "data")) for name in "xy"]
+    assert grouped(*foreign) == {"x (student, step unknown)": ["x"], "y (student, step unknown)": ["y"]}
+
+
+def test_an_interrupted_run_is_not_averaged_with_finished_ones(runs, call, monkeypatch, tmp_path):
+    own = encoders.from_workdir
+    monkeypatch.setattr(encoders, "from_workdir", lambda path, **_: dataclasses.replace(own(path), step=300 if path.endswith("2") else 1000))
+    code, out, err = call("--workdir", *runs("seed0", "seed1", "seed2"), "--protocols", "knn", *FAST)
+    assert code == 0, err
+    first, second = written(tmp_path / "seed0")[0]["comparison"][0]["groups"]
+    assert (first["n"], second["n"]) == (2, 1) and second["name"].endswith("seed2 (student, step 300)")
+    code, out, err = call("--workdir", *runs("seed0", "seed1"), "--workdir", f"{tmp_path}/seed1/", "--protocols", "knn")
+    assert code == 2 and "seed1/ is named twice" in err and err.count("\n") == 1, err
+
+
 def rows_of(values, outcomes=None, variant="k=1", protocol="knn"):
     """A table of one row a protocol run."""
     intervals = [None if outcomes is None else bootstrap.interval(o, np.zeros(len(o)), ids=np.arange(len(o))) for o in (outcomes or values)]
