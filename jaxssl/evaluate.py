@@ -119,9 +119,17 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
 
 
 def select_by(flags: argparse.Namespace, subjects: list) -> tuple[list, dict]:
-    """The subject that the label-free measure prefers, and the record of it. No label is read."""
+    """The subject that the label-free measure prefers, and the record of it. No label is read.
+
+    Raises: UserError when their training images are not the same, or too few to measure.
+    """
     from jaxssl.eval import show
     from jaxssl.protocols import labelfree
+    images = [subject.contexts[0].digest.partition("-")[0] for subject in subjects]        # the first half is of the training images
+    first, other = subjects[0], next((subject for subject, own in zip(subjects, images) if own != images[0]), None)
+    if other:
+        raise UserError(f"--select_by {flags.select_by} compares what was measured on the same images, and the training images of {first.path} ({_named(first.data.train)}) and "
+                        f"{other.path} ({_named(other.data.train)}) differ; give --data, so that all are measured on the same")
     values = {}
     for subject in subjects:
         x = subject.contexts[0].features("train", flags.layer or "backbone").x

@@ -332,6 +332,22 @@ def test_select_by_picks_without_labels(runs, call, tmp_path):
     assert min(picked["values"], key=lambda path: abs(picked["values"][path] - 1)) == picked["chosen"]
 
 
+def test_select_by_wants_the_same_images(runs, call, monkeypatch, tmp_path):
+    """Runs on other data, or on data that were changed since: their ranks are no comparison."""
+    own = encoders.from_workdir
+
+    def on_others(path, **_):
+        encoder = own(path)
+        return dataclasses.replace(encoder, config={**encoder.config, "data": {**encoder.config["data"], "variant": "cluttered"}}) if path.endswith("1") else encoder
+    monkeypatch.setattr(encoders, "from_workdir", on_others)
+    with monkeypatch.context() as patch:
+        patch.setattr(protocols.Context, "features", lambda *_: pytest.fail("computed first"))
+        code, out, err = call("--workdir", *runs("seed0", "seed1"), "--select_by", "rankme", "--protocols", "knn")
+    assert code == 2 and "seed0 (digits (clean, train), 1,419 images)" in err and "seed1 (digits (cluttered, train)" in err and "give --data" in err and err.count("\n") == 1, err
+    code, out, err = call("--workdir", *runs("seed0", "seed1"), "--select_by", "rankme", "--protocols", "knn", "--data.variant=clean", *FAST)
+    assert code == 0 and "→" in out, err
+
+
 def test_published_values_stand_beside_their_recipe_and_protocol_only():
     spec = configs.load("configs/cifar10/simclr.py:sgd200", {"data.path": "x"})
     config = json.loads(configs.describe(spec))
