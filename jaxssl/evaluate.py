@@ -264,7 +264,7 @@ def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) ->
             raise UserError(f"--set {text!r}: write protocol.option=value, with one of the protocols that are run ({', '.join(names)}){nearest(name, names)}")
         if option not in known[name]:
             raise UserError(f"--set {path}: {name} has no such option (it has {', '.join(known[name]) or 'none'}){nearest(option, known[name])}")
-        options[name][option] = typed(value, known[name][option], f"--set {path}")
+        options[name][option] = typed(value, known[name][option], f"--set {path}", entry=protocols.entries(name).get(option))
     try:
         seeds = [int(seed) for seed in flags.seeds.split(",")]
     except ValueError:

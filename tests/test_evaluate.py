@@ -103,6 +103,8 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
     (["--seeds", "1,1"], "different numbers"), (["--dta=x"], "unknown argument"), (["--data.pth=x"], "did you mean 'path'"), (["--data.canvas=big"], "takes a int"),
     (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--layer", "projector.1", "--protocols", "layers,labelfree"], "it is read by augmented, fewshot"),
     (["--protocols", ""], "name some of augmented"), (["--protocols", ","], "name some of augmented"), (["--step", "2", "--weights", "file"], "--step 2 says which checkpoint"),
+    (["--set", "linear.lrs=fast", "--protocols", "linear"], "--set linear.lrs is 'fast'; it takes a float"),
+    (["--set", "augmented.lrs=.1,fast", "--protocols", "augmented"], "takes a float"), (["--set", "semi.per_class=x", "--protocols", "semi"], "takes a int"), (["--set", "linear.batch_size=0", "--protocols", "linear"], "linear.batch_size is 0"),
     (["--set", "fewshot.tries=0", "--protocols", "fewshot"], "fewshot.tries is 0"), (["--set", "fewshot.n=0", "--protocols", "fewshot"], "fewshot.n is 0"),
     (["--set", "retrieval.against=tset", "--protocols", "retrieval"], "choose test"), (["--data", "nowhere"], "does not exist"), (["--precision", "f16"], "f32")])
 def test_wrong_flags_are_one_sentence(call, runs, flags, words):
@@ -402,3 +404,13 @@ def test_the_published_budget_is_that_of_the_recipe(monkeypatch, stem, epochs, b
 def test_options_take_the_type_of_their_default(text, default, value):
     found = subjects.typed(text, default, "--set a.b")
     assert found == value and type(found) is type(value)
+
+
+def test_options_that_are_empty_take_the_type_of_their_annotation():
+    for name in protocols.names():
+        known, kinds = protocols.options(name), protocols.entries(name)
+        assert {option for option, default in known.items() if default == ()} <= kinds.keys(), name
+        assert all(type(value) is kind for option, kind in kinds.items() for value in known[option]), name
+    for text, kind, value in (("1,.5", float, (1., .5)), ("3", int, (3,)), ("a+b", str, ("a+b",)), ("1,2", str, ("1", "2"))):
+        found = subjects.typed(text, (), "--set a.b", entry=kind)
+        assert found == value and [type(v) for v in found] == [kind] * len(value)
