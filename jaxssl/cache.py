@@ -79,7 +79,7 @@ def identity(source: datas.Source) -> str:
     if isinstance(source, Subset):
         total.update(identity(source.source).encode() + np.ascontiguousarray(source.indices).tobytes())
         return total.hexdigest()
-    if not isinstance(source, TFDS):                # whose name holds the set's version, and whose entries cost a read each
+    if not isinstance(source, TFDS):                # whose entries cost a read each
         for index in range(len(source)):
             total.update(repr(source.entry(index)).encode("utf-8", "surrogateescape"))
     for file in _files(source):
@@ -93,6 +93,8 @@ def _files(source):
         return [source.root / path for path in source.paths]
     if isinstance(source, Packed):
         return sorted(source.root.glob(f"{source.split}*"))
+    if isinstance(source, TFDS):
+        return sorted(file for file in source.directory.iterdir() if file.is_file())        # of all splits: they are prepared together
     return [source.path] if isinstance(source, Zip) else []
 
 

@@ -108,6 +108,8 @@ class Encoder:
 
     def check_layer(self, layer: str) -> None:
         if layer not in self.layers:
+            if self.weights == "teacher" and layer.partition(".")[0] in _heads(self.config, self.module):
+                raise UserError(f"layer {layer!r} is one of the student: the moving average holds {' and '.join(self.variables['params'])} alone; use --use student for it")
             raise UserError(f"layer {layer!r} is not one of {', '.join(self.layers)}{nearest(layer, self.layers)}")
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray], layer: str = "backbone") -> np.ndarray:
@@ -258,7 +260,8 @@ def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
 def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, precision: str = "f32") -> Encoder:
     """The encoder in a checkpoint of a run: its newest, or that of `step`.
 
-    weights: "student", "teacher" (the moving average), or "" for the teacher where there is one. Raises: UserError.
+    weights: "student", "teacher" (the moving average, with those heads alone that are averaged too), or "" for the teacher where there is one.
+    Raises: UserError.
     """
     from jaxssl import checkpoint, workdir as folders      # orbax is imported for workdirs only
     config = read_config(workdir)
@@ -279,8 +282,8 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
     if weights == "teacher" and not average:
         raise UserError(f"the run in {workdir} kept no moving average (ema={config['ema']}), so it has no teacher; use weights=student")
     params, stats = state["params"], state["aux"]["batch_stats"]
-    if weights == "teacher":
-        params, stats = {**params, **average["params"]}, {**stats, **average["batch_stats"]}
+    if weights == "teacher":                               # what it does not average is the student's, and no loss saw the two together
+        params, stats = average["params"], average["batch_stats"]
     names = [n for n in params if n in stats]              # the probe has no statistics and is no part of the network
     return build(config, {"params": {n: params[n] for n in names}, "batch_stats": {n: stats[n] for n in names}},
                  name=folders.path(workdir).name, weights=weights, step=step, precision=precision)

@@ -29,7 +29,7 @@ _HOME = os.path.join("~", ".cache", "jaxssl")
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m jaxssl.evaluate", allow_abbrev=False, description="Evaluate trained encoders. Exit code 2: wrong input, or a protocol failed.",
                                 epilog="Any key of the config's data section can be set: --data.path=test.zip --data.canvas=64. Several --workdir or --weights give a "
-                                       "comparison: mean ± std over runs that differ in their seed alone, and paired tests.")
+                                       "comparison: mean ± std over runs at the same step that differ in their seed alone, and paired tests.")
     p.add_argument("--workdir", action="append", nargs="+", default=[], metavar="DIR", help="a run, or several")
     p.add_argument("--weights", action="append", nargs="+", default=[], metavar="FILE", help="an export or a file of weights, or several")
     p.add_argument("--use", default="", metavar="student|teacher", help="which weights of a workdir (default: the teacher where there is one)")
@@ -85,7 +85,7 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
     subjects, chosen = opened.load(flags, plan, home=_HOME, log=_log), None
     if flags.select_by:
         subjects, chosen = select_by(flags, subjects)
-    documents, groups, failed = [], {}, []
+    documents, members, failed = [], [], []
     for subject in subjects:
         found = document(flags, plan, subject, chosen)
         try:
@@ -100,10 +100,8 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
         failed += measured.failed
         if found["rows"]:
             documents.append(found)
-            member = compare.Member(subject.path, subject.encoder.config.get("seed"), measured.tables, found["data"]["digest"])
-            groups.setdefault(_recipe(subject.encoder), []).append(member)
-    groups = {(members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} other seeds"): members for members in groups.values()}
-    together = compare.summary(groups) if documents and (len(subjects) > 1 or len(plan.seeds) > 1) else []
+            members.append((subject.encoder, compare.Member(subject.path, subject.encoder.config.get("seed"), measured.tables, found["data"]["digest"])))
+    together = compare.summary(compare.grouped(members)) if documents and (len(subjects) > 1 or len(plan.seeds) > 1) else []
     for found in documents:
         found["comparison"] = together
         save(found)
@@ -121,9 +119,17 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
 
 
 def select_by(flags: argparse.Namespace, subjects: list) -> tuple[list, dict]:
-    """The subject that the label-free measure prefers, and the record of it. No label is read."""
+    """The subject that the label-free measure prefers, and the record of it. No label is read.
+
+    Raises: UserError when their training images are not the same, or too few to measure.
+    """
     from jaxssl.eval import show
     from jaxssl.protocols import labelfree
+    images = [subject.contexts[0].digest.partition("-")[0] for subject in subjects]        # the first half is of the training images
+    first, other = subjects[0], next((subject for subject, own in zip(subjects, images) if own != images[0]), None)
+    if other:
+        raise UserError(f"--select_by {flags.select_by} compares what was measured on the same images, and the training images of {first.path} ({_named(first.data.train)}) and "
+                        f"{other.path} ({_named(other.data.train)}) differ; give --data, so that all are measured on the same")
     values = {}
     for subject in subjects:
         x = subject.contexts[0].features("train", flags.layer or "backbone").x
@@ -241,6 +247,10 @@ def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) ->
                                  ("select_by", flags.select_by, ("", *SELECT_BY)), ("precision", flags.precision, ("f32", "bf16"))):
         if value not in choices:
             raise UserError(f"--{name} is {value!r}; choose one of {', '.join(filter(None, choices))}{nearest(value, choices)}")
+    given = [path for paths in (*flags.workdir, *flags.weights) for path in paths]
+    twice = next((path for place, path in enumerate(given) if os.path.abspath(path) in map(os.path.abspath, given[:place])), None)
+    if twice:
+        raise UserError(f"{twice} is named twice, and a comparison would count it twice; name every run once")
     names = protocols.names() if flags.protocols == "all" else list(dict.fromkeys(filter(None, flags.protocols.split(","))))
     if not names:
         raise UserError(f"--protocols is {flags.protocols!r}; name some of {', '.join(protocols.names())}, or all")
@@ -258,7 +268,7 @@ def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) ->
             raise UserError(f"--set {text!r}: write protocol.option=value, with one of the protocols that are run ({', '.join(names)}){nearest(name, names)}")
         if option not in known[name]:
             raise UserError(f"--set {path}: {name} has no such option (it has {', '.join(known[name]) or 'none'}){nearest(option, known[name])}")
-        options[name][option] = typed(value, known[name][option], f"--set {path}")
+        options[name][option] = typed(value, known[name][option], f"--set {path}", entry=protocols.entries(name).get(option))
     try:
         seeds = [int(seed) for seed in flags.seeds.split(",")]
     except ValueError:
@@ -272,13 +282,6 @@ def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) ->
             raise UserError(f"unknown argument {argument!r}; keys of the data are written --data.key=value, and --help lists the flags")
         data_keys[key] = value
     return Plan(names, options, seeds, flags.data, data_keys, shlex.join(["python", "-m", "jaxssl.evaluate", *argv]))
-
-
-def _recipe(encoder):
-    """What two runs of one recipe share: the config without its seed."""
-    if "seed" not in encoder.config:
-        return encoder.digest
-    return json.dumps({k: v for k, v in encoder.config.items() if k != "seed"}, sort_keys=True, default=str)
 
 
 def _named(source):

@@ -52,7 +52,8 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
         # Copies share features and decoded images.
         subjects.append(Subject(path, own, data, folder, [dataclasses.replace(context, seed=seed) for seed in plan.seeds]))
     for subject in subjects:
-        check_writable(subject.folder)
+        check_writable(subject.folder / "evaluations", "--out")
+        check_writable(Path(subject.contexts[0].folder) / "features", "--cache")
     return subjects
 
 
@@ -64,16 +65,15 @@ def check_finite(encoder: encoders.Encoder) -> None:
                         "or the file is damaged; evaluate an earlier --step, or other weights")
 
 
-def check_writable(folder: Any) -> None:
-    """Makes `evaluations/` in the folder. Raises: UserError when nothing can be written there."""
-    place = folder / "evaluations"
+def check_writable(place: Any, flag: str) -> None:
+    """Makes the folder `place`. flag: that names another one. Raises: UserError when nothing can be written there."""
     try:
         place.mkdir(parents=True, exist_ok=True)
         probe = place / f".writable.{os.getpid()}"
         workdir.write(probe, "")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to {place} ({error.strerror or error}); give another folder with --out") from error
+        raise UserError(f"cannot write to {place} ({error.strerror or error}); give another folder with {flag}") from error
 
 
 def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -> datas.Data:
@@ -105,8 +105,8 @@ def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -
     return datas.make(**settings)
 
 
-def typed(text: str, default: Any, name: str) -> Any:
-    """`text` in the type of `default`; a tuple is written with commas. Raises: UserError."""
+def typed(text: str, default: Any, name: str, entry: type | None = None) -> Any:
+    """`text` in the type of `default`; a tuple is written with commas. entry: the type of its entries, where the default is (). Raises: UserError."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -115,7 +115,8 @@ def typed(text: str, default: Any, name: str) -> Any:
         return text
     if isinstance(default, tuple):
         value = tuple(value) if isinstance(value, tuple | list) else (value,)
-        return tuple(typed(v if isinstance(v, str) else repr(v), default[0], name) for v in value) if default else value
+        example = default[0] if default else entry and entry(1)
+        return value if example is None else tuple(typed(v if isinstance(v, str) else repr(v), example, name) for v in value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     good = {bool: isinstance(value, bool), int: number and float(value).is_integer(), float: number}.get(type(default), True)
     if not good:

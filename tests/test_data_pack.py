@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import types
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import data
+from jaxssl import cache, data
 from jaxssl.data import __main__ as command
 from jaxssl.data import decode
 from jaxssl.data import inspect as inspecting
@@ -243,6 +244,21 @@ def test_tfds(prepared, below):
     assert data.make(source="tfds", path=str(prepared), split="validation", test_split="train").test.split == "train"
     held = data.make(source="tfds", path=str(prepared), split="train[:50%]", test_path="none", holdout=0.)
     assert len(held.train) == 5 and held.test is None
+
+
+def test_a_tfds_set_that_is_prepared_again_is_another(prepared, tmp_path):
+    """The identity by which features are cached: the same when the set is opened again, another when its records or what describes them were written since."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+
+    def identity():
+        return cache.identity(data.make(source="tfds", path=str(tmp_path), canvas=8).train)
+    first = identity()
+    assert identity() == first
+    record, = (tmp_path / "tiny" / "1.0.0").glob("*-train.*")
+    for file in (record, tmp_path / "tiny" / "1.0.0" / "dataset_info.json"):
+        before = identity()
+        os.utime(file, (1, 1))
+        assert identity() != before
 
 
 def test_a_split_with_labels_is_rather_held_out(tmp_path):

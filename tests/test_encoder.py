@@ -80,6 +80,17 @@ def test_teacher_is_the_average_and_the_default_where_there_is_one(tmp_path):
     assert tree.digest(teacher.variables["params"]["encoder"]) == tree.digest(state.aux["ema"]["params"]["encoder"]) != tree.digest(state.params["encoder"])
     assert tree.digest(teacher.variables["batch_stats"]["encoder"]) == tree.digest(state.aux["ema"]["batch_stats"]["encoder"])
     assert tree.digest(student.variables["params"]) == tree.digest({n: state.params[n] for n in ("encoder", "projector")})
+    assert teacher.layers == ("backbone",) and set(teacher.variables["params"]) == {"encoder"}       # no loss saw the student's projector on the average
+    assert student.layers == ("backbone", "projector.1", "projector.2")
+    with pytest.raises(UserError, match="'projector.1' is one of the student: the moving average holds encoder alone; use --use student"):
+        teacher.check_layer("projector.1")
+    with pytest.raises(UserError, match="'bakbone' is not one of backbone; did you mean"):
+        teacher.check_layer("bakbone")
+    fresh = encoders.untrained(teacher)
+    assert fresh.layers == ("backbone",) and fresh(images()).shape == (3, teacher.width)
+    (tmp_path / "export").mkdir()
+    native.write(teacher, tmp_path / "export")
+    assert encoders.load(tmp_path / "export").digest == teacher.digest
     with pytest.raises(UserError, match="'teecher'.*did you mean 'teacher'"):
         encoders.load(folder, weights="teecher")
 

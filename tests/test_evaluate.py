@@ -103,6 +103,8 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
     (["--seeds", "1,1"], "different numbers"), (["--dta=x"], "unknown argument"), (["--data.pth=x"], "did you mean 'path'"), (["--data.canvas=big"], "takes a int"),
     (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--layer", "projector.1", "--protocols", "layers,labelfree"], "it is read by augmented, fewshot"),
     (["--protocols", ""], "name some of augmented"), (["--protocols", ","], "name some of augmented"), (["--step", "2", "--weights", "file"], "--step 2 says which checkpoint"),
+    (["--set", "linear.lrs=fast", "--protocols", "linear"], "--set linear.lrs is 'fast'; it takes a float"),
+    (["--set", "augmented.lrs=.1,fast", "--protocols", "augmented"], "takes a float"), (["--set", "semi.per_class=x", "--protocols", "semi"], "takes a int"), (["--set", "linear.batch_size=0", "--protocols", "linear"], "linear.batch_size is 0"),
     (["--set", "fewshot.tries=0", "--protocols", "fewshot"], "fewshot.tries is 0"), (["--set", "fewshot.n=0", "--protocols", "fewshot"], "fewshot.n is 0"),
     (["--set", "retrieval.against=tset", "--protocols", "retrieval"], "choose test"), (["--data", "nowhere"], "does not exist"), (["--precision", "f16"], "f32")])
 def test_wrong_flags_are_one_sentence(call, runs, flags, words):
@@ -242,6 +244,34 @@ def test_several_runs_and_seeds_give_means_and_paired_tests(runs, call, tmp_path
     assert " ± " in out and "p=" in out and "1 other seeds" in out
 
 
+def test_means_are_over_runs_at_one_step_that_differ_in_their_seed_alone():
+    """An interrupted run, other weights, and a copy of a run each stand for themselves; a second set of the same seeds is a group."""
+    def member(name, seed, step=1000, weights="student", total=1000):
+        encoder = types.SimpleNamespace(config={"seed": seed, "total": total}, weights=weights, step=step, digest=name)
+        return encoder, compare.Member(name, seed, [], "data")
+
+    def grouped(*members):
+        return {name: [m.name for m in own] for name, own in compare.grouped(members).items()}
+    a, b, c = member("a", 0), member("b", 1), member("c", 2)
+    assert grouped(a, b, c, member("other", 0, total=9)) == {"a and 2 other seeds": ["a", "b", "c"], "other": ["other"]}
+    assert grouped(a, b, member("c", 2, step=300)) == {"a (student, step 1000) and 1 other seeds": ["a", "b"], "c (student, step 300)": ["c"]}
+    assert grouped(a, member("b", 1, weights="teacher")) == {"a (student, step 1000)": ["a"], "b (teacher, step 1000)": ["b"]}
+    assert list(grouped(a, member("copy", 0), b, member("again", 1)).values()) == [["a", "b"], ["copy", "again"]]
+    foreign = [(types.SimpleNamespace(config={}, weights="student", step=None, digest="same"), compare.Member(name, None, [], "data")) for name in "xy"]
+    assert grouped(*foreign) == {"x (student, step unknown)": ["x"], "y (student, step unknown)": ["y"]}
+
+
+def test_an_interrupted_run_is_not_averaged_with_finished_ones(runs, call, monkeypatch, tmp_path):
+    own = encoders.from_workdir
+    monkeypatch.setattr(encoders, "from_workdir", lambda path, **_: dataclasses.replace(own(path), step=300 if path.endswith("2") else 1000))
+    code, out, err = call("--workdir", *runs("seed0", "seed1", "seed2"), "--protocols", "knn", *FAST)
+    assert code == 0, err
+    first, second = written(tmp_path / "seed0")[0]["comparison"][0]["groups"]
+    assert (first["n"], second["n"]) == (2, 1) and second["name"].endswith("seed2 (student, step 300)")
+    code, out, err = call("--workdir", *runs("seed0", "seed1"), "--workdir", f"{tmp_path}/seed1/", "--protocols", "knn")
+    assert code == 2 and "seed1/ is named twice" in err and err.count("\n") == 1, err
+
+
 def rows_of(values, outcomes=None, variant="k=1", protocol="knn"):
     """A table of one row a protocol run."""
     intervals = [None if outcomes is None else bootstrap.interval(o, np.zeros(len(o)), ids=np.arange(len(o))) for o in (outcomes or values)]
@@ -302,6 +332,22 @@ def test_select_by_picks_without_labels(runs, call, tmp_path):
     assert code == 0
     picked = json.loads(out)["select_by"]
     assert min(picked["values"], key=lambda path: abs(picked["values"][path] - 1)) == picked["chosen"]
+
+
+def test_select_by_wants_the_same_images(runs, call, monkeypatch, tmp_path):
+    """Runs on other data, or on data that were changed since: their ranks are no comparison."""
+    own = encoders.from_workdir
+
+    def on_others(path, **_):
+        encoder = own(path)
+        return dataclasses.replace(encoder, config={**encoder.config, "data": {**encoder.config["data"], "variant": "cluttered"}}) if path.endswith("1") else encoder
+    monkeypatch.setattr(encoders, "from_workdir", on_others)
+    with monkeypatch.context() as patch:
+        patch.setattr(protocols.Context, "features", lambda *_: pytest.fail("computed first"))
+        code, out, err = call("--workdir", *runs("seed0", "seed1"), "--select_by", "rankme", "--protocols", "knn")
+    assert code == 2 and "seed0 (digits (clean, train), 1,419 images)" in err and "seed1 (digits (cluttered, train)" in err and "give --data" in err and err.count("\n") == 1, err
+    code, out, err = call("--workdir", *runs("seed0", "seed1"), "--select_by", "rankme", "--protocols", "knn", "--data.variant=clean", *FAST)
+    assert code == 0 and "→" in out, err
 
 
 def matched(config, row):
@@ -387,3 +433,13 @@ def test_the_published_budget_is_that_of_the_recipe(monkeypatch, stem, epochs, b
 def test_options_take_the_type_of_their_default(text, default, value):
     found = subjects.typed(text, default, "--set a.b")
     assert found == value and type(found) is type(value)
+
+
+def test_options_that_are_empty_take_the_type_of_their_annotation():
+    for name in protocols.names():
+        known, kinds = protocols.options(name), protocols.entries(name)
+        assert {option for option, default in known.items() if default == ()} <= kinds.keys(), name
+        assert all(type(value) is kind for option, kind in kinds.items() for value in known[option]), name
+    for text, kind, value in (("1,.5", float, (1., .5)), ("3", int, (3,)), ("a+b", str, ("a+b",)), ("1,2", str, ("1", "2"))):
+        found = subjects.typed(text, (), "--set a.b", entry=kind)
+        assert found == value and [type(v) for v in found] == [kind] * len(value)

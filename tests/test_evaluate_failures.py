@@ -67,6 +67,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
     for flags in (["--out", str(tmp_path / "file")], []):
         code, out, err = call("--workdir", *runs("seed0"), "--protocols", "knn", *flags)
         assert code == 2 and "cannot write to" in err and "--out" in err and err.count("\n") == 1, err
+    code, out, err = call("--workdir", *runs("seed1"), "--protocols", "knn,linear", "--cache", str(tmp_path / "file"))
+    assert code == 2 and "cannot write to" in err and "give another folder with --cache" in err and err.count("\n") == 1, err
 
 
 class Unlabelled:

@@ -10,7 +10,7 @@ import pytest
 from jaxssl import protocols, tree
 from jaxssl.eval import knn
 from jaxssl.tuning import whole
-from tests.probed import context, digits, run
+from tests.probed import Labelled, context, digits, run
 from tests.test_tuning import small
 
 
@@ -101,6 +101,15 @@ def test_published_budgets_are_the_papers(make, training, tmp_path):
     for (rows, plan, options), (count, epochs) in zip(training, ((10, 60), (143, 30), (len(given.data.train), 30)), strict=True):
         assert len(rows) == pytest.approx(count, abs=5) and plan.epochs == pytest.approx(epochs, rel=.05)
         assert (options["optimizer"], options["lr"], options["scaling"], options["weight_decay"], options["warmup"]) == ("lars", .005, "sqrt", 0., 0.)
+
+
+def test_one_percent_is_the_share_asked_for(make, training, tmp_path):
+    """Of some 158 images a class 1 % rounds to two, 1.25 %: it is trained for 60 epochs all the same; as many images a class, asked for as such, are more than 1 %."""
+    given, source = make(folder=tmp_path, budget="published"), digits().train.source.source
+    given.data = dataclasses.replace(digits(), train=Labelled(source, np.arange(len(source)) // 158))
+    protocols.find("semi").run(given, shares=(.01,), per_class=(1, 2))
+    assert [len(rows) for rows, _, _ in training] == [18, 9, 18]
+    assert [plan.epochs for _, plan, _ in training] == pytest.approx([60, 60, 30], rel=.05)
 
 
 @pytest.fixture(scope="module")

@@ -40,24 +40,25 @@ def _builder(directory: Path):
 
 def open_splits(root: Path, split: str, test_split: str):
     """-> (source of `split`, source of `test_split` or None); `test_split` "" = test or validation, whichever there is, and rather one with labels."""
-    builder = _builder(prepared(root))
+    directory = prepared(root)
+    builder = _builder(directory)
     splits = list(builder.info.splits)
     for key, name in (("split", split), ("test_split", test_split)):
         if name and name.split("[")[0] not in splits:
             raise UserError(f"data.{key}='{name}' is not a split of {builder.info.full_name}; choose one of {', '.join(splits)}{nearest(name, splits)}")
     names = (test_split,) if test_split else tuple(name for name in TESTS if name in splits and name != split)
-    held = [TFDS(builder, name) for name in names]
+    held = [TFDS(builder, name, directory) for name in names]
     if len(held) > 1:               # a contest's test split has no labels (imagenet2012's are all -1)
         held.sort(key=lambda source: not source.labelled())
-    return TFDS(builder, split), held[0] if held else None
+    return TFDS(builder, split, directory), held[0] if held else None
 
 
 class TFDS:
-    """One split of a prepared set: encoded images, at random."""
+    """One split of a prepared set: encoded images, at random. directory: of the set, with its records and what describes them."""
 
-    def __init__(self, builder, split: str):
+    def __init__(self, builder, split: str, directory: Path):
         from tensorflow_datasets import decode, features
-        self.name, self.split = f"{builder.info.full_name} ({split})", split
+        self.name, self.split, self.directory = f"{builder.info.full_name} ({split})", split, directory
         self.image = _feature(builder.info, features.Image, "image")
         self.label = _feature(builder.info, features.ClassLabel, "label", required=False)
         self.classes = tuple(builder.info.features[self.label].names) if self.label else ()

@@ -1,4 +1,5 @@
 """Rows beside rows: which differ by no more than their intervals, means over seeds, and paired tests between recipes."""
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,25 @@ def overlapping(rows: Sequence[Any]) -> list[bool]:
     return marks
 
 
+def grouped(members: Sequence[tuple[Any, Member]]) -> dict[str, list[Member]]:
+    """Members, each with its encoder, grouped for `summary`: a group has one config, step and kind of weights, and each seed once.
+
+    Groups of one config have the kind and the step in their names.
+    """
+    found = []              # [(encoder of the first member, members)]
+    for encoder, member in members:
+        same = [own for first, own in found if _recipe(first) == _recipe(encoder) and (first.weights, first.step) == (encoder.weights, encoder.step)]
+        fitting = next((own for own in same if all(other.seed != member.seed for other in own)), None)
+        if fitting is None:
+            found.append((encoder, fitting := []))
+        fitting.append(member)
+    recipes, named = [_recipe(encoder) for encoder, _ in found], {}
+    for encoder, own in found:
+        which = f" ({encoder.weights}, step {'unknown' if encoder.step is None else encoder.step})" if recipes.count(_recipe(encoder)) > 1 else ""
+        named[f"{own[0].name}{which}" + (f" and {len(own) - 1} other seeds" if len(own) > 1 else "")] = own
+    return named
+
+
 def summary(groups: Mapping[str, Sequence[Member]]) -> list[dict]:
     """Every measure that all members have: mean ± std of each group, and a paired test of every group against the first.
 
@@ -63,6 +83,13 @@ def summary(groups: Mapping[str, Sequence[Member]]) -> list[dict]:
         found.append({**dict(zip(("protocol", "variant", "layer", "metric"), k)), "groups": entries, "tests": [r for r in results if "p" in r],
                       "untested": [r for r in results if "why" in r]})
     return found
+
+
+def _recipe(encoder):
+    """What two runs of one recipe share: the config without its seed."""
+    if "seed" not in encoder.config:
+        return encoder.digest
+    return json.dumps({k: v for k, v in encoder.config.items() if k != "seed"}, sort_keys=True, default=str)
 
 
 class _Group(NamedTuple):

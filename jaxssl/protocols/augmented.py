@@ -22,7 +22,7 @@ SHORT_IMAGES = 150_000      # views in all
 HELD_OUT = .1
 
 
-def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_size: int = 0, lrs: tuple = (), weight_decay: float = 0., images: int = 0) -> list[Row]:
+def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_size: int = 0, lrs: tuple[float, ...] = (), weight_decay: float = 0., images: int = 0) -> list[Row]:
     """One row: the head, or the best of several.
 
     epochs, batch_size, lrs (for a batch of 256): 0 or () = of the budget. images: most views to train on in all; 0 = of the budget, which is

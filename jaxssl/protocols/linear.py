@@ -18,8 +18,8 @@ STEPS = {"short": 2500, "published": 12_500}
 EPOCHS = 100       # more of them on a small set only overfit
 
 
-def run(context: Context, *, layer: str = "backbone", blocks: tuple = (), preset: str = "default", lrs: tuple = (), weight_decays: tuple = (0.,), forms: tuple = (),
-        steps: int = 0, batch_size: int = 1024, race: bool = True) -> list[Row]:
+def run(context: Context, *, layer: str = "backbone", blocks: tuple[str, ...] = (), preset: str = "default", lrs: tuple[float, ...] = (),
+        weight_decays: tuple[float, ...] = (0.,), forms: tuple[str, ...] = (), steps: int = 0, batch_size: int = 1024, race: bool = True) -> list[Row]:
     """One row: the best head.
 
     blocks: further features beside `layer`: names of layers, joined by + where heads see several side by side ("backbone+projector.1").
@@ -29,6 +29,8 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple = (), preset
     start = time.monotonic()
     if preset not in PRESETS:
         raise UserError(f"linear.preset is {preset!r}; choose one of {', '.join(PRESETS)}{nearest(preset, PRESETS)}")
+    if batch_size < 1 or steps < 0:
+        raise UserError(f"linear.batch_size is {batch_size} and linear.steps is {steps}; a batch has at least one image, and 0 steps are those of the budget")
     published = preset == "dinov2"
     names = tuple(dict.fromkeys((layer, *blocks)))
     heads = grid.make(names, lrs=lrs or (grid.DINOV2_RATES if published else grid.RATES), weight_decays=weight_decays, forms=forms or (("raw",) if published else ("raw", "white")))

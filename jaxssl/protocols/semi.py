@@ -9,11 +9,11 @@ from jaxssl.protocols import Context, Row
 from jaxssl.protocols.finetune import PUBLISHED, SHORT, tuned
 from jaxssl.tuning import subsets
 
-EPOCHS = (.01, 60., 30.)    # up to this share, so many epochs; above it, so many
+EPOCHS = (.01, 60., 30.)    # up to this share of the labels (the one asked for, or what a number a class comes to), so many epochs; above it, so many
 SHORT_IMAGES = 40_000       # views in all, for each subset
 
 
-def run(context: Context, *, shares: tuple = (.01, .1), per_class: tuple = (), layer: str = "backbone", epochs: float = 0., batch_size: int = 0, optimizer: str = "",
+def run(context: Context, *, shares: tuple[float, ...] = (.01, .1), per_class: tuple[int, ...] = (), layer: str = "backbone", epochs: float = 0., batch_size: int = 0, optimizer: str = "",
         lr: float = 0., scaling: str = "", weight_decay: float = 0., warmup: float = 0., layer_decay: float = 1., drop_path: float = 0., label_smoothing: float = 0.,
         images: int = 0) -> list[Row]:
     """A row for every share of the labels and every number of images a class. Other options as `finetune`'s."""
@@ -27,7 +27,8 @@ def run(context: Context, *, shares: tuple = (.01, .1), per_class: tuple = (), l
         what = f"{100 * how['share']:g} %" if "share" in how else f"{how['per_class']} a class"
         file = f"evaluations/subsets/{what.replace(' %', 'percent').replace(' ', '_')}_seed{context.seed}_{context.digest[:12]}.json"
         digest = subsets.save(context.results / file, chosen, context.data.train, seed=context.seed, **how)
-        published = EPOCHS[1] if len(chosen) <= EPOCHS[0] * 1.01 * (labels >= 0).sum() else EPOCHS[2]
+        share = how.get("share", len(chosen) / (labels >= 0).sum())        # as asked for: of small classes, 1 % rounds to more
+        published = EPOCHS[1] if share <= EPOCHS[0] else EPOCHS[2]
         recipe = {**(SHORT if short else PUBLISHED), "epochs": published, **{k: v for k, v in given.items() if v}}
         most = images or (SHORT_IMAGES if short and not epochs else 0)
         rows.append(tuned(context, chosen, "semi", f"{what} of the labels" if "share" in how else what, layer, recipe, options, published, most,
