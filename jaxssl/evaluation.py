@@ -36,13 +36,13 @@ class Evaluator:
         self._count_broken()
         return found
 
-    def final(self, embed: Callable) -> dict[str, float]:
-        """What `quick` gives, and `linear`: logistic regression on the features, its penalty chosen on a part of the training images."""
+    def final(self, embed: Callable, poll: Callable = lambda: None) -> dict[str, float]:
+        """What `quick` gives, and `linear`: logistic regression on the features, its penalty chosen on a part of the training images. `poll()` comes before each of its fits."""
         found, sets = self._measure(embed)
         self._count_broken()
-        return {**found, "linear": _linear(*sets) if sets else math.nan} if self.labelled else found
+        return {**found, "linear": _linear(*sets, poll) if sets else math.nan} if self.labelled else found
 
-    def raw(self) -> dict[str, float]:
+    def raw(self, poll: Callable = lambda: None) -> dict[str, float]:
         """`knn_raw` and `linear_raw`: the same measures on the pixels themselves; empty unless asked for."""
         if not (self._counts["raw"] and self.labelled):
             return {}
@@ -52,7 +52,7 @@ class Evaluator:
         x, y, u, v = sets
         if all(np.array_equal(pixels[:, channel::3], pixels[:, ::3]) for pixels in (x, u) for channel in (1, 2)):
             x, u = x[:, ::3], u[:, ::3]  # grey: the other two channels say the same, at three times the cost of the fit
-        return {"knn_raw": found["knn"], "linear_raw": _linear(x, y, u, v)}
+        return {"knn_raw": found["knn"], "linear_raw": _linear(x, y, u, v, poll)}
 
     def _measure(self, embed):
         x, y = self._extract(embed, "train")
@@ -135,5 +135,5 @@ def _sound(x, what):
     return not bad
 
 
-def _linear(x, y, u, v):
-    return linear.evaluate(x, y, u, v).accuracy
+def _linear(x, y, u, v, poll):
+    return linear.evaluate(x, y, u, v, poll=poll).accuracy

@@ -1,4 +1,4 @@
-"""What the encoder can do while it trains: scores before the first step, in between and at the end. A stop is honoured between two batches."""
+"""What the encoder can do while it trains: scores before the first step, in between and at the end. A stop is honoured between two batches or two linear fits."""
 import json
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ class Monitor:
     """Evaluations of one run.
 
     evaluator: an `evaluation.Evaluator`. embed(state, batch) -> [B, D]. mesh: of the run. folder: the workdir. stop: true once this process was asked to stop.
-    Every method that evaluates raises Interrupted after that, on all processes at the same batch.
+    Every method that evaluates raises Interrupted after that, on all processes at the same batch or fit.
     """
 
     def __init__(self, evaluator: Any, embed: Callable, mesh: Any, folder: Any, stop: Any):
@@ -33,13 +33,13 @@ class Monitor:
         return self._evaluator.quick(self._polled(state))
 
     def final(self, state: Any) -> dict[str, float]:
-        return self._evaluator.final(self._polled(state))
+        return self._evaluator.final(self._polled(state), self._poll)
 
     def first(self, fresh: Any, start: Any = None) -> dict[str, float]:
         """Scores of the untrained encoder (state `fresh`), of the pixels, and of the weights it began with (state `start`) where they are others; kept in a file."""
         found = {f"{name}_untrained": value for name, value in self.final(fresh).items()}
         self._poll()
-        found |= self._evaluator.raw()
+        found |= self._evaluator.raw(self._poll)
         if start is not None:
             found |= {f"{name}_start": value for name, value in self.final(start).items()}
         self._before = folders.nulled(found)

@@ -1,14 +1,14 @@
-"""run(): config → mesh → data → job → workdir → session (restore → loop → re-open, digest, run.json)."""
+"""run(): config → mesh → data → job → agreement → workdir → session (restore → loop → re-open, digest, run.json)."""
 import functools
+import json
 import logging
 import os
 import re
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
-from jaxssl import config as configs, data as datas, evaluation, job as jobs, progress, sharding, workdir as folders, writers
+from jaxssl import agreement, config as configs, data as datas, evaluation, job as jobs, progress, sharding, workdir as folders, writers
 from jaxssl.errors import UserError
 from jaxssl.session import Session
 from jaxssl.watchdog import Stop, Watchdog
@@ -42,28 +42,42 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     profile_steps: (first, last) steps of a profiler trace. Stopped by SIGTERM it saves and returns {"stopped": step}.
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
+    with Stop() as stop:                             # from here on a signal is kept, and honoured between two batches
+        config, data, job, new = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps), functools.partial(facts, allow_config_change))
+        start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
+
+        def claim():
+            if new:
+                start()                              # what cannot begin is refused before the workdir is claimed
+            return folders.claim(workdir, configs.describe(config), datas.describe(data), total=job.total, allow_change=allow_config_change, leader=leader)
+        former = agreement.reach(claim)
+        if former and former["steps"] >= job.total:
+            print(f"{workdir} is finished ({former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
+            return former
+        if former and leader:
+            folders.set_aside(workdir, former)
+        with progress.Progress(job.total, active=leader) as screen, Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()) as watchdog:
+            session = Session(config, workdir, job, data, stop, screen, watchdog, profile_steps, start)
+            try:
+                return session.train()
+            finally:
+                session.close()
+
+
+def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None) -> tuple[Any, datas.Data, jobs.Job, bool]:
+    """(config, data, job, whether `workdir` has no run yet). Raises: UserError for wrong input, before anything is compiled or written."""
     config = configs.load(spec, overrides)
-    leader = jax.process_index() == 0
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     data = datas.make(**config.data)
     job = jobs.prepare(config, mesh, jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides))
     check(config, data, job, profile_steps)
-    start = functools.cache(functools.partial(beginning, config, job))
-    if not (folders.path(workdir) / "config.json").exists():
-        start()                                      # what cannot begin is refused before the workdir is claimed
-    folders.claim(workdir, configs.describe(config), allow_change=allow_config_change, leader=leader)
-    finished = folders.read_json(folders.path(workdir) / "run.json")
-    if finished and finished["steps"] >= job.total:
-        print(f"{workdir} is finished ({finished['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
-        return finished
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")
-    with Stop() as stop, progress.Progress(job.total, active=leader) as screen, Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()) as watchdog:
-        session = Session(config, workdir, job, data, stop, screen, watchdog, profile_steps, start)
-        try:
-            return session.train()
-        finally:
-            session.close()
+    return config, data, job, not (folders.path(workdir) / "config.json").exists()
+
+
+def facts(allow_config_change: bool, prepared: tuple) -> dict:
+    """What must be the same in every process, as JSON."""
+    config, data, *_ = prepared
+    return {"config": json.loads(configs.describe(config)), "data": datas.describe(data), "allow_config_change": allow_config_change}
 
 
 def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] | None) -> None:

@@ -1,4 +1,4 @@
-"""A run's folder: claimed by one config, described by config.json and environment.json, closed by run.json."""
+"""A run's folder: claimed by one config and its images, described by config.json, data.json and environment.json, closed by run.json."""
 import json
 import math
 import os
@@ -16,10 +16,11 @@ from jaxssl.errors import UserError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
 
 
-def claim(workdir: str, config_text: str, *, allow_change: bool, leader: bool) -> None:
-    """Makes `workdir` this config's own, or finds that it already is.
+def claim(workdir: str, config_text: str, images: dict, *, total: int, allow_change: bool, leader: bool) -> dict | None:
+    """Makes `workdir` this run's own, or finds that it already is; returns what its run.json holds, or None. The run of a run.json with `total` steps is finished, and stays as it is.
 
-    Raises: UserError when it cannot be written, holds foreign files, or another config's run (the differences are listed).
+    images: `jaxssl.data.describe` of the run's.
+    Raises: UserError when it cannot be written, holds foreign files, or a run with another config or on other images (the differences are listed).
     """
     folder = path(workdir)
     try:
@@ -28,25 +29,43 @@ def claim(workdir: str, config_text: str, *, allow_change: bool, leader: bool) -
         raise UserError(f"cannot make workdir {workdir}: {getattr(error, 'strerror', None) or error}; choose a folder you may write to") from error
     if isinstance(folder, Path) and not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"no permission to write in workdir {workdir}; choose another folder")
-    file = folder / "config.json"
-    if file.exists():
-        try:
-            changed = configs.differences(file.read_text(), config_text)
-        except ValueError as error:
-            raise UserError(f"{file} cannot be read ({error}), so it is not known whose run this is; restore it from a copy, or use another workdir") from error
-        if changed and not allow_change:
-            raise UserError(f"workdir {workdir} belongs to a run with another config ({'; '.join(changed[:12])}{f'; and {len(changed) - 12} more' if len(changed) > 12 else ''}); "
-                            "use another workdir, or --allow_config_change to go on with the new values")
-        if not changed:
-            return
+    texts = {"config.json": config_text, "data.json": json.dumps(images, indent=1)}
+    there = {name for name in texts if (folder / name).exists()}         # a run of an earlier version has no data.json, and gets one
+    former = None
+    if "config.json" in there:
+        changed = {name: _differences(folder / name, texts[name]) for name in sorted(there)}
+        for name, what in (("config.json", "with another config"), ("data.json", "on other images")):
+            if (lines := changed.get(name)) and not allow_change:
+                raise UserError(f"workdir {workdir} belongs to a run {what} ({'; '.join(lines[:12])}{f'; and {len(lines) - 12} more' if len(lines) > 12 else ''}); "
+                                "use another workdir, or --allow_config_change to go on with the new values")
+        there = {name for name in there if not changed[name]}
+        former = read_json(folder / "run.json")
     elif leader and folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):      # a bucket has no empty folders
         raise UserError(f"workdir {workdir} is not empty and has no config.json, so it is not a run of this program; choose a new folder")
-    if leader:
+    if leader and not (former and former["steps"] >= total):
         try:
-            write(folder / "config.json", config_text)
-            write(folder / "environment.json", json.dumps(environment(), indent=1))
+            for name, text in texts.items():
+                if name not in there:
+                    write(folder / name, text)
+            if "config.json" not in there:
+                write(folder / "environment.json", json.dumps(environment(), indent=1))
         except OSError as error:
             raise UserError(f"cannot write in workdir {workdir} ({error.strerror or error}); make room or get the right to write there, or choose another folder") from error
+    return former
+
+
+def set_aside(workdir: str, former: dict) -> None:
+    """Renames run.json, which holds `former`, to run-<steps>.json: the run goes on, and is not finished until it writes another."""
+    folder = path(workdir)
+    write(folder / f"run-{former['steps']}.json", json.dumps(former, indent=1))
+    (folder / "run.json").unlink()
+
+
+def _differences(file, text: str) -> list[str]:
+    try:
+        return configs.differences(file.read_text(), text)
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read ({error}), so it is not known whose run this is; restore it from a copy, or use another workdir") from error
 
 
 def path(workdir: str):

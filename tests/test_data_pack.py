@@ -51,6 +51,7 @@ def test_pack_keeps_bytes_order_labels_and_ids(tmp_path, folder, shards, capsys)
     before, after = data.make(source="folder", path=str(folder)), data.make(source="array_record", path=str(tmp_path / "packed"))
     assert after.classes == before.classes == ("cat", "dog")
     for old, new in ((before.train, after.train), (before.test, after.test)):
+        assert [new.id(i) for i in range(len(new))] == [new.entry(i)[1] for i in range(len(new))]
         assert records(new) == records(old) and [new.entry(i) for i in range(len(new))] == [old.entry(i) for i in range(len(old))]
         assert records(pickle.loads(pickle.dumps(new))) == records(old)
     manifest = json.loads((tmp_path / "packed/manifest.json").read_text())
@@ -238,6 +239,7 @@ def test_tfds(prepared, below):
             assert label == number % 2
             seen.append(number)
         assert sorted(seen) == list(numbers)
+        assert [source.id(i) for i in range(len(source))] == [source.entry(i)[1] for i in range(len(source))]
     again = pickle.loads(pickle.dumps(made.train))
     assert again.read(3) == made.train.read(3)
     assert "tensorflow" not in sys.modules

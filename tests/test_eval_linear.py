@@ -133,3 +133,18 @@ def test_choosing_by_the_test_rows_is_another_choice():
     assert own[0] == own[1]
     for result, labels in zip(leak, (v, shuffled)):
         assert result.accuracy == max(linear.evaluate(x, y, u, labels, grid=(l2,), select="test").accuracy for l2 in (10.0, 1e-1, 1e-3))
+
+
+def test_it_can_be_left_before_any_fit():
+    """The poll comes once a fit, as often in every process, and what it raises ends the search."""
+    polls = []
+    linear.evaluate(*digits(), grid=(1.0, 0.1, 0.01), poll=lambda: polls.append(1), steps=3)
+    assert len(polls) == 3 + 1
+
+    def enough():
+        polls.append(1)
+        if len(polls) == 6:
+            raise KeyError("stop")
+    with pytest.raises(KeyError, match="stop"):
+        linear.evaluate(*digits(), grid=(1.0, 0.1, 0.01), poll=enough, steps=3)
+    assert len(polls) == 6

@@ -34,9 +34,10 @@ class Slow:
             self.batches += 1
         return {"rankme": 3.0}
 
-    final = quick
+    def final(self, embed, poll):
+        return self.quick(embed)
 
-    def raw(self):
+    def raw(self, poll):
         return {}
 
 
@@ -65,13 +66,25 @@ def test_a_stop_in_the_middle_of_each_evaluation(monkeypatch, tmp_path):
     assert result["steps"] == 4 and result["rankme_untrained"] == 3.0 and evaluator.evaluations == 1 and scored() == [2, 4]
 
 
+def test_a_stop_between_two_linear_fits(monkeypatch, tmp_path):
+    class Fits(Slow):
+        def final(self, embed, poll):
+            if (tmp_path / "run" / "evaluations").exists():
+                os.kill(os.getpid(), signal.SIGTERM)
+                poll()
+                pytest.fail("the fits went on")
+            return self.quick(embed)
+    monkeypatch.setattr(evaluation, "make", functools.wraps(evaluation.make)(lambda **_: Fits(0)))
+    flags = {**SMALL, "total": "2", "warmup": "0", "eval_every": "0", "log.tensorboard": "false", "report": "false"}
+    assert train.run(str(ROOT / "configs/digits/simclr.py"), flags, str(tmp_path / "run")) == {"stopped": 2}
+
+
 def test_a_save_comes_before_the_evaluation_of_the_same_step(monkeypatch, tmp_path):
     class Looks(Slow):
         def quick(self, embed):
             folder = tmp_path / "run" / "checkpoints"
             found.append([p.name for p in folder.iterdir()] if folder.exists() else [])
             return super().quick(embed)
-        final = quick
     found = []
     monkeypatch.setattr(evaluation, "make", functools.wraps(evaluation.make)(lambda **_: Looks(0)))
     flags = {**SMALL, "total": "4", "warmup": "0", "eval_every": "2", "checkpoint_every": "2", "checkpoint.asynchronous": "false", "log.tensorboard": "false", "report": "false"}

@@ -1,93 +1,110 @@
-"""A run's folder in a bucket: the real etils.epath over objects in memory."""
+"""A workdir belongs to one config and one set of images; a finished run stays as it is, one that goes on is not finished."""
+import functools
 import json
-import types
+import os
+import signal
 
-import jax
 import pytest
 
-from jaxssl import evaluate, monitor, sharding, workdir
+from jaxssl import evaluation, main, train, workdir
+from jaxssl.data import open as opening
 from jaxssl.errors import UserError
+from tests.test_session import Slow
+from tests.tiny import ROOT, SMALL
 
-OLD, NEW = '{"seed": 0}', '{"seed": 1}'
+IMAGES = {"training_images": 1437, "held_out_images": 360, "classes": 10, "names_sha256": "ab"}
+SPEC = str(ROOT / "configs/digits/simclr.py")
+FLAGS = {**SMALL, "total": "2", "warmup": "0", "eval_every": "0", "checkpoint_every": "0", "log.tensorboard": "false", "report": "false"}
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """The file system that gs://… opens. As gcsfs has it: no empty folders, one whole write for an object, and errors of its own kind where `refuses`."""
-    from etils.epath import backend, gpath
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    class Objects(MemoryFileSystem):
-        cachable, store, pseudo_dirs, refuses = False, {}, [""], False
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return super()._strip_protocol(str(path).removeprefix("gs://"))
-
-        def makedirs(self, path, exist_ok=False):
-            pass
-
-        def mkdir(self, path, create_parents=True, **_):
-            raise PermissionError(f"no right to look at the bucket of {path}")   # asked for unless parents are made
-
-        def open(self, path, mode="rb", **how):
-            if self.refuses and "w" in mode:
-                raise RuntimeError("403 Forbidden")
-            return super().open(path, mode, **how)
-
-    made = Objects()
-    monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: made)
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    return made
+def claim(tmp_path):
+    def go(config=None, images=IMAGES, *, total=2, allow=False):
+        return workdir.claim(str(tmp_path / "run"), json.dumps({"seed": 0} | (config or {})), images, total=total, allow_change=allow, leader=True)
+    return go
 
 
-def claim(config, place="gs://b/run", *, allow_change=False):
-    workdir.claim(place, config, allow_change=allow_change, leader=True)
+@pytest.fixture
+def quick(monkeypatch):
+    """Runs whose evaluations cost nothing."""
+    monkeypatch.setattr(evaluation, "make", functools.wraps(evaluation.make)(lambda **_: Slow(0)))
 
 
-def read(name):
-    return workdir.read_json(workdir.path("gs://b/run") / name)
+def content(folder):
+    return {p.name: p.read_text() for p in folder.iterdir() if p.is_file()}
 
 
-def test_a_bucket_is_claimed_and_its_files_are_written_again(bucket):
-    claim(OLD)
-    assert read("config.json") == {"seed": 0} and read("environment.json")["devices"] == len(jax.devices())
-    claim(OLD)
-    with pytest.raises(UserError, match="seed: 0 → 1"):
-        claim(NEW)
-    claim(NEW, allow_change=True)
-    for step in (1, 2):
-        workdir.write(workdir.path("gs://b/run") / "run.json", json.dumps({"steps": step}))
-    assert read("config.json") == {"seed": 1} and read("run.json") == {"steps": 2}
-    assert sorted(bucket.store) == [f"/b/run/{name}.json" for name in ("config", "environment", "run")]
+def test_a_resume_on_other_images_is_refused_unless_allowed(claim, tmp_path):
+    file = tmp_path / "run" / "data.json"
+    assert claim() is None and json.loads(file.read_text()) == IMAGES
+    assert claim() is None
+    fewer = IMAGES | {"training_images": 1400, "names_sha256": "cd"}
+    with pytest.raises(UserError, match="on other images .*training_images: 1437 → 1400.*--allow_config_change"):
+        claim(images=fewer)
+    assert json.loads(file.read_text()) == IMAGES
+    claim(images=fewer, allow=True)
+    assert json.loads(file.read_text()) == fewer
+    file.write_text("{")
+    with pytest.raises(UserError, match="data.json cannot be read"):
+        claim(images=fewer)
 
 
-def test_a_foreign_folder_of_a_bucket_is_refused(bucket):
-    bucket.pipe("gs://b/photos/a.jpg", b"")
+def test_a_workdir_without_data_json_resumes_and_gets_one(claim, tmp_path):
+    claim()
+    (tmp_path / "run" / "data.json").unlink()
+    before = content(tmp_path / "run")
+    assert claim() is None and content(tmp_path / "run") == before | {"data.json": json.dumps(IMAGES, indent=1)}
+
+
+def test_a_finished_run_keeps_the_config_it_was_trained_with(claim, tmp_path):
+    claim()
+    (tmp_path / "run" / "run.json").write_text('{"steps": 2}')
+    before = content(tmp_path / "run")
+    assert claim({"width": 2}, IMAGES | {"classes": 9}, allow=True) == {"steps": 2} and content(tmp_path / "run") == before
+    with pytest.raises(UserError, match="another config"):
+        claim({"width": 2})
+    assert claim({"total": 4}, total=4, allow=True) == {"steps": 2} and json.loads((tmp_path / "run" / "config.json").read_text())["total"] == 4
+
+
+def test_a_foreign_run_json_is_no_finished_run(claim, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"steps": 2}')
     with pytest.raises(UserError, match="not a run of this program"):
-        claim(OLD, "gs://b/photos")
-    assert list(bucket.store) == ["/b/photos/a.jpg"]
+        claim()
 
 
-def test_a_bucket_that_refuses_is_a_sentence(bucket):
-    bucket.refuses = True
-    with pytest.raises(UserError, match=r"cannot write in workdir gs://b/run \(RuntimeError: 403 Forbidden\)"):
-        claim(OLD)
-    with pytest.raises(UserError, match=r"cannot write gs://b/run/evaluations/1.json \(RuntimeError: 403 Forbidden\); give another folder with --out"):
-        evaluate.save({"file": "gs://b/run/evaluations/1.json", "rows": []})
+def test_an_extended_run_is_not_finished_until_its_end(quick, monkeypatch, capsys, tmp_path):
+    """100 epochs, then 200: stopped in between, the table of the first run is not taken for the second's."""
+    from jaxssl import table
+    run = tmp_path / "run"
+    first = train.run(SPEC, FLAGS, str(run))
+    assert first["steps"] == 2 and table.main(["--workdir", str(run)]) == 0
+    one_step = train.Session.one_step
+
+    def stopped(session):
+        one_step(session)
+        os.kill(os.getpid(), signal.SIGTERM)
+    longer = {**FLAGS, "total": "6"}
+    monkeypatch.setattr(train.Session, "one_step", stopped)
+    assert train.run(SPEC, longer, str(run), allow_config_change=True) == {"stopped": 3}
+    assert json.loads((run / "run-2.json").read_text()) == json.loads(json.dumps(first)) and not (run / "run.json").exists()
+    assert table.main(["--workdir", str(run)]) == main.EXIT_USER and "has not finished" in capsys.readouterr().err
+    monkeypatch.setattr(train.Session, "one_step", one_step)
+    assert train.run(SPEC, longer, str(run))["steps"] == 6 and table.main(["--workdir", str(run)]) == 0
 
 
-def test_scores_of_the_untrained_encoder_reach_a_bucket(bucket):
-    """Without the right to look at the bucket itself, which objects in it do not need."""
-    evaluator = types.SimpleNamespace(final=lambda embed: {"knn": 0.5}, raw=lambda: {"knn_raw": 0.25})
-    looker = monitor.Monitor(evaluator, None, sharding.make_mesh(devices=jax.devices()), workdir.path("gs://b/run"), stop=False)
-    looker.first(None)
-    assert read("evaluations/untrained.json") == {"knn_untrained": 0.5, "knn_raw": 0.25}
+def test_a_signal_before_the_first_step_is_kept(quick, monkeypatch, tmp_path):
+    """It came while the data were listed, which takes minutes for millions of files: the run is claimed, saved at step 0, and goes on with the same command."""
+    seen, found = [], opening.open_source
 
-
-def test_names_that_are_no_text_are_written_to_a_folder_and_a_bucket(bucket, tmp_path):
-    for file in (tmp_path / "a.txt", workdir.path("gs://b/run") / "a.txt"):
-        for text in ("first", "caf\udce9 é"):
-            workdir.write(file, text)
-        assert file.read_bytes() == "caf? é".encode()
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    def listing(*arguments, **config):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return found(*arguments, **config)
+    former = signal.signal(signal.SIGTERM, lambda *_: seen.append("nobody kept it"))
+    try:
+        monkeypatch.setattr(opening, "open_source", listing)
+        assert train.run(SPEC, FLAGS, str(tmp_path / "run")) == {"stopped": 0} and not seen
+        monkeypatch.setattr(opening, "open_source", found)
+        assert train.run(SPEC, FLAGS, str(tmp_path / "run"))["steps"] == 2
+    finally:
+        signal.signal(signal.SIGTERM, former)

@@ -122,3 +122,6 @@ class Packed:
     def entry(self, index):
         label, name = self.index[index]
         return label if self.classes else UNLABELLED, name
+
+    def id(self, index):
+        return self.index[index][1]

@@ -146,4 +146,7 @@ class Digits:
         return np.repeat(self.images[index][..., None], 3, 2), label, name
 
     def entry(self, index):
-        return int(self.labels[index]), f"{self.glyph[index]:04d}/{self.render[index]}"
+        return int(self.labels[index]), self.id(index)
+
+    def id(self, index):
+        return f"{self.glyph[index]:04d}/{self.render[index]}"

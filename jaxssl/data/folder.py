@@ -72,4 +72,7 @@ class Folder:
         return data, label, name
 
     def entry(self, index):
-        return self.labels[index], self.paths[index][len(self.below):]
+        return self.labels[index], self.id(index)
+
+    def id(self, index):
+        return self.paths[index][len(self.below):]

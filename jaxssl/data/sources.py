@@ -23,6 +23,9 @@ class Source(Protocol):
     def entry(self, index: int) -> tuple[int, str]:
         """-> (label, id), without reading the image where the source can."""
 
+    def id(self, index: int) -> str:
+        """The id alone; reads no image."""
+
 
 class Subset:
     """The samples `indices` of a source."""
@@ -40,6 +43,9 @@ class Subset:
     def entry(self, index):
         return self.source.entry(int(self.indices[index]))
 
+    def id(self, index):
+        return self.source.id(int(self.indices[index]))
+
 
 class Declared:
     """Stands for a set that is not on this machine: it has a size and classes, and nothing to read."""
@@ -53,7 +59,7 @@ class Declared:
     def read(self, index):
         raise UserError(f"{self.name} is not on this machine: data.examples only declares its size, for planning.")
 
-    entry = read
+    entry = id = read
 
 
 def held_out(name: str, share: float) -> bool:

@@ -75,13 +75,13 @@ class TFDS:
             record = self.records[index]
         except Exception as error:      # the reader's errors are those of its C++ library
             raise Broken(f"{type(error).__name__}: {error}") from error
-        return record[self.image], self._label(record), self._id(index)
+        return record[self.image], self._label(record), self.id(index)
 
     def entry(self, index):
         try:
-            return self._label(self.records[index]), self._id(index)
+            return self._label(self.records[index]), self.id(index)
         except Exception:               # a record that cannot be read has an id all the same; `read` says what is wrong with it
-            return UNLABELLED, self._id(index)
+            return UNLABELLED, self.id(index)
 
     def labelled(self) -> bool:
         """Whether any of a few samples, evenly spaced, has a label."""
@@ -91,7 +91,7 @@ class TFDS:
     def _label(self, record):
         return int(record[self.label]) if self.label else UNLABELLED
 
-    def _id(self, index):
+    def id(self, index):
         return f"{self.split}/{index}"
 
 

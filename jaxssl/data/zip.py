@@ -97,4 +97,7 @@ class Zip:
         return data, label, name
 
     def entry(self, index):
-        return self.labels[index], self.names[index][len(self.below):]
+        return self.labels[index], self.id(index)
+
+    def id(self, index):
+        return self.names[index][len(self.below):]

@@ -3,7 +3,7 @@
 The protocol of SimCLR's transfer evaluation (arXiv 2002.05709, appendix B.8: L-BFGS, penalty from a logarithmic grid on held-out
 training rows, then a fit on all of them). No augmentation, so it is not the 90-epoch SGD protocol of the ImageNet tables.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -30,7 +30,8 @@ class Result(NamedTuple):
 
 
 def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, grid: Sequence[float] = GRID, costs: Sequence[float] = (),
-             raw: bool = False, balanced: bool = False, every: int = HELD_OUT, select: str = "validation", steps: int = 300) -> Result:
+             raw: bool = False, balanced: bool = False, every: int = HELD_OUT, select: str = "validation", steps: int = 300,
+             poll: Callable[[], None] = lambda: None) -> Result:
     """Accuracy on the test rows of a linear classifier fitted to the training rows; test rows take no part in any choice.
 
     train_x [N, D], train_y int [N] in [0, C), test_x [M, D], test_y int [M]; features are standardised by mean and std of the training
@@ -40,6 +41,7 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
 
     costs: values of C instead of a grid of l2; a fit to n rows then has l2 = 1 / (C n). raw: the penalty is on the weights of the features
     as they came, so that the optimum is that of a fit without standardisation. balanced: chosen by the mean of the classes' accuracies.
+    poll: called before every fit, as often whatever the rows are; what it raises ends the search.
     every: one training row in so many chooses. select: "test" chooses by the test rows, with fits to all N, which is no honest estimate.
     """
     train_x, test_x, train_y, test_y = np.asarray(train_x, np.float32), np.asarray(test_x, np.float32), np.asarray(train_y), np.asarray(test_y)
@@ -58,6 +60,7 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
         return 1 / (value * rows) if costs else value
 
     def fit(w, value, used):
+        poll()
         ridge = penalty(value, used.sum()) * per_weight
         return _fit(w, x, y, jnp.asarray(used, jnp.float32), _inverse_of(gram, jnp.maximum(ridge, _RIDGE)), ridge, steps)
     w, fits, order = jnp.zeros((x.shape[1], classes)), {}, sorted(costs or grid, reverse=not costs)  # from strong to weak, each from the one before

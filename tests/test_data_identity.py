@@ -1,0 +1,57 @@
+"""Which images a run trains on, from names alone."""
+import json
+import types
+
+import numpy as np
+import pytest
+
+from jaxssl import data
+from jaxssl.data import digits, folder, identity, sources, tfds, zip as zips
+from tests.test_data_sources import CLASSED, both, picture, tree
+
+
+def test_every_source_tells_its_ids_without_reading_an_image(tmp_path, monkeypatch):
+    made = [data.make(**kwargs, holdout=0.) for kwargs in both(tree(tmp_path / "set", CLASSED))] + [data.make(), data.make(variant="clean", canvas=16)]
+    for one in made:
+        assert [one.train.id(i) for i in range(len(one.train))] == [one.train.entry(i)[1] for i in range(len(one.train))]
+    for kind in (folder.Folder, zips.Zip, digits.Digits):
+        monkeypatch.setattr(kind, "read", lambda *_: pytest.fail("read an image"))
+    same = [data.describe(one) for one in made[:3]]
+    assert same[0] == same[1] == same[2] and same[0]["training_images"] == 6 and same[0]["classes"] == 3 and same[0]["held_out_images"] == 0
+    assert data.describe(made[3])["held_out_images"] > 0 and data.describe(made[3]) != data.describe(made[4])
+    split = types.SimpleNamespace(split="train")     # TFDS keeps no ids: a record has its number
+    assert tfds.TFDS.id(split, 3) == "train/3"
+
+
+def test_images_that_came_went_or_moved_change_the_digest(tmp_path):
+    def found():
+        return data.describe(data.make(source="folder", path=str(root), holdout=0.))
+    root = tree(tmp_path / "set", CLASSED)
+    first = found()
+    assert found() == first and json.loads(json.dumps(first)) == first
+    (root / "cat/1.jpg").rename(root / "dog/9.jpg")
+    moved = found()
+    assert moved["training_images"] == first["training_images"] and moved["names_sha256"] != first["names_sha256"]
+    (root / "dog/9.jpg").rename(root / "cat/1.jpg")
+    picture(root / "cat/0.jpg")
+    assert found()["training_images"] == first["training_images"] + 1
+    (root / "cat/0.jpg").unlink()
+    (root / "ant/9.JPG").unlink()
+    (root / "ant").rmdir()
+    assert found()["classes"] == first["classes"] - 1
+
+
+def test_names_are_read_at_a_thousand_places_and_may_be_no_text():
+    class Many:
+        name, classes, asked = "many", ("a",), []
+
+        def __len__(self):
+            return 1_000_000
+
+        def id(self, index):
+            self.asked.append(index)
+            return f"a/{index}\udcff"
+    many = Many()
+    found = identity.describe(many, sources.Subset(many, np.arange(10)), many.classes)
+    assert found["training_images"] == 1_000_000 and found["held_out_images"] == 10
+    assert len(many.asked) == identity.PLACES + 10 and many.asked[0] == 0 and many.asked[identity.PLACES - 1] == 999_999
