@@ -79,7 +79,7 @@ def test_a_bucket_that_refuses_is_a_sentence(bucket):
 
 def test_scores_of_the_untrained_encoder_reach_a_bucket(bucket):
     """Without the right to look at the bucket itself, which objects in it do not need."""
-    evaluator = types.SimpleNamespace(final=lambda embed: {"knn": 0.5}, raw=lambda: {"knn_raw": 0.25})
+    evaluator = types.SimpleNamespace(final=lambda embed, poll: {"knn": 0.5}, raw=lambda poll: {"knn_raw": 0.25})
     looker = monitor.Monitor(evaluator, None, sharding.make_mesh(devices=jax.devices()), workdir.path("gs://b/run"), stop=False)
     looker.first(None)
     assert read("evaluations/untrained.json") == {"knn_untrained": 0.5, "knn_raw": 0.25}
