@@ -20,7 +20,7 @@ from pathlib import Path
 from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = {1: 2000, 2: 2000}  # two processes on two cores wait for one another, and take six times as long for a step
+STEPS = {1: 2000, 2: 400}  # two processes on two cores wait for one another, and take six times as long for a step
 CONFIG = ["--config", "configs/digits/simclr.py", "--config.batch_size=32", "--config.warmup=20", "--config.log_every=10", "--config.eval_every=0",
           "--config.checkpoint_every=10", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
           "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false", "--config.report=false"]
@@ -63,7 +63,7 @@ def row(folder, processes, kills, random_):
     while done < kills and not (broken / "run.json").exists():
         alive = start(broken, processes, cache)
         left = training * (1 - newest(broken) / expected["steps"]) / (kills - done)
-        time.sleep(random_.uniform(0.6, 1.1) * before + random_.uniform(0, 1.6) * left)
+        time.sleep(random_.uniform(0.6, 1.1) * before + random_.uniform(0, 0.9) * left)     # never past the end, so that all kills fall
         if any(p.poll() is None for p in alive):
             for p in alive:
                 if p.poll() is None:
