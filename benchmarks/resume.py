@@ -59,11 +59,14 @@ def row(folder, processes, kills, random_):
     expected = json.loads((straight / "run.json").read_text())
     training = expected["train_seconds"]
     reached, done = [], 0
-    # A start of random length, which may end in the middle of it, then a random share of the training that is left, so that the kills last to its end.
+    # A start of random length, which may end in the middle of it, then a random share of the training that is left, no later than an even share of the steps.
     while done < kills and not (broken / "run.json").exists():
         alive = start(broken, processes, cache)
         left = training * (1 - newest(broken) / expected["steps"]) / (kills - done)
-        time.sleep(random_.uniform(0.6, 1.1) * before + random_.uniform(0, 0.9) * left)     # never past the end, so that all kills fall
+        until = time.time() + random_.uniform(0.6, 1.1) * before + random_.uniform(0, 1.6) * left
+        last = expected["steps"] * (done + 1) / (kills + 1)    # so that the run does not end before the last kill, however slow a start was thought to be
+        while time.time() < until and newest(broken) < last:
+            time.sleep(0.02)
         if any(p.poll() is None for p in alive):
             for p in alive:
                 if p.poll() is None:
