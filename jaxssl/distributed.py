@@ -178,7 +178,7 @@ def _give_up(index: int, count: int, coordinator: str, seconds: float) -> None:
         "a process died in between (look at the other logs), or proxy variables of the environment catch its connections (unset http_proxy, https_proxy)"
     )
     print(f"process {index}/{count}: {text}", file=sys.stderr)
-    leave(75)                                        # as main does after NotJoined
+    leave(NotJoined.code)
 
 
 def _say(index: int, count: int, text: str) -> None:

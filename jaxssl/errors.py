@@ -1,18 +1,21 @@
-"""What the user did wrong, said in one sentence; `main` prints it and exits with 2."""
+"""What went wrong, said in one sentence; `main` prints it and exits with the `code` of its kind."""
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one sentence: what came, what was expected, what to do next."""
+    code = 2
 
 
 class NotJoined(UserError):
-    """The processes of a run did not find one another, which a later try may; `main` prints it and exits with 75."""
+    """The processes of a run did not find one another, which a later try may."""
+    code = 75                                        # EX_TEMPFAIL
 
 
 class NonFiniteError(Exception):
-    """The loss, a gradient or an array of the train state is no longer finite; `main` prints it and exits with 3."""
+    """The loss, a gradient or an array of the train state is no longer finite."""
+    code = 3
 
 
 class Interrupted(Exception):

@@ -57,7 +57,7 @@ class Evaluator:
     def _measure(self, embed):
         x, y = self._extract(embed, "train")
         sound = _sound(x, "reference")
-        found = {"rankme": rank.rankme(x[_even(len(x), self._counts["rank_samples"])]) if sound else math.nan}
+        found = {"rankme": rank.rankme(x[datas.evenly(len(x), self._counts["rank_samples"])]) if sound else math.nan}
         if not self.labelled:
             return found, None
         u, v = self._extract(embed, "test")
@@ -108,17 +108,12 @@ def check(*, reference, queries, rank_samples, batch, **_) -> None:
                         "batch must be at least 1, rank_samples at least 2, and a count of 0 takes all images")
 
 
-def _even(n, most):
-    """int64 indices of at most `most` of n rows, evenly spaced so that class folders in order are all met."""
-    return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
-
-
 def _spread(source, store, most):
     """(source, store) of at most `most` samples, evenly spaced; 0 takes all."""
     n = len(source)
     if not most or n <= most:
         return source, store
-    chosen = _even(n, most)
+    chosen = datas.evenly(n, most)
     part = None if store is None else {**{k: v[chosen] for k, v in store.items()}, "id": np.where(store["id"][chosen] == chosen, np.arange(most), -1)}
     return Subset(source, chosen), part
 

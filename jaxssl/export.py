@@ -114,7 +114,7 @@ def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[
             raise
         data = datas.make(source="digits", canvas=min(encoder.preprocessing["size"], 64))
     source, side, found = data.test or data.train, max(data.canvas, encoders.LARGEST * encoder.preprocessing["resize"]), []
-    for index in np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int):
+    for index in datas.evenly(len(source), count):
         canvas, (height, width), *_ = sample(source, int(index), side)
         found.append(np.ascontiguousarray(canvas[:height, :width]))
     return found, interop.results.last_part(source.name)

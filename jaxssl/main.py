@@ -4,9 +4,7 @@ import os
 import sys
 import traceback
 
-from jaxssl.errors import NonFiniteError, NotJoined, UserError
-
-EXIT_USER, EXIT_NONFINITE, EXIT_NOT_JOINED = 2, 3, 75
+from jaxssl.errors import NonFiniteError, UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +59,7 @@ def guarded(body, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_NOT_JOINED if isinstance(error, NotJoined) else EXIT_USER if isinstance(error, UserError) else EXIT_NONFINITE
+        return error.code
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -49,7 +49,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         def claim():
             if new:
                 start()                              # what cannot begin is refused before the workdir is claimed
-            return folders.claim(workdir, configs.describe(config), datas.describe(data), total=job.total, allow_change=allow_config_change, leader=leader)
+            return folders.claim(workdir, configs.describe(config), data.images, total=job.total, allow_change=allow_config_change, leader=leader)
         former = agreement.reach(claim)
         if former and former["steps"] >= job.total:
             print(f"{workdir} is finished ({former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
@@ -77,7 +77,7 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
 def facts(allow_config_change: bool, prepared: tuple) -> dict:
     """What must be the same in every process, as JSON."""
     config, data, *_ = prepared
-    return {"config": json.loads(configs.describe(config)), "data": datas.describe(data), "allow_config_change": allow_config_change}
+    return {"config": json.loads(configs.describe(config)), "data": data.images, "allow_config_change": allow_config_change}
 
 
 def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] | None) -> None:

@@ -19,7 +19,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 def claim(workdir: str, config_text: str, images: dict, *, total: int, allow_change: bool, leader: bool) -> dict | None:
     """Makes `workdir` this run's own, or finds that it already is; returns what its run.json holds, or None. The run of a run.json with `total` steps is finished, and stays as it is.
 
-    images: `jaxssl.data.describe` of the run's.
+    images: `jaxssl.data.Data.images` of the run.
     Raises: UserError when it cannot be written, holds foreign files, or a run with another config or on other images (the differences are listed).
     """
     folder = path(workdir)

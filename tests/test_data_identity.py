@@ -16,16 +16,16 @@ def test_every_source_tells_its_ids_without_reading_an_image(tmp_path, monkeypat
         assert [one.train.id(i) for i in range(len(one.train))] == [one.train.entry(i)[1] for i in range(len(one.train))]
     for kind in (folder.Folder, zips.Zip, digits.Digits):
         monkeypatch.setattr(kind, "read", lambda *_: pytest.fail("read an image"))
-    same = [data.describe(one) for one in made[:3]]
+    same = [one.images for one in made[:3]]
     assert same[0] == same[1] == same[2] and same[0]["training_images"] == 6 and same[0]["classes"] == 3 and same[0]["held_out_images"] == 0
-    assert data.describe(made[3])["held_out_images"] > 0 and data.describe(made[3]) != data.describe(made[4])
+    assert made[3].images["held_out_images"] > 0 and made[3].images != made[4].images
     split = types.SimpleNamespace(split="train")     # TFDS keeps no ids: a record has its number
     assert tfds.TFDS.id(split, 3) == "train/3"
 
 
 def test_images_that_came_went_or_moved_change_the_digest(tmp_path):
     def found():
-        return data.describe(data.make(source="folder", path=str(root), holdout=0.))
+        return data.make(source="folder", path=str(root), holdout=0.).images
     root = tree(tmp_path / "set", CLASSED)
     first = found()
     assert found() == first and json.loads(json.dumps(first)) == first

@@ -12,7 +12,7 @@ import pytest
 
 from jaxssl import distributed, main, rollcall
 from jaxssl.distributed import Place, resolve
-from jaxssl.errors import UserError
+from jaxssl.errors import NotJoined, UserError
 
 ROOT = Path(__file__).parents[1]
 SLURM = {
@@ -191,6 +191,6 @@ def test_a_process_that_does_not_join_is_named():
 def test_a_run_whose_processes_do_not_join_may_be_tried_again(capsys, tmp_path):
     """Its exit code is not that of wrong input, which a cluster does not repeat."""
     flags = ["--config", "c.py", "--workdir", str(tmp_path / "run"), "--compilation_cache=off", "--processes=2", "--process_id=0", "--join_timeout=1"]
-    assert main.main([*flags, f"--coordinator=127.0.0.1:{free_port()}"]) == main.EXIT_NOT_JOINED == 75
+    assert main.main([*flags, f"--coordinator=127.0.0.1:{free_port()}"]) == NotJoined.code == 75
     assert "process 1 of 2 did not join within 1 s" in capsys.readouterr().err
-    assert main.main([*flags, "--coordinator=nowhere"]) == main.EXIT_USER
+    assert main.main([*flags, "--coordinator=nowhere"]) == UserError.code

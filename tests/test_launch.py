@@ -289,7 +289,8 @@ def test_gke_manifest():
     assert "cloud.google.com/gke-tpu-accelerator" in pod["nodeSelector"] and pod["terminationGracePeriodSeconds"] >= 120
     (rule,), (given_up,) = job["podFailurePolicy"]["rules"], jobset["spec"]["failurePolicy"]["rules"]
     from jaxssl import distributed, main
-    assert rule == {"action": "FailJob", "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [main.EXIT_USER, main.EXIT_NONFINITE]}}
+    from jaxssl.errors import NonFiniteError, UserError
+    assert rule == {"action": "FailJob", "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [UserError.code, NonFiniteError.code]}}
     assert given_up == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     assert distributed.PORT in [port["containerPort"] for port in container["ports"]]
     flags = main.parser().parse_args(container["args"])  # exits on a flag that main does not know

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from jaxssl import evaluation, main, train, workdir
+from jaxssl import evaluation, train, workdir
 from jaxssl.data import open as opening
 from jaxssl.errors import UserError
 from tests.test_session import Slow
@@ -88,7 +88,7 @@ def test_an_extended_run_is_not_finished_until_its_end(quick, monkeypatch, capsy
     monkeypatch.setattr(train.Session, "one_step", stopped)
     assert train.run(SPEC, longer, str(run), allow_config_change=True) == {"stopped": 3}
     assert json.loads((run / "run-2.json").read_text()) == json.loads(json.dumps(first)) and not (run / "run.json").exists()
-    assert table.main(["--workdir", str(run)]) == main.EXIT_USER and "has not finished" in capsys.readouterr().err
+    assert table.main(["--workdir", str(run)]) == UserError.code and "has not finished" in capsys.readouterr().err
     monkeypatch.setattr(train.Session, "one_step", one_step)
     assert train.run(SPEC, longer, str(run))["steps"] == 6 and table.main(["--workdir", str(run)]) == 0
 

@@ -3,13 +3,13 @@ import dataclasses
 import functools
 
 from jaxssl.data import identity, open as opening
-from jaxssl.data.order import batch_number, ids
+from jaxssl.data.order import batch_number, evenly, ids
 from jaxssl.data.pipeline import batches, cores, eval_batches, lookup, store
 from jaxssl.data.sizes import short_sides
 from jaxssl.data.sources import Declared, Source, hold_out
 from jaxssl.errors import UserError, nearest
 
-__all__ = ["Data", "Source", "batch_number", "batches", "declared", "describe", "eval_batches", "ids", "lookup", "make", "store"]
+__all__ = ["Data", "Source", "batch_number", "batches", "declared", "eval_batches", "evenly", "ids", "lookup", "make", "store"]
 RESIDENT = ("auto", "yes", "no")
 # Keys that only some sources read (test_split is left out: a recipe names it for TFDS, and may be run on a folder).
 READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "holdout": ("folder", "zip", "tfds", "array_record")}
@@ -32,6 +32,11 @@ class Data:
     def sides(self) -> tuple[int, ...]:
         """Shorter sides in pixels, ascending, of a few training images, evenly spaced; their headers are read, and broken ones left out."""
         return short_sides(self.train)
+
+    @functools.cached_property
+    def images(self) -> dict:
+        """Which images these are (`identity.describe`): what all processes of a run, and all resumes of it, must have in common."""
+        return identity.describe(self.train, self.test, self.classes)
 
     @property
     def decoded_bytes(self) -> int:
@@ -73,11 +78,6 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
         if wanted and wanted != found:
             raise UserError(f"data.{key}={wanted:,} was declared, but {train.name} has {found:,}; correct the number, or the path, or set it to 0.")
     return _data(train, test, canvas, resident, resident_gb, workers, max_broken)
-
-
-def describe(data: Data) -> dict:
-    """Which images these are (`identity.describe`): what all processes of a run, and all resumes of it, must have in common."""
-    return identity.describe(data.train, data.test, data.classes)
 
 
 def declared(**config) -> Data:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxssl.data.decode import FORMATS, Broken, canvas, rgb
+from jaxssl.data.order import evenly
 from jaxssl.data.pipeline import NAMED, ahead, cores
 
 _BAR = 40                                       # characters of the longest bar
@@ -15,14 +16,9 @@ ROWS, COLUMNS, TILE = 24, 10, 68    # of the contact sheet; a tile is its side i
 _NAME = 24                          # characters of a class name that fit beside a row
 
 
-def chosen(n: int, limit: int) -> np.ndarray:
-    """`limit` indices spread evenly over range(n); all of them if `limit` is 0 or more than n."""
-    return np.arange(n) if not limit or limit >= n else np.linspace(0, n - 1, limit).round().astype(int)
-
-
 def describe(source, *, limit: int = 0, progress=None) -> tuple[str, int]:
     """The report on a source as text, and how many broken images it has. Decodes every image, or `limit` of them."""
-    indices = chosen(len(source), limit)
+    indices = evenly(len(source), limit)
     sizes, kinds, labels, broken, total = [], collections.Counter(), collections.Counter(), [], 0
     with ThreadPoolExecutor(cores()) as pool, contextlib.closing(ahead(pool, lambda i: _facts(source, int(indices[i])), len(indices))) as facts:
         for place, fact in enumerate(facts):
@@ -89,11 +85,11 @@ def contact_sheet(source) -> Image.Image:
     """Ten images a class, a class a row with its name (24 classes, spread evenly); a plain grid without labels."""
     labels = np.array([source.entry(i)[0] for i in range(len(source))]) if source.classes else np.zeros(len(source), int)
     rows = []
-    for label in chosen(len(source.classes), ROWS):
+    for label in evenly(len(source.classes), ROWS):
         members = np.flatnonzero(labels == label)
-        rows.append((source.classes[label], members[chosen(len(members), COLUMNS)]))
+        rows.append((source.classes[label], members[evenly(len(members), COLUMNS)]))
     if not source.classes:
-        spread = chosen(len(source), ROWS * COLUMNS // 2)
+        spread = evenly(len(source), ROWS * COLUMNS // 2)
         rows = [("", spread[i:i + COLUMNS]) for i in range(0, len(spread), COLUMNS)]
     measure = ImageDraw.Draw(Image.new("L", (1, 1)))
     left = max((int(measure.textlength(name[:_NAME])) + 12 for name, _ in rows if name), default=0)

@@ -21,6 +21,11 @@ def mix(x):
     return x ^ (x >> np.uint64(31))
 
 
+def evenly(n: int, most: int) -> np.ndarray:
+    """At most `most` indices int64 spread evenly over range(n); all of them if `most` is 0."""
+    return np.arange(n) if not most or most >= n else np.linspace(0, n - 1, most).round().astype(np.int64)
+
+
 def permute(x, n: int, key):
     """The image of each `x` in [0, n) under the permutation of `range(n)` chosen by `key`.
 

@@ -5,13 +5,14 @@ import numpy as np
 from PIL import Image
 
 from jaxssl.data.decode import FORMATS
+from jaxssl.data.order import evenly
 
 SAMPLE = 32         # images looked at
 
 
 def short_sides(source) -> tuple[int, ...]:
     """The shorter side in pixels of `SAMPLE` images spread evenly over `source`, ascending; those that cannot be read are left out."""
-    few = np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).round().astype(int)
+    few = evenly(len(source), SAMPLE)
     sides = (_short_side(source, int(i)) for i in few)
     return tuple(sorted(side for side in sides if side))
 

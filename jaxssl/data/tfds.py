@@ -1,9 +1,8 @@
 """Sets prepared by tensorflow_datasets, read without TensorFlow: the prepared directory must hold ArrayRecord files."""
 from pathlib import Path
 
-import numpy as np
-
 from jaxssl.data.decode import Broken
+from jaxssl.data.order import evenly
 from jaxssl.data.sources import UNLABELLED
 from jaxssl.errors import UserError, nearest
 
@@ -85,7 +84,7 @@ class TFDS:
 
     def labelled(self) -> bool:
         """Whether any of a few samples, evenly spaced, has a label."""
-        few = np.linspace(0, len(self) - 1, min(len(self), LOOKS)).round().astype(int)
+        few = evenly(len(self), LOOKS)
         return any(self.entry(int(i))[0] != UNLABELLED for i in few)
 
     def _label(self, record):

@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 
-from jaxssl import augment
+from jaxssl import augment, data as datas
 from jaxssl.eval import rank, spectrum
 from jaxssl.protocols import Context, Row
 
@@ -52,7 +52,7 @@ def better(name: str, value: float) -> float:
 
 def sample(x: np.ndarray, most: int) -> np.ndarray:
     """At most so many rows, evenly spread over the set."""
-    return np.asarray(x if len(x) <= most else x[np.linspace(0, len(x) - 1, most).round().astype(np.int64)])
+    return np.asarray(x if len(x) <= most else x[datas.evenly(len(x), most)])
 
 
 def _of_images(context, layer, images, pairs):
@@ -90,7 +90,7 @@ def _of_views(context, layer):
 def augmented(context: Context, layer: str, images: int, views: int) -> np.ndarray:
     """Features f32 [n, q, D] of q augmented views of n training images, n at most `images`, evenly spread over the set; a function of the seed."""
     encoder, make = context.encoder, augment.make(**_recipe(context.encoder.config["augment"], views))
-    place = np.linspace(0, len(context.data.train) - 1, min(images, len(context.data.train))).round().astype(np.int64)
+    place = datas.evenly(len(context.data.train), images)
     canvases = context.canvases("train", place)
     at_once = max(1, 500 // views)
 

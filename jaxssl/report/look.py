@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxssl import data as datas, encoder as encoders
 from jaxssl.data import decode
-from jaxssl.data.inspect import chosen
 from jaxssl.errors import UserError
 from jaxssl.eval import knn, rank
 from jaxssl.report import pictures
@@ -62,11 +61,11 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
     data, encoder = _open(run, weights)
     apart = data.test is not None
     source = data.test if apart else data.train
-    places = chosen(len(data.train), images)
+    places = datas.evenly(len(data.train), images)
     log(f"{run.name}: embedding {len(places):,} training images at step {encoder.step}")
     through = _through(encoder, data)
     reference = through(data.train, places, False)
-    asked = chosen(len(source), max(images // 2, 1)) if apart else places[chosen(len(places), max(images // 2, 1))]
+    asked = datas.evenly(len(source), max(images // 2, 1)) if apart else places[datas.evenly(len(places), max(images // 2, 1))]
     queries = through(source, asked, True)
     if min(len(reference.places), len(queries.places)) < 3:
         raise UserError(f"{data.train.name} gives {len(reference.places)} readable training images and {len(queries.places)} to ask about; "
