@@ -9,7 +9,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import math
 import re
 import sys
 import types
@@ -20,6 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxssl import durations
 from jaxssl.errors import UserError, nearest
 
 # section -> the function whose keyword defaults are the section's keys; "{name}" is the section's own selector.
@@ -41,8 +41,6 @@ CHECKS = {"eval": "jaxssl.evaluation:check", "checkpoint": "jaxssl.checkpoint:ch
 # Keys whose default is a number and that also take a tuple, of one a view.
 A_VIEW = {f"augment.{key}" for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
-DURATION_UNITS = ("steps", "epochs", "examples", "percent")
-MOST_STEPS = 2 ** 31 - 1  # the train state counts in int32
 
 
 def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
@@ -64,7 +62,7 @@ def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", 
     Raises: UserError.
     """
     for key, value in zip(DURATIONS, (total, warmup, log_every, eval_every, checkpoint_every)):
-        parse_duration(value, key)
+        durations.parse(value, key)
     if batch_size < 2:
         raise UserError(f"batch_size is {batch_size}; it is the global number of images in a step and must be at least 2")
     if seed < 0 or seed >= 2 ** 31:
@@ -133,32 +131,6 @@ def differences(old: str, new: str) -> list[str]:
     a, b = _flat(json.loads(old)), _flat(json.loads(new))
     missing = "(absent)"
     return [f"{k}: {a.get(k, missing)} → {b.get(k, missing)}" for k in sorted(a.keys() | b.keys()) if a.get(k, missing) != b.get(k, missing)]
-
-
-def parse_duration(value: int | float | str, key: str) -> tuple[float, str]:
-    """(amount, unit) of a duration; a bare number counts steps. Raises UserError."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\+?\d+)?)(?:_(\w+))?\s*", value)
-        unit = (match.group(2) or "steps") if match else ""
-        unit = unit if unit.endswith("s") or unit == "percent" else unit + "s"
-        if match and unit in DURATION_UNITS and math.isfinite(float(match.group(1))):
-            return float(match.group(1)), unit
-        raise UserError(f"{key} is {value!r}, not a duration; write '200_epochs', '5000_steps', '1e6_examples', '5_percent' or a number of steps")
-    if not 0 <= value <= MOST_STEPS:
-        raise UserError(f"{key} is {value}; a number of steps lies between 0 and {MOST_STEPS:,}")
-    return float(value), "steps"
-
-
-def steps(value: int | float | str, key: str, *, examples: int, batch_size: int, total: int | None = None) -> int:
-    """A duration in optimizer steps (rounded to the nearest, at least 1 unless the amount is 0)."""
-    amount, unit = parse_duration(value, key)
-    if unit == "percent" and total is None:
-        raise UserError(f"{key} is {value!r}, a share of itself; give it in epochs, steps or examples")
-    exact = {"steps": amount, "epochs": amount * examples / batch_size, "examples": amount / batch_size,
-             "percent": amount / 100 * (total or 0)}[unit]
-    if exact > MOST_STEPS:
-        raise UserError(f"{key} is {value!r}, which is {exact:.3g} steps; a run counts at most {MOST_STEPS:,}")
-    return max(1, math.floor(exact + 0.5)) if amount else 0
 
 
 def config_get(config: ConfigDict, path: str) -> Any:
@@ -263,7 +235,7 @@ def _typed(value, current, path, kind):
     kind: the annotation of the key, which says what an empty tuple and None cannot: tuple[str, ...], float | None.
     """
     if path in DURATIONS:
-        parse_duration(value if _number(value) else str(value), path)
+        durations.parse(value if _number(value) else str(value), path)
         return value
     value = tuple(value) if isinstance(value, list) else value
     optional = typing.get_origin(kind) is types.UnionType

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl import augment, models, tree
+from jaxssl import augment, models, preprocessing, tree
 from jaxssl.errors import UserError, nearest
 from jaxssl.methods import base
 
 WEIGHTS = ("student", "teacher")
 RUN = ("model", "method", "data", "augment")     # sections of a run's config
-LARGEST = 4     # images above so many times the resize target are resized and cropped on the host
 _CHUNK = 256    # images in one forward pass of `Encoder.__call__`
 
 
@@ -75,7 +74,7 @@ class Encoder:
     @property
     def preprocessing(self) -> dict:
         """What `view` does: size, resize (target of the short side), interpolation, mean, std (of pixels in [0, 1])."""
-        return _preprocessing(self.config)
+        return preprocessing.of(self.config)
 
     @functools.cached_property
     def view(self) -> Callable:
@@ -124,56 +123,16 @@ class Encoder:
             if not (isinstance(image, np.ndarray | jax.Array) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and 0 not in image.shape):
                 raise UserError(f"an image is {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}; expected uint8 [h, w, 3] (RGB, 0 to 255)")
         embed, p = self._embed(layer), self.preprocessing
-        largest, parts = side(images, p), []
+        largest, parts = preprocessing.side(images, p), []
         for start in range(0, len(images), _CHUNK):
             chunk = images[start:start + _CHUNK]
             filled = [*chunk, *[chunk[-1]] * (min(_CHUNK, len(images)) - len(chunk))]     # the last chunk is filled up, so that one size compiles
-            parts.append(np.asarray(embed(placed(filled, p, largest)))[:len(chunk)])
+            parts.append(np.asarray(embed(preprocessing.placed(filled, p, largest)))[:len(chunk)])
         return np.concatenate(parts)
 
     @functools.cached_property
     def _embed(self):
         return functools.cache(self.embed)
-
-
-def placed(images: Sequence[np.ndarray], preprocessing: dict, side: int) -> dict:
-    """uint8 images [h, w, 3] as a batch for `Encoder.view`: image uint8 [B, side, side, 3], each top-left on black, and size int32 [B, 2].
-
-    `side` (of the function of that name) holds every image as it is, up to LARGEST times the resize target; a larger one goes through `middle`.
-    """
-    out, sizes = np.zeros((len(images), side, side, 3), np.uint8), np.zeros((len(images), 2), np.int32)
-    for place, image in enumerate(images):
-        image = np.asarray(image)
-        image = middle(image, preprocessing) if _large(image, preprocessing) else image
-        height, width = sizes[place] = image.shape[:2]
-        out[place, :height, :width] = image
-    return {"image": out, "size": sizes}
-
-
-def side(images: Sequence[np.ndarray], preprocessing: dict) -> int:
-    """The side of the smallest canvas that `placed` fits these images on."""
-    return max(preprocessing["resize"] if _large(image, preprocessing) else max(image.shape[:2]) for image in images)
-
-
-def middle(image: np.ndarray, preprocessing: dict) -> np.ndarray:
-    """uint8 [resize, resize, 3] of which `Encoder.view` only cuts its centre crop: the short side of `image` resized to `resize`, its middle along the long one.
-
-    The filter is Pillow's, antialiased and rounded to 8 bits, as in torchvision's and timm's transforms; the offsets are those of the view.
-    """
-    from PIL import Image
-    resize, size = preprocessing["resize"], preprocessing["size"]
-    box = []                                                                    # top, bottom, left, right in pixels of the image
-    for extent in image.shape[:2]:
-        target = resize * extent // min(image.shape[:2])
-        offset = round((target - size) / 2) - round((resize - size) / 2)        # of the middle, so that the crop of size `size` begins where the view's would
-        box.append((offset * extent / target, (offset + resize) * extent / target))
-    (top, bottom), (left, right) = box
-    kind = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[preprocessing["interpolation"]]
-    return np.asarray(Image.fromarray(image).resize((resize, resize), kind, box=(left, top, min(right, image.shape[1]), min(bottom, image.shape[0]))))
-
-
-def _large(image, preprocessing):
-    return max(image.shape[:2]) > LARGEST * preprocessing["resize"]
 
 
 def build(config: dict, variables: dict, *, name: str, weights: str = "student", step: int | None = None, precision: str = "f32", origin: Origin = Origin()) -> Encoder:
@@ -182,7 +141,7 @@ def build(config: dict, variables: dict, *, name: str, weights: str = "student",
     precision: of the arithmetic, "f32" or "bf16". Raises: UserError when the variables do not fit the architecture (all differences are listed), or
     the preprocessing cannot be applied.
     """
-    _check_view(config)
+    preprocessing.check(config)
     module = models.make(**config["model"], precision=precision)
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
     encoder = Encoder(name, config, weights, step, module, heads, jax.tree.map(lambda a: np.asarray(a, np.float32), variables), origin)
@@ -203,27 +162,12 @@ def shapes(encoder: Encoder) -> dict:
 
 def fill(config: dict, variables: dict) -> dict:
     """`variables` with every tensor that the architecture of `config` has and they lack, drawn from seed 0; heads that they know nothing of stay out."""
-    _check_view(config)
+    preprocessing.check(config)
     module = models.make(**config["model"], precision="f32")
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
     drawn = jax.jit(functools.partial(_draw, module, heads, config["augment"]["size"]))(jax.random.key(0))
     known = tree.names(variables)
     return jax.tree.unflatten(jax.tree.structure(drawn), [np.asarray(known.get(name, leaf)) for name, leaf in tree.names(drawn).items()])
-
-
-def _preprocessing(config):
-    a = config["augment"]
-    size = a["size"]
-    resize = a.get("resize") or (size * 8 // 7 if size >= 128 else size)      # stated beside weights from elsewhere only
-    return {"size": size, "resize": resize, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
-
-
-def _check_view(config):
-    try:
-        augment.test_view(**_preprocessing(config))
-    except ValueError as error:
-        raise UserError(f"the preprocessing of these weights cannot be applied ({str(error).rstrip('.')}); state another with python -m jaxssl.convert and its "
-                        "--size, --mean, --std or --interpolation") from error
 
 
 def _draw(module, heads, size, key):

@@ -5,7 +5,6 @@ selected on a held-out part of the training images. Results go to `evaluations/*
 there and the others go on.
 """
 import argparse
-import datetime
 import json
 import os
 import shlex
@@ -13,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from typing import Any, NamedTuple
 
 from jaxssl.errors import NonFiniteError, UserError, nearest
@@ -21,7 +19,6 @@ from jaxssl.main import guarded
 
 SELECT_BY = ("rankme", "alphareq")
 _IMAGES = 25_600        # that --select_by measures, RankMe's number
-_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scikit-learn", "scipy", "pillow")
 _INTERRUPTED = 130      # as shells have it
 _HOME = os.path.join("~", ".cache", "jaxssl")
 
@@ -80,20 +77,20 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
 
     Raises: UserError: nothing was computed; or, at the end and with everything else written and printed, a protocol failed.
     """
-    from jaxssl import subjects as opened
+    from jaxssl import document, subjects as opened
     from jaxssl.eval import compare, show
     subjects, chosen = opened.load(flags, plan, home=_HOME, log=_log), None
     if flags.select_by:
         subjects, chosen = select_by(flags, subjects)
     documents, members, failed = [], [], []
     for subject in subjects:
-        found = document(flags, plan, subject, chosen)
+        found = document.begin(flags, plan, subject, chosen)
         try:
             for measured in measure(subject, plan, debug=flags.debug):
-                found.update(rows=rows(subject, plan, measured.tables), failed=measured.failed, unfinished=measured.unfinished, seconds=round(measured.seconds, 1))
+                found.update(rows=document.rows(subject, plan, measured.tables), failed=measured.failed, unfinished=measured.unfinished, seconds=round(measured.seconds, 1))
                 if found["rows"]:
-                    found.setdefault("file", new_file(subject.folder, found["created"]))
-                    save(found)
+                    found.setdefault("file", document.new_file(subject.folder, found["created"]))
+                    document.save(found)
         except KeyboardInterrupt:
             _log(f"interrupted; what was measured is in {found['file']}" if "file" in found else "interrupted before anything was measured")
             raise
@@ -104,9 +101,9 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
     together = compare.summary(compare.grouped(members)) if documents and (len(subjects) > 1 or len(plan.seeds) > 1) else []
     for found in documents:
         found["comparison"] = together
-        save(found)
+        document.save(found)
     if flags.json and documents:
-        print(json.dumps(documents if len(documents) > 1 else documents[0], indent=1, default=_plain))
+        print(json.dumps(documents if len(documents) > 1 else documents[0], indent=1, default=document.plain))
     elif documents:
         for found in documents:
             show.document(found)
@@ -123,13 +120,14 @@ def select_by(flags: argparse.Namespace, subjects: list) -> tuple[list, dict]:
 
     Raises: UserError when their training images are not the same, or too few to measure.
     """
+    from jaxssl import document
     from jaxssl.eval import show
     from jaxssl.protocols import labelfree
     images = [subject.contexts[0].digest.partition("-")[0] for subject in subjects]        # the first half is of the training images
     first, other = subjects[0], next((subject for subject, own in zip(subjects, images) if own != images[0]), None)
     if other:
-        raise UserError(f"--select_by {flags.select_by} compares what was measured on the same images, and the training images of {first.path} ({_named(first.data.train)}) and "
-                        f"{other.path} ({_named(other.data.train)}) differ; give --data, so that all are measured on the same")
+        raise UserError(f"--select_by {flags.select_by} compares what was measured on the same images, and the training images of {first.path} ({document.named(first.data.train)}) and "
+                        f"{other.path} ({document.named(other.data.train)}) differ; give --data, so that all are measured on the same")
     values = {}
     for subject in subjects:
         x = subject.contexts[0].features("train", flags.layer or "backbone").x
@@ -186,57 +184,6 @@ def _why(error, options):
     return f"{told} (with {options})" if options else told
 
 
-def document(flags: argparse.Namespace, plan: Plan, subject: Any, chosen: dict | None) -> dict:
-    """What is written for one encoder, before anything is measured."""
-    encoder, data = subject.encoder, subject.data
-    return {"version": 1, "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "subject": {"name": encoder.name, "weights": encoder.weights, "step": encoder.step, "digest": encoder.digest, "path": subject.path},
-            "data": {"name": data.train.name, "train": _named(data.train), "test": _named(data.test), "classes": len(data.classes), "digest": subject.contexts[0].digest},
-            "transform": {**encoder.preprocessing, "canvas": data.canvas}, "notes": encoder.origin.notes, "unused": encoder.origin.unused,
-            "command": plan.command, "select": flags.select, "select_by": chosen,
-            "budget": flags.budget, "precision": flags.precision, "seeds": plan.seeds, "seconds": 0., "rows": [], "failed": [], "unfinished": plan.protocols,
-            "packages": {name: _version(name) for name in _PACKAGES}}
-
-
-def rows(subject: Any, plan: Plan, tables: list[list]) -> list[dict]:
-    """The rows of all seeds as they are written: with seed, marks of overlap, and the published value where these are the data and the last step of its recipe."""
-    from jaxssl.eval import compare
-    known = not plan.data and not plan.data_keys
-    return [{**row._asdict(), "interval": row.interval and list(row.interval), "interval_classes": getattr(row.interval, "classes", None),
-             "overlaps_best": mark, "seed": context.seed, "published": _published(subject.encoder, row) if known else None}
-            for context, table in zip(subject.contexts, tables) for row, mark in zip(table, compare.overlapping(table))]
-
-
-def _published(encoder, row):
-    from jaxssl import config as configs
-    from jaxssl.eval import published
-    config = encoder.config
-    if config.get("method", {}).get("name") not in published.METHODS:
-        return None
-    found = published.value(config, row, configs.defaults(config["method"]["name"], *published.SECTIONS))
-    if found and encoder.step != configs.steps(config["total"], "total", examples=config["data"]["examples"], batch_size=config["batch_size"]):
-        return None         # it is the value of a finished run
-    return found
-
-
-def new_file(folder: Any, created: str) -> str:
-    """A name in `evaluations/` of the folder that is not taken: the time of creation, with a number if need be."""
-    stem, number = created.replace(":", "").replace("-", "").partition("+")[0], 1
-    while (file := folder / "evaluations" / f"{stem}{'' if number == 1 else f'-{number}'}.json").exists():
-        number += 1
-    return str(file)
-
-
-def save(found: dict) -> None:
-    """Writes what was found to its file, atomically; the file itself is not named in it. Raises: UserError when that cannot be done."""
-    from jaxssl import workdir
-    text = json.dumps({key: value for key, value in found.items() if key != "file"}, indent=1, default=_plain)
-    try:
-        workdir.write(workdir.path(found["file"]), text)
-    except OSError as error:
-        raise UserError(f"cannot write {found['file']} ({error.strerror or error}); give another folder with --out") from error
-
-
 def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> Plan:
     """The flags checked against what there is. Raises: UserError."""
     from jaxssl import protocols
@@ -282,22 +229,6 @@ def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) ->
             raise UserError(f"unknown argument {argument!r}; keys of the data are written --data.key=value, and --help lists the flags")
         data_keys[key] = value
     return Plan(names, options, seeds, flags.data, data_keys, shlex.join(["python", "-m", "jaxssl.evaluate", *argv]))
-
-
-def _named(source):
-    return "" if source is None else f"{source.name}, {len(source):,} images"
-
-
-def _plain(value):
-    """numpy's numbers and arrays, and whatever else a setting holds, as JSON has them."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _version(package):
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _log(sentence):

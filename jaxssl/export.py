@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import jaxssl
-from jaxssl import data as datas, encoder as encoders, interop
+from jaxssl import data as datas, encoder as encoders, interop, preprocessing
 from jaxssl.data.decode import sample
 from jaxssl.data.open import detect
 from jaxssl.errors import UserError
@@ -54,9 +54,9 @@ def compare(target: ModuleType, encoder: encoders.Encoder, folder: Path, pixels:
     x, ours = [], []
     with jax.default_matmul_precision("highest"):
         view, forward = jax.jit(encoder.view), jax.jit(lambda variables, x: encoder.forward(variables, x)[0])
-        side = encoders.side(pixels, encoder.preprocessing)
+        side = preprocessing.side(pixels, encoder.preprocessing)
         for chunk in chunks(pixels):
-            x.append(np.asarray(view(encoders.placed(chunk, encoder.preprocessing, side))))
+            x.append(np.asarray(view(preprocessing.placed(chunk, encoder.preprocessing, side))))
             ours.append(np.asarray(forward(encoder.variables, x[-1])))
         theirs, scope = reopened(target, encoder, folder, x, pixels)
     ours, x = np.concatenate(ours), np.concatenate(x)
@@ -102,7 +102,7 @@ def chunks(items: list) -> list[list]:
 def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[np.ndarray], str]:
     """`count` images uint8 [h, w, 3], evenly spread, and where they are from: `path`, the run's data if they are here, else the embedded digits.
 
-    They are as they lie on disk, not as they fit the run's canvas; only those that the encoder itself would shrink (`encoder.LARGEST`) come smaller.
+    They are as they lie on disk, not as they fit the run's canvas; only those that the encoder itself would shrink (`preprocessing.LARGEST`) come smaller.
     """
     config = encoder.config.get("data", {})
     if path:
@@ -113,7 +113,7 @@ def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[
         if path:
             raise
         data = datas.make(source="digits", canvas=min(encoder.preprocessing["size"], 64))
-    source, side, found = data.test or data.train, max(data.canvas, encoders.LARGEST * encoder.preprocessing["resize"]), []
+    source, side, found = data.test or data.train, max(data.canvas, preprocessing.LARGEST * encoder.preprocessing["resize"]), []
     for index in datas.evenly(len(source), count):
         canvas, (height, width), *_ = sample(source, int(index), side)
         found.append(np.ascontiguousarray(canvas[:height, :width]))

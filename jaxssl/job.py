@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxssl import augment, config as configs, data as datas, flops, models, online, optim, sharding
+from jaxssl import augment, config as configs, data as datas, durations, flops, models, online, optim, sharding
 from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.step import TrainState, init_state, train_step
@@ -57,13 +57,13 @@ class Job(NamedTuple):
     flops: Callable
 
     def duration(self, value: Any, key: str, batch_size: int) -> int:
-        return configs.steps(value, key, examples=self.facts.examples, batch_size=batch_size, total=self.total)
+        return durations.steps(value, key, examples=self.facts.examples, batch_size=batch_size, total=self.total)
 
 
 def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     """Builds the job; nothing is compiled and no array is made. Raises: UserError for every mismatch that can be known here."""
     check(config, mesh, facts)
-    duration = functools.partial(configs.steps, examples=facts.examples, batch_size=config.batch_size)
+    duration = functools.partial(durations.steps, examples=facts.examples, batch_size=config.batch_size)
     total = duration(config.total, "total")
     warmup = duration(config.warmup, "warmup", total=total)
     if not 0 <= warmup < max(total, 1):

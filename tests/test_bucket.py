@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from jaxssl import evaluate, monitor, sharding, workdir
+from jaxssl import document, monitor, sharding, workdir
 from jaxssl.errors import UserError
 
 OLD, NEW = '{"seed": 0}', '{"seed": 1}'
@@ -74,7 +74,7 @@ def test_a_bucket_that_refuses_is_a_sentence(bucket):
     with pytest.raises(UserError, match=r"cannot write in workdir gs://b/run \(RuntimeError: 403 Forbidden\)"):
         claim(OLD)
     with pytest.raises(UserError, match=r"cannot write gs://b/run/evaluations/1.json \(RuntimeError: 403 Forbidden\); give another folder with --out"):
-        evaluate.save({"file": "gs://b/run/evaluations/1.json", "rows": []})
+        document.save({"file": "gs://b/run/evaluations/1.json", "rows": []})
 
 
 def test_scores_of_the_untrained_encoder_reach_a_bucket(bucket):

@@ -2,7 +2,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from jaxssl import augment, config as configs
+from jaxssl import augment, config as configs, durations
 from jaxssl.errors import UserError
 
 DIGITS = "configs/digits/simclr.py"
@@ -100,17 +100,17 @@ def test_unknown_file_variant_and_key(tmp_path):
 @pytest.mark.parametrize("value, expected", [(7, 7), ("7", 7), ("7_steps", 7), ("2_epochs", 20), ("1_epoch", 10), ("1e3_examples", 10), ("5_percent", 50), (0, 0), ("0_epochs", 0),
                                              ("0.001_epochs", 1), ("1.26_epochs", 13)])
 def test_durations(value, expected):
-    assert configs.steps(value, "total", examples=1000, batch_size=100, total=1000) == expected
+    assert durations.steps(value, "total", examples=1000, batch_size=100, total=1000) == expected
 
 
 def test_more_steps_than_a_run_can_count():
     with pytest.raises(UserError, match="total is '1e12_epochs', which is 1e.13 steps; a run counts at most 2,147,483,647"):
-        configs.steps("1e12_epochs", "total", examples=1000, batch_size=100)
+        durations.steps("1e12_epochs", "total", examples=1000, batch_size=100)
 
 
 def test_percent_of_itself_is_refused():
     with pytest.raises(UserError, match="share of itself"):
-        configs.steps("5_percent", "total", examples=10, batch_size=1)
+        durations.steps("5_percent", "total", examples=10, batch_size=1)
 
 
 def test_differences_name_the_keys():

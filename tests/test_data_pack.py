@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import types
 import zipfile
 
 import numpy as np

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import jaxssl
-from jaxssl import checkpoint, config as configs, encoder as encoders, models, tree
+from jaxssl import checkpoint, config as configs, encoder as encoders, models, preprocessing, tree
 from jaxssl.errors import UserError
 from jaxssl.interop import safetensors as native
 from tests.tiny import ROOT, Tiny, config_of
@@ -241,7 +241,7 @@ def test_images_of_any_size_see_the_stated_transform(interpolation, height, widt
     left, top = round((wide - 224) / 2), round((tall - 224) / 2)
     expected = image.resize((wide, tall), getattr(Image, interpolation.upper())).crop((left, top, left + 224, top + 224))
     pixels = [np.asarray(image)]
-    found = np.asarray(jax.jit(blank.view)(encoders.placed(pixels, p, encoders.side(pixels, p))))[0] * 255
+    found = np.asarray(jax.jit(blank.view)(preprocessing.placed(pixels, p, preprocessing.side(pixels, p))))[0] * 255
     difference = np.abs(found - np.asarray(expected, np.float64))
     assert difference.mean() < 0.35 and difference.max() < (1.01 if interpolation == "bilinear" else 6)
 

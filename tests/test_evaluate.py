@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl import checkpoint, config as configs, data as datas, encoder as encoders, evaluate, protocols, sharding, subjects
+from jaxssl import checkpoint, config as configs, data as datas, document, encoder as encoders, evaluate, protocols, sharding, subjects
 from jaxssl.data.sources import Subset
 from jaxssl.eval import bootstrap, compare, published, rank
 from jaxssl.protocols import Row, augmented, labelfree
@@ -404,7 +404,7 @@ def test_published_values_are_those_of_finished_runs():
     plan = evaluate.Plan(["knn"], {"knn": {}}, [0], "", {}, "")
     for step, other, value in ((19_531, {}, .848), (19_000, {}, None), (None, {}, None), (19_531, {"data": "elsewhere"}, None)):       # 200 · 50,000 / 512 steps
         subject = types.SimpleNamespace(encoder=types.SimpleNamespace(config=config, step=step), contexts=[types.SimpleNamespace(seed=0)])
-        found, = evaluate.rows(subject, plan._replace(**other), [[row]])
+        found, = document.rows(subject, plan._replace(**other), [[row]])
         assert (found["published"] or {}).get("value") == value
 
 

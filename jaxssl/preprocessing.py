@@ -1,0 +1,66 @@
+"""How images reach a trained encoder: its test-time transform, and the canvases that the transform takes."""
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxssl import augment
+from jaxssl.errors import UserError
+
+LARGEST = 4     # images above so many times the resize target are resized and cropped on the host
+
+
+def of(config: dict) -> dict:
+    """size, resize (target of the short side), interpolation, mean, std (of pixels in [0, 1]) by a resolved config, or by that of weights from elsewhere."""
+    a = config["augment"]
+    size = a["size"]
+    resize = a.get("resize") or (size * 8 // 7 if size >= 128 else size)      # stated beside weights from elsewhere only
+    return {"size": size, "resize": resize, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
+
+
+def check(config: dict) -> None:
+    """Raises: UserError when the preprocessing of `config` cannot be applied."""
+    try:
+        augment.test_view(**of(config))
+    except ValueError as error:
+        raise UserError(f"the preprocessing of these weights cannot be applied ({str(error).rstrip('.')}); state another with python -m jaxssl.convert and its "
+                        "--size, --mean, --std or --interpolation") from error
+
+
+def placed(images: Sequence[np.ndarray], preprocessing: dict, side: int) -> dict:
+    """uint8 images [h, w, 3] as a batch for `Encoder.view`: image uint8 [B, side, side, 3], each top-left on black, and size int32 [B, 2].
+
+    `side` (of the function of that name) holds every image as it is, up to LARGEST times the resize target; a larger one goes through `middle`.
+    """
+    out, sizes = np.zeros((len(images), side, side, 3), np.uint8), np.zeros((len(images), 2), np.int32)
+    for place, image in enumerate(images):
+        image = np.asarray(image)
+        image = middle(image, preprocessing) if _large(image, preprocessing) else image
+        height, width = sizes[place] = image.shape[:2]
+        out[place, :height, :width] = image
+    return {"image": out, "size": sizes}
+
+
+def side(images: Sequence[np.ndarray], preprocessing: dict) -> int:
+    """The side of the smallest canvas that `placed` fits these images on."""
+    return max(preprocessing["resize"] if _large(image, preprocessing) else max(image.shape[:2]) for image in images)
+
+
+def middle(image: np.ndarray, preprocessing: dict) -> np.ndarray:
+    """uint8 [resize, resize, 3] of which `Encoder.view` only cuts its centre crop: the short side of `image` resized to `resize`, its middle along the long one.
+
+    The filter is Pillow's, antialiased and rounded to 8 bits, as in torchvision's and timm's transforms; the offsets are those of the view.
+    """
+    from PIL import Image
+    resize, size = preprocessing["resize"], preprocessing["size"]
+    box = []                                                                    # top, bottom, left, right in pixels of the image
+    for extent in image.shape[:2]:
+        target = resize * extent // min(image.shape[:2])
+        offset = round((target - size) / 2) - round((resize - size) / 2)        # of the middle, so that the crop of size `size` begins where the view's would
+        box.append((offset * extent / target, (offset + resize) * extent / target))
+    (top, bottom), (left, right) = box
+    kind = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[preprocessing["interpolation"]]
+    return np.asarray(Image.fromarray(image).resize((resize, resize), kind, box=(left, top, min(right, image.shape[1]), min(bottom, image.shape[0]))))
+
+
+def _large(image, preprocessing):
+    return max(image.shape[:2]) > LARGEST * preprocessing["resize"]
