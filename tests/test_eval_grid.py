@@ -84,6 +84,36 @@ def test_a_race_drops_the_worst():
     assert scores[1] == early[0]
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_who_goes_on_is_trained_as_if_alone_however_the_rows_arrive(monkeypatch, chunk):
+    """Cuts in the middle of a transfer; and features whose last head drops out are read no further."""
+    x, y, _, _ = digits(300)
+    sets = {"all": x, "half": x[:, ::2]}
+    heads = grid.make(["all", "half"], lrs=(1e-6, 1e-1), forms=("white",))
+    read, batches = [], cached.batches
+    monkeypatch.setattr(cached, "batches", lambda arrays, *a, **k: read.append((set(arrays), k["start"])) or batches(arrays, *a, **k))
+    monkeypatch.setattr(cached, "_CHUNK_BYTES", chunk * 64 * 4 * (64 + 32 + 1))
+    race = (grid.Cut(.1, 0, 2), grid.Cut(.3, 0, 1, each_form=False))
+    blocks, _, trained = grid.fit_heads(sets, y, np.arange(300), heads, steps=40, batch_size=64, classes=10, judge=({n: v for n, v in sets.items()}, y), race=race)
+    (name, block), = blocks.items()
+    winner, = block.index
+    expected = alone(sets[name], y, heads[winner], steps=40, batch=64, seed=0)
+    np.testing.assert_allclose(logits_of(blocks, name, winner, sets[name]), expected, atol=2e-3 * np.abs(expected).max())
+    assert sorted(trained) == [4, 4, 12, 40]
+    after = {1: 12, 7: 14}.get(chunk)
+    assert read == [({"all", "half", ""}, 0)] + [({name, ""}, after)] * (after is not None)
+
+
+def test_mean_and_deviation_are_numpys():
+    x = (np.random.default_rng(0).normal(size=(2500, 7)) * 3 + 1e4).astype(np.float32)
+    x[:, 2] = 5
+    mean, scale = cached.standard(x)
+    np.testing.assert_array_equal(mean, x.mean(0, dtype=np.float64).astype(np.float32))
+    std = x.std(0, dtype=np.float64)
+    np.testing.assert_allclose(scale, np.where(np.arange(7) == 2, 1, std), rtol=1e-6)
+    assert mean.dtype == scale.dtype == np.float32
+
+
 def test_forms_compete_where_a_cut_says_so():
     x, y, _, _ = digits(300)
     heads = grid.make(["a"], lrs=(1e-6, 1e-1), forms=("standard", "white"))

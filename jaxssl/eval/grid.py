@@ -47,7 +47,7 @@ class Cut(NamedTuple):
 
 
 # White heads lead at first and need not at the end, so that forms compete last.
-RACE = (Cut(.025, 20, 4), Cut(.1, 80, 2), Cut(.2, 160, 1), Cut(.35, 280, 1, each_form=False))
+RACE = (Cut(.008, 20, 4), Cut(.032, 80, 2), Cut(.064, 160, 1), Cut(.15, 280, 1, each_form=False))
 
 
 class Result(NamedTuple):
@@ -135,25 +135,34 @@ def fit_heads(x: Mapping[str, np.ndarray], y: np.ndarray, rows: np.ndarray, head
     """
     blocks = {name: _start(x[name], rows, heads, name, classes, batch_size) for name in dict.fromkeys(h.block for h in heads)}
     scores, trained = np.full(len(heads), np.nan), np.zeros(len(heads), np.int64)
+    cuts = [(min(max(round(cut.share * steps), cut.least), steps), cut) for cut in race]
     at = 0
-    for cut in (*race, None):
-        until = min(max(round(cut.share * steps), cut.least, at), steps) if cut else steps
+    while at < steps:
         arrays = {**{name: x[name] for name in blocks}, "": np.asarray(y, np.int32)}
-        for first, count, batch in (cached.batches(arrays, rows, start=at, stop=until, batch_size=batch_size, seed=seed, mesh=mesh) if until > at else ()):
+        for first, count, batch in cached.batches(arrays, rows, start=at, stop=steps, batch_size=batch_size, seed=seed, mesh=mesh):
             labels = batch.pop("")
-            for name, block in blocks.items():
-                w, b, wm, bm = _advance(block[2:], batch[name], labels, first, count, steps, white=block.white)
-                blocks[name] = block._replace(w=w, b=b, wm=wm, bm=bm)
-        at = until
-        for name, block in blocks.items():
-            trained[block.index] = at
-            if judge is not None:
-                few = slice(None, None, max(len(judge[1]) // _JUDGED, 1) if at < steps else 1)     # are enough to drop the worst
-                found = _over_rows(_log_likelihood, block, judge[0][name][few], judge[1][few]).mean(1)
-                scores[block.index] = np.where(np.isnan(found), -np.inf, found)          # of a head that diverged
-        if at < steps:
-            blocks = _survivors(blocks, heads, scores, cut)
+            while at < first + count:
+                until = min(cuts[0][0] if cuts else steps, first + count)
+                for name, block in blocks.items():
+                    w, b, wm, bm = _advance(block[2:], batch[name], labels, at - first, until - first, first, steps, white=block.white)
+                    blocks[name] = block._replace(w=w, b=b, wm=wm, bm=bm)
+                at = until
+                while cuts and cuts[0][0] <= at < steps:
+                    _score(blocks, judge, max(len(judge[1]) // _JUDGED, 1), at, scores, trained)        # few rows are enough to drop the worst
+                    blocks = _survivors(blocks, heads, scores, cuts.pop(0)[1])
+            if len(blocks) < len(batch):
+                break                                          # and read on without the features that no head sees any more
+    _score(blocks, judge, 1, steps, scores, trained)
     return blocks, scores, trained
+
+
+def _score(blocks, judge, every, at, scores, trained):
+    """Writes the log-likelihood of every `every`th row of judge and the steps trained of the heads that are left."""
+    for name, block in blocks.items():
+        trained[block.index] = at
+        if judge is not None:
+            found = _over_rows(_log_likelihood, block, judge[0][name][::every], judge[1][::every]).mean(1)
+            scores[block.index] = np.where(np.isnan(found), -np.inf, found)              # of a head that diverged
 
 
 def _survivors(blocks, heads, scores, cut):
@@ -170,8 +179,7 @@ def _start(x, rows, heads, block, classes, batch_size):
     index = np.array(sorted((i for i, h in enumerate(heads) if h.block == block), key=lambda i: heads[i].form == "white"))
     white = sum(heads[i].form == "white" for i in index)
     part = x if len(rows) == len(x) else x[rows]
-    mean, std = part.mean(0, dtype=np.float64), part.std(0, dtype=np.float64)
-    mean, scale = mean.astype(np.float32), np.where(std > 1e-8, std, 1).astype(np.float32)
+    mean, scale = cached.standard(part)
     w, b = jnp.zeros((len(index), classes, x.shape[1])), jnp.zeros((len(index), classes))
     column = {name: jnp.asarray([f(heads[i]) for i in index], jnp.float32) for name, f in (
         ("lr", lambda h: h.lr * batch_size / 256), ("decay", lambda h: h.weight_decay), ("raw", lambda h: h.form in ("raw", "l2")), ("l2", lambda h: h.form == "l2"))}
@@ -212,8 +220,8 @@ def _logits(block: tuple, x: jax.Array) -> tuple[jax.Array, ...]:
 
 
 @partial(jax.jit, static_argnames="white")
-def _advance(block, x, y, first, count, total, *, white):
-    """(w, b, wm, bm) after the first `count` of the steps in x [K, B, D], y [K, B]; the step numbers begin at `first` of `total`."""
+def _advance(block, x, y, begin, end, first, total, *, white):
+    """(w, b, wm, bm) after the batches [begin, end) of x [K, B, D], y [K, B]; the first of the K is the step `first` of `total`."""
     w, b, wm, bm, lr, decay, *form, metric = block
     heads, classes, width = w.shape
 
@@ -234,7 +242,7 @@ def _advance(block, x, y, first, count, total, *, white):
         wm, bm = MOMENTUM * wm + gw, MOMENTUM * bm + gb
         return w - rate[:, None, None] * wm, b - rate[:, None] * bm, wm, bm
 
-    return jax.lax.fori_loop(0, count, step, (w, b, wm, bm))
+    return jax.lax.fori_loop(begin, end, step, (w, b, wm, bm))
 
 
 @jax.jit

@@ -46,8 +46,7 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
     """
     train_x, test_x, train_y, test_y = np.asarray(train_x, np.float32), np.asarray(test_x, np.float32), np.asarray(train_y), np.asarray(test_y)
     _check(train_x, train_y, test_x, test_y, costs or grid, select)
-    mean, std = train_x.mean(0, dtype=np.float64), train_x.std(0, dtype=np.float64)
-    mean, scale = mean.astype(np.float32), np.where(std > 1e-8, std, 1).astype(np.float32)
+    mean, scale = cached.standard(train_x)
     x, u = (_with_one((rows - mean) / scale) for rows in (train_x, test_x))  # [N, D+1], [M, D+1]
     held = cached.held_out(train_y, every) if select == "validation" else np.zeros(len(x), bool)
     judge, truth = (x[held], train_y[held]) if select == "validation" else (u, test_y)

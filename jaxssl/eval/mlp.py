@@ -48,9 +48,7 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
     held = cached.held_out(train_y, HELD_OUT) if select == "validation" else np.zeros(len(train_y), bool)
     fit = np.flatnonzero(~held)
     judge = (train_x[held], train_y[held]) if select == "validation" else (test_x, test_y)
-    part = train_x[fit]
-    mean, std = part.mean(0, dtype=np.float64), part.std(0, dtype=np.float64)
-    standard = tuple(jnp.asarray(v, jnp.float32) for v in (mean, np.where(std > 1e-8, std, 1)))
+    standard = tuple(map(jnp.asarray, cached.standard(train_x[fit])))
     batch_size = cached.fitting(batch_size, len(fit), mesh)
     per_epoch = max(len(fit) // batch_size, 1)
     tx = optax.adamw(optax.cosine_decay_schedule(lr, epochs * per_epoch), weight_decay=weight_decay, mask=partial(jax.tree.map, lambda p: p.ndim > 1))

@@ -1,4 +1,4 @@
-"""Rows of cached features: a held-out part of every class, and shuffled batches that travel to the devices while the last ones are in use."""
+"""Rows of cached features: their mean and deviation, a held-out part of every class, and shuffled batches that travel to the devices while the last ones are in use."""
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxssl import sharding
 
+_PART = 1024                # rows summed at a time, in a buffer that stays in the cache
 _CHUNK_BYTES = 2**25        # of one transfer: large against its overhead, small against memory
 
 
@@ -23,6 +24,15 @@ def fitting(batch_size: int, rows: int, mesh: Any = None) -> int:
     """The largest batch of at most `batch_size` that `rows` can fill and the devices of `mesh` share equally (at least one row a device)."""
     devices = mesh.size if mesh is not None else 1
     return max(min(batch_size, rows) // devices, 1) * devices
+
+
+def standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation f32 [D] of the rows of x [N, D], summed in f64 over parts of them, without a copy of all; a feature that never varies has deviation 1."""
+    parts = [x[at:at + _PART] for at in range(0, len(x), _PART)]
+    mean = sum(p.sum(0, dtype=np.float64) for p in parts) / len(x)
+    squares = (np.subtract(p, mean, dtype=np.float64) for p in parts)
+    std = np.sqrt(sum(np.einsum("nd,nd->d", d, d) for d in squares) / len(x))
+    return mean.astype(np.float32), np.where(std > 1e-8, std, 1).astype(np.float32)
 
 
 def order(seed: int, start: int, count: int, n: int) -> np.ndarray:
