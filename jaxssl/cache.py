@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxssl import data as datas, sharding
+from jaxssl import data as datas, preprocessing, sharding
 from jaxssl.data.array_record import Packed
 from jaxssl.data.folder import Folder
 from jaxssl.data.sources import Subset
@@ -28,7 +28,7 @@ from jaxssl.eval import features as extraction
 
 log = logging.getLogger("jaxssl.cache")
 SETS = ("train", "test")
-_VERSION = 1
+_VERSION = 2
 _SAVE_EVERY = 5.    # seconds of work that an interruption may cost
 
 
@@ -46,8 +46,9 @@ def features(encoder: Encoder, data: datas.Data, which: str, *, layer: str = "ba
     """Features of every decodable image of the "train" or "test" set, in order, by the test-time view and batch norm in inference mode.
 
     layer: one of `encoder.layers`; those of a head are computed from the backbone's. mesh: the devices that share each batch. folder: of the
-    cache. batch: images in one forward pass, rounded up to the number of devices. store(): the decoded set (`data.store`), or None to read it
-    from disk; called only where features are missing. Raises: UserError without such a set or such a layer, or when nothing in it can be decoded.
+    cache. batch: images in one forward pass, rounded up to the number of devices. store(): the decoded set (`data.store`), prepared for the view
+    (`preprocessing.before`), or None to read it from disk; called only where features are missing. Raises: UserError without such a set or such a
+    layer, or when nothing in it can be decoded.
     """
     source = find(data, which)
     encoder.check_layer(layer)
@@ -121,10 +122,11 @@ def _fill(table, missing, chunks):
 
 def _embedded(encoder, data, source, mesh, store, missing, table):
     """Chunks of backbone features: from the images, through the network."""
+    prepare = preprocessing.before(encoder.preprocessing, data.canvas)
     rows = np.concatenate([np.arange(*table.span(chunk)) for chunk in missing])     # every chunk but the last is full, so a batch is a chunk
     part = None if store is None else {**{k: v[rows] for k, v in store.items()}, "id": np.where(store["id"][rows] == rows, np.arange(len(rows)), -1)}
     embed = encoder.embed(place=sharding.replicated(mesh))
-    for chunk, batch in zip(missing, datas.eval_batches(data, Subset(source, rows), batch_size=table.what["chunk"], store=part), strict=True):
+    for chunk, batch in zip(missing, datas.eval_batches(data, Subset(source, rows), batch_size=table.what["chunk"], store=part, prepare=prepare), strict=True):
         low, high = table.span(chunk)
         x, labels = extraction.extract(embed, [batch], mesh)
         yield _spread(x, labels, np.flatnonzero(batch["mask"]), high - low)

@@ -1,12 +1,12 @@
 """How images reach a trained encoder: its test-time transform, and the canvases that the transform takes."""
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxssl import augment
 from jaxssl.errors import UserError
 
-LARGEST = 4     # images above so many times the resize target are resized and cropped on the host
+LARGEST = 2     # images above so many times the resize target are resized and cropped on the host
 
 
 def of(config: dict) -> dict:
@@ -19,6 +19,7 @@ def of(config: dict) -> dict:
 
 def check(config: dict) -> None:
     """Raises: UserError when the preprocessing of `config` cannot be applied."""
+    from jaxssl import augment      # here, so that processes which only decode go without JAX
     try:
         augment.test_view(**of(config))
     except ValueError as error:
@@ -29,12 +30,11 @@ def check(config: dict) -> None:
 def placed(images: Sequence[np.ndarray], preprocessing: dict, side: int) -> dict:
     """uint8 images [h, w, 3] as a batch for `Encoder.view`: image uint8 [B, side, side, 3], each top-left on black, and size int32 [B, 2].
 
-    `side` (of the function of that name) holds every image as it is, up to LARGEST times the resize target; a larger one goes through `middle`.
+    `side`, as the function of that name gives it, holds every image that is `prepared`.
     """
     out, sizes = np.zeros((len(images), side, side, 3), np.uint8), np.zeros((len(images), 2), np.int32)
     for place, image in enumerate(images):
-        image = np.asarray(image)
-        image = middle(image, preprocessing) if _large(image, preprocessing) else image
+        image = prepared(np.asarray(image), preprocessing)
         height, width = sizes[place] = image.shape[:2]
         out[place, :height, :width] = image
     return {"image": out, "size": sizes}
@@ -43,6 +43,17 @@ def placed(images: Sequence[np.ndarray], preprocessing: dict, side: int) -> dict
 def side(images: Sequence[np.ndarray], preprocessing: dict) -> int:
     """The side of the smallest canvas that `placed` fits these images on."""
     return max(preprocessing["resize"] if _large(image, preprocessing) else max(image.shape[:2]) for image in images)
+
+
+def before(preprocessing: dict, canvas: int) -> Callable | None:
+    """`prepared` for a data pipeline with canvases of this side, or None where they are smaller than LARGEST times the resize target: such images are fitted
+    into the canvas as training does, which is all that it ever saw of them."""
+    return functools.partial(prepared, preprocessing=preprocessing) if canvas >= LARGEST * preprocessing["resize"] else None
+
+
+def prepared(image: np.ndarray, preprocessing: dict) -> np.ndarray:
+    """uint8 [h, w, 3] as it is, up to LARGEST times the resize target; a larger one goes through `middle`."""
+    return middle(image, preprocessing) if _large(image, preprocessing) else image
 
 
 def middle(image: np.ndarray, preprocessing: dict) -> np.ndarray:

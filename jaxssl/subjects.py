@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxssl import data as datas, encoder as encoders, protocols, sharding, tree, workdir
+from jaxssl import data as datas, encoder as encoders, preprocessing, protocols, sharding, tree, workdir
 from jaxssl.data import open as opening
 from jaxssl.errors import UserError, nearest
 
@@ -79,8 +79,8 @@ def check_writable(place: Any, flag: str) -> None:
 def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -> datas.Data:
     """The data to evaluate on: those of the config, with `keys` changed; or those at `source` with the keys' or training's defaults. Raises: UserError.
 
-    Images are fitted into the canvas by their long side, and the test-time view (resize: its target of the short side, pixels) must not enlarge them
-    again: unless the keys say otherwise, the canvas is at least 2 · resize, enough for photos up to 2:1. A run's own small images stay on its canvas.
+    Unless the keys say otherwise, the canvas is at least `preprocessing.LARGEST` · resize (of the test-time view: its target of the short side, pixels), so that
+    each image is seen as the encoder alone would see it, and never enlarged again. A run's own small images stay on its canvas.
     """
     defaults = datas.make.__kwdefaults__
     unknown = [key for key in keys if key not in defaults]
@@ -101,7 +101,7 @@ def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -
     settings = {**own, **changed}
     drawn = settings.get("source", defaults["source"]) == "digits"      # in the size of the canvas
     if not drawn and "canvas" not in changed and (other or resize >= _SMALL):
-        settings["canvas"] = max(settings.get("canvas", 0), 2 * resize)
+        settings["canvas"] = max(settings.get("canvas", 0), preprocessing.LARGEST * resize)
     return datas.make(**settings)
 
 

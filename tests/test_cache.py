@@ -31,7 +31,7 @@ class Pixels:
     """What the cache asks of an encoder, for as little work as possible: some pixels times a factor."""
     factor: float = 1.
     config: dict = dataclasses.field(default_factory=lambda: {"model": {"name": "pixels"}})
-    preprocessing: dict = dataclasses.field(default_factory=lambda: {"size": 16})
+    preprocessing: dict = dataclasses.field(default_factory=lambda: {"size": 16, "resize": 16})
     module: Any = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
     heads: tuple = ()
     width = 12
@@ -175,7 +175,7 @@ def test_damage_is_noticed_and_mended(get, computed, tmp_path, caplog, damage, c
 
 def test_other_weights_transform_or_images_are_another_cache(get, encoder, data, tmp_path):
     get(which="test")
-    for count, changed in enumerate((dict(encoder=Pixels(2.)), dict(encoder=Pixels(preprocessing={"size": 16, "mean": .1})),
+    for count, changed in enumerate((dict(encoder=Pixels(2.)), dict(encoder=Pixels(preprocessing={"size": 16, "resize": 16, "mean": .1})),
                                      dict(encoder=Pixels(config={"model": {"name": "pixels", "bn_eps": 1e-3}})), dict(encoder=Pixels(module=np.zeros(0, np.float16))),
                                      dict(data=dataclasses.replace(data, test=Subset(data.test, range(39)))), dict(data=dataclasses.replace(data, canvas=17))), 2):
         get(which="test", **changed)

@@ -1,4 +1,6 @@
 """Evaluation decodes to a canvas that the test-time view need not enlarge again: its features are those of the encoder called on the images themselves."""
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 
 from jaxssl import cache, encoder as encoders, evaluate, protocols, sharding, subjects, tree
 from jaxssl.interop import names, records, torchvision
+from jaxssl.protocols import augmented
 from tests.test_interop import config_of, made
 
 
@@ -36,22 +39,36 @@ def imported(tmp_path):
     return tmp_path / "imported"
 
 
-@pytest.mark.parametrize("height, width, tolerance", [(96, 128, 1e-4), (128, 70, 1e-4), (300, 400, .1)])
-def test_cached_features_are_those_of_the_encoder(imported, photo, tmp_path, height, width, tolerance):
-    """Up to twice the resize target exactly; beyond, both shrink a copy first, to their own canvas."""
+@pytest.mark.parametrize("resident", ["yes", "no"])
+@pytest.mark.parametrize("height, width", [(96, 128), (128, 70), (300, 400), (150, 700)])
+def test_cached_features_are_those_of_the_encoder(imported, photo, tmp_path, height, width, resident):
+    """Also of photographs beyond the canvas, held in memory or read from disk."""
     encoder, (folder, pixels) = encoders.load(imported), photo(height, width)
     assert encoder.preprocessing["resize"] == 64
-    data = subjects.open_data(encoder.config, str(folder), {}, resize=64)
-    assert data.canvas == 128
+    data = subjects.open_data(encoder.config, str(folder), {"resident": resident}, resize=64)
+    assert data.canvas == 128 and data.resident == (resident == "yes")
     context = protocols.Context(encoder, data, sharding.make_mesh(devices=jax.devices()), str(tmp_path / "cache"))
     found, direct = context.features("train"), encoder([pixels])[0]
     assert found.names(0) == "a/0.png" or found.names(0).endswith("a/0.png")
 
     def apart(x):
         return np.abs(x - direct).max() / np.abs(direct).max()
-    assert apart(found.x[0]) < tolerance
+    assert apart(found.x[0]) < 1e-4
     coarse = cache.features(encoder, subjects.open_data(encoder.config, str(folder), {"canvas": "32"}, resize=64), "train", mesh=context.mesh, folder=context.folder)
-    assert apart(coarse.x[0]) > max(2 * apart(found.x[0]), 1e-2)      # the canvas of training's default loses what is measured here
+    assert apart(coarse.x[0]) > 1e-2                                  # the canvas of training's default loses what is measured here
+    embed, seen = encoder.embed(), []
+    augmented.predicted(context, lambda batch: seen.append(embed(batch)) or seen[-1][:, None], "train", np.array([0]))
+    assert apart(np.asarray(seen[0])[0]) < 1e-4                       # heads that were trained on views are judged on the same
+
+
+def test_training_crops_from_the_whole_photograph(imported, photo, tmp_path):
+    """The middle that the test-time view takes is not what fine-tuning sees."""
+    encoder, (folder, pixels) = encoders.load(imported), photo(150, 400)
+    data = subjects.open_data(encoder.config, str(folder), {"resident": "yes"}, resize=64)
+    context = protocols.Context(encoder, data, sharding.make_mesh(devices=jax.devices()), str(tmp_path / "cache"))
+    assert context.store("train")["size"][0].tolist() == [48, 128] and context.store("train", view=True)["size"][0].tolist() == [64, 64]
+    own = protocols.Context(encoder, dataclasses.replace(data, canvas=127), None, "")
+    assert own.prepare is None and own.store("train") is own.store("train", view=True)
 
 
 def test_the_table_says_on_which_canvas(imported, photo, capsys):

@@ -30,11 +30,11 @@ ALLOWED = {
     "main": {"distributed", "train"},
     "preprocessing": {"augment"},
     "encoder": {"augment", "checkpoint", "interop", "methods", "models", "preprocessing", "tree", "workdir"},
-    "cache": {"data", "encoder", "eval", "sharding", "tree"},
+    "cache": {"data", "encoder", "eval", "preprocessing", "sharding", "tree"},
     "tuning": {"augment", "data", "encoder", "models", "optim", "schedules", "sharding", "tree"},
-    "protocols": {"augment", "cache", "data", "encoder", "eval", "tuning"},
+    "protocols": {"augment", "cache", "data", "encoder", "eval", "preprocessing", "tuning"},
     "document": {"config", "durations", "eval", "workdir"},
-    "subjects": {"data", "encoder", "protocols", "sharding", "tree", "workdir"},
+    "subjects": {"data", "encoder", "preprocessing", "protocols", "sharding", "tree", "workdir"},
     "interop": {"augment", "encoder", "models", "tree"},
 }
 ONLY = {"flax": {"models"}, "orbax": {"checkpoint"}, "tensorboardX": {"writers"}, "wandb": {"writers"}, "grain": {"data"}, "array_record": {"data"}, "tensorflow_datasets": {"data"}}

@@ -7,6 +7,7 @@ size of the valid part travels with it. libjpeg's reduced-scale decoding is not 
 """
 import io
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -68,16 +69,20 @@ def _upright(picture, image):
     return ImageOps.exif_transpose(picture)
 
 
-def canvas(image, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """`image` (encoded bytes, or uint8 [h,w,3]) -> canvas uint8 [S,S,3], int32 [2] = (h, w) of the valid part. Raises `Broken`."""
+def canvas(image, size: int, prepare: Callable | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """`image` (encoded bytes, or uint8 [h,w,3]) -> canvas uint8 [S,S,3], int32 [2] = (h, w) of the valid part. Raises `Broken`.
+
+    prepare(uint8 [h,w,3]) -> uint8 [h',w',3] is called first; what it leaves larger than the canvas is shrunk.
+    """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise Broken(f"an array of {image.dtype} {image.shape} where uint8 [h, w, 3] was expected")
-        height, width = image.shape[:2]
         picture = None
     else:
         picture = rgb(image)
-        width, height = picture.size
+    if prepare is not None:
+        image, picture = prepare(image if picture is None else np.asarray(picture)), None
+    height, width = image.shape[:2] if picture is None else picture.size[::-1]
     if max(height, width) > size:
         picture = picture or Image.fromarray(image)
         scale = size / max(height, width)
@@ -91,7 +96,7 @@ def canvas(image, size: int) -> tuple[np.ndarray, np.ndarray]:
     return out, np.array((height, width), np.int32)
 
 
-def sample(source, index: int, size: int):
+def sample(source, index: int, size: int, prepare: Callable | None = None):
     """Sample `index` of `source`, or the first of its substitutes that can be decoded.
 
     -> canvas uint8 [S,S,3], size int32 [2], label, the index that was used, and `[(index, reason)]` of those that are
@@ -101,7 +106,7 @@ def sample(source, index: int, size: int):
     for attempt in range(SUBSTITUTES + 1):
         try:
             image, label, _ = source.read(tried)
-            pixels, valid = canvas(image, size)
+            pixels, valid = canvas(image, size, prepare)
             return pixels, valid, label, tried, broken
         except Broken as error:
             broken.append((tried, str(error)))

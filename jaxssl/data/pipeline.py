@@ -57,18 +57,18 @@ class Tally:
                             f"data.max_broken={self.max_broken:g} allows; see them with `python -m jaxssl.data inspect`, mend them, or raise data.max_broken.")
 
 
-def store(data, source, *, progress=None) -> dict[str, np.ndarray]:
+def store(data, source, *, progress=None, prepare=None) -> dict[str, np.ndarray]:
     """The whole of `source`, decoded once: image uint8 [N,S,S,3], size int32 [N,2], label int32 [N], id int32 [N].
 
     `id` is the sample shown at that place: the place itself, or its substitute where the image is broken.
-    `progress(done, total)` is called now and then.
+    `progress(done, total)` is called now and then. prepare: see `decode.canvas`.
     """
     n, tally = len(source), Tally(source, data.max_broken, data.broken)
     out = _empty(n, data.canvas)
 
     def fill(chunk):
         indices = range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n))
-        return indices, _fill(out, source, data.canvas, indices, indices.start)
+        return indices, _fill(out, source, data.canvas, indices, indices.start, prepare)
 
     with ThreadPoolExecutor(data.workers or cores()) as pool, contextlib.closing(ahead(pool, fill, -(-n // _CHUNK))) as filled:
         for indices, broken in filled:
@@ -102,11 +102,11 @@ def _empty(n, canvas):
             "label": np.zeros(n, np.int32), "id": np.zeros(n, np.int32)}
 
 
-def _fill(out, source, canvas, indices, at=0):
+def _fill(out, source, canvas, indices, at=0, prepare=None):
     """Writes the samples `indices` into the rows of `out` from `at`; returns [(index, reason)] of the broken ones."""
     found = []
     for row, index in enumerate(indices, at):
-        out["image"][row], out["size"][row], out["label"][row], out["id"][row], broken = sample(source, int(index), canvas)
+        out["image"][row], out["size"][row], out["label"][row], out["id"][row], broken = sample(source, int(index), canvas, prepare)
         found += broken
     return found
 
@@ -114,13 +114,13 @@ def _fill(out, source, canvas, indices, at=0):
 class _Batch:
     """Batch number -> host batch: what a Grain worker computes. `indices(number)` -> int64 [B] gives the samples."""
 
-    def __init__(self, source, canvas, indices):
-        self.source, self.canvas, self.indices = source, canvas, indices
+    def __init__(self, source, canvas, indices, prepare=None):
+        self.source, self.canvas, self.indices, self.prepare = source, canvas, indices, prepare
 
     def __call__(self, number):
         indices = self.indices(int(number))
         out = _empty(len(indices), self.canvas)
-        return out | {"broken": _fill(out, self.source, self.canvas, indices)}
+        return out | {"broken": _fill(out, self.source, self.canvas, indices, prepare=self.prepare)}
 
 
 class _Training:
@@ -230,17 +230,17 @@ def batches(data, *, seed: int, batch_size: int, total_steps: int, start_step: i
     return Batches(iter(steps), elements, tally)
 
 
-def eval_batches(data, source, *, batch_size: int, process_index: int = 0, process_count: int = 1, store: dict | None = None):
+def eval_batches(data, source, *, batch_size: int, process_index: int = 0, process_count: int = 1, store: dict | None = None, prepare=None):
     """`source` once, in order, in batches of fixed size, each process its own rows: image, size, label, id, mask bool [B].
 
     `mask` is False where the row is padding or its image is broken: do not count it. Every process gets the same number
-    of batches. With `store`, the decoded set, nothing is read again.
+    of batches. With `store`, the decoded set, nothing is read again. prepare: see `decode.canvas`; a function of a module without JAX, as decoding processes import it.
     """
     n, rows = len(source), rows_of(batch_size, process_index, process_count)
     indices, tally = _InOrder(batch_size, n, rows), Tally(source, data.max_broken, data.broken)
     numbers = range(-(-n // batch_size))
     if store is None:
-        elements = _stream(_Batch(source, data.canvas, indices), numbers, data.workers)
+        elements = _stream(_Batch(source, data.canvas, indices, prepare), numbers, data.workers)
     else:
         elements = ({k: v[indices(number)] for k, v in store.items()} for number in numbers)
     return _masked(Batches(iter(numbers), elements, tally), indices)

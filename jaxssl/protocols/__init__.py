@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxssl import cache, data as datas
+from jaxssl import cache, data as datas, preprocessing
 from jaxssl.data.sources import Subset
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError, nearest
@@ -88,7 +88,7 @@ class Context:
         Training rows may be unlabelled (-1), test rows too: see `labelled`. Raises: UserError when there are no test images, or features are not finite.
         """
         if (which, layer) not in self._kept:
-            found = cache.features(self.encoder, self.data, which, layer=layer, mesh=self.mesh, folder=self.folder, batch=self.batch, store=lambda: self.store(which))
+            found = cache.features(self.encoder, self.data, which, layer=layer, mesh=self.mesh, folder=self.folder, batch=self.batch, store=lambda: self.store(which, view=True))
             bad = sum(int((~np.isfinite(found.x[at:at + _CHECKED]).all(1)).sum()) for at in range(0, len(found.x), _CHECKED))
             if bad:
                 raise UserError(f"features at {layer} of {bad} of {len(found.x)} {which} images are not finite: {self.encoder.name} diverged in training, or bf16 is too "
@@ -103,13 +103,22 @@ class Context:
             raise UserError(f"{self.data.train.name} has one labelled training image that can be decoded; give at least two")
         return found
 
-    def store(self, which: str) -> dict | None:
-        """The decoded "train" or "test" images (`data.store`), kept; None when they are too many to stay in memory (`data.resident`)."""
+    @property
+    def prepare(self) -> Callable | None:
+        """What large images go through before the test-time view: `preprocessing.before`."""
+        return preprocessing.before(self.encoder.preprocessing, self.data.canvas)
+
+    def store(self, which: str, *, view: bool = False) -> dict | None:
+        """The decoded "train" or "test" images (`data.store`), kept; None when they are too many to stay in memory (`data.resident`).
+
+        view: as the test-time view takes them, rather than as training crops from them. The same, unless there is something to `prepare`.
+        """
         if not self.data.resident:
             return None
-        if which not in self._stores:
-            self._stores[which] = datas.store(self.data, cache.find(self.data, which))
-        return self._stores[which]
+        prepare = self.prepare if view else None
+        if (which, prepare is None) not in self._stores:
+            self._stores[which, prepare is None] = datas.store(self.data, cache.find(self.data, which), prepare=prepare)
+        return self._stores[which, prepare is None]
 
     def canvases(self, which: str, rows: np.ndarray) -> dict:
         """The images `rows` (places in the source) of a set, decoded: image uint8 [n, S, S, 3], size int32 [n, 2]; a broken one has its substitute."""

@@ -68,12 +68,12 @@ def labelled_rows(context: Context, labels: np.ndarray) -> np.ndarray:
 def predicted(context: Context, logits: Callable, which: str, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Classes int64 [N, H] by each of the H heads of `logits` (batch -> [B, H, C]), labels int [N], and ids int [N] (places in the set, or in `rows`), of
     the labelled images of a set, or of its `rows`."""
-    source, store = (context.data.train if which == "train" else context.data.test), context.store(which)
+    source, store = (context.data.train if which == "train" else context.data.test), context.store(which, view=True)
     if rows is not None:
         source = Subset(source, rows)
         store = store and {**{name: a[rows] for name, a in store.items()}, "id": np.where(store["id"][rows] == rows, np.arange(len(rows)), -1)}
     batch, ids = -(-context.batch // context.mesh.size) * context.mesh.size, []
-    batches = datas.eval_batches(context.data, source, batch_size=batch, store=store)
+    batches = datas.eval_batches(context.data, source, batch_size=batch, store=store, prepare=context.prepare)
     seen = (ids.append(batch["id"][batch["mask"]]) or batch for batch in batches)
     flat, labels = features.extract(lambda b: logits(b).reshape(len(b["image"]), -1), seen, context.mesh)
     known = labels >= 0
