@@ -8,9 +8,13 @@ class UserError(Exception):
     code = 2
 
 
-class NotJoined(UserError):
-    """The processes of a run did not find one another, which a later try may."""
+class Temporary(UserError):
+    """What a later try may find mended."""
     code = 75                                        # EX_TEMPFAIL
+
+
+class NotJoined(Temporary):
+    """The processes of a run did not find one another."""
 
 
 class NonFiniteError(Exception):

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from jaxssl import config as configs
-from jaxssl.errors import UserError
+from jaxssl.errors import Temporary, UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
 
@@ -69,7 +69,8 @@ def _differences(file, text: str) -> list[str]:
 
 
 def path(workdir: str):
-    """A pathlib-like path; bucket addresses (gs://…) go through etils.epath. Raises: UserError for an address that cannot be looked at."""
+    """A pathlib-like path; bucket addresses (gs://…) go through etils.epath. Raises: UserError for an address that cannot be looked at, Temporary
+    where the network may be to blame."""
     if "://" not in workdir:
         return Path(workdir)
     from etils import epath
@@ -77,7 +78,8 @@ def path(workdir: str):
         place = epath.Path(workdir)
         place.exists()
     except Exception as error:  # the package of that file system is missing, or it refuses: each raises its own kind
-        raise UserError(f"{workdir} cannot be reached ({type(error).__name__}: {error}); gs:// needs one more package (pip install gcsfs) and your rights to the bucket; "
+        passing = isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError)     # a name server, a connection, a time-out
+        raise (Temporary if passing else UserError)(f"{workdir} cannot be reached ({type(error).__name__}: {error}); gs:// needs one more package (pip install gcsfs) and your rights to the bucket; "
                         "or choose a folder") from error
     return place
 

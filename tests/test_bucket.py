@@ -49,6 +49,16 @@ def read(name):
     return workdir.read_json(workdir.path("gs://b/run") / name)
 
 
+@pytest.mark.parametrize("error, code", [(ConnectionError("no route"), 75), (TimeoutError("30 s"), 75), (PermissionError("403"), 2), (FileNotFoundError("no bucket"), 2), (RuntimeError("401"), 2)])
+def test_a_bucket_out_of_reach_is_tried_again_where_that_may_help(bucket, monkeypatch, error, code):
+    def exists(path):
+        raise error
+    monkeypatch.setattr(bucket, "exists", exists)
+    with pytest.raises(UserError, match="cannot be reached") as raised:
+        workdir.path("gs://b/run")
+    assert raised.value.code == code
+
+
 def test_a_bucket_is_claimed_and_its_files_are_written_again(bucket):
     claim(OLD)
     assert read("config.json") == {"seed": 0} and read("environment.json")["devices"] == len(jax.devices())

@@ -44,7 +44,7 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
     ValueError for rows that do not fit together, are not finite or unlabelled, or an option out of its range.
     """
     train_y, test_y = np.asarray(train_y), np.asarray(test_y)
-    _check(train_x, train_y, test_x, test_y, select, layers=layers, hidden=hidden, epochs=epochs, dropout=dropout)
+    _check(train_x, train_y, test_x, test_y, select, layers=layers, hidden=hidden, epochs=epochs, batch_size=batch_size, dropout=dropout)
     held = cached.held_out(train_y, HELD_OUT) if select == "validation" else np.zeros(len(train_y), bool)
     fit = np.flatnonzero(~held)
     judge = (train_x[held], train_y[held]) if select == "validation" else (test_x, test_y)
@@ -115,11 +115,11 @@ def _predictions(params, x, standard):
     return np.concatenate(parts).astype(np.int64)
 
 
-def _check(train_x, train_y, test_x, test_y, select, *, layers, hidden, epochs, dropout):
+def _check(train_x, train_y, test_x, test_y, select, *, layers, hidden, epochs, batch_size, dropout):
     if select not in SELECT:
         raise ValueError(f"select is {select!r}; choose one of {', '.join(SELECT)}")
-    if layers not in (2, 3) or hidden < 1 or epochs < 1 or not 0 <= dropout < 1:
-        raise ValueError(f"layers must be 2 or 3, hidden and epochs at least 1 and dropout in [0, 1), got {layers}, {hidden}, {epochs} and {dropout}")
+    if layers not in (2, 3) or min(hidden, epochs, batch_size) < 1 or not 0 <= dropout < 1:
+        raise ValueError(f"layers must be 2 or 3, hidden, epochs and batch_size at least 1 and dropout in [0, 1), got {layers}, {hidden}, {epochs}, {batch_size} and {dropout}")
     if train_x.ndim != 2 or test_x.ndim != 2 or train_x.shape[1] != test_x.shape[1] or len(train_x) != len(train_y) or len(test_x) != len(test_y) or not len(test_x):
         raise ValueError(f"features are {train_x.shape} for {len(train_y)} labels and {test_x.shape} for {len(test_y)}; expected [N, D] and [M, D]")
     if not (np.isfinite(train_x).all() and np.isfinite(test_x).all()):
