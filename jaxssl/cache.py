@@ -74,18 +74,23 @@ def labelled(found: Features, what: str) -> Features:
     return found if len(known) == len(found.labels) else Features(found.x[known], found.labels[known], found.ids[known], lambda row: found.names(int(known[row])))
 
 
-def identity(source: datas.Source) -> str:
-    """sha256 over what a source shows: its name, the id and label of each image, and size and time of the files behind them."""
-    total = hashlib.sha256(repr((type(source).__name__, source.name, source.classes, len(source))).encode())
+def identity(source: datas.Source, *, here: bool = True) -> str:
+    """sha256 over what a source shows: its kind and classes, the id and label of each image, and sizes of the files behind them.
+
+    here: also where these files lie and when they were written. Without it, copies on several machines are the same images; so is a file whose contents
+    were changed to others of the same size.
+    """
+    name = "" if not here and isinstance(source, Folder | Zip | Packed | Subset) else source.name        # of these it is a path
+    total = hashlib.sha256(repr((type(source).__name__, name, source.classes, len(source))).encode("utf-8", "surrogateescape"))
     if isinstance(source, Subset):
-        total.update(identity(source.source).encode() + np.ascontiguousarray(source.indices).tobytes())
+        total.update(identity(source.source, here=here).encode() + np.ascontiguousarray(source.indices).tobytes())
         return total.hexdigest()
     if not isinstance(source, TFDS):                # whose entries cost a read each
         for index in range(len(source)):
             total.update(repr(source.entry(index)).encode("utf-8", "surrogateescape"))
     for file in _files(source):
         stat = os.stat(file)
-        total.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
+        total.update(f"{stat.st_size} {stat.st_mtime_ns if here else 0}\n".encode())
     return total.hexdigest()
 
 

@@ -3,6 +3,8 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
+import zipfile
 from typing import Any
 
 import jax
@@ -198,6 +200,29 @@ def folder(tmp_path):
 
 def open_folder(folder):
     return datas.make(source="folder", path=str(folder), canvas=16, holdout=0., workers=0, max_broken=.5)
+
+
+def test_copies_of_the_same_images_are_the_same_wherever_they_lie(folder, tmp_path):
+    """For comparisons; a cache of features belongs to these very files."""
+    first = open_folder(folder).train
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    for file in (tmp_path / "elsewhere").rglob("*.png"):
+        os.utime(file, (1, 1))
+    second = open_folder(tmp_path / "elsewhere").train
+    parts = [Subset(source, range(7)) for source in (first, second)]
+    for one, other in ((first, second), parts):
+        assert cache.identity(one, here=False) == cache.identity(other, here=False) != cache.identity(one)
+        assert cache.identity(one) != cache.identity(other)
+    assert cache.identity(parts[0], here=False) != cache.identity(first, here=False)
+    zips = []
+    for name, stored in (("x.zip", folder), ("y.zip", tmp_path / "elsewhere")):
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            for path in sorted(stored.rglob("*.png")):
+                file.writestr(str(path.relative_to(stored)), path.read_bytes())
+        zips.append(datas.make(source="zip", path=str(tmp_path / name), canvas=16, holdout=0., workers=0, max_broken=.5).train)
+    assert cache.identity(zips[0], here=False) == cache.identity(zips[1], here=False) and cache.identity(zips[0]) != cache.identity(zips[1])
+    (tmp_path / "elsewhere" / "b" / "01.png").rename(tmp_path / "elsewhere" / "b" / "001.png")
+    assert cache.identity(open_folder(tmp_path / "elsewhere").train, here=False) != cache.identity(first, here=False)
 
 
 def test_broken_images_are_left_out(get, folder, encoder, tmp_path):

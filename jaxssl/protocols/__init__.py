@@ -72,9 +72,9 @@ class Context:
 
     @property
     def digest(self) -> str:
-        """Of the data: `cache.identity` of the training and of the test images, joined by "-"."""
+        """Of the data, wherever a copy of them lies: `cache.identity` of the training and of the test images, joined by "-"."""
         if "digest" not in self._kept:
-            self._kept["digest"] = "-".join(cache.identity(source) for source in (self.data.train, self.data.test) if source is not None)
+            self._kept["digest"] = "-".join(cache.identity(source, here=False) for source in (self.data.train, self.data.test) if source is not None)
         return self._kept["digest"]
 
     @property
