@@ -102,7 +102,8 @@ def chunks(items: list) -> list[list]:
 def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[np.ndarray], str]:
     """`count` images uint8 [h, w, 3], evenly spread, and where they are from: `path`, the run's data if they are here, else the embedded digits.
 
-    They are as they lie on disk, not as they fit the run's canvas; only those that the encoder itself would shrink (`preprocessing.LARGEST`) come smaller.
+    They are as they lie on disk, not as they fit the run's canvas; only those above twice what the encoder takes as it is (`preprocessing.LARGEST`) come
+    smaller, to spare memory.
     """
     config = encoder.config.get("data", {})
     if path:
@@ -113,7 +114,7 @@ def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[
         if path:
             raise
         data = datas.make(source="digits", canvas=min(encoder.preprocessing["size"], 64))
-    source, side, found = data.test or data.train, max(data.canvas, preprocessing.LARGEST * encoder.preprocessing["resize"]), []
+    source, side, found = data.test or data.train, max(data.canvas, 2 * preprocessing.LARGEST * encoder.preprocessing["resize"]), []
     for index in datas.evenly(len(source), count):
         canvas, (height, width), *_ = sample(source, int(index), side)
         found.append(np.ascontiguousarray(canvas[:height, :width]))
