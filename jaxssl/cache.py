@@ -4,6 +4,7 @@
 key stands for, and a digest of every chunk of rows that is done. The digests are checked whenever a cache is opened: missing and damaged chunks,
 and only those, are computed again, so an interrupted run goes on where it stopped.
 """
+import errno
 import hashlib
 import json
 import logging
@@ -89,8 +90,11 @@ def identity(source: datas.Source, *, here: bool = True) -> str:
         for index in range(len(source)):
             total.update(repr(source.entry(index)).encode("utf-8", "surrogateescape"))
     for file in _files(source):
-        stat = os.stat(file)
-        total.update(f"{stat.st_size} {stat.st_mtime_ns if here else 0}\n".encode())
+        try:
+            stat = os.stat(file)
+            total.update(f"{stat.st_size} {stat.st_mtime_ns if here else 0}\n".encode())
+        except OSError:                             # a link to nowhere: a broken image, which decoding counts
+            total.update(b"none\n")
     return total.hexdigest()
 
 
@@ -156,6 +160,18 @@ def _spread(x, labels, at, rows):
     return out
 
 
+def _reserve(path, size):
+    """Makes a file of so many bytes with room on the disk for all of them: a memory map of a full disk ends the process without a word."""
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                path.unlink()
+                raise UserError(f"there is no room for features of {size / 1e6:,.1f} MB in {path.parent} ({error.strerror}); free some, or give another folder with --cache") from error
+            file.truncate(size)                     # file systems that cannot reserve
+
+
 class _Table:
     """The files of one cache."""
 
@@ -216,7 +232,7 @@ class _Table:
         for name, (file, dtype, shape) in shapes.items():
             path, size = self.folder / file, int(np.prod(shape)) * np.dtype(dtype).itemsize
             if mode == "r+" and (not path.exists() or path.stat().st_size != size):
-                np.memmap(path, dtype, "w+", shape=shape)
+                _reserve(path, size)
             elif path.stat().st_size != size:
                 raise ValueError(f"{path} has {path.stat().st_size} bytes instead of {size}")
             setattr(self, name, np.memmap(path, dtype, mode, shape=shape))

@@ -6,6 +6,7 @@ there and the others go on.
 """
 import argparse
 import json
+import math
 import os
 import shlex
 import sys
@@ -99,6 +100,8 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
             documents.append(found)
             members.append((subject.encoder, compare.Member(subject.path, subject.encoder.config.get("seed"), measured.tables, found["data"]["digest"])))
     together = compare.summary(compare.grouped(members)) if documents and (len(subjects) > 1 or len(plan.seeds) > 1) else []
+    if alone := compare.alone([member for _, member in members]):
+        _log(f"not compared, since not every encoder has it: {', '.join(alone)}")
     for found in documents:
         found["comparison"] = together
         document.save(found)
@@ -135,10 +138,12 @@ def select_by(flags: argparse.Namespace, subjects: list) -> tuple[list, dict]:
             values[subject.path] = labelfree.measure(flags.select_by, labelfree.sample(x, _IMAGES))
         except ValueError as error:
             raise UserError(f"{flags.select_by} of {subject.path} on {len(x)} images: {error}; give more images with --data") from error
+    if not any(map(math.isfinite, values.values())):
+        raise UserError(f"--select_by {flags.select_by}: none of them has more than two directions that hold variance, so all have collapsed; train again, or give more images with --data")
     best = max(subjects, key=lambda subject: labelfree.better(flags.select_by, values[subject.path]))
     if not flags.json:
         show.selection(flags.select_by, values, best.path)
-    return [best], {"by": flags.select_by, "layer": flags.layer or "backbone", "values": values, "chosen": best.path}
+    return [best], {"by": flags.select_by, "layer": flags.layer or "backbone", "values": {path: value if math.isfinite(value) else None for path, value in values.items()}, "chosen": best.path}
 
 
 def measure(subject: Any, plan: Plan, *, debug: bool = False) -> Iterator[Measured]:
@@ -193,7 +198,8 @@ def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) ->
     for name, value, choices in (("select", flags.select, protocols.SELECT), ("budget", flags.budget, protocols.BUDGETS),
                                  ("select_by", flags.select_by, ("", *SELECT_BY)), ("precision", flags.precision, ("f32", "bf16"))):
         if value not in choices:
-            raise UserError(f"--{name} is {value!r}; choose one of {', '.join(filter(None, choices))}{nearest(value, choices)}")
+            other = f"; --select_by {value} picks among several runs" if name == "select" and value in SELECT_BY else ""
+            raise UserError(f"--{name} is {value!r}; choose one of {', '.join(filter(None, choices))}{other or nearest(value, choices)}")
     given = [path for paths in (*flags.workdir, *flags.weights) for path in paths]
     twice = next((path for place, path in enumerate(given) if os.path.abspath(path) in map(os.path.abspath, given[:place])), None)
     if twice:
@@ -220,8 +226,8 @@ def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) ->
         seeds = [int(seed) for seed in flags.seeds.split(",")]
     except ValueError:
         raise UserError(f"--seeds is {flags.seeds!r}; write whole numbers with commas: 0,1,2") from None
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds is {flags.seeds!r}; write different numbers from 0")
+    if min(seeds) < 0 or max(seeds) >= 2**32 or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds is {flags.seeds!r}; write different numbers from 0 to 2**32 - 1")
     data_keys = {}
     for argument in rest:
         key, equals, value = argument.removeprefix("--data.").partition("=")

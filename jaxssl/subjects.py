@@ -46,8 +46,8 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
         data = open_data(own.config, plan.data, plan.data_keys, resize=own.preprocessing["resize"])
         protocols.check_labels(plan.options, data)
         root = workdir.path(path)
-        folder = workdir.path(flags.out) if flags.out else root if root.is_dir() else root.parent
-        features = flags.cache or (str(root) if is_run and isinstance(root, Path) and os.access(root, os.W_OK) else os.path.expanduser(home))
+        folder = workdir.path(os.path.expanduser(flags.out)) if flags.out else root if root.is_dir() else root.parent
+        features = os.path.expanduser(flags.cache) or (str(root) if is_run and isinstance(root, Path) and os.access(root, os.W_OK) else os.path.expanduser(home))
         context = protocols.Context(own, data, mesh, features, select=flags.select, budget=flags.budget, log=log, results=folder)
         # Copies share features and decoded images.
         subjects.append(Subject(path, own, data, folder, [dataclasses.replace(context, seed=seed) for seed in plan.seeds]))

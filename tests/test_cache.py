@@ -1,5 +1,6 @@
 """The feature cache: the right rows in order, computed once, resumed, and never trusted when weights, transform, images or its own bytes changed."""
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -241,6 +242,26 @@ def test_broken_images_are_left_out(get, folder, encoder, tmp_path):
         file.write_bytes(b"none of them")
     with pytest.raises(UserError, match="cannot be decoded"):
         get(data=dataclasses.replace(open_folder(folder), max_broken=1.))
+
+
+def test_a_link_to_nowhere_is_a_broken_image(get, folder):
+    (folder / "a" / "zz.png").symlink_to("nothing.png")
+    found = get(data=open_folder(folder))
+    assert len(found.ids) == 19 and all(found.names(row) != "a/zz.png" for row in range(19))
+
+
+def test_a_full_disk_is_said_at_once(get, monkeypatch):
+    """A memory map of it would end the process without a word."""
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match="no room for features .* --cache"):
+        get()
+
+    def cannot(*_):
+        raise OSError(errno.EOPNOTSUPP, "not here")
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    assert len(get().x)
 
 
 def test_a_changed_file_is_noticed(get, folder, computed):

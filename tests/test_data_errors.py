@@ -1,5 +1,6 @@
 """Wrong input: one sentence that names what came and what to do, before anything is decoded."""
 import os
+import shutil
 import zipfile
 
 import pytest
@@ -38,6 +39,8 @@ def place(tmp_path):
     secret[6] |= 1
     secret[whole.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "secret.zip").write_bytes(secret)
+    shutil.copytree(tmp_path / "images", tmp_path / "hollow" / "train")
+    (tmp_path / "hollow" / "test" / "cat").mkdir(parents=True)
     return tmp_path
 
 
@@ -66,6 +69,7 @@ TABLE = [
     (dict(source="folder", path="{}/images", test_path="{}/other"), r"other classes.*1 missing \(dog\) and 1 unknown \(cow\).*test_path"),
     (dict(source="folder", path="{}/images", test_path="{}/flat"), r"2 missing \(cat, dog\)"),
     (dict(source="folder", path="{}/split"), r"split/val has other classes.*2 missing"),
+    (dict(source="folder", path="{}/hollow"), r"hollow/test holds no images.*data.test_path=none"),
     (dict(source="folder", path="{}/images", test_path="{}/nope"), "data.test_path='.*nope' does not exist"),
     (dict(path="{}/images"), "has no use with data.source='digits'.*data.source='folder'"),
     (dict(holdout=0.2), "data.holdout=0.2 has no use with data.source='digits'"),

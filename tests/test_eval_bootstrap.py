@@ -106,7 +106,8 @@ def test_paired_seeds_are_students_paired_t():
     found = bootstrap.paired_seeds(a, b)
     assert found.p == pytest.approx(theirs.pvalue) and found.difference == pytest.approx(np.mean(a) - np.mean(b))
     assert found.interval == pytest.approx(tuple(theirs.confidence_interval()))
-    assert bootstrap.paired_seeds([.5, .5], [.5, .5]).p == 1 and bootstrap.paired_seeds([.5, .5], [.25, .25]).p == 0
+    assert bootstrap.paired_seeds([.5, .5], [.5, .5]).p == 1 and bootstrap.paired_seeds([.5, .5], [.25, .25]).p == .5
+    assert bootstrap.paired_seeds([.9234, .9148], [.9233, .9147]).p == .5 and bootstrap.paired_seeds([.9, .8, .7], [.8, .7, .6]).p == .25      # but for rounding
 
 
 def test_what_cannot_be_read_is_refused():

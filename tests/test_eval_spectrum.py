@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from jaxssl.eval import rank, spectrum
+from jaxssl.protocols import labelfree
 
 
 def orthonormal(n, k, seed=0):
@@ -44,7 +45,8 @@ def test_alpha_is_the_weighted_fit_over_its_ranks():
     few = z[:, :8]                                                      # fewer than two dozen eigenvalues: all of them are fitted
     j, eigenvalues = np.arange(1, 9), np.linalg.eigvalsh(np.cov(few.T))[::-1]
     assert spectrum.alpha_req(few) == pytest.approx(-np.polyfit(np.log(j), np.log(eigenvalues), 1, w=np.sqrt(1 / j))[0], rel=1e-6)
-    assert spectrum.alpha_req(z[:, :1]) == 0 and spectrum.alpha_req(np.ones((5, 3))) == 0
+    for collapsed in (z[:, :1], z[:, :2], np.ones((5, 3)), np.outer(np.arange(50.), np.ones(9))):
+        assert spectrum.alpha_req(collapsed) == np.inf and labelfree.better("alphareq", np.inf) < labelfree.better("alphareq", 9.)
 
 
 def test_lidar_is_the_smooth_rank_of_the_whitened_between_covariance():

@@ -97,7 +97,11 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, words", [
-    ([], "nothing to evaluate"), (["--protocols", "knn,retreival"], "did you mean 'retrieval'"), (["--select", "tset"], "did you mean 'test'"),
+    ([], "nothing to evaluate"), (["--protocols", "knn,retreival"], "did you mean 'retrieval'"), (["--select", "tset"], "did you mean 'test'"), (["--select", "rankme"], "--select_by rankme picks among"), (["--seeds", "4294967296"], "2**32"),
+    (["--set", "retrieval.recall=()", "--protocols", "retrieval"], "retrieval.recall is empty"), (["--set", "retrieval.recall=1,0", "--protocols", "retrieval"], "from 1 on"),
+    (["--set", "augmented.lrs=0", "--protocols", "augmented"], "above 0"), (["--set", "augmented.images=-5", "--protocols", "augmented"], "0 or more"),
+    (["--set", "lbfgs.steps=-1", "--protocols", "lbfgs"], "at least 1"), (["--set", "mlp.lr=-1", "--protocols", "mlp"], "above 0"), (["--set", "mlp.lr=1e20", "--protocols", "mlp"], "diverged"),
+    (["--set", "linear.lrs=1e38", "--protocols", "linear"], "every head of the grid diverged"),
     (["--budget", "shrot"], "did you mean 'short'"), (["--select_by", "rankne"], "did you mean 'rankme'"), (["--set", "knn.kk=3"], "it has k, temperature"),
     (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--set", "knn.k=5,0"], "k must"), (["--seeds", "0,x"], "whole numbers"),
     (["--seeds", "1,1"], "different numbers"), (["--dta=x"], "unknown argument"), (["--data.pth=x"], "did you mean 'path'"), (["--data.canvas=big"], "takes a int"),
@@ -238,7 +242,7 @@ def test_several_runs_and_seeds_give_means_and_paired_tests(runs, call, tmp_path
         assert both["n"] == 2 and both["mean"] == pytest.approx((a + b) / 2) and both["std"] == pytest.approx(np.std([a, b], ddof=1))
         assert other["n"] == 2 and other["mean"] == pytest.approx(c) and other["std"] == pytest.approx(np.std(own, ddof=1))
         test, = entry["tests"]
-        assert test["over"] == ("draws" if entry["protocol"] == "fewshot" else "images")       # one seed in common is no pair of seeds
+        assert test["over"] == "images"                                                        # one seed in common is no pair of seeds
         assert test["difference"] == pytest.approx(c - (a + b) / 2)
     assert any(entry["protocol"] == "fewshot" and entry["groups"][1]["std"] > 0 for entry in documents[0]["comparison"])
     assert " ± " in out and "p=" in out and "1 other seeds" in out
@@ -289,7 +293,7 @@ def test_groups_that_share_seeds_are_paired_by_seed():
 
 
 def test_only_the_same_images_are_paired():
-    """Outcomes of equal length on other data, of other images of the same data, or of draws are not one another's pairs."""
+    """Outcomes of equal length on other data, or of other images of the same data, are not one another's pairs."""
     a, b = np.array([1., 1, 0, 1]), np.array([1., 0, 0, 0])
 
     def compared(data="data", **interval):
@@ -302,7 +306,7 @@ def test_only_the_same_images_are_paired():
     found = compared()
     assert found["over"] == "images" and found["difference"] == -.5 and found["n"] == 4
     assert "different images" in compared("other data")["why"]
-    assert "not of the same images" in compared(ids=np.array([0, 1, 2, 4]))["why"] and "not of the same" in compared(ids=np.arange(4), unit="draws")["why"]
+    assert "not of the same images" in compared(ids=np.array([0, 1, 2, 4]))["why"]
     seeds = {"a": [compare.Member(f"a{s}", s, rows_of([.5 + s / 9]), "data") for s in range(3)],
              "b": [compare.Member(f"b{s}", s, rows_of([.4]), "other") for s in range(3)]}
     assert "different images" in compare.summary(seeds)[0]["untested"][0]["why"]
@@ -332,6 +336,35 @@ def test_select_by_picks_without_labels(runs, call, tmp_path):
     assert code == 0
     picked = json.loads(out)["select_by"]
     assert min(picked["values"], key=lambda path: abs(picked["values"][path] - 1)) == picked["chosen"]
+
+
+def test_a_collapsed_encoder_is_never_chosen(runs, call, monkeypatch):
+    """Its spectrum has no decay to fit; of nothing but such there is no choice."""
+    whole = encoders.from_workdir
+
+    def opened(path, **how):
+        encoder = whole(path, **how)
+        return dataclasses.replace(encoder, variables=jax.tree.map(np.zeros_like, encoder.variables)) if path.endswith("seed0") else encoder
+    monkeypatch.setattr(encoders, "from_workdir", opened)
+    code, out, err = call("--workdir", *runs("seed0", "seed1"), "--select_by", "alphareq", "--protocols", "labelfree", "--set", "labelfree.views=false", "--json")
+    assert code == 0, err
+    picked = json.loads(out)["select_by"]
+    assert picked["chosen"].endswith("seed1") and sorted(map(str, picked["values"].values()))[-1] == "None"
+    code, out, err = call("--workdir", *runs("seed0"), "--protocols", "labelfree", "--set", "labelfree.views=false")
+    assert code == 0 and "no alphareq at backbone" in err and "collapsed" in err and "alphareq" not in out
+    code, _, err = call("--workdir", *runs("seed0"), "--select_by", "alphareq", "--protocols", "labelfree")
+    assert code == 2 and "all have collapsed" in err
+
+
+def test_a_choice_of_features_does_not_hide_a_measure(call, runs):
+    """The linear grid may choose another block for each run; what only some runs have is named."""
+    rows = [types.SimpleNamespace(protocol="linear", variant="4 heads", layer=f"chosen: {block}", metric="accuracy", value=.5, interval=None) for block in ("backbone", "projector.1")]
+    lone = types.SimpleNamespace(protocol="knn", variant="k=5", layer="backbone", metric="accuracy", value=.5, interval=None)
+    members = [compare.Member("a", 0, [[rows[0], lone]], "d"), compare.Member("b", 1, [[rows[1]]], "d")]
+    entry, = compare.summary({"a": members[:1], "b": members[1:]})
+    assert (entry["protocol"], entry["layer"]) == ("linear", "chosen") and compare.alone(members) == ["knn k=5 backbone accuracy"]
+    code, out, err = call("--workdir", *runs("seed0"), "--protocols", "linear", "--set", "linear.blocks=projector.1", "--set", "linear.steps=5", "--json")
+    assert code == 0 and json.loads(out)["rows"][0]["layer"].startswith("chosen: "), err
 
 
 def test_select_by_wants_the_same_images(runs, call, monkeypatch, tmp_path):

@@ -3,11 +3,13 @@ import dataclasses
 import functools
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import protocols, tree
+from jaxssl import protocols, sharding, tree
+from jaxssl.errors import UserError
 from jaxssl.eval import knn
 from jaxssl.tuning import whole
 from tests.probed import Labelled, context, digits, run
@@ -59,6 +61,22 @@ def test_semi_trains_on_the_images_that_it_lists(make, training, tmp_path):
     assert len(list((tmp_path / "evaluations" / "subsets").iterdir())) == 6         # the lists of one seed do not replace those of another
 
 
+def test_semi_trains_on_what_can_be_trained_on(make, training, tmp_path):
+    """A subset that cannot be drawn is refused before the first is trained; one smaller than the devices is left out, and said."""
+    with pytest.raises(UserError, match="the subset needs 999"):
+        run("semi", make(folder=tmp_path), shares=(.1,), per_class=(999,))
+    assert not training
+    said = []
+    given = make(folder=tmp_path)
+    labels = np.array([given.data.train.entry(i)[0] for i in range(len(given.data.train))])
+    few = dataclasses.replace(given.data, train=Labelled(given.data.train, np.where(labels < 5, labels, -1)))      # five classes: 1 % of each is one image
+    small = dataclasses.replace(given, data=few, log=said.append, mesh=sharding.make_mesh(devices=jax.devices()))
+    row, = run("semi", small, shares=(.01, .5))
+    assert row.variant == "50 % of the labels" and any("1 % is left out: its 5 images" in line for line in said)
+    with pytest.raises(UserError, match="8 devices"):
+        run("semi", small, shares=(.01,))
+
+
 def test_few_shots_are_of_every_class_and_drawn_anew(make, monkeypatch):
     drawn, own = [], knn.evaluate
 
@@ -75,6 +93,13 @@ def test_few_shots_are_of_every_class_and_drawn_anew(make, monkeypatch):
     assert [list(np.bincount(labels)) for labels, _ in first] == [[1] * 10] * 2 + [[3] * 10] * 2
     again, other = references(0), references(1)
     assert [x for _, x in first] == [x for _, x in again] and not {x for _, x in first} & {x for _, x in other} and len({x for _, x in first}) == 4
+
+
+def test_few_shots_count_images(make):
+    """The value is the mean over the draws; its interval is that of the test images, each with its share of right answers."""
+    row, = run("fewshot", make(), n=(2,), tries=4)
+    assert row.n == len(row.interval.outcomes) and row.value == pytest.approx(row.interval.outcomes.mean())
+    assert set(np.round(row.interval.outcomes * 4, 6)) <= {0, 1, 2, 3, 4} and row.interval.classes is not None and row.setting["std"] > 0
 
 
 # -- fine-tuning -----------------------------------------------------------------------------------------------------------------------

@@ -28,8 +28,12 @@ def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, s
         if variant not in VARIANTS:
             raise UserError(f"data.variant='{variant}' is not known; choose one of {', '.join(VARIANTS)}{nearest(variant, VARIANTS)}")
         return Digits(variant, canvas, test=False), Digits(variant, canvas, test=True)
-    train, test = _splits(source, existing(path, source, "data.path"), split, test_split, depth)
+    root = existing(path, source, "data.path")
+    train, test = _splits(source, root, split, test_split, depth)
     if not test_path:
+        hollow = [name for name in listing.TESTS if (root / name).is_dir()] if source == "folder" and test is None and (root / listing.TRAIN).is_dir() else []
+        if hollow:
+            raise UserError(f"{root / hollow[0]} holds no images; put some there, or set data.test_path=none to hold out training images instead")
         return train, test
     if test_path == NO_TEST:
         return train, None

@@ -237,7 +237,7 @@ def eval_batches(data, source, *, batch_size: int, process_index: int = 0, proce
     of batches. With `store`, the decoded set, nothing is read again. prepare: see `decode.canvas`; a function of a module without JAX, as decoding processes import it.
     """
     n, rows = len(source), rows_of(batch_size, process_index, process_count)
-    indices, tally = _InOrder(batch_size, n, rows), Tally(source, data.max_broken, data.broken)
+    indices, tally = _InOrder(batch_size, n, rows), Tally(source, data.max_broken, data.broken, fate="it is left out")
     numbers = range(-(-n // batch_size))
     if store is None:
         elements = _stream(_Batch(source, data.canvas, indices, prepare), numbers, data.workers)

@@ -15,20 +15,19 @@ _AT_ONCE = 2**22        # random numbers held at a time
 
 
 class Interval(tuple):
-    """(low, high) of a mean over images, or over draws of something else.
+    """(low, high) of a mean over images.
 
     classes: (low, high) when whole classes are drawn, None with fewer than two. For `paired`: outcomes f64 [N], what the mean was taken of; ids
-    int [N], which images (or draws: `unit`) they belong to, None when that is not known; labels int [N] where classes count alike, else None.
+    int [N], which images they belong to, None when that is not known; labels int [N] where classes count alike, else None.
     """
     classes: tuple[float, float] | None
     outcomes: np.ndarray
     ids: np.ndarray | None
     labels: np.ndarray | None
-    unit: str
 
-    def __new__(cls, images, classes, outcomes, *, ids=None, labels=None, unit="images"):
+    def __new__(cls, images, classes, outcomes, *, ids=None, labels=None):
         self = super().__new__(cls, images)
-        self.classes, self.outcomes, self.ids, self.labels, self.unit = classes, outcomes, ids, labels, unit
+        self.classes, self.outcomes, self.ids, self.labels = classes, outcomes, ids, labels
         return self
 
 
@@ -40,12 +39,12 @@ class Comparison(NamedTuple):
     n: int
 
 
-def interval(outcomes: np.ndarray, labels: np.ndarray, *, ids: np.ndarray | None = None, unit: str = "images", balanced: bool = False, level: float = .95,
+def interval(outcomes: np.ndarray, labels: np.ndarray, *, ids: np.ndarray | None = None, balanced: bool = False, level: float = .95,
              draws: int = _DRAWS, seed: int = 0) -> Interval:
     """The interval of the mean of `outcomes` (bool or float [N], one a test image), over images and over the classes of `labels` int [N].
 
     balanced: of the mean over classes of their means. Images are then drawn within each class (a class with one image has no spread of its own), and
-    drawn classes count alike whatever their size. level: share of draws inside. ids, unit: kept, see `Interval`. Deterministic in `seed`.
+    drawn classes count alike whatever their size. level: share of draws inside. ids: kept, see `Interval`. Deterministic in `seed`.
     ValueError for anything but finite outcomes [N] with as many labels.
     """
     outcomes, labels = np.asarray(outcomes, np.float64), np.asarray(labels)
@@ -63,7 +62,7 @@ def interval(outcomes: np.ndarray, labels: np.ndarray, *, ids: np.ndarray | None
             drawn = rng.integers(0, len(counts), (part, len(counts)))       # [draws, C]
             means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
         classes = _pair(np.quantile(np.concatenate(means), ends))
-    return Interval(images, classes, outcomes, ids=ids, labels=labels if balanced else None, unit=unit)
+    return Interval(images, classes, outcomes, ids=ids, labels=labels if balanced else None)
 
 
 def paired(a: np.ndarray, b: np.ndarray, *, labels: np.ndarray | None = None, level: float = .95, draws: int = _DRAWS, flips: int = _FLIPS, seed: int = 0) -> Comparison:
@@ -97,14 +96,16 @@ def paired(a: np.ndarray, b: np.ndarray, *, labels: np.ndarray | None = None, le
 
 
 def paired_seeds(a: Sequence[float], b: Sequence[float], *, level: float = .95) -> Comparison:
-    """Two recipes trained with the same seeds: one value a seed each. Student's paired t. ValueError for fewer than two pairs."""
+    """Two recipes trained with the same seeds: one value a seed each. Student's paired t; differences that are all the same have no spread to compare with,
+    and p is then that of their signs. ValueError for fewer than two pairs."""
     from scipy import stats
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if d.ndim != 1 or len(d) < 2:
         raise ValueError(f"a paired t-test needs at least two seeds, got {d.shape}")
     mean, error = float(d.mean()), float(d.std(ddof=1) / np.sqrt(len(d)))
     half = float(stats.t.ppf((1 + level) / 2, len(d) - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, len(d) - 1)) if error > 0 else float(mean == 0)
+    same = np.ptp(d) <= 1e-9 * abs(mean)             # but for rounding
+    p = (.5 ** (len(d) - 1) if mean else 1.) if same else float(2 * stats.t.sf(abs(mean) / error, len(d) - 1))
     return Comparison(mean, (mean - half, mean + half), p, len(d))
 
 

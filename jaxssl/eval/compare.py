@@ -18,8 +18,14 @@ class Member(NamedTuple):
 
 
 def key(row: Any) -> tuple[str, str, str, str]:
-    """What makes two rows the same measure. A variant "chosen: …" counts by what stands before the colon: the choice may differ."""
-    return row.protocol, row.variant.partition(":")[0], row.layer, row.metric
+    """What makes two rows the same measure. A variant or layer "chosen: …" counts by what stands before the colon: the choice may differ."""
+    return row.protocol, row.variant.partition(":")[0], row.layer.partition(":")[0], row.metric
+
+
+def alone(members: Sequence[Member]) -> list[str]:
+    """The measures that some members have and others lack, for people."""
+    tables = [_by_key(member) for member in members]
+    return list(dict.fromkeys(" ".join(k) for table in tables for k in table if not all(k in other for other in tables)))
 
 
 def overlapping(rows: Sequence[Any]) -> list[bool]:
@@ -61,8 +67,7 @@ def summary(groups: Mapping[str, Sequence[Member]]) -> list[dict]:
     """Every measure that all members have: mean ± std of each group, and a paired test of every group against the first.
 
     groups: members that differ in their training seed alone, by name. A member's value is its mean over the seeds of the evaluation; with a
-    single member, mean and std are over those seeds. The tests pair seeds where two groups share at least two, otherwise images (or the draws that a
-    row is a mean over), and only what was measured on the same data; `untested` says of the others why there is no test.
+    single member, mean and std are over those seeds. The tests pair seeds where two groups share at least two, otherwise images, and only what was measured on the same data; `untested` says of the others why there is no test.
     """
     members = [member for group in groups.values() for member in group]
     tables = [_by_key(member) for member in members]
@@ -108,7 +113,7 @@ def _by_key(member):
 
 
 def _test(other, first):
-    """other - first, paired over seeds, images or draws; or why neither can be paired."""
+    """other - first, paired over seeds or images; or why neither can be paired."""
     if len(other.data | first.data) > 1:
         return {"why": "they were measured on different images; give both the same --data"}
     common = [seed for seed in other.seeds if seed is not None and seed in first.seeds]
@@ -117,7 +122,7 @@ def _test(other, first):
     intervals = other.intervals + first.intervals
     if any(getattr(i, "ids", None) is None for i in intervals):
         return {"why": "this measure has no outcome of single images to pair; give each recipe at least two training seeds"}
-    if any(i.unit != intervals[0].unit or not np.array_equal(i.ids, intervals[0].ids) for i in intervals):
-        return {"why": f"their outcomes are not of the same {intervals[0].unit}: some could not be decoded, or --set differs"}
+    if any(not np.array_equal(i.ids, intervals[0].ids) for i in intervals):
+        return {"why": "their outcomes are not of the same images: some could not be decoded, or --set differs"}
     a, b = (np.mean([i.outcomes for i in group.intervals], axis=0) for group in (other, first))      # over members and seeds, which are equally many a member
-    return {"over": intervals[0].unit, **bootstrap.paired(a, b, labels=intervals[0].labels)._asdict()}
+    return {"over": "images", **bootstrap.paired(a, b, labels=intervals[0].labels)._asdict()}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.errors import NonFiniteError
 from jaxssl.eval import rows as cached
 
 FORMS = ("raw", "standard", "white", "l2")
@@ -117,6 +118,8 @@ def evaluate(train: Mapping[str, np.ndarray], train_y: np.ndarray, test: Mapping
     final = scores if own else _accuracies(blocks, test, test_y, len(heads))
     best = max(np.concatenate([b.index for b in blocks.values()]), key=lambda h: (final[h], -h))
     head = heads[best]
+    if final[best] == -np.inf:
+        raise NonFiniteError(f"every head of the grid diverged; the lowest rate is {min(h.lr for h in heads):g}: give lower ones")
     if own:
         blocks, _, _ = fit_heads(train, train_y, everything, [head], batch_size=size, **options)
         best = 0

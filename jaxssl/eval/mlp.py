@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxssl.errors import NonFiniteError
 from jaxssl.eval import rows as cached
 
 SELECT = ("validation", "test")
@@ -26,12 +27,13 @@ class Epoch(NamedTuple):
 
 class Result(NamedTuple):
     """accuracy in [0, 1] and predictions int64 [M] on the test rows by the weights after epoch `best` (from 1) of `curve`; last: accuracy on the
-    test rows by the weights of the last epoch."""
+    test rows by the weights of the last epoch; batch_size as used."""
     accuracy: float
     predictions: np.ndarray
     best: int
     last: float
     curve: tuple[Epoch, ...]
+    batch_size: int
 
 
 def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, layers: int = 2, hidden: int = 512, epochs: int = 30, batch_size: int = 256,
@@ -44,7 +46,7 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
     ValueError for rows that do not fit together, are not finite or unlabelled, or an option out of its range.
     """
     train_y, test_y = np.asarray(train_y), np.asarray(test_y)
-    _check(train_x, train_y, test_x, test_y, select, layers=layers, hidden=hidden, epochs=epochs, batch_size=batch_size, dropout=dropout)
+    _check(train_x, train_y, test_x, test_y, select, layers=layers, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, dropout=dropout)
     held = cached.held_out(train_y, HELD_OUT) if select == "validation" else np.zeros(len(train_y), bool)
     fit = np.flatnonzero(~held)
     judge = (train_x[held], train_y[held]) if select == "validation" else (test_x, test_y)
@@ -61,11 +63,12 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
         for first, count, batch in cached.batches(arrays, fit, start=(epoch - 1) * per_epoch, stop=epoch * per_epoch, batch_size=batch_size, seed=seed, mesh=mesh):
             state, loss = _advance(state, batch["x"], batch["y"], first, count, key, standard, update=tx.update, dropout=dropout)
             losses.append(loss)
-        accuracy = float(np.mean(_predictions(state[0], judge[0], standard) == judge[1]))
-        curve.append(Epoch(float(sum(losses)) / per_epoch, accuracy))
-        best = max(best, (accuracy, -epoch, state[0]), key=lambda b: b[:2])        # ties to the earlier
+        curve.append(Epoch(float(sum(losses)) / per_epoch, float(np.mean(_predictions(state[0], judge[0], standard) == judge[1]))))
+        if not np.isfinite(curve[-1].loss):
+            raise NonFiniteError(f"the MLP probe diverged in epoch {epoch} of {epochs}; lower mlp.lr, which is {lr:g}")
+        best = max(best, (curve[-1].accuracy, -epoch, state[0]), key=lambda b: b[:2])        # ties to the earlier
     found, last = (_predictions(p, test_x, standard) for p in (best[2], state[0]))
-    return Result(float(np.mean(found == test_y)), found, -best[1], float(np.mean(last == test_y)), tuple(curve))
+    return Result(float(np.mean(found == test_y)), found, -best[1], float(np.mean(last == test_y)), tuple(curve), batch_size)
 
 
 def _start(key, widths):
@@ -115,9 +118,11 @@ def _predictions(params, x, standard):
     return np.concatenate(parts).astype(np.int64)
 
 
-def _check(train_x, train_y, test_x, test_y, select, *, layers, hidden, epochs, batch_size, dropout):
+def _check(train_x, train_y, test_x, test_y, select, *, layers, hidden, epochs, batch_size, lr, dropout):
     if select not in SELECT:
         raise ValueError(f"select is {select!r}; choose one of {', '.join(SELECT)}")
+    if not lr > 0:
+        raise ValueError(f"lr must be above 0, got {lr:g}")
     if layers not in (2, 3) or min(hidden, epochs, batch_size) < 1 or not 0 <= dropout < 1:
         raise ValueError(f"layers must be 2 or 3, hidden, epochs and batch_size at least 1 and dropout in [0, 1), got {layers}, {hidden}, {epochs}, {batch_size} and {dropout}")
     if train_x.ndim != 2 or test_x.ndim != 2 or train_x.shape[1] != test_x.shape[1] or len(train_x) != len(train_y) or len(test_x) != len(test_y) or not len(test_x):

@@ -53,7 +53,7 @@ def comparison(entries: Sequence[Mapping[str, Any]]) -> None:
     console = _console()
     console.print(table)
     if len(names) > 1:
-        console.print("differences: with 95 % interval and p of a paired test, over the training seeds that both have, or over the images or draws")
+        console.print("differences: with 95 % interval and p of a paired test, over the training seeds that both have, or over the images")
     missing: dict[tuple, list] = {}
     for entry in entries:
         for each in entry["untested"]:

@@ -20,12 +20,13 @@ def alpha_req(z: np.ndarray, *, first: int = 11, last: int = 500) -> float:
     """α-ReQ (arXiv 2202.05808): minus the slope of log eigenvalue against log rank, of the covariance of z [N, D].
 
     The fit is that of Stringer et al. (Nature 2019), which the paper takes over: least squares over the ranks `first` to `last`, each
-    weighted by 1 / rank. A spectrum with fewer than 2 · first eigenvalues above rounding is fitted from rank 1. 0 when there are fewer than two.
+    weighted by 1 / rank. A spectrum with fewer than 2 · first eigenvalues above rounding is fitted from rank 1. Infinite with fewer than three, which show
+    no decay: the variance ends at once, in collapse.
     """
     eigenvalues = singular_values(z, centre=True) ** 2
     eigenvalues = eigenvalues[eigenvalues > _FLOOR * eigenvalues[0]][:last]
-    if len(eigenvalues) < 2:
-        return 0.0
+    if len(eigenvalues) < 3:
+        return np.inf
     rank = np.arange(1, len(eigenvalues) + 1)[first - 1 if len(eigenvalues) >= 2 * first else 0:]
     x, y, weight = np.log(rank), np.log(eigenvalues[rank - 1]), 1 / rank
     x, y = x - np.average(x, weights=weight), y - np.average(y, weights=weight)
@@ -108,7 +109,8 @@ def reading(name: str, value: float, bound: int) -> str:
     return {
         "rankme": f"about {value:.0f} of {bound} directions are used evenly; higher goes with better transfer of the same method, collapse is near 1",
         "alphareq": f"eigenvalues fall like rank^-{value:.2f}; near 1 goes with good transfer, well above is dimensional collapse, below is noise in every direction",
-        "lidar": f"about {value:.0f} of {bound} directions tell images apart more than their own augmentations do; higher is better, 1 is none to speak of",
+        "lidar": f"images differ from their own augmentations about evenly in {value:.0f} of {bound} directions; higher goes with better transfer of the same method and "
+                 "augmentation, but noise is even too: read it beside kNN",
         "alignment": f"squared distance {value:.2f} between two views of an image on the unit sphere; 0 is full invariance, 2 is none; low counts only "
                      "beside good uniformity",
         "uniformity": f"{value:.2f} on a scale from 0 (all images in one point) to about -4 (spread over the sphere); lower is better at equal alignment",

@@ -127,13 +127,12 @@ class Context:
             store, rows = datas.store(self.data, Subset(cache.find(self.data, which), rows)), slice(None)
         return {name: store[name][rows] for name in ("image", "size")}
 
-    def interval(self, correct: np.ndarray, labels: np.ndarray, ids: np.ndarray, *, unit: str = "images", balanced: bool = False) -> bootstrap.Interval:
+    def interval(self, correct: np.ndarray, labels: np.ndarray, ids: np.ndarray, *, balanced: bool = False) -> bootstrap.Interval:
         """95 % interval (low, high) of the mean of `correct` (bool or float [N]) over images; `.classes` is that over whole classes (labels int [N]).
 
-        ids int [N]: places of the images in their source, by which two encoders are paired; or numbers of the draws, with unit="draws". balanced: of
-        the mean over classes of their means.
+        ids int [N]: places of the images in their source, by which two encoders are paired. balanced: of the mean over classes of their means.
         """
-        return bootstrap.interval(correct, labels, ids=ids, unit=unit, balanced=balanced, seed=self.seed)
+        return bootstrap.interval(correct, labels, ids=ids, balanced=balanced, seed=self.seed)
 
 
 def names() -> list[str]:

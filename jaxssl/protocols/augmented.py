@@ -32,10 +32,15 @@ def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_
     budget = whole if context.budget == "published" else SHORT
     most = images or (0 if epochs or budget is whole else SHORT_IMAGES)
     lrs, epochs, batch_size = lrs or budget["lrs"], epochs or budget["epochs"], batch_size or budget["batch_size"]
+    if min(*lrs, batch_size, epochs) <= 0 or images < 0:
+        raise UserError(f"augmented.lrs, batch_size and epochs must be above 0 and images 0 or more, got {', '.join(f'{lr:g}' for lr in lrs)}, {batch_size}, {epochs:g} and {images}")
     labels, names = subsets.entries(context.data.train)
     rows, held = labelled_rows(context, labels), None
     if len(lrs) > 1 and context.select == "validation":
         held = subsets.stratified(labels, names, share=HELD_OUT, seed=context.seed)
+        held = held[np.bincount(labels[rows])[labels[held]] > 1]            # the one image of a class is trained on
+        if not len(held):
+            raise UserError(f"augmented chooses among {len(lrs)} rates on held-out training images, and no class has two; give one rate with --set augmented.lrs=.1")
         rows = np.setdiff1d(rows, held)
     plan = loop.length(len(rows), epochs=epochs, batch_size=batch_size, at_most=most, mesh=context.mesh)
     given = loop.Images(context.data, rows, context.store("train"), context.mesh)

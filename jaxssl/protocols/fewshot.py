@@ -1,6 +1,6 @@
 """Few labelled images a class: kNN whose references are n training images of every class, drawn several times (as DINOv2's kNN with n_per_class, n_tries).
 
-The value is the mean over the draws and its interval says how sure that mean is; `std` in the setting says how far one draw may lie from it.
+The value is the mean over the draws, its interval is over the test images; `std` in the setting says how far one draw may lie from the mean.
 """
 import time
 
@@ -21,18 +21,18 @@ def run(context: Context, *, n: tuple = (1, 5, 10), tries: int = 10, temperature
     train, test = context.labelled("train", layer), context.labelled("test", layer)
     rows = []
     for count in n:
-        start, scores = time.monotonic(), []
+        start, correct = time.monotonic(), []
         for attempt in range(tries):
             chosen = draw(train.labels, count, np.random.default_rng((context.seed, count, attempt)))
             result, = knn.evaluate(test.x, test.labels, train.x[chosen], train.labels[chosen], settings=((count, temperature),), mesh=context.mesh)
-            scores.append(result.accuracy)
+            correct.append(result.predictions == test.labels)
+        scores, correct = [float(c.mean()) for c in correct], np.mean(correct, axis=0)             # a try each, an image each
         fewest = int(np.unique(train.labels, return_counts=True)[1].min())
         note = f"mean of {tries} draws, std {np.std(scores, ddof=1) if tries > 1 else 0:.4f}" + (f"; the smallest class has {fewest} images" if fewest < count else "")
         setting = {"n": count, "k": count, "vote": "weighted", "temperature": temperature, "tries": tries, "seed": context.seed,
                    "std": float(np.std(scores, ddof=1)) if tries > 1 else 0., "test_images": len(test.labels)}
-        interval = context.interval(np.array(scores), np.zeros(tries), np.arange(tries), unit="draws") if tries > 1 else None
-        rows.append(Row("fewshot", f"{count} a class, k={count} T={temperature:g}", layer, "accuracy", float(np.mean(scores)), tries, interval, setting, note,
-                        time.monotonic() - start, "fixed"))
+        rows.append(Row("fewshot", f"{count} a class, k={count} T={temperature:g}", layer, "accuracy", float(correct.mean()), len(test.labels),
+                        context.interval(correct, test.labels, test.ids), setting, note, time.monotonic() - start, "fixed"))
     return rows
 
 

@@ -46,7 +46,7 @@ def measure(name: str, x: np.ndarray) -> float:
 
 
 def better(name: str, value: float) -> float:
-    """A score that is higher for the better value: RankMe itself, and for α-ReQ how close α is to 1 (both papers' rule)."""
+    """A score that is higher for the better value: RankMe itself, and for α-ReQ how close α is to 1 (both papers' rule); collapse is the worst."""
     return value if name == "rankme" else -abs(value - 1)
 
 
@@ -67,6 +67,9 @@ def _of_images(context, layer, images, pairs):
     for name, (rows_of, function, own) in measures.items():
         start = time.monotonic()
         value = float(function(rows_of))
+        if not np.isfinite(value):
+            context.log(f"labelfree: no {name} at {layer}: fewer than three directions hold any variance, so the features have collapsed")
+            continue
         rows.append(_row(layer, name, value, len(rows_of), min(x.shape), {**setting, **own}, start))
     return rows
 

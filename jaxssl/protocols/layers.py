@@ -21,8 +21,8 @@ def run(context: Context, *, k: int = 20, temperature: float = .07, with_linear:
         result, = knn.evaluate(test.x, test.labels, train.x, train.labels, settings=((k, temperature),), mesh=context.mesh)
         rows.append(Row("layers", f"kNN k={k} T={temperature:g}", layer, "accuracy", result.accuracy, len(test.labels),
                         context.interval(result.predictions == test.labels, test.labels, test.ids),
-                        {"k": k, "vote": "weighted", "temperature": temperature, "reference": len(train.labels), "width": train.x.shape[1]}, "",
-                        time.monotonic() - start, "fixed"))
+                        {"k": k, "vote": "weighted", "temperature": temperature, "reference": len(train.labels), "width": train.x.shape[1]},
+                        f"k is {len(train.labels)}, the number of training images" if len(train.labels) < k else "", time.monotonic() - start, "fixed"))
         if with_linear:
             rows.append(_linear(context, layer, train, test))
         context.log(f"layer {layer}: " + ", ".join(f"{row.variant.split()[0]} {100 * row.value:.1f} %" for row in rows if row.layer == layer))

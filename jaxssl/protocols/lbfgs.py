@@ -4,6 +4,7 @@
 """
 import time
 
+from jaxssl.errors import UserError
 from jaxssl.eval import linear
 from jaxssl.protocols import Context, Row
 
@@ -18,6 +19,8 @@ def run(context: Context, *, layer: str = "backbone", costs: tuple = linear.COST
     """
     start = time.monotonic()
     train, test = context.labelled("train", layer), context.labelled("test", layer)
+    if steps < 0:
+        raise UserError(f"lbfgs.steps is {steps}; give at least 1, or 0 for the budget's")
     steps = steps or STEPS[context.budget]
     result = linear.evaluate(train.x, train.labels, test.x, test.labels, costs=costs, raw=not standardise, balanced=mean_per_class, every=EVERY, select=context.select, steps=steps)
     correct, c = result.predictions == test.labels, 1 / (result.l2 * len(train.labels))

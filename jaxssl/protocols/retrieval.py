@@ -21,6 +21,8 @@ def run(context: Context, *, against: str = "test", recall: tuple = (1, 2, 4, 8)
     """
     if against not in ("test", "train"):
         raise UserError(f"retrieval.against is {against!r}; choose test (every test image against all others) or train (against the training images)")
+    if not recall or min(recall) < 1:
+        raise UserError(f"retrieval.recall is {', '.join(map(str, recall)) or 'empty'}; give whole numbers from 1 on")
     start, test = time.monotonic(), context.labelled("test", layer)
     reference = test if against == "test" else context.labelled("train", layer)
     ids = dict(query_ids=test.ids, reference_ids=test.ids) if against == "test" else {}

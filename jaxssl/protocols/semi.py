@@ -5,6 +5,7 @@ Published: SimCLRv2: LARS, rate .005 · √B, batch 1,024, no warm-up, no weight
 name, so 1 % is part of 10 %, and are listed in `evaluations/subsets/` of the results, under a name with the digest of the data. The short budget is SGD on as many views as a
 laptop can see.
 """
+from jaxssl.errors import UserError
 from jaxssl.protocols import Context, Row
 from jaxssl.protocols.finetune import PUBLISHED, SHORT, tuned
 from jaxssl.tuning import subsets
@@ -21,16 +22,23 @@ def run(context: Context, *, shares: tuple[float, ...] = (.01, .1), per_class: t
     given = {"epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "scaling": scaling}
     options = {"weight_decay": weight_decay, "warmup": warmup, "layer_decay": layer_decay, "drop_path": drop_path, "label_smoothing": label_smoothing}
     labels, names = subsets.entries(context.data.train)
-    rows = []
-    for how in (*({"share": s} for s in shares), *({"per_class": n} for n in per_class)):
-        chosen = subsets.stratified(labels, names, seed=context.seed, **how)
+    rows, known, devices = [], int((labels >= 0).sum()), context.mesh.size
+    asked = [(how, subsets.stratified(labels, names, seed=context.seed, **how)) for how in (*({"share": s} for s in shares), *({"per_class": n} for n in per_class))]
+    if asked and all(len(chosen) < devices for _, chosen in asked):
+        raise UserError(f"no subset has as many images as the {devices} devices that would share a batch; give larger ones with semi.shares or semi.per_class, or use fewer devices")
+    for how, chosen in asked:
         what = f"{100 * how['share']:g} %" if "share" in how else f"{how['per_class']} a class"
         file = f"evaluations/subsets/{what.replace(' %', 'percent').replace(' ', '_')}_seed{context.seed}_{context.digest[:12]}.json"
+        if len(chosen) < devices:
+            context.log(f"semi: {what} is left out: its {len(chosen)} images are fewer than the {devices} devices that would share a batch")
+            continue
         digest = subsets.save(context.results / file, chosen, context.data.train, seed=context.seed, **how)
-        share = how.get("share", len(chosen) / (labels >= 0).sum())        # as asked for: of small classes, 1 % rounds to more
+        share = how.get("share", len(chosen) / known)        # as asked for: of small classes, 1 % rounds to more
         published = EPOCHS[1] if share <= EPOCHS[0] else EPOCHS[2]
         recipe = {**(SHORT if short else PUBLISHED), "epochs": published, **{k: v for k, v in given.items() if v}}
         most = images or (SHORT_IMAGES if short and not epochs else 0)
+        if len(chosen) > 1.5 * share * known:
+            context.log(f"semi: {what} comes to {len(chosen)} of {known} images, since each class gives at least one")
         rows.append(tuned(context, chosen, "semi", f"{what} of the labels" if "share" in how else what, layer, recipe, options, published, most,
                           {**how, "seed": context.seed, "images": file, "images_sha256": digest}))
     return rows
