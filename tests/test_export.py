@@ -2,6 +2,8 @@
 import dataclasses
 import importlib
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from jaxssl.errors import UserError
 from jaxssl.interop import card, files, names, records, results, safetensors as native, stablehlo, timm, torchvision, transformers
 from tests.test_encoder import tiny, workdir_of
 from tests.test_interop import config_of, made
+from tests.tiny import ROOT
 
 NEEDS = {"torchvision": ("torch", "torchvision"), "timm": ("torch", "timm"), "transformers": ("torch", "torchvision", "transformers"), "onnx": ("onnx", "onnxruntime"), "safetensors": (), "stablehlo": ("flatbuffers",)}
 
@@ -51,6 +54,8 @@ def test_features_are_the_target_librarys(tmp_path, capsys, format):
     found = encoders.load(tmp_path / "out")
     parts = ("encoder", "projector") if format in ("safetensors", "onnx", "stablehlo") else ("encoder",)
     assert found.digest == tree.digest(records.parts(encoder.variables, parts)) and found.preprocessing == encoder.preprocessing and found.step == 5
+    here = [str(place).encode() for place in (tmp_path, ROOT, Path(jax.__file__).parent)]
+    assert not [(file.name, place) for file in (tmp_path / "out").iterdir() for place in here if place in file.read_bytes()]
     text = (tmp_path / "out" / "README.md").read_text()
     assert 'license: "apache-2.0"' in text and "secret" not in text and "pets" in text and "mean (0.5, 0.4, 0.3)" in text and "compared on 8 images (digits" in text
 
@@ -146,6 +151,15 @@ def test_stablehlo_takes_any_batch(tmp_path):
     for n in (1, 5):
         np.testing.assert_allclose(program.call(x[:n]), expected[:n], rtol=1e-5)
     assert program.platforms == ("cpu", "cuda", "tpu") and set(program.in_avals[0].shape[1:]) == {16, 3}
+
+
+def test_stablehlo_computes_in_float32_everywhere(tmp_path):
+    """A TPU and a newer GPU compute products coarsely unless the program says otherwise."""
+    pytest.importorskip("flatbuffers", reason="flatbuffers comes with an optional extra")
+    stablehlo.write(made(config_of()), tmp_path)
+    text = jax.export.deserialize(bytearray((tmp_path / stablehlo.FILE).read_bytes())).mlir_module()
+    products = [line for line in text.splitlines() if re.search(r"stablehlo\.(convolution|dot_general)", line)]
+    assert products and all(line.count("HIGHEST") == 2 for line in products)
 
 
 def test_onnx_takes_any_batch_and_size(tmp_path):
