@@ -3,6 +3,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -207,7 +208,7 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
     weights: "student", "teacher" (the moving average, with those heads alone that are averaged too), or "" for the teacher where there is one.
     Raises: UserError.
     """
-    from jaxssl import checkpoint, workdir as folders      # orbax is imported for workdirs only
+    from jaxssl import checkpoint       # orbax is imported for workdirs only
     config = read_config(workdir)
     manager = checkpoint.open_reader(workdir)
     try:
@@ -224,13 +225,17 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
     if weights not in WEIGHTS:
         raise UserError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
     if weights == "teacher" and not average:
-        raise UserError(f"the run in {workdir} kept no moving average (ema={config['ema']}), so it has no teacher; use weights=student")
+        raise UserError(f"the run in {workdir} kept no moving average (ema={config.get('ema')}), so it has no teacher; use weights=student")
     params, stats = state["params"], state["aux"]["batch_stats"]
     if weights == "teacher":                               # what it does not average is the student's, and no loss saw the two together
         params, stats = average["params"], average["batch_stats"]
     names = [n for n in params if n in stats]              # the probe has no statistics and is no part of the network
-    return build(config, {"params": {n: params[n] for n in names}, "batch_stats": {n: stats[n] for n in names}},
-                 name=folders.path(workdir).name, weights=weights, step=step, precision=precision)
+    variables = {"params": {n: params[n] for n in names}, "batch_stats": {n: stats[n] for n in names}}
+    try:
+        return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision)
+    except (AttributeError, ImportError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"the config in {workdir} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); "
+                        "use the version that its run was trained with, or restore its config.json") from error
 
 
 def untrained(encoder: Encoder) -> Encoder:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import jaxssl
-from jaxssl import data as datas, encoder as encoders, interop, preprocessing
+from jaxssl import data as datas, encoder as encoders, interop, preprocessing, subjects
 from jaxssl.data.decode import sample
 from jaxssl.data.open import detect
 from jaxssl.errors import UserError
@@ -22,7 +22,7 @@ from jaxssl.main import guarded
 
 LIMIT = 1e-4          # largest feature difference, of an image's largest feature, in float32
 VIEW_LIMIT = 0.05     # mean difference of preprocessed images in standard deviations: Pillow rounds to 8 bits after resizing, ours does not
-_CHUNK = 32
+_CHUNK = 21           # images at once, behind a first one alone: 64 come in two sizes of batch
 
 
 def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str = "", step: int | None = None, images: int = 64, data: str = "",
@@ -42,6 +42,7 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
         raise UserError("--step names a checkpoint of a workdir; a file of weights holds one step only")
     with interop.files.fresh(folder) as partial:
         encoder = encoders.from_workdir(workdir, weights=use, step=step) if workdir else encoders.load(weights, weights=use)
+        subjects.check_finite(encoder)
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))
         check |= {"folder": str(folder), "format": format, "notes": [*encoder.origin.notes, *(target.notes(encoder, partial) if hasattr(target, "notes") else [])]}
@@ -92,11 +93,16 @@ def reopened(target: ModuleType, encoder: encoders.Encoder, folder: Path, x: lis
             parts.append(np.asarray(scope["features"], np.float32))
     except ImportError as error:
         raise UserError(f"the export cannot be checked, and an unchecked one is not kept: {error}; pip install 'jaxssl[export]'") from error
+    except UserError:
+        raise
+    except Exception as error:      # whatever another library raises for a file that it does not take
+        raise UserError(f"the export cannot be used with the target library ({type(error).__name__}: {error}), so it was removed; see --debug, or try another release of that library") from error
     return np.concatenate(parts), scope
 
 
 def chunks(items: list) -> list[list]:
-    return [items[i:i + _CHUNK] for i in range(0, len(items), _CHUNK)]
+    """The first item alone, and the others in batches of `_CHUNK`: a file that takes one size of batch only must not pass."""
+    return [items[:1], *(items[i:i + _CHUNK] for i in range(1, len(items), _CHUNK))]
 
 
 def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[np.ndarray], str]:
@@ -127,19 +133,20 @@ def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir
     if workdir and "://" not in workdir:
         files = sorted((Path(workdir) / "evaluations").glob("*.json"))
         readable = [found for found in map(read_json, files) if isinstance(found, dict) and found.get("version") == 1 and isinstance(found.get("rows"), list)]
-        evaluations = sorted((found for found in readable if (found.get("subject") or {}).get("digest") == encoder.digest), key=lambda found: str(found.get("created", "")))
-        run = read_json(Path(workdir) / "run.json") if (Path(workdir) / "run.json").exists() else None
+        evaluations = sorted((found for found in readable if interop.results.table(found.get("subject")).get("digest") == encoder.digest), key=lambda found: str(found.get("created", "")))
+        run = interop.results.table(read_json(Path(workdir) / "run.json"))
         served = "teacher" if encoder.config.get("ema") else "student"      # what the run's own evaluation looked at
-        run = run if run and run.get("steps") == encoder.step and encoder.weights == served else None
+        run = run if run.get("steps") == encoder.step and encoder.weights == served else None
     return card.render(name=encoder.name, config=interop.records.public(encoder.config), weights=encoder.weights, step=encoder.step, digest=encoder.digest,
                        width=encoder.width, preprocessing=encoder.preprocessing, format=check["format"], code=target.usage(encoder, Path()), check=check,
                        licence=licence, run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
 
 
 def read_json(file: Path):
+    """What is in `file`; None when it is not there, unreadable or torn."""
     try:
-        return json.loads(file.read_text())
-    except ValueError:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
         return None
 
 

@@ -62,7 +62,7 @@ def check_finite(encoder: encoders.Encoder) -> None:
     bad = [name for name, values in tree.names(encoder.variables).items() if not np.isfinite(values).all()]
     if bad:
         raise UserError(f"{len(bad)} tensors of {encoder.name} hold numbers that are not finite ({', '.join(bad[:3])}{', …' if len(bad) > 3 else ''}): its training diverged, "
-                        "or the file is damaged; evaluate an earlier --step, or other weights")
+                        "or the file is damaged; take an earlier --step, or other weights")
 
 
 def check_writable(place: Any, flag: str) -> None:

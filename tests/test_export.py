@@ -2,17 +2,20 @@
 import dataclasses
 import importlib
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import encoder as encoders, export, interop, table, tree
+from jaxssl import encoder as encoders, export, interop, preprocessing, table, tree
 from jaxssl.errors import UserError
 from jaxssl.interop import card, files, names, records, results, safetensors as native, stablehlo, timm, torchvision, transformers
 from tests.test_encoder import tiny, workdir_of
 from tests.test_interop import config_of, made
+from tests.tiny import ROOT
 
 NEEDS = {"torchvision": ("torch", "torchvision"), "timm": ("torch", "timm"), "transformers": ("torch", "torchvision", "transformers"), "onnx": ("onnx", "onnxruntime"), "safetensors": (), "stablehlo": ("flatbuffers",)}
 
@@ -51,6 +54,8 @@ def test_features_are_the_target_librarys(tmp_path, capsys, format):
     found = encoders.load(tmp_path / "out")
     parts = ("encoder", "projector") if format in ("safetensors", "onnx", "stablehlo") else ("encoder",)
     assert found.digest == tree.digest(records.parts(encoder.variables, parts)) and found.preprocessing == encoder.preprocessing and found.step == 5
+    here = [str(place).encode() for place in (tmp_path, ROOT, Path(jax.__file__).parent)]
+    assert not [(file.name, place) for file in (tmp_path / "out").iterdir() for place in here if place in file.read_bytes()]
     text = (tmp_path / "out" / "README.md").read_text()
     assert 'license: "apache-2.0"' in text and "secret" not in text and "pets" in text and "mean (0.5, 0.4, 0.3)" in text and "compared on 8 images (digits" in text
 
@@ -146,6 +151,15 @@ def test_stablehlo_takes_any_batch(tmp_path):
     for n in (1, 5):
         np.testing.assert_allclose(program.call(x[:n]), expected[:n], rtol=1e-5)
     assert program.platforms == ("cpu", "cuda", "tpu") and set(program.in_avals[0].shape[1:]) == {16, 3}
+
+
+def test_stablehlo_computes_in_float32_everywhere(tmp_path):
+    """A TPU and a newer GPU compute products coarsely unless the program says otherwise."""
+    pytest.importorskip("flatbuffers", reason="flatbuffers comes with an optional extra")
+    stablehlo.write(made(config_of()), tmp_path)
+    text = jax.export.deserialize(bytearray((tmp_path / stablehlo.FILE).read_bytes())).mlir_module()
+    products = [line for line in text.splitlines() if re.search(r"stablehlo\.(convolution|dot_general)", line)]
+    assert products and all(line.count("HIGHEST") == 2 for line in products)
 
 
 def test_onnx_takes_any_batch_and_size(tmp_path):
@@ -286,3 +300,125 @@ def test_card_says_what_was_measured_and_how():
 
 def test_card_text_cannot_be_markup():
     assert card.text("a|b\n<script>`x`") == r"a\|b &lt;script&gt;\`x\`"
+
+
+def test_third_party_text_cannot_be_markup_anywhere_on_the_card():
+    """Whatever a record may say: only what this program wrote has a meaning in Markdown, HTML or YAML."""
+    evil = '<img src=x onerror="y">[a](b)\n---\n# c'
+    encoder = made(config_of())
+    encoder = dataclasses.replace(encoder, name=evil, weights=evil, step=evil, config={**encoder.config, "data": {"source": evil, "path": evil}})
+    check = {"format": "safetensors", "notes": [evil], "images": 4, "source": evil, "difference": 0.0, "limit": 1e-4}
+    text = export.describe(native, encoder, check, "", evil)
+    front, body = text.split("\n---\n", 1)
+    assert json.loads(re.search("^license: (.*)$", front, re.M)[1]) == evil and len(front.splitlines()) == 5
+    shown = body.partition("## Config")[0]
+    assert shown.count("&lt;img") == shown.count("img src") == 8 and "[a]" not in shown and "<" not in shown.replace("&lt;", "") and not re.search("^(---|# c)", shown, re.M)
+
+
+def test_only_a_run_of_ours_is_tagged_self_supervised():
+    check = {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}
+    encoder = made(config_of(), heads=())
+    elsewhere = dataclasses.replace(encoder, config={key: encoder.config[key] for key in ("model", "augment")})
+    assert "self-supervised" in export.describe(native, encoder, check, "", "") and "self-supervised" not in export.describe(native, elsewhere, check, "", "")
+
+
+def test_odd_files_beside_a_run_are_left_out(tmp_path):
+    workdir = tmp_path / "run"
+    encoder = encoders.load(workdir_of(workdir))
+    (workdir / "evaluations").mkdir()
+    row = {"protocol": "knn", "layer": "backbone", "metric": "accuracy", "value": 0.4321}
+    for i, interval in enumerate(([0.1], 3, ["a", "b"], [None, 0.5])):
+        (workdir / "evaluations" / f"{i}.json").write_text(json.dumps({"version": 1, "subject": {"digest": encoder.digest}, "rows": [{**row, "layer": f"l{i}", "interval": interval}]}))
+    (workdir / "evaluations" / "list.json").write_text(json.dumps({"version": 1, "subject": [1], "rows": [row]}))
+    check = {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}
+    for content, kept in (([1], False), ({"steps": 3, "knn": "zzz", "rankme": [1], "linear": 0.25, "linear_untrained": "zzz"}, True)):
+        (workdir / "run.json").write_text(json.dumps(content))
+        text = export.describe(native, encoder, check, str(workdir), "")
+        assert text.count("| 0.4321 |") == 4 and ("| linear | accuracy | 0.25 |" in text) == kept and "zzz" not in text
+
+
+def test_numbers_of_a_run_belong_to_the_weights_that_it_evaluated(tmp_path):
+    """run.json of a run with a moving average is about the teacher."""
+    workdir, check = tmp_path / "run", {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}
+    workdir_of(workdir, ema=0.5)
+    (workdir / "run.json").write_text(json.dumps({"steps": 3, "knn": 0.6543}))
+    shown = {use: "0.6543" in export.describe(native, encoders.from_workdir(str(workdir), weights=use), check, str(workdir), "") for use in ("teacher", "student")}
+    assert shown == {"teacher": True, "student": False}
+
+
+def test_no_folder_of_a_config_is_passed_on():
+    config = {**config_of(), "data": {"source": "folder", "path": "/secret/a/pets", "test_path": "/secret/b/pets-test"}, "init_from": "/secret/c/weights"}
+    found = records.public(config)
+    assert found["data"] == {"source": "folder", "path": "pets", "test_path": "pets-test"} and found["init_from"] == "weights"
+    assert "secret" not in json.dumps(records.metadata(made(config), "safetensors", {})) and "/secret/" in config["init_from"]
+
+
+@pytest.mark.parametrize("off, refused", [(0.04, False), (0.06, True)])
+def test_the_preprocessing_of_the_target_library_has_a_limit(tmp_path, monkeypatch, fails, off, refused):
+    encoder, file = saved(tmp_path, config_of())
+    view = jax.jit(encoder.view)
+    monkeypatch.setattr(native, "view", lambda scope, image: np.asarray(view(preprocessing.placed([image], encoder.preprocessing, 64)))[0] + off, raising=False)
+    flags = ["--weights", file, "--format", "safetensors", "--images", "2"]
+    if refused:
+        assert "preprocessing differs from ours by 0.060 standard deviations, more than 0.05" in fails(*flags)
+    else:
+        assert export.main([*flags, "--out", str(tmp_path / "out")]) == 0
+
+
+def test_a_file_that_takes_one_size_of_batch_is_removed(tmp_path, monkeypatch, fails):
+    pytest.importorskip("flatbuffers", reason="flatbuffers comes with an optional extra")
+    assert {len(chunk) for chunk in export.chunks(list(range(64)))} == {1, 21} and sum(export.chunks(list(range(50))), []) == list(range(50))
+    _, file = saved(tmp_path, config_of())
+    monkeypatch.setattr(jax.export, "symbolic_shape", lambda text: (21,))
+    assert "the export cannot be used with the target library (ValueError: " in fails("--weights", file, "--format", "stablehlo", "--images", "22")
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path, fails):
+    encoder = made(config_of())
+    encoder.variables["params"]["encoder"]["stem"]["conv"]["kernel"][0, 0, 0, 0] = np.nan
+    native.save(encoder, tmp_path / "w.safetensors")
+    said = fails("--weights", str(tmp_path / "w.safetensors"), "--format", "safetensors")
+    assert "1 tensors of made hold numbers that are not finite (params/encoder/stem/conv/kernel)" in said
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"model": {"name": "resnet10", "depth": 3}}, "TypeError"), ({"model": {"width": 1.0}}, "KeyError|TypeError"), ({"model": {"name": "resnet10", "width": float("nan")}}, "ValueError"),
+    ({"method": {"name": "of_tomorrow"}}, "ModuleNotFoundError"), ({"method": {"name": "base"}}, "AttributeError"), ({"method": {"name": 3}}, "AttributeError"), ({"augment": {}}, "KeyError: 'size'")])
+def test_a_config_of_another_version_is_one_sentence(tmp_path, fails, change, words):
+    workdir = workdir_of(tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert re.search(rf"the config in .*run is not one that this version of jaxssl understands \(({words})", fails("--workdir", workdir, "--format", "safetensors"))
+
+
+def test_a_workdir_is_named_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(workdir_of(tmp_path / "mine"))
+    assert encoders.from_workdir(".").name == "mine"
+
+
+def test_folders_that_cannot_be_made_are_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    for out, words in (("link", "link exists already"), ("new/..", "new/.. exists already"), (".", "exists already"), ("new/" + "n" * 300, "cannot make the folder"), ("new/a\0b", "cannot make the folder")):
+        with pytest.raises(UserError, match=words):
+            with files.fresh(out):
+                raise AssertionError("the block must not begin")
+    assert [p.name for p in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, fails):
+    _, file = saved(tmp_path, config_of())
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(files.os, "replace", full)
+    assert "was not written ([Errno 28] No space left on device); make room" in fails("--weights", file, "--format", "safetensors")
+
+
+def test_two_exports_to_one_folder_leave_the_first_whole(tmp_path):
+    with pytest.raises(UserError, match="was not written"):
+        with files.fresh(tmp_path / "out") as late:
+            (late / "a").write_text("late")
+            with files.fresh(tmp_path / "out") as early:
+                (early / "a").write_text("early")
+            assert (late / "a").read_text() == "late"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "a").read_text() == "early"

@@ -22,14 +22,14 @@ def render(*, name: str, config: dict, weights: str, step: int | None, digest: s
     """
     model, p = config["model"], preprocessing
     images = INPUT.get(format, INPUT["torch"]).format(size=p["size"])
-    title = f"# {model['name']}{' by ' + config['method']['name'] if 'method' in config else ''} ({text(name)})"
+    title = f"# {text(model['name'])}{' by ' + text(config['method']['name']) if 'method' in config else ''} ({text(name)})"
     checked = (f"Opened again with the target library and compared on {check['images']} images ({text(check['source'])}): "
                f"largest feature difference {check['difference']:.1e} of an image's largest feature (limit {check['limit']:g}).")
     if "preprocessing" in check:
         checked += f" The library's preprocessing differs from ours by {check['preprocessing']:.3f} standard deviations on average."
     as_json = json.dumps(config, indent=1, sort_keys=True).replace("```", "'''")
     sections = {
-        "Use": "\n".join(["```python", code[0], "", f"# images: {images}", code[1], "```", *(f"\n{note}" for note in notes)]),
+        "Use": "\n".join(["```python", code[0], "", f"# images: {images}", code[1], "```", *(f"\n{text(note)}" for note in notes)]),
         "Preprocessing": f"RGB; short side to {p['resize']} pixels ({p['interpolation']}, antialiased), centre crop of {p['size']}×{p['size']}, "
                          f"pixels / 255, minus mean {numbers(p['mean'])}, divided by {numbers(p['std'])}.",
         "Training data": data(config), "Method": method(config), "Measured": metrics(run, evaluations),
@@ -37,14 +37,14 @@ def render(*, name: str, config: dict, weights: str, step: int | None, digest: s
         "Licence": text(licence) if licence else "Not stated. State one with `--licence` before passing the weights on; their training data may bind it.",
         "Config": f"<details><summary>of the run</summary>\n\n```json\n{as_json}\n```\n\n</details>"}
     front = ["---", f"license: {json.dumps(licence or 'unknown')}", f"library_name: {LIBRARY[format]}", "pipeline_tag: image-feature-extraction",
-             "tags: [image-feature-extraction, self-supervised, jaxssl]", "---", ""]
-    summary = (f"An image encoder, {described(model)}: images to {width} features. The {weights}{f' of step {step}' if step is not None else ''}, "
+             f"tags: [image-feature-extraction, {'self-supervised, ' if 'method' in config else ''}jaxssl]", "---", ""]
+    summary = (f"An image encoder, {described(model)}: images to {width} features. The {text(weights)}{f' of step {text(step)}' if step is not None else ''}, "
                f"exported by jaxssl {version} for {format}.")
     return "\n".join([*front, title, "", summary, "", *(f"## {heading}\n\n{body}\n" for heading, body in sections.items())])
 
 
 def described(model: dict) -> str:
-    return f"{model['name']} ({model.get('stem', 'imagenet')} stem, width {model.get('width', 1.0):g})"
+    return f"{text(model['name'])} ({text(model.get('stem', 'imagenet'))} stem, width {model.get('width', 1.0):g})"
 
 
 def data(config: dict) -> str:
@@ -72,9 +72,9 @@ def metrics(run: dict | None, evaluations: list[dict]) -> str:
     """A table whose rows name protocol, layer, setting, number of images and the images; of each kind the newest row. evaluations: oldest first."""
     rows = [measured(key, row) for key, row in results.newest(evaluations).items()]
     for key, protocol in RUN.items():
-        if run and run.get(key) is not None:
+        if run and results.is_number(run.get(key)):
             untrained = run.get(f"{key}_untrained")
-            setting = protocol + (f"; untrained {untrained:.4g}" if untrained is not None else "")
+            setting = protocol + (f"; untrained {untrained:.4g}" if results.is_number(untrained) else "")
             metric, which = ("rank", "training") if key == "rankme" else ("accuracy", "held-out")
             rows.append((key, metric, f"{run[key]:.4g}", "", setting, f"{which} images of the run"))
     if not rows:
@@ -85,7 +85,8 @@ def metrics(run: dict | None, evaluations: list[dict]) -> str:
 def measured(key: results.Key, row: dict) -> tuple[str, ...]:
     """Cells of a row of evaluations/*.json; of the images only what may be passed on."""
     interval, known, note = row.get("interval"), results.published(row), row.get("note")
-    value = f"{row['value']:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
+    whole = isinstance(interval, list) and len(interval) == 2 and all(map(results.is_number, interval))
+    value = f"{row['value']:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if whole else "")
     how = [f"layer {row.get('layer', 'backbone')}", f"n {row['n']}" if "n" in row else "", results.short(row.get("setting")), f"chosen: {row.get('selected', 'fixed')}",
            f"{key.budget} budget" if key.budget == "published" else "", key.precision if key.precision != "f32" else "", results.spread(row)]
     return (f"{row.get('protocol', '')} {row.get('variant') or ''}".strip(), results.metric(row), value, f"{known[0]:.4g} ({known[1]})" if known else "",

@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import shutil
+import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,25 +50,27 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def fresh(folder: str | Path) -> Iterator[Path]:
     """A new folder under a name of its own, hidden, which becomes `folder` at the end of the block; after an error nothing is left.
 
-    Raises: UserError when `folder` is there already or cannot be made.
+    Raises: UserError when `folder` is there already, cannot be made, or the block cannot write.
     """
-    folder = Path(folder)
+    given, folder = folder, Path(os.path.abspath(folder))       # "new/.." has no name of its own
+    if os.path.lexists(folder):
+        raise UserError(f"{given} exists already; choose a new folder")
+    partial, absent = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.unchecked"), []
     try:
-        if folder.exists():
-            raise UserError(f"{folder} exists already; choose a new folder")
-        partial, absent = folder.with_name(f".{folder.name}.unchecked"), [parent for parent in folder.parents if not parent.exists()]
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder} ({error.strerror or error}); choose another place for it") from error
-    try:
+        try:
+            absent = [parent for parent in folder.parents if not parent.exists()]
+            partial.mkdir(parents=True)
+        except (OSError, ValueError) as error:          # of a name: too long, or with a character that none may have
+            raise UserError(f"cannot make the folder {given} ({getattr(error, 'strerror', None) or error}); choose another place for it") from error
         yield partial
         partial.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             for parent in absent:       # the deepest first; one that holds anything else stays
                 parent.rmdir()
+        if isinstance(error, OSError):
+            raise UserError(f"{given} was not written ({error}); make room for it, mend what this names, or choose another place") from error
         raise
 
 

@@ -2,6 +2,8 @@
 
 Such a file is for serving, not for keeping: it loads within a compatibility window, so the weights lie beside it in our own format.
 """
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -21,9 +23,21 @@ def write(encoder, folder: Path) -> None:
     variables, size = jax.tree.map(jnp.asarray, encoder.variables), encoder.preprocessing["size"]
     batch, = jax.export.symbolic_shape("b")
     program = jax.export.export(jax.jit(lambda images: encoder.forward(variables, images)[0]), platforms=PLATFORMS)
-    made = program(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32))
+    with jax.default_matmul_precision("highest"), unlocated():      # the precision is the program's own: elsewhere it computes as it did in the check
+        made = program(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32))
     (folder / FILE).write_bytes(made.serialize())
     safetensors.write(encoder, folder)
+
+
+@contextlib.contextmanager
+def unlocated() -> Iterator[None]:
+    """Programs that are lowered inside name no source file: an export tells no folder of this machine."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def notes(encoder, folder: Path) -> list[str]:
