@@ -29,7 +29,8 @@ def neighbours(queries: np.ndarray, reference: np.ndarray, *, k: int, query_ids:
                block: tuple[int, int] | None = None, mesh: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """The k most similar reference rows of each query: cosine f32 [N, k] in falling order, and index int64 [N, k].
 
-    queries [N, D], reference [M, D], normalised here. Ties by index. With both id arrays (int, [N] and [M]) a reference row is
+    queries [N, D], reference [M, D], normalised here. Ties by index: of equal f32 similarities, which copies of
+    one row need not have, since a product's last columns may be rounded otherwise. With both id arrays (int, [N] and [M]) a reference row is
     never a neighbour of a query with the same id (exclude_self); where that leaves fewer than k, the rest has similarity -inf, by index.
     block: rows and columns at a time. mesh: devices that share the reference; None is the processor, or the default accelerator.
     ValueError when k is not in [1, M] or an array is not finite.
