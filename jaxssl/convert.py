@@ -30,10 +30,12 @@ def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), p
     with files.fresh(destination) as partial:
         if interop.is_workdir(source):
             raise UserError(f"{source} is a run's workdir; use python -m jaxssl.export --workdir {source} --format safetensors --out {destination}")
-        found = interop.read(source, model=model, prefix=prefix, preprocessing=preprocessing)
-        interop.demand(found, allow_missing)
-        variables = encoders.fill(found.config, found.variables) if found.missing else found.variables
-        made = encoders.build(found.config, variables, name=found.name, weights=found.weights, step=found.step, origin=encoders.Origin(assumed=found.assumed))
+        with encoders.understood(source):
+            found = interop.read(source, model=model, prefix=prefix, preprocessing=preprocessing)
+            interop.demand(found, allow_missing)
+            variables = encoders.fill(found.config, found.variables) if found.missing else found.variables
+            made = encoders.build(found.config, variables, name=found.name, weights=found.weights, step=found.step,
+                                  origin=encoders.Origin(assumed=found.assumed, replaced=found.replaced))
         safetensors.write(made, partial)
         if encoders.load(partial).digest != made.digest:
             raise UserError(f"what was written to {destination} was read back with other values; do not trust this disk")
@@ -55,13 +57,15 @@ def report(found: dict) -> str:
 
 
 def three(value: str) -> tuple[float, ...]:
-    """"(.5,.5,.5)" or ".5,.5,.5" as three numbers. Raises: ArgumentTypeError, which argparse prints."""
+    """"(.5,.5,.5)" or ".5,.5,.5" as three numbers up to 1. Raises: ArgumentTypeError, which argparse prints."""
     try:
         numbers = tuple(float(number) for number in value.strip("()[] ").split(","))
     except ValueError:
         numbers = ()
     if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
         raise argparse.ArgumentTypeError(f"{value!r}: write three numbers with commas, such as .485,.456,.406")
+    if max(numbers) > 1:
+        raise argparse.ArgumentTypeError(f"{value!r}: these are of pixels in [0, 1]; divide those of pixels up to 255 by 255")
     return numbers
 
 

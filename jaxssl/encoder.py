@@ -1,10 +1,11 @@
 """A trained encoder as an object: images in, features out. What evaluation, export and `jaxssl.load` share; no optimizer, no loss, no data pipeline."""
+import contextlib
 import dataclasses
 import functools
 import importlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,13 +25,14 @@ class Origin(NamedTuple):
     """Where weights come from that a file holds; all empty for those of a workdir.
 
     layout: whose names they had. used, unused: names of the file's tensors. assumed: what nothing states, "architecture" or keys of the
-    preprocessing. notes: `assumed` in sentences.
+    preprocessing. notes: sentences on it, and `replaced`, those on the stated preprocessing that ours cannot do.
     """
     layout: str = ""
     used: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
     def account(self) -> list[str]:
         """Sentences for a person: on the names without a use, in short, and on what was assumed."""
@@ -117,6 +119,8 @@ class Encoder:
 
         Raises: UserError for anything else.
         """
+        if not isinstance(images, np.ndarray | jax.Array | list | tuple):
+            raise UserError(f"images are a {type(images).__name__}; expected uint8 [B, H, W, 3], or a list of uint8 [h, w, 3], such as [numpy.asarray(picture)]")
         images = list(images)
         if not images:
             raise UserError("no images were given; pass uint8 [B, H, W, 3], or a list of uint8 [h, w, 3]")
@@ -189,15 +193,25 @@ def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
     path = str(path)
     if "://" in path or interop.is_workdir(path):
         return from_workdir(path, weights=weights, precision=precision)
-    found = interop.read(path)
-    interop.demand(found)
+    with understood(path):
+        found = interop.read(path)
+        interop.demand(found)
     if weights and weights != found.weights:
         raise UserError(f"{path} holds the {found.weights}, not the {weights}; export the {weights} from the workdir" if weights in WEIGHTS else
                         f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
-    try:
+    with understood(path):
         return build(found.config, found.variables, name=found.name, weights=found.weights, step=found.step, precision=precision,
-                     origin=Origin(found.layout, found.used, found.unused, found.assumed, found.notes))
-    except (KeyError, TypeError, ImportError) as error:
+                     origin=Origin(found.layout, found.used, found.unused, found.assumed, found.notes, found.replaced))
+
+
+@contextlib.contextmanager
+def understood(path: str) -> Iterator[None]:
+    """Raises: UserError in place of whatever building from a record raises in the block; a record from elsewhere may hold anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(f"the config in {path} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); "
                         "export it again with this version") from error
 

@@ -16,6 +16,8 @@ from jaxssl.errors import UserError, nearest
 
 _SMALL = 64     # a run at fewer pixels was trained on a set of small images, which its own canvas holds as they are
 
+FOLDERS = ("folder", "zip", "tfds", "array_record")     # sources that have a path here
+
 
 class Subject(NamedTuple):
     """One encoder with its data. path: as given. folder: where its results go. contexts: of its protocols, one for every seed."""
@@ -43,6 +45,9 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
         check_finite(own)
         if flags.layer:
             own.check_layer(flags.layer)
+        trained = own.config.get("data", {})
+        if own.origin.layout and trained.get("source") in FOLDERS and not (plan.data or plan.data_keys.keys() & {"source", "path"} or os.path.exists(trained["path"])):
+            raise UserError(f"{path} was trained on {trained['path']!r}, but a file of weights does not keep the folder of its images; give it with --data")
         data = open_data(own.config, plan.data, plan.data_keys, resize=own.preprocessing["resize"])
         protocols.check_labels(plan.options, data)
         root = workdir.path(path)

@@ -1,4 +1,5 @@
 """Weights from elsewhere: every name accounted for, a run that begins with them, and what is refused."""
+import dataclasses
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import safetensors.numpy
 from jaxssl import convert, encoder as encoders, export, main, train, tree
 from jaxssl.errors import UserError
 from jaxssl.interop import files, initial, names, records, safetensors as native, torchvision
+from tests.test_encoder import workdir_of
 from tests.test_interop import config_of, lone, made
 from tests.tiny import ROOT, SMALL, Tiny, config_of as run_config
 
@@ -71,7 +73,7 @@ def test_an_export_of_ours_is_read_and_a_changed_one_refused(tmp_path, converted
     (lambda p: p.write_bytes(b"\x80\x04K\x01."), "pickle under a .safetensors name"),
     (lambda p: p.write_bytes(b"\x10" + b"\0" * 7 + b"{}"), "truncated or corrupted"),
     (lambda p: safetensors.numpy.save_file({"blocks.0.attn.qkv.weight": np.zeros((3, 3), np.float32)}, p), "holds no ResNet under the names of torchvision, transformers, simclr"),
-    (lambda p: safetensors.numpy.save_file({"backbone.conv1.weight": np.zeros((4, 3, 3, 3), np.float32)}, p), "--prefix backbone.")])
+    (lambda p: safetensors.numpy.save_file({f"backbone.{n}": a for n, a in files.read(lone(p.parent))[0].items()}, p), "--prefix backbone.")])
 def test_other_files_are_one_sentence(tmp_path, converted, make, words):
     make(tmp_path / "x.safetensors")
     code, _, error = converted(tmp_path / "x.safetensors")
@@ -117,6 +119,26 @@ def test_weights_whose_own_config_makes_no_view_are_one_sentence(tmp_path):
     (folder / "config.json").write_text((folder / "config.json").read_text().replace("0.95", "1.5"))
     with pytest.raises(UserError, match="resize=149: the short side must be at least size=224"):
         encoders.load(folder)
+
+
+@pytest.mark.parametrize("flag", ["--mean", "--std"])
+def test_numbers_of_pixels_up_to_255_are_refused(capsys, flag):
+    with pytest.raises(SystemExit) as stop:
+        convert.main(["a", "b", flag, "123,116,103"])
+    assert stop.value.code == 2 and "divide those of pixels up to 255 by 255" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_become_no_file(tmp_path, converted):
+    code, _, error = converted(lone(tmp_path, bn1_bias=np.full(4, np.nan, np.float32)))
+    assert code == 2 and "1 tensors of lone hold numbers that are not finite (params/encoder/stem/norm/bias)" in error and not (tmp_path / "out").exists()
+
+
+def test_what_was_written_is_compared_with_what_was_meant(tmp_path, converted, monkeypatch):
+    """The writer gets other values than the converter made; the file itself is whole."""
+    write = native.write
+    monkeypatch.setattr(native, "write", lambda made, folder: write(dataclasses.replace(made, variables=jax.tree.map(lambda a: a * 2, made.variables)), folder))
+    code, _, error = converted(lone(tmp_path))
+    assert code == 2 and "was read back with other values" in error and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("value", ["0.5 0.5 0.5", ".5,.5", "a,b,c", "nan,.5,.5", "'"])
@@ -192,6 +214,33 @@ def test_other_preprocessing_is_a_warning(tmp_path):
     native.save(encoder, tmp_path / "s.safetensors")
     note = read(str(tmp_path / "s.safetensors"), Tiny(run_config("simclr", **HEADS), devices=1)).note
     assert "warning: these weights were trained on pixels with mean (0.5, 0.4, 0.3), this run uses (0.5, 0.5, 0.5)" in note
+
+
+@pytest.mark.parametrize("model, augment, words", [
+    (dict(bn_eps=1e-3), {}, "with a batch norm epsilon of 0.001, this run has 1e-05; set --config.model.bn_eps=0.001"),
+    ({}, dict(interpolation="bicubic"), "with interpolation bicubic, this run uses bilinear; set --config.augment.interpolation"),
+    ({}, {}, None)])
+def test_other_arithmetic_is_a_warning(tmp_path, model, augment, words):
+    config = config_of(mean=(0.5,) * 3, std=(0.25,) * 3, **augment)
+    native.save(made({**config, "model": {**config["model"], **model}}), tmp_path / "s.safetensors")
+    note = read(str(tmp_path / "s.safetensors"), Tiny(run_config("simclr", **HEADS), devices=1)).note
+    assert words in note if words else "warning" not in note
+
+
+def test_another_stem_of_the_same_shapes_is_a_warning(tmp_path):
+    _, path = source_of(tmp_path, stem="tensorflow")
+    note = read(path, Tiny(run_config("simclr", **HEADS, **{"model.stem": "imagenet"}), devices=1)).note
+    assert "with the stem 'tensorflow', this run has 'imagenet'; set --config.model.stem=tensorflow" in note
+
+
+def test_a_run_whose_average_lacks_the_heads_begins_with_the_student(tmp_path):
+    path, tiny = workdir_of(tmp_path / "run", ema=0.5), Tiny(run_config("simclr", **HEADS), devices=1)
+    student, start = encoders.from_workdir(path, weights="student"), read(path, tiny)
+    assert start.values.keys() == tree.names(student.variables).keys()
+    np.testing.assert_array_equal(start.values["params/projector/linear1/kernel"], student.variables["params"]["projector"]["linear1"]["kernel"])
+    for text in (start.note, start.names):
+        assert "(student of step 3)" in text and "note: the moving average there lacks projector, so this run begins with the student" in text
+    assert "(teacher of step 3)" in read(path, tiny, "projector").note
 
 
 def test_what_a_foreign_file_does_not_say_is_told(tmp_path):

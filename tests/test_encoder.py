@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import jaxssl
-from jaxssl import checkpoint, config as configs, encoder as encoders, models, preprocessing, tree
+from jaxssl import checkpoint, config as configs, encoder as encoders, evaluate, models, preprocessing, tree
 from jaxssl.errors import UserError
 from jaxssl.interop import safetensors as native
 from tests.tiny import ROOT, Tiny, config_of
@@ -125,7 +125,8 @@ def test_images_of_different_sizes_are_each_their_own(encoder):
     np.testing.assert_array_equal(encoder(mixed[:1]), encoder(np.stack(mixed[:1])))
 
 
-@pytest.mark.parametrize("bad, words", [([], "no images"), (np.zeros((2, 8, 8, 3), np.float32), "float32 .*expected uint8"), (np.zeros((2, 8, 8), np.uint8), r"\(8, 8\)"), (["a.png"], "str")])
+@pytest.mark.parametrize("bad, words", [([], "no images"), (np.zeros((2, 8, 8, 3), np.float32), "float32 .*expected uint8"), (np.zeros((2, 8, 8), np.uint8), r"\(8, 8\)"), (["a.png"], "str"),
+                                        (None, "a NoneType; expected"), (Path("a.png"), "PosixPath; expected"), (Image.new("RGB", (8, 8)), "images are a Image; expected .*numpy.asarray"), ("a.png", "a str")])
 def test_what_is_no_image_is_refused(encoder, bad, words):
     with pytest.raises(UserError, match=words):
         encoder(bad)
@@ -180,10 +181,20 @@ def test_a_record_of_another_version_is_a_sentence(exported, tmp_path, change):
     from jaxssl.interop import files
     tensors, metadata = files.read(exported / "model.safetensors")
     record = json.loads(metadata["jaxssl"])
+    del record["record_digest"]         # as older files are
     change(record["config"])
     files.write(tmp_path / "m.safetensors", tensors, {"jaxssl": json.dumps(record)})
-    with pytest.raises(UserError, match="m.safetensors"):
+    with pytest.raises(UserError, match="m.safetensors is not one that this version of jaxssl understands|m.safetensors .*augment|'of_tomorrow'"):
         encoders.load(tmp_path / "m.safetensors")
+
+
+def test_evaluating_an_export_asks_for_the_folder_of_its_images(encoder, tmp_path, monkeypatch, capsys):
+    """An export keeps the last part of that path alone."""
+    monkeypatch.chdir(tmp_path)
+    native.save(dataclasses.replace(encoder, config={**encoder.config, "data": {"source": "folder", "path": "/somewhere/constraints"}}), tmp_path / "e.safetensors")
+    (tmp_path / "constraints.txt").write_text("")
+    assert evaluate.main(["--weights", "e.safetensors", "--protocols", "knn"]) == 2
+    assert "e.safetensors was trained on 'constraints', but a file of weights does not keep the folder of its images; give it with --data" in capsys.readouterr().err
 
 
 def test_fill_keeps_what_is_known_and_draws_the_rest(encoder):

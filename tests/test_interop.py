@@ -223,9 +223,9 @@ def test_torch_files_are_read_with_weights_only(tmp_path):
         interop.read(tmp_path / "evil.pth")
 
 
-def lone(tmp_path, name="resnet10", **changes):
+def lone(tmp_path, name="resnet10", stem="cifar", **changes):
     """A torchvision file without our record; a change to None takes a tensor out."""
-    encoder = made(config_of(name))
+    encoder = made(config_of(name, stem=stem))
     tensors = names.theirs(torchvision.table(*names.resnet(encoder.module)), tree.names(records.parts(encoder.variables, ("encoder",))))
     tensors = {n: a for n, a in {**tensors, **{k.replace("_", "."): v for k, v in changes.items()}}.items() if a is not None}
     safetensors.numpy.save_file(tensors, tmp_path / "lone.safetensors")
@@ -286,7 +286,7 @@ def test_an_architecture_stated_beside_the_weights_is_not_ignored(tmp_path, stat
 @pytest.mark.parametrize("stated", [{"architecture": "resnet50", "num_classes": 0, "model_args": {"num_classes": 0, "aa_layer": None, "drop_rate": 0.1}},
                                     {"model_type": "resnet", "hidden_act": "relu", "layer_type": "bottleneck", "depths": [3, 4, 6, 3]}])
 def test_a_stated_architecture_that_is_ours_is_read(tmp_path, stated):
-    lone(tmp_path, "resnet50").rename(tmp_path / files.WEIGHTS)
+    lone(tmp_path, "resnet50", stem="imagenet").rename(tmp_path / files.WEIGHTS)
     (tmp_path / "config.json").write_text(json.dumps(stated))
     found = interop.read(tmp_path / files.WEIGHTS)
     assert found.config["model"]["name"] == "resnet50" and not any("architecture" in note for note in found.notes)
@@ -320,6 +320,237 @@ def test_errors_have_every_name(tmp_path):
     sentence, _, listed = str(error.value).partition("\nmissing (12):\n")
     assert "12 tensors are missing" in sentence and "and 7 more" in sentence
     assert [line.split(" (")[0].strip() for line in listed.splitlines()] == sorted(n.replace("_", ".") for n in gone)
+
+
+def torchvisions(name="resnet10", stem="cifar"):
+    """torchvision's tensors of a random encoder, and the digest of ours."""
+    encoder = made(config_of(name, stem=stem), heads=())
+    return names.theirs(torchvision.table(*names.resnet(encoder.module)), tree.names(encoder.variables)), encoder.digest
+
+
+@pytest.mark.parametrize("length", [0x4B50, 0x0280, 0x0480])
+def test_a_header_whose_length_looks_like_a_pickle_or_an_archive_is_read(tmp_path, length):
+    tensors, digest = torchvisions()
+    data = safetensors.numpy.save(tensors)
+    size, = struct.unpack("<Q", data[:8])
+    length += 0x10000 if length < size else 0
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", length) + data[8:8 + size] + b" " * (length - size) + data[8 + size:])
+    assert tree.digest(interop.read(tmp_path / "x.safetensors").variables) == digest
+
+
+def test_the_stem_that_shapes_do_not_tell_is_named(tmp_path):
+    file = lone(tmp_path).rename(tmp_path / files.WEIGHTS)
+    assert "3×3 stem of stride 1 and padding 1 without a max pool" in interop.read(file).notes[1]
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}}))
+    assert "without a max pool" in interop.read(file).notes[1]
+    assert "stem" not in interop.read(lone(tmp_path, stem="imagenet")).notes[1]
+
+
+TIMM = {"input_size": [3, 32, 32], "crop_pct": 1.0, "interpolation": "bicubic", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+PROCESSOR = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, "resample": 3, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+
+
+def stating(tmp_path, change):
+    """A folder of weights whose preprocessing is stated with `change`: timm's, or transformers' where the keys are theirs."""
+    lone(tmp_path, stem="imagenet").rename(tmp_path / files.WEIGHTS)
+    timms = change.keys() & {"crop_mode", "interpolation", "input_size", "crop_pct"}
+    stated = {"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}, "pretrained_cfg": {**TIMM, **change}} if timms else {"model_type": "resnet", "layer_type": "basic", "depths": [1, 1, 1, 1]}
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    if not timms:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, **change}))
+    return tmp_path
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"crop_mode": "squash"}, "crop_mode 'squash', which is not done here: the centre"), ({"interpolation": "lanczos"}, "interpolation 'lanczos', which is not done here: bicubic"),
+    ({"do_resize": False}, "do_resize False, which is not done here: the short side is resized to 40"), ({"do_center_crop": False}, "do_center_crop False, which is not done here: the middle 40 × 40"),
+    ({"resample": 1}, "resample 1, which is not done here: bicubic")])
+def test_preprocessing_that_is_not_done_here_is_told_and_travels(tmp_path, change, words):
+    encoder = encoders.load(stating(tmp_path, change))
+    assert len(encoder.origin.notes) == 1 and words in encoder.origin.notes[0] and encoder.origin.notes == encoder.origin.replaced
+    native.save(encoder, tmp_path / "again.safetensors")
+    assert encoders.load(tmp_path / "again.safetensors").origin.notes == encoder.origin.notes
+    if not change.keys().isdisjoint({"interpolation", "resample"}):
+        assert interop.read(tmp_path, preprocessing={"interpolation": "bilinear"}).notes == ()
+
+
+@pytest.mark.parametrize("change, mean, std", [
+    ({"do_normalize": False}, (0.0,) * 3, (1.0,) * 3), ({"do_rescale": False, "image_mean": [25.5, 51, 51], "image_std": [51, 51, 51]}, (0.1, 0.2, 0.2), (0.2,) * 3),
+    ({"rescale_factor": 2 / 255}, (0.05, 0.1, 0.15), (0.2, 0.25, 0.3)), ({"rescale_factor": 1 / 255}, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))])
+def test_other_numbers_of_a_processor_are_another_mean_and_std(tmp_path, change, mean, std):
+    found = interop.read(stating(tmp_path, change))
+    np.testing.assert_allclose((found.config["augment"]["mean"], found.config["augment"]["std"]), (mean, std), rtol=1e-6)
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("change", [{"input_size": [3, 32, 64]}, {"crop_size": {"height": 32, "width": 24}}])
+def test_views_that_are_not_square_are_refused(tmp_path, change):
+    with pytest.raises(UserError, match="views here are square: give a side with .*--size"):
+        interop.read(stating(tmp_path, change))
+    assert interop.read(tmp_path, preprocessing={"size": 32}).config["augment"]["size"] == 32
+
+
+def test_a_share_of_nothing_and_layers_that_are_no_list_are_sentences(tmp_path):
+    with pytest.raises(UserError, match="not in the form"):
+        interop.read(stating(tmp_path, {"crop_pct": 0}))
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "model_args": {"layers": 5}}))
+    with pytest.raises(UserError, match="of layers 5"):
+        interop.read(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, bool])
+def test_weights_that_are_no_floating_point_numbers_are_refused(tmp_path, dtype):
+    with pytest.raises(UserError, match=r"1 tensors of lone.safetensors are no floating-point numbers \(layer1.0.conv1.weight"):
+        encoders.load(lone(tmp_path, layer1_0_conv1_weight=np.ones((4, 4, 3, 3), dtype)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    with pytest.raises(UserError, match="1 tensors of lone hold numbers that are not finite .params/encoder/stem/norm/scale."):
+        encoders.load(lone(tmp_path, **{"bn1_weight": np.full(4, value, np.float32)}))
+
+
+def restate(file, change, seal=True):
+    """The file with `change(record)` applied, its digest with it or not."""
+    tensors, metadata = files.read(file)
+    record = json.loads(metadata[records.KEY])
+    change(record)
+    if seal:
+        record["record_digest"] = records.sealed(record)
+    files.write(file, tensors, {**metadata, records.KEY: json.dumps(record)})
+
+
+def test_the_record_has_a_digest_too(exported):
+    with pytest.raises(UserError, match="its record does not have the digest"):
+        restate(exported[1], lambda r: r["config"]["augment"].update(std=[0.75, 0.25, 0.3]), seal=False)
+        encoders.load(exported[1])
+    restate(exported[1], lambda r: r.pop("record_digest") and r["config"]["augment"].update(std=[0.2, 0.25, 0.3]), seal=False)          # older files have none
+    assert encoders.load(exported[1]).digest == exported[0].digest
+
+
+@pytest.mark.parametrize("change", [dict(weights="<b>"), dict(step="<b>"), dict(step=True), dict(assumed=["<b>"]), dict(assumed=3), dict(replaced=[3]), dict(name=3), dict(config=[])], ids=str)
+def test_a_record_that_this_program_never_writes_is_refused(exported, change):
+    restate(exported[1], lambda r: r.update(change))
+    with pytest.raises(UserError, match=f"states {next(iter(change))} .*never writes"):
+        encoders.load(exported[1])
+
+
+@pytest.mark.parametrize("change", [
+    lambda r: r["config"].pop("model"), lambda r: r["config"]["model"].update(widht=1), lambda r: r["config"]["model"].update(width=float("nan")), lambda r: r["config"]["model"].update(width=float("inf")),
+    lambda r: r["config"].update(model=[]), lambda r: r["config"].pop("augment"), lambda r: r["config"]["augment"].update(size="a"), lambda r: r["config"]["method"].update(name="base"),
+    lambda r: r["config"]["method"].update(name=3), lambda r: r.update(layout="onnx"), lambda r: r.update(layout=None)])
+def test_whatever_a_record_holds_is_a_sentence(exported, change, tmp_path):
+    from jaxssl import convert
+    restate(exported[1], change)
+    for read in (encoders.load, lambda path: convert.run(str(path), str(tmp_path / "out"))):
+        with pytest.raises(UserError):
+            read(exported[1])
+
+
+def test_names_that_collide_are_a_sentence(exported):
+    rewrite(exported[1], lambda t: t.update({"params/encoder": np.zeros(1, np.float32)}))
+    with pytest.raises(UserError):
+        encoders.load(exported[1])
+
+
+@pytest.mark.parametrize("flag", ["prefix", "model"])
+def test_flags_for_other_programs_are_refused_on_our_files(exported, flag):
+    with pytest.raises(UserError, match=f"says itself what it holds; leave out --{flag}"):
+        interop.read(exported[1], **{flag: "resnet50"})
+
+
+def test_a_prefix_without_its_dot_and_one_that_no_name_has(tmp_path):
+    tensors, digest = torchvisions()
+    safetensors.numpy.save_file({f"backbone.{n}": a for n, a in tensors.items()}, tmp_path / "x.safetensors")
+    assert tree.digest(interop.read(tmp_path / "x.safetensors", prefix="backbone").variables) == digest
+    with pytest.raises(UserError, match="no name in x.safetensors begins with 'bakbone.'; they begin with backbone: .*did you mean 'backbone'"):
+        interop.read(tmp_path / "x.safetensors", prefix="bakbone.")
+
+
+@pytest.mark.parametrize("first", [2, 3, 4])
+def test_numbered_layers_are_torchvisions(tmp_path, first):
+    """A Sequential of a ResNet's children, with or without ReLU and pool in it."""
+    tensors, digest = torchvisions()
+    words = {"conv1": "0", "bn1": "1", **{f"layer{i + 1}": str(first + i) for i in range(4)}}
+    safetensors.numpy.save_file({f"backbone.{words[n.split('.')[0]]}.{n.partition('.')[2]}": a for n, a in tensors.items()}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="begin with 'backbone.'; .*--prefix backbone.`$"):
+        interop.read(tmp_path / "x.safetensors")
+    found = interop.read(tmp_path / "x.safetensors", prefix="backbone.")
+    interop.demand(found)
+    assert tree.digest(found.variables) == digest
+
+
+def test_no_prefix_is_proposed_that_a_block_alone_has(tmp_path):
+    tensors, _ = torchvisions()
+    safetensors.numpy.save_file({n.replace("layer", "stages.").replace("conv1.weight", "stem.weight") if n.startswith("conv1") else n.replace("layer", "stages."): a for n, a in tensors.items()}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="holds no ResNet under the names of") as error:
+        interop.read(tmp_path / "x.safetensors")
+    assert "--prefix" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["model_state_dict", "model/state_dict", "anything", "student"])
+def test_torch_files_keep_tensors_anywhere(tmp_path, place):
+    torch = pytest.importorskip("torch", reason="torch is an optional extra")
+    tensors, digest = torchvisions()
+    content = {n: torch.from_numpy(a) for n, a in tensors.items()} | {"unused.bf16": torch.ones(2, dtype=torch.bfloat16), "unused.sparse": torch.ones(2).to_sparse(), 3: torch.ones(2)}
+    for key in reversed(place.split("/")):
+        content = {key: content, "epoch": 3, "optimizer": {"state": {0: {"momentum": torch.ones(2)}}}}
+    torch.save(content, tmp_path / "x.pth")
+    found = interop.read(tmp_path / "x.pth")
+    assert tree.digest(found.variables) == digest and sorted(found.unused) == ["unused.bf16", "unused.sparse"]
+
+
+def test_several_networks_in_a_torch_file_are_told_apart(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is an optional extra")
+    tensors, digest = torchvisions()
+    one = {n: torch.from_numpy(a) for n, a in tensors.items()}
+    torch.save({"student": one, "teacher": {n: a * 2 for n, a in one.items()}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="begin with 'student.' or 'teacher.'.*--prefix student."):
+        interop.read(tmp_path / "x.pth")
+    assert tree.digest(interop.read(tmp_path / "x.pth", prefix="student.").variables) == digest
+    torch.save({n: a.to(torch.bfloat16) for n, a in one.items()}, tmp_path / "b.pth")
+    np.testing.assert_allclose(interop.read(tmp_path / "b.pth").variables["params"]["encoder"]["stem"]["conv"]["kernel"], names.turned(tensors["conv1.weight"], (2, 3, 1, 0)), rtol=1e-2)
+
+
+def damaged_npz(kind, file):
+    np.savez_compressed(file, a=np.arange(1000.0))
+    data = file.read_bytes()
+    if kind == "deflate":
+        file.write_bytes(data[:100] + bytes(100) + data[200:])
+    elif kind == "npy":
+        np.save(file.with_suffix(".npy"), np.ones(3))
+        file.with_suffix(".npy").rename(file)
+    else:
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+
+
+@pytest.mark.parametrize("kind", ["deflate", "npy", "huge"])
+def test_a_damaged_npz_is_a_sentence(tmp_path, kind):
+    damaged_npz(kind, tmp_path / "x.npz")
+    with pytest.raises(UserError, match="no readable .npz"):
+        interop.read(tmp_path / "x.npz")
+
+
+def test_a_member_that_is_no_array_is_left_out(tmp_path):
+    tensors, digest = torchvisions()
+    np.savez(tmp_path / "x.npz", **tensors)
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr("notes.txt", "none")
+    assert tree.digest(interop.read(tmp_path / "x.npz").variables) == digest
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300 + ".safetensors"], ids=["nul", "long"])
+def test_paths_that_no_file_can_have_are_sentences(path):
+    with pytest.raises(UserError):
+        encoders.load(path)
+
+
+def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_safetensors", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        encoders.load(lone(tmp_path))
 
 
 def test_an_export_does_not_tell_where_it_was_made(exported):

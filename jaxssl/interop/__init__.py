@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxssl import encoder as encoders, models, tree
@@ -23,7 +24,7 @@ class Weights(NamedTuple):
     layout: whose names it had. config: at least `model` and `augment`. variables: as in `encoder.Encoder`, without what is missing.
     weights, step: "student" or "teacher", and of which step, where known. used, unused: their names. missing: our name → theirs.
     refused: names of the network itself that our architecture has no place for. assumed: what nothing states, "architecture" or keys of the
-    preprocessing. notes: `assumed` in sentences.
+    preprocessing. replaced: sentences on the stated preprocessing that ours cannot do. notes: `assumed` and `replaced` in sentences.
     """
     layout: str
     name: str
@@ -36,6 +37,7 @@ class Weights(NamedTuple):
     missing: dict[str, str]
     refused: tuple[str, ...]
     assumed: tuple[str, ...]
+    replaced: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -57,33 +59,47 @@ def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: 
     if model and model not in models.resnet.LAYERS:
         raise UserError(f"model {model!r} is not one of {', '.join(models.resnet.LAYERS)}{nearest(model, models.resnet.LAYERS)}")
     path = Path(path)
-    file = locate(path)
-    tensors, metadata = files.read(file)
+    with files.readable(path):
+        file = locate(path)
+        tensors, metadata = files.read(file)
     record = records.parse(file, metadata)
     if record is not None:
+        if prefix or model:
+            raise UserError(f"{file} is a file of ours, which says itself what it holds; leave out {'--prefix' if prefix else '--model'}, which is for files of other programs")
         return own(file, tensors, record, preprocessing or {})
+    if prefix and any(name.startswith(prefix + ".") for name in tensors):
+        prefix += "."
     found = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
+    if prefix and not found:
+        begins = sorted({name.partition(".")[0] for name in tensors})
+        raise UserError(f"no name in {file.name} begins with {prefix!r}; they begin with {names.listed(begins)}: give another --prefix{nearest(prefix, begins)}")
+    found = foreign.named(found)
     layout = foreign.detect(file, found)
     side = importlib.import_module(f"jaxssl.interop.{layout}")
     found = {side.canonical(short): name for short, name in found.items()}
     model = model or foreign.architecture(side, found)
     table = {**side.table(*models.resnet.LAYERS[model]), **(side.head(list(found)) if hasattr(side, "head") else {})}
-    config, assumed = foreign.config(side, layout, path, model, {short: tensors[name] for short, name in found.items()}, preprocessing or {})
+    with files.readable(path):
+        config, assumed, replaced = foreign.config(side, layout, path, model, {short: tensors[name] for short, name in found.items()}, preprocessing or {})
     used = {name: t for name, t in table.items() if name in found}
+    whole = [f"{found[name]} {tensors[found[name]].dtype}" for name in used if not jnp.issubdtype(tensors[found[name]].dtype, jnp.floating)]
+    if whole:
+        raise UserError(f"{len(whole)} tensors of {file.name} are no floating-point numbers ({names.listed(whole)}), so they are quantised or no weights; save them in float32"
+                        f"{names.whole({'no floating-point numbers': whole})}")
     variables = {t.ours: names.turned(np.asarray(tensors[found[name]], np.float32), names.AXES[t.layout][1]) for name, t in used.items()}
     left = [name for name in found if name not in table]
     refused = [name for name in left if re.match(side.BODY, name) and not re.fullmatch(side.KNOWN, name)]
     return Weights(layout=layout, name=path.stem if path.is_file() else path.name, config=config, variables=collections(variables), weights="student", step=None,
                    used=tuple(found[name] for name in used), unused=(*(found[name] for name in left), *(name for name in tensors if not name.startswith(prefix))),
                    missing={t.ours: prefix + name for name, t in table.items() if name not in used}, refused=tuple(found[name] for name in refused),
-                   assumed=assumed, notes=foreign.notes(config, assumed))
+                   assumed=assumed, replaced=replaced, notes=foreign.notes(config, assumed) + replaced)
 
 
 def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:
     """Whether `found` is a whole network.
 
     allowed: names of tensors, or folders of names, that may be missing. Raises: UserError when another one is missing, one has no place in the
-    architecture, or an allowed name covers nothing.
+    architecture, a number is not finite, or an allowed name covers nothing.
     """
     model = found.config["model"]["name"]
     covered = {ours: [a for a in allowed if covers(a, ours) or a == theirs] for ours, theirs in found.missing.items()}
@@ -95,6 +111,10 @@ def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:
         raise UserError(f"{found.name} does not hold a whole {model} in {found.layout}'s names: {'; '.join(faults)}; unused: {names.listed(found.unused)}. "
                         f"It is damaged, renamed, or another architecture{advice}"
                         f"{names.whole({'without a place': found.refused, 'missing': missing, 'unused': found.unused})}")
+    bad = [name for name, values in tree.names(found.variables).items() if not np.isfinite(values).all()]
+    if bad:
+        raise UserError(f"{len(bad)} tensors of {found.name} hold numbers that are not finite ({names.listed(bad)}): its training diverged, or the file is damaged; "
+                        f"take an earlier checkpoint, or another copy{names.whole({'not finite': bad})}")
     idle = sorted(set(allowed) - {a for by in covered.values() for a in by})
     if idle:
         absent = [short(n) for n in found.missing]
@@ -115,12 +135,13 @@ def is_workdir(path: str) -> bool:
     """Whether a folder is a run's: its config.json is, or it has checkpoints and no weights lie beside them."""
     folder = Path(path)
     file = folder / "config.json"
-    try:
-        if file.is_file() and encoders.is_run(encoders.read_object(file)):
-            return True
-    except UserError:               # torn: it may be anyone's
-        pass
-    return (folder / "checkpoints").is_dir() and not any((folder / name).is_file() for name in files.NAMES)
+    with files.readable(path):
+        try:
+            if file.is_file() and encoders.is_run(encoders.read_object(file)):
+                return True
+        except UserError:               # torn: it may be anyone's
+            pass
+        return (folder / "checkpoints").is_dir() and not any((folder / name).is_file() for name in files.NAMES)
 
 
 def locate(path: Path) -> Path:
@@ -154,8 +175,9 @@ def own(file: Path, tensors: dict[str, np.ndarray], record: dict, stated: dict) 
     if tree.digest(variables) != record["digest"]:
         raise UserError(f"{file} was changed since it was exported: its tensors do not have the digest that it names; it is corrupted or edited: export it again")
     config = {**config, "augment": foreign.restated(config["augment"], stated)} if stated else config
-    assumed = tuple(what for what in record.get("assumed", ()) if what not in stated)        # of weights that were converted
-    return Weights(layout, record["name"], config, variables, record["weights"], record["step"], used, (), {}, (), assumed, foreign.notes(config, assumed) if assumed else ())
+    assumed, replaced = tuple(what for what in record.get("assumed", ()) if what not in stated), tuple(record.get("replaced", ()))        # of weights that were converted
+    return Weights(layout, record["name"], config, variables, record["weights"], record["step"], used, (), {}, (), assumed, replaced,
+                   (foreign.notes(config, assumed) if assumed else ()) + replaced)
 
 
 def collections(named: dict[str, np.ndarray]) -> dict:

@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"           # the name that timm, transformers and t
 NAMES = (WEIGHTS, "pytorch_model.bin")  # in a folder, the first there is
 TORCH_ENDINGS = (".pth", ".pt", ".bin", ".tar")
 TORCH = (2, 10)                         # older ones run code from a file in spite of weights_only (CVE-2025-32434, CVE-2026-24747)
-NESTED = ("state_dict", "model")        # keys under which training programs keep the tensors
+NESTED = ("state_dict", "model_state_dict", "model")     # keys under which training programs keep the tensors
 
 
 def library(name: str, purpose: str) -> ModuleType:
@@ -29,6 +29,15 @@ def library(name: str, purpose: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"{purpose} needs {name.partition('.')[0]}, which cannot be imported here ({error}); pip install 'jaxssl[export]'") from error
+
+
+@contextlib.contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Raises: UserError for what the file system refuses inside the block."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); check its permissions and its name, or copy it to another place") from error
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -83,9 +92,10 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
 
 def _safetensors(path):
     with open(path, "rb") as file:
-        start = file.read(2)
-    if start == b"PK" or re.match(rb"\x80[\x02-\x05]", start):
-        raise UserError(f"{path} is a {'torch or zip archive' if start == b'PK' else 'pickle'} under a .safetensors name; it is not read")
+        start = file.read(9)
+    header = start[8:] == b"{"                    # behind eight bytes with its length, which may be anything
+    if not header and re.match(rb"PK|\x80[\x02-\x05]", start):
+        raise UserError(f"{path} is a {'torch or zip archive' if start[:2] == b'PK' else 'pickle'} under a .safetensors name; it is not read")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
@@ -97,10 +107,11 @@ def _safetensors(path):
 
 def _npz(path):
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no readable .npz of plain arrays ({error}); arrays of objects are pickles and not read") from error
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:      # numpy opens a lone array too
+            content = {name: file[name] for name in file.files}
+    except Exception as error:      # of zip, deflate, and numpy's headers and memory: all mean the same to the user
+        raise UserError(f"{path} is no readable .npz of plain arrays ({type(error).__name__}: {error}); arrays of objects are pickles and not read") from error
+    return {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
 
 
 def _torch(path):
@@ -113,16 +124,29 @@ def _torch(path):
     except Exception as error:      # unpickling errors, zip errors, runtime errors of torch's reader: all mean the same to the user
         reason = str(error).partition("\n")[0][:150]
         raise UserError(f"{path} cannot be read with weights_only ({reason}); it is damaged, or holds more than tensors: save its state dict as safetensors") from error
-    for key in NESTED:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name; save the state dict")
-    return {name: _array(value, name, path) for name, value in content.items() if isinstance(value, torch.Tensor)}
+    while key := next((key for key in NESTED if isinstance(content.get(key), dict)), ""):
+        content = content[key]
+    groups = _groups(content, torch.Tensor)
+    if len(groups) == 1:
+        groups = {"": next(iter(groups.values()))}
+    return {place + name: _array(tensor, place + name, path) for place, group in groups.items() for name, tensor in group.items()}
+
+
+def _groups(content, kind, place=""):
+    """Every dict that holds tensors of the type `kind`: its place among the keys, with dots, → the tensors. An optimizer's lie under numbers and stay out."""
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    own = {name: value for name, value in named.items() if isinstance(value, kind)}
+    found = {place: own} if own else {}
+    for key, value in named.items():
+        found |= _groups(value, kind, f"{place}{key}.") if isinstance(value, dict) else {}
+    return found
 
 
 def _array(tensor, name, path):
+    tensor = tensor.detach().to_dense()
     try:
-        return tensor.detach().numpy()
+        return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()      # numpy has no bfloat16 or float8
     except (TypeError, RuntimeError) as error:
         raise UserError(f"tensor {name} of {path} is {tensor.dtype}, which numpy lacks; save it in float32 or float16") from error

@@ -20,6 +20,8 @@ TIMM = {"output_stride": 32, "global_pool": "avg", "cardinality": 1, "stem_width
         "avg_down": False, "act_layer": "relu", "norm_layer": "batchnorm2d", "aa_layer": None, "block_args": None}
 # of transformers' config.json; what is not there has these values
 TRANSFORMERS = {"model_type": "resnet", "hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
+KINDS = ("bilinear", "bicubic")
+RESAMPLE = {2: "bilinear", 3: "bicubic", None: "bicubic"}        # Pillow's numbers
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -33,13 +35,33 @@ def detect(file: Path, found: dict[str, str]) -> str:
         if any(side.canonical(name) == side.STEM for name in found):
             return layout
     for side in sides().values():
-        prefixed = sorted({name[:-len(side.STEM)] for name in map(side.canonical, found) if name.endswith(side.STEM) and not re.match(side.BODY, name)})
-        prefixed = [p for p in prefixed if not any(p != q and p.startswith(q) for q in prefixed)]      # blocks have a conv1 of their own
+        prefixed = sorted(filter(None, prefixes(side, set(map(side.canonical, found)))))
         if prefixed:
             raise UserError(f"the names in {file.name} begin with {' or '.join(map(repr, prefixed))}; "
                             f"convert it with `python -m jaxssl.convert SRC DST --prefix {prefixed[0]}`")
     raise UserError(f"{file.name} holds no ResNet under the names of {', '.join(LAYOUTS)} (timm's are torchvision's) or jaxssl: their stems' kernels are missing; "
                     f"it has {names.listed(sorted(found))}")
+
+
+def prefixes(side: ModuleType, found: set[str]) -> set[str]:
+    """What stands before the names of a ResNet. A block has five of a stem's names too, so more are asked for."""
+    usual = {name[:-len(side.STEM)] for name in found if name.endswith(side.STEM)}
+    table = side.table("basic", (1, 1, 1, 1))
+    listed = {name[:-len("0.weight")] for name in found if name.endswith("0.weight")} if side.STEM == "conv1.weight" else set()
+    return {p for p in usual if sum(p + name in found for name in table) > 5} | {p for p in listed if first_stage(p, found)}
+
+
+def first_stage(prefix: str, found: Collection[str]) -> int:
+    """The place of the first stage in a `torch.nn.Sequential(*resnet.children())`, which stands behind what the stem has of convolution, norm, ReLU and pool; 0 when it is none."""
+    stages = (i for i in (2, 3, 4) if f"{prefix}0.weight" in found and f"{prefix}1.running_mean" in found and f"{prefix}{i}.0.conv1.weight" in found)
+    return next(stages, 0)
+
+
+def named(found: dict[str, str]) -> dict[str, str]:
+    """`found` with torchvision's names where a `torch.nn.Sequential` has numbers; else as it is."""
+    first = first_stage("", found)
+    words = {"0": "conv1", "1": "bn1", **{str(first + i): f"layer{i + 1}" for i in range(4)}} if first else {}
+    return {".".join([words.get(head := name.partition(".")[0], head), *name.split(".")[1:]]): theirs for name, theirs in found.items()}
 
 
 def architecture(side: ModuleType, found: dict[str, str]) -> str:
@@ -54,8 +76,9 @@ def beside(path: Path) -> dict[str, dict]:
     return {name: encoders.read_object(folder / name) for name in (CONFIG, PROCESSOR) if folder is not None and (folder / name).is_file()}
 
 
-def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[str, np.ndarray], stated: dict) -> tuple[dict, tuple[str, ...]]:
-    """The config of weights from elsewhere, from shapes, the config files beside them and the preprocessing `stated` by a person; and what was assumed, as in `notes`."""
+def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[str, np.ndarray], stated: dict) -> tuple[dict, tuple[str, ...], tuple[str, ...]]:
+    """The config of weights from elsewhere, from shapes, the config files beside them and the preprocessing `stated` by a person; what was assumed, as in `notes`;
+    and sentences on what of the stated preprocessing was replaced."""
     kernel = tensors[side.STEM]
     if kernel.ndim != 4:
         raise UserError(f"{side.STEM} of {path} has shape {kernel.shape}; a convolution's kernel has four axes, so this is another architecture")
@@ -66,16 +89,16 @@ def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[
     stem = "cifar" if size == 3 else "tensorflow" if layout == "simclr" else "imagenet"
     texts = {} if layout == "simclr" else beside(path)
     reproduced(path, texts.get(CONFIG, {}), model)
-    augment, usual = preprocessing(path, texts, layout, stem)
+    augment, usual, replaced = preprocessing(path, texts, layout, stem, stated)
     assumed = [key for key in augment if usual and key not in stated]
-    if layout != "simclr" and not texts.get(CONFIG, {}).keys() & {"architecture", "model_type"}:
+    if layout != "simclr" and (stem == "cifar" or not texts.get(CONFIG, {}).keys() & {"architecture", "model_type"}):       # theirs have no 3×3 stem
         assumed.append("architecture")
     found = {"model": {"name": model, "width": width / 64, "stem": stem}, "augment": restated(augment, stated)}
     if layout == "simclr":
         heads = sorted((int(re.fullmatch(side.HEAD, n)[1]), a.shape) for n, a in tensors.items() if re.fullmatch(side.HEAD, n))
         if heads:
             found["method"] = {"name": "simclr", "layers": len(heads), "hidden": heads[0][1][1] if len(heads) > 1 else 1, "dim": heads[-1][1][1]}
-    return found, tuple(assumed)
+    return found, tuple(assumed), replaced
 
 
 def restated(augment: dict, stated: dict) -> dict:
@@ -90,8 +113,9 @@ def notes(config: dict, assumed: Collection[str]) -> tuple[str, ...]:
     if values:
         found.append(f"preprocessing assumed, as nothing beside the weights states it: {values}")
     if "architecture" in assumed:
-        found.append(f"architecture assumed, as no {CONFIG} beside the weights states it: a plain {config['model']['name']} with ReLU, strides on the 3×3 convolutions, and no blur, "
-                     "which names and shapes cannot tell")
+        stem = "a 3×3 stem of stride 1 and padding 1 without a max pool, " if config["model"].get("stem") == "cifar" else ""
+        found.append(f"architecture assumed, as nothing beside the weights states it: a plain {config['model']['name']} with {stem}ReLU, strides on the 3×3 convolutions, "
+                     "and no blur, which names and shapes cannot tell")
     return tuple(found)
 
 
@@ -117,33 +141,56 @@ def _timm(stated, kind, depths):
     if not isinstance(arguments, dict):
         return [f"model_args {arguments!r}"]
     wrong = [f"{key} {value!r}" for key, value in arguments.items() if key not in SHAPES and not (key in TIMM and TIMM[key] == value)]
-    layers = arguments.get("layers", models.resnet.LAYERS[name][1])
-    if (models.resnet.LAYERS[name][0], list(layers)) != (kind, list(depths)):
-        wrong.append(f"architecture {name!r} of layers {list(layers)}")
+    layers = arguments.get("layers", list(models.resnet.LAYERS[name][1]))
+    if (models.resnet.LAYERS[name][0], layers) != (kind, list(depths)):
+        wrong.append(f"architecture {name!r} of layers {layers}")
     return wrong + ([f"global_pool {pool!r}"] if pool not in ("avg", "") else [])
 
 
-def preprocessing(path: Path, texts: dict[str, dict], layout: str, stem: str) -> tuple[dict, bool]:
-    """size, resize, interpolation, mean and std from timm's config.json or transformers' preprocessor_config.json; else the usual ones, and True."""
+def preprocessing(path: Path, texts: dict[str, dict], layout: str, stem: str, stated: dict) -> tuple[dict, bool, tuple[str, ...]]:
+    """size, resize, interpolation, mean and std from timm's config.json or transformers' preprocessor_config.json; else the usual ones, and True.
+
+    Last: sentences on what they state and ours cannot do, unless a person has `stated` another. Raises: UserError.
+    """
     usual = {"size": 32 if stem == "cifar" else 224, "interpolation": "bicubic" if layout == "simclr" else "bilinear", **IMAGENET}
     if layout == "simclr":
-        return {**usual, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, False
+        return {**usual, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, False, ()
     timm, processor = texts.get(CONFIG, {}).get("pretrained_cfg"), texts.get(PROCESSOR)
+    if not (timm or processor):
+        return usual, True, ()
     try:
-        if timm:
-            size = timm["input_size"][-1]
-            return {"size": size, "resize": int(size / timm["crop_pct"]), "interpolation": known(timm["interpolation"]),
-                    "mean": tuple(timm["mean"]), "std": tuple(timm["std"])}, False
-        if processor:
-            target = processor["size"]["shortest_edge"]
-            size = processor["crop_size"]["height"] if "crop_size" in processor else target
-            resize = int(target / processor["crop_pct"]) if "crop_pct" in processor and target < 384 else target
-            kind = {2: "bilinear", 3: "bicubic"}.get(processor.get("resample"), "bicubic")
-            return {"size": size, "resize": resize, "interpolation": kind, "mean": tuple(processor["image_mean"]), "std": tuple(processor["image_std"])}, False
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        found, replaced = _timm_view(timm) if timm else _processor(processor)
+        square = len(set(found["size"])) == 1 and all(isinstance(side, int) for side in found["size"])
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(f"the preprocessing in {path} is not in the form that timm or transformers write ({type(error).__name__}: {error})") from error
-    return usual, True
+    if not square and "size" not in stated:
+        raise UserError(f"the preprocessing in {path} takes {' × '.join(map(str, found['size']))} pixels; views here are square: give a side with "
+                        "python -m jaxssl.convert … --size")
+    file = CONFIG if timm else PROCESSOR
+    return ({**found, "size": found["size"][0]}, False,
+            tuple(f"the {file} beside the weights states {what}, which is not done here: {instead}" for key, what, instead in replaced if key not in stated))
 
 
-def known(interpolation: str) -> str:
-    return interpolation if interpolation in ("bilinear", "bicubic") else "bicubic"
+def _timm_view(timm):
+    """The preprocessing of a pretrained_cfg, its size as (height, width); and what ours cannot do: (key of ours, what is stated, what is done instead)."""
+    size, mode, kind = tuple(timm["input_size"][1:]), timm.get("crop_mode", "center"), timm["interpolation"]
+    replaced = [] if mode == "center" else [("", f"crop_mode {mode!r}", "the centre is cropped")]
+    replaced += [] if kind in KINDS else [("interpolation", f"interpolation {kind!r}", "bicubic is used")]
+    return {"size": size, "resize": int(size[0] / timm["crop_pct"]), "interpolation": kind if kind in KINDS else "bicubic",
+            "mean": tuple(timm["mean"]), "std": tuple(timm["std"])}, replaced
+
+
+def _processor(processor):
+    """The same of a preprocessor_config.json. Rescaling and normalising by other numbers, or not at all, is another mean and std of pixels in [0, 1]."""
+    target = processor["size"]["shortest_edge"]
+    crop, number = processor.get("crop_size") if processor.get("do_center_crop", True) else None, processor.get("resample", 3)
+    size = (crop["height"], crop["width"]) if crop else (target, target)
+    resize = int(target / processor["crop_pct"]) if "crop_pct" in processor and target < 384 else target
+    scale = 255 * (processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1)
+    scale = 1 if abs(scale - 1) < 1e-6 else scale
+    mean, std = (processor["image_mean"], processor["image_std"]) if processor.get("do_normalize", True) else ((0.0,) * 3, (1.0,) * 3)
+    replaced = [] if processor.get("do_resize", True) else [("", "do_resize False", f"the short side is resized to {resize}")]
+    replaced += [] if processor.get("do_center_crop", True) else [("", "do_center_crop False", f"the middle {size[0]} × {size[0]} pixels are taken")]
+    replaced += [] if number in RESAMPLE else [("interpolation", f"resample {number!r}", "bicubic is used")]
+    return {"size": size, "resize": resize, "interpolation": RESAMPLE.get(number, "bicubic"),
+            "mean": tuple(m / scale for m in mean), "std": tuple(s / scale for s in std)}, replaced

@@ -25,13 +25,17 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     ("projector"), with commas between them, that keep the values of the seed when the weights lack them or have another shape.
     Raises: UserError.
     """
-    source = encoders.load(path)
+    allowed = [a for a in allow_missing.replace(" ", "").split(",") if a]
+    source, choice = encoders.load(path), ()
+    lacking = [n for n in heads if n not in source.variables["params"] and n not in allowed]
+    if lacking and source.weights == "teacher" and not source.origin.layout:         # a workdir has both
+        source = encoders.load(path, weights="student")
+        choice = (f"the moving average there lacks {', '.join(lacking)}, so this run begins with the student; --config.init_allow_missing={','.join(lacking)} takes the average",)
     stats = state.aux["batch_stats"]
     wanted = tree.names({"params": {n: state.params[n] for n in ("encoder", *heads)}, "batch_stats": {n: stats[n] for n in ("encoder", *heads)}})
     found = tree.names(source.variables)
     fitting = {name for name in wanted if name in found and found[name].shape == wanted[name].shape}
     missing = [name for name in wanted if name not in fitting]
-    allowed = [a for a in allow_missing.replace(" ", "").split(",") if a]
     refused = [name for name in missing if not any(covers(a, name) for a in allowed)]
     if refused:
         lacking, other = [short(n) for n in refused], [f"{short(n)} is {found[n].shape} there and {wanted[n].shape} here" for n in refused if n in found]
@@ -55,14 +59,18 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     begun = f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
     lines = [f"{begun}: {len(fitting)} tensors used; {len(unused)} unused ({names.listed(unused)}); {len(missing)} missing, from the seed ({names.listed(absent)}); "
              "every name is in text/init_from.txt of the workdir"]
-    notes = [f"note: {note}" for note in source.origin.notes]
+    notes = [f"note: {note}" for note in (*choice, *source.origin.notes)]
     lines += notes
     theirs, own = source.preprocessing, config.augment
-    for key in ("mean", "std"):
-        if not np.allclose(theirs[key], tuple(own[key]), atol=1e-3):
+    for key in ("mean", "std", "interpolation"):
+        mine = own[key] if key == "interpolation" else tuple(own[key])
+        if theirs[key] != mine if key == "interpolation" else not np.allclose(theirs[key], mine, atol=1e-3):
             assumed = key in source.origin.assumed
-            lines.append(f"warning: these weights {'are assumed to have been' if assumed else 'were'} trained on pixels with {key} {theirs[key]}, this run uses {tuple(own[key])}; "
+            lines.append(f"warning: these weights {'are assumed to have been' if assumed else 'were'} trained on pixels with {key} {theirs[key]}, this run uses {mine}; "
                          f"set --config.augment.{key} to {'what they were trained with' if assumed else 'keep what they learned'}")
+    if source.module.bn_eps != config.model.bn_eps:
+        lines.append(f"warning: these weights were trained with a batch norm epsilon of {source.module.bn_eps:g}, this run has {config.model.bn_eps:g}; "
+                     f"set --config.model.bn_eps={source.module.bn_eps:g} to keep what they learned")
     stems = source.config["model"].get("stem", "imagenet"), config.model.stem
     if stems[0] != stems[1]:                                # of equal shapes: the max pool's padding differs
         lines.append(f"warning: these weights were trained with the stem {stems[0]!r}, this run has {stems[1]!r}; set --config.model.stem={stems[0]} to keep what they learned")
