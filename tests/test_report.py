@@ -95,9 +95,19 @@ def test_pca_is_scikit_learns():
         assert m.xy.shape == (40, 2) and m.xy.min() >= 0 and m.xy.max() <= 1 and np.ptp(m.xy, axis=0).max() == pytest.approx(1)
 
 
-def test_map_of_identical_features_is_a_point_not_an_error():
-    found = maps.make(np.ones((5, 3)), ("pca",))["pca"]
-    np.testing.assert_allclose(found.xy, 0.5)
+@pytest.mark.parametrize("features", [np.ones((40, 3)), np.zeros((40, 3)), 1 + 1e-8 * np.random.default_rng(0).normal(size=(40, 3))], ids=["ones", "zeros", "rounding"])
+def test_map_of_equal_features_is_a_point_not_an_error(features):
+    found = maps.make(features, maps.installed())
+    assert found.keys() == set(maps.installed()) and "tsne" in found
+    for m in found.values():
+        np.testing.assert_array_equal(m.xy, np.full((40, 2), 0.5))
+        assert "same features" in m.reading
+
+
+def test_spectrum_of_a_collapse_is_said():
+    assert readings.spectrum(np.zeros(3)).startswith("All features are zero")
+    assert "collapsed" in readings.spectrum(np.array([2.0, 1e-7, 0]))
+    assert "1 direction carries nothing" in readings.spectrum(np.array([2.0, 1.0, 0])) and "2 directions carry" in readings.spectrum(np.array([2.0, 1.0, 0, 0]))
 
 
 def test_map_on_the_page_has_every_query(page, seen):

@@ -103,8 +103,9 @@ def _sample(seen: look.Look) -> str:
 
 
 def _dimensions(backbone, seen) -> str:
-    rank = readings.rank_sentence(backbone["rankme"], backbone["bound"], backbone["rankme_untrained"])
-    return f"{rank} {readings.spectrum(look.spectrum(seen.reference.features['backbone']))}"
+    values = look.spectrum(seen.reference.features["backbone"])
+    rank = readings.rank_sentence(backbone["rankme"], backbone["bound"], backbone["rankme_untrained"]) if values[0] else ""      # of zeros there is none
+    return f"{rank} {readings.spectrum(values)}"
 
 
 def _missing(runs, reasons) -> Html:

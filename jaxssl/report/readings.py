@@ -107,10 +107,14 @@ def _mfu(run, steps, values):
 
 def spectrum(values: np.ndarray) -> str:
     """Of singular values in falling order."""
-    p = values / max(values.sum(), 1e-30)
+    if values[0] == 0:
+        return "All features are zero: the encoder tells no image from another."
+    p = values / values.sum()
+    gone = int(np.sum(values < 1e-5 * values[0]))
+    if gone == len(values) - 1:
+        return "All features lie along one direction: the encoder has collapsed."
     enough = int(np.searchsorted(np.cumsum(p), 0.9)) + 1
-    gone = int(np.sum(values < 1e-5 * max(values[0], 1e-30)))
-    lost = f" {gone} directions carry nothing." if gone else ""
+    lost = f" {gone} {'direction carries' if gone == 1 else 'directions carry'} nothing." if gone else ""
     return f"The largest singular value holds {percent(p[0], 0)} of the sum, the first {min(enough, len(p))} of {len(p)} hold 90\u00a0%.{lost}"
 
 

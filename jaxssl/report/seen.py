@@ -141,15 +141,15 @@ def confusion_markup(seen: look.Look) -> Html:
 
 
 def spectrum_chart(found: Sequence[tuple[Run, look.Look]]) -> dict:
-    """The chart of the singular spectra of the backbone's features, trained and untrained, as shares of their sum."""
+    """The chart of the singular spectra of the backbone's features, trained and untrained, as shares of their sum; features that are all zero have none."""
     lines = []
     for place, (run, seen) in enumerate(found):
         for dash, (what, features) in enumerate((("trained", seen.reference.features), ("untrained", seen.reference.untrained))):
             values = look.spectrum(features["backbone"])
-            share = values / max(values.sum(), 1e-30)
-            share = share[share > 1e-9]
+            share = values[values > 1e-9 * values.sum()] / max(values.sum(), 1e-30)
             name = f"{run.name}, {what}" if len(found) > 1 else what
-            lines.append(curves.series(name, range(1, len(share) + 1), share, colour=place if len(found) > 1 else dash, dash=dash))
+            if len(share):
+                lines.append(curves.series(name, range(1, len(share) + 1), share, colour=place if len(found) > 1 else dash, dash=dash))
     return {"title": "Singular values of the features", "form": "number", "log": True, "dots": False, "axis": "direction", "series": lines,
             "guides": [], "epochs": None, "reading": "Each as a share of their sum, the largest first."}
 
