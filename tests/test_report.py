@@ -1,4 +1,5 @@
 """The report's numbers: what the page embeds equals numpy's, scikit-learn's, and the training path's."""
+import dataclasses
 import json
 import re
 
@@ -13,7 +14,7 @@ from jaxssl import config as configs, data as datas, encoder as encoders, job as
 from jaxssl.eval import bootstrap, compare, knn, rank
 from jaxssl.interop import results
 from jaxssl.protocols import Row
-from jaxssl.report import curves, evaluations, figures, maps, pictures, read, readings
+from jaxssl.report import curves, evaluations, figures, look, maps, page as pages, pictures, read, readings, seen as sections
 from tests.reported import evaluation, page, run, seen  # noqa: F401 (fixtures)
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,18 @@ def test_charts_hold_the_log(page):
     assert found["Loss"]["epochs"] == pytest.approx(0.25)
 
 
+def test_a_loss_against_the_weights_it_began_with_does_not_read_like_a_gain():
+    before = {"knn_untrained": .2, "knn_start": .7, "linear_untrained": .2, "linear_start": .5, "rankme_start": 9.0}
+    found = read.Run("r", "r", {}, {}, {"steps": 30, "knn": .6, "linear": .6, "rankme": 4.0}, before, (), {"knn": (np.array([30]), np.array([.6]))}, {}, ())
+    said = {what: against.replace("\u00a0", " ") for what, _, against in pages.results(found)}
+    assert said["kNN, held-out"] == "down from the 70.0 % it began with, 20.0 % untrained" and said["linear, held-out"].startswith("up from the 50.0 %")
+    assert said["RankMe"] == "9 it began with"
+    known, _ = curves.charts([found])
+    assert {"y": .7, "label": "began with"} in known[0]["guides"] and "down from the 70.0" in known[0]["reading"]
+    assert ">began with</th>" in evaluations.own(found, 30, named=False)
+    assert "began with" not in evaluations.own(dataclasses.replace(found, untrained={"knn_untrained": .2}), 30, named=False)
+
+
 def test_wilson_interval_holds_the_score_test():
     """By definition its ends are the p whose score test gives 1.96 (Wilson 1927)."""
     for share, n in ((0.0, 20), (0.3, 50), (0.97, 1000)):
@@ -188,6 +201,20 @@ def test_wilson_interval_holds_the_score_test():
 @pytest.mark.parametrize("value, text", [(0.00012, "1.2·10⁻⁴"), (0.0123456, "0.01235"), (-3.5, "−3.5"), (1234.6, "1,235"), (7, "7"), (2.5e7, "2.5·10⁷"), (0.0, "0"), (None, "–")])
 def test_numbers(value, text):
     assert readings.number(value) == text
+
+
+def test_surest_and_wrong_are_those_whose_neighbours_agree(seen):
+    """Of 20 neighbours at least 11 have the class that an image was taken for; where none do, the part is left out."""
+    labels, guess = seen.queries.labels, (seen.queries.labels + 1) % 3
+    near = np.tile(np.r_[:20] % 3, (len(labels), 1))              # 7, 7 and 6 of each class
+    near[3], near[5] = np.r_[np.full(12, guess[3]), np.full(8, labels[3])], np.r_[np.full(10, guess[5]), np.full(10, labels[5])]
+    index = np.array([np.flatnonzero(seen.reference.labels == c)[0] for c in range(3)])[near]
+    unsure = seen._replace(predictions=guess, index=index, similarity=np.ones_like(seen.similarity))
+    assert sections.surest(unsure) == [3]
+    (row,) = sections.gallery(unsure)["wrong"]
+    assert row["note"].endswith(": 12 of 20 neighbours agree")
+    none = unsure._replace(index=np.delete(unsure.index, 3, 0), predictions=np.delete(guess, 3), queries=unsure.queries._replace(labels=np.delete(labels, 3), places=np.delete(unsure.queries.places, 3)))
+    assert "Surest and wrong" not in sections.gallery_markup(sections.gallery(none), none)
 
 
 def test_clear_order_has_no_mark():
@@ -291,6 +318,18 @@ def test_means_and_paired_tests_are_shown():
     seeds = {"a": [compare.Member("a", s, [[row("accuracy", v, right)]], "d") for s, v in ((0, .7), (1, .8))]}
     text = evaluations.one(None, evaluation(.6, None) | {"comparison": compare.summary(seeds)}).replace("\u00a0", " ")
     assert "<b>75.0 %</b> ± 7.1 %" in text and "of 2" in text
+
+
+def test_the_best_layer_is_named_only_where_intervals_separate(run, seen):
+    def rows(*values):
+        return [{"layer": name, "value": v, "interval": (v - .02, v + .02)} for name, v in zip(("backbone", "projector.1", "projector.2"), values)]
+    assert "do not show which is best" in readings.layers(rows(.40, .41, .39), "kNN", 1000)
+    assert "do not show which is best" in readings.layers([row | {"interval": None} for row in rows(.9, .1, .1)], "kNN", 1000)
+    assert "The best is projector.1; what is exported is backbone" in readings.layers(rows(.30, .50, .40), "kNN", 1000)
+    assert "learned to forget" in readings.layers(rows(.50, .49, .30), "kNN", 1000)
+    found = measured(0, protocol="layers", rows=[{"layer": layer, "value": v, "interval": [v - .01, v + .01], "note": "of 10 images"} for layer, v in (("backbone", .7), ("projector.1", .5))])
+    text = sections.layers_markup(of(found), seen, look.layers(seen))
+    assert "By the evaluation, v: 70.0" in text and "learned to forget" in text and "of 10 images" in text and "On all images" not in text
 
 
 def test_every_chart_of_a_real_log_has_its_sentence():

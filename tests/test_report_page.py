@@ -184,6 +184,20 @@ def test_torn_files_are_notes(run, tmp_path):
     assert "torn.json is not readable" in text and "list.json holds no JSON object" in text and "not finite at step 12" in text
 
 
+def test_a_run_that_ended_at_a_bad_step_is_told_the_remedy(run, tmp_path):
+    """Not that the same command goes on, unless the run went past that step or may roll back."""
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("run.json", "checkpoints"))
+    (folder / "nonfinite_step_30.json").write_text("{}")
+    text = text_of(report.write(str(folder), images=0))
+    assert "stopped at step 30" in text and "optim.clip" in text and "The same command goes on" not in text
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"on_nonfinite": "rollback:1"}))
+    assert "The same command goes on" in text_of(report.write(str(folder), images=0))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "nonfinite_step_30.json").rename(folder / "nonfinite_step_12.json")
+    assert "The same command goes on" in text_of(report.write(str(folder), images=0))
+
+
 def test_without_labels(tmp_path):
     (tmp_path / "flat").mkdir()
     for i in range(40):
@@ -207,9 +221,10 @@ def test_several_runs_side_by_side(run, seen, tmp_path, tab, monkeypatch):
     config["method"]["temperature"], config["seed"] = 0.5, 7
     (other / "config.json").write_text(json.dumps(config))
     (other / "evaluations" / "test.json").write_text(json.dumps(evaluation(0.65, (0.55, 0.75))))
-    monkeypatch.setattr(look, "look", lambda *_, **__: seen)
+    monkeypatch.setattr(look, "look", lambda run, **_: seen if run.name == "run" else seen._replace(step=20, weights="teacher"))
     file = report.write([str(run), str(other)], str(tmp_path / "both.html"), maps=("pca",))
     text = text_of(file)
+    assert text.count("(student, step 30)") == text.count("(teacher, step 20)") == 1
     changed = re.search(r"Config keys that differ.*?</table>", text, re.S)[0]
     assert re.findall(r"<code>([\w.]+)</code></td>", changed) == ["method.temperature", "0.2", "0.5", "seed", "0", "7"]
     assert "60.0 % ≈" in text and "<b>65.0 %</b>" in text

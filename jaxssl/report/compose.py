@@ -67,14 +67,14 @@ def _pictured(runs, looked, methods, charts, plotted, sheets, log) -> list[tuple
         key = f"map-{len(plotted)}"
         log(f"{run.name}: maps by {', '.join(methods)}")
         plotted[key] = sections.map_of(seen, methods, sheets)
-        return sections.map_markup(key, plotted[key], seen)
+        return join([tag("p", _sample(seen), class_="reading"), sections.map_markup(key, plotted[key], seen)])
 
     charts["spectrum"] = sections.spectrum_chart(found)
     rows = {run.name: look.layers(seen) for run, seen in found}
     lines = [tag("p", f"{run.name}: " if several else "", _dimensions(rows[run.name][0], seen), class_="reading") for run, seen in found]
     return [
         ("views", "What the network saw", _views(found, several)),
-        ("map", "Where images land", join([tag("p", _sample(found[0][1]), class_="reading"), side(on_map)])),
+        ("map", "Where images land", side(on_map)),
         ("neighbours", "Nearest neighbours", side(lambda run, seen: sections.gallery_markup(sections.gallery(seen), seen))),
         ("confusion", "What is taken for what", side(lambda run, seen: sections.confusion_markup(seen))),
         ("spectrum", "Dimensions in use", join([page.chart("spectrum", charts["spectrum"]), *lines])),

@@ -71,12 +71,12 @@ def series(name: str, x: Any, y: Any, *, colour: int, dash: int) -> dict:
 def _guides(metric, run):
     """Levels to compare a curve with: {y, label}."""
     if metric == "knn":
-        found = [(run.before("knn_untrained"), "untrained"), (run.before("knn_raw"), "raw pixels")]
+        found = [(run.before("knn_start"), "began with"), (run.before("knn_untrained"), "untrained"), (run.before("knn_raw"), "raw pixels")]
     elif metric == "collapse_std" and run.config.get("method", {}).get("dim"):
         dim = run.config["method"]["dim"]
         found = [(1 / math.sqrt(dim), f"even: 1/√{dim}")]
     elif metric == "rankme":
-        found = [(run.width, "all directions"), (run.before("rankme_untrained"), "untrained")]
+        found = [(run.width, "all directions"), (run.before("rankme_start"), "began with"), (run.before("rankme_untrained"), "untrained")]
     else:
         found = []
     return [{"y": float(y), "label": label} for y, label in found if y is not None]

@@ -38,20 +38,21 @@ OWN = {"knn": "kNN, k 200, T .1", "knn_k20": "kNN, k 20, T .07", "linear": "line
 
 
 def own(run: Run, images: int | None, *, named: bool) -> Html:
-    """What training measured itself, at its end and before its start: run.json and untrained.json."""
+    """What training measured itself, at its end, on the weights it began with and before those: run.json and untrained.json."""
     def cell(metric, value):
         if value is None:
             return "–"
         ends = interval(value, images) if images and metric != "rankme" else None
         return join([tag("b", score(metric, value)), tag("small", f"{score(metric, ends[0])} to {score(metric, ends[1])}") if ends else None])
-    columns = ("", "_untrained", "_raw")
+    columns = {"": "trained" if run.result else f"step {run.step:,}", "_start": "began with", "_untrained": "untrained", "_raw": "raw pixels"}
+    columns = {end: head for end, head in columns.items() if not end or any(run.before(metric + end) is not None for metric in OWN)}
     rows = [(what, *(cell(metric, run.before(metric + end) if end else run.last(metric)) for end in columns)) for metric, what in OWN.items()
             if run.last(metric) is not None or run.before(f"{metric}_untrained") is not None]
     if not rows:
         return Html("")
     counted = f"On {images:,} held-out images; below a score its 95\u00a0% interval (Wilson), as if images were independent." if images else "On held-out images."
     return join([tag("h3", f"{run.name}, measured by the run itself" if named else "Measured by the run itself"), tag("p", counted, class_="reading"),
-                 figures.table(("", "trained" if run.result else f"step {run.step:,}", "untrained", "raw pixels"), rows, numeric=(1, 2, 3), class_="results")])
+                 figures.table(("", *columns.values()), rows, numeric=range(1, 1 + len(columns)), class_="results")])
 
 
 def interval(share: float, n: int) -> tuple[float, float]:
@@ -161,7 +162,7 @@ def _value(row):
 
 
 def _scale(row):
-    interval, classes = _interval(row), _interval(row, "interval_classes")
+    interval, classes = ends_of(row), ends_of(row, "interval_classes")
     parts = []
     if is_number(row.get("value")) and SHARE.search(results.metric(row)) and 0 <= row["value"] <= 1:
         known = results.published(row)
@@ -206,7 +207,7 @@ def _weights(found):
 def _compared(row, best):
     if row is None:
         return "–"
-    text, mine, top = score(results.metric(row), row["value"]), _interval(row), _interval(best or {})
+    text, mine, top = score(results.metric(row), row["value"]), ends_of(row), ends_of(best or {})
     words = [tag("small", line) for line in (f"{score(results.metric(row), mine[0])} to {score(results.metric(row), mine[1])}" if mine else "", results.spread(row)) if line]
     if best is not None and row["value"] == best["value"]:
         return join([tag("b", text), *words])
@@ -224,6 +225,7 @@ def layer_rows(run: Run) -> list[dict]:
     return []
 
 
-def _interval(row, key="interval"):
+def ends_of(row: dict, key: str = "interval") -> tuple[float, float] | None:
+    """The interval of a row, where it has one."""
     found = row.get(key)
     return tuple(found) if isinstance(found, (list, tuple)) and len(found) == 2 and all(map(is_number, found)) else None

@@ -29,14 +29,14 @@ def folded(title: Any, *content: Any) -> Html:
     return tag("details", tag("summary", title), *content)
 
 
-def bar(share: float, *, before: float | None = None, low: float | None = None, high: float | None = None) -> Html:
-    """A bar of a share in [0, 1]; a tick where it was `before`, and a whisker from `low` to `high`."""
+def bar(share: float, interval: Sequence[float] | None = None, *, before: float | None = None) -> Html:
+    """A bar of a share in [0, 1]; a tick where it was `before`, and a whisker over its interval."""
     def across(value):
         return f"{100 * min(max(value, 0), 1):.2f}%"
     parts = [tag("rect", class_="ground", x="0", y="5", width="100%", height="8"), tag("rect", class_="bar", x="0", y="5", width=across(share), height="8")]
-    if low is not None and high is not None:
-        parts.append(tag("line", class_="whisker", x1=across(low), x2=across(high), y1="9", y2="9"))
-        parts += [tag("line", class_="whisker", x1=across(end), x2=across(end), y1="4", y2="14") for end in (low, high)]
+    if interval:
+        parts.append(tag("line", class_="whisker", x1=across(interval[0]), x2=across(interval[1]), y1="9", y2="9"))
+        parts += [tag("line", class_="whisker", x1=across(end), x2=across(end), y1="4", y2="14") for end in interval]
     if before is not None:
         parts.append(tag("line", class_="tick", x1=across(before), x2=across(before), y1="1", y2="17"))
     return tag("svg", *parts, class_="bars", width="100%", height="18", aria_hidden="true")

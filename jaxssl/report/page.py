@@ -81,13 +81,13 @@ def results(run: Run) -> list[tuple[str, str, str]]:
         value = run.last(metric)
         if value is not None:
             others = ((run.before(f"{metric}_untrained"), "untrained"), (run.before(f"{metric}_raw"), "raw pixels"))
-            against = [f"{readings.percent(v)} {name}" for v, name in others if v is not None]
-            found.append((what, readings.percent(value), ", ".join(against)))
+            against = [readings.since(value, run.before(f"{metric}_start")), *(f"{readings.percent(v)} {name}" for v, name in others if v is not None)]
+            found.append((what, readings.percent(value), ", ".join(filter(None, against))))
     rank = run.last("rankme")
     if rank is not None:
-        before = run.before("rankme_untrained")
-        bound = f"of {run.width}" if run.width else ""
-        found.append(("RankMe", f"{rank:.0f}", ", ".join(part for part in (bound, f"{before:.0f} untrained" if before is not None else "") if part)))
+        others = ((run.before("rankme_start"), "it began with"), (run.before("rankme_untrained"), "untrained"))
+        against = [f"of {run.width}" if run.width else "", *(f"{v:.0f} {name}" for v, name in others if v is not None)]
+        found.append(("RankMe", f"{rank:.0f}", ", ".join(filter(None, against))))
     speed = run.last("images_per_second")
     if speed is not None:
         devices = run.environment.get("devices")
@@ -108,11 +108,14 @@ def _notes(notes: Sequence[str]) -> Html | None:
 
 
 def notes(runs: Sequence[Run]) -> list[Any]:
-    """What a reader should know first: unfinished runs with the command that goes on, signs of collapse, unreadable files."""
+    """What a reader should know first: unfinished runs with what makes them go on, signs of collapse, unreadable files."""
     found = []
     for run in runs:
         who = f"{run.name}: " if len(runs) > 1 else ""
-        if not run.result:
+        if run.stopped is not None:
+            found.append(f"{who}The run stopped at step {run.stopped:,}, whose loss, gradient or state was not finite, and its command would stop there again. Lower optim.lr, "
+                         "lengthen warmup, set optim.clip, or use --config.on_nonfinite=rollback:3; with --allow_config_change it goes on from the last checkpoint.")
+        elif not run.result:
             found.append(join([f"{who}the run is not finished; it has logged step {run.step:,}. The same command goes on with it: ", tag("code", resume(run))]))
         found += [f"{who}{note}" for note in (*run.notes, *readings.warnings(run))]
         if not run.curves:

@@ -20,7 +20,7 @@ POINTS = 800     # of a curve on the page; a longer one is thinned to the extrem
 class Run:
     """name: unique on the page. path: as it was given. result: run.json, {} while the run is unfinished. untrained: its first scores.
     evaluations: evaluations/*.json, oldest first. curves: metric -> (steps int64 [N], values float64 [N], not a number where it was none).
-    texts: what the program wrote at start. notes: what could not be read."""
+    texts: what the program wrote at start. notes: what could not be read. stopped: the step whose numbers were not finite, where it ended the run."""
     name: str
     path: str
     config: dict
@@ -31,6 +31,7 @@ class Run:
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     texts: dict[str, str]
     notes: tuple[str, ...]
+    stopped: int | None = None
 
     @property
     def step(self) -> int:
@@ -59,7 +60,7 @@ class Run:
         return float(values[-1]) if len(values) else None
 
     def before(self, metric: str) -> float | None:
-        """A score of the untrained encoder, or with the ending `_raw` of the pixels."""
+        """A score of the untrained encoder; with the ending `_raw` of the pixels, with `_start` of the weights it began with where those were given."""
         value = self.untrained.get(metric, self.result.get(metric))
         return float(value) if is_number(value) else None
 
@@ -101,19 +102,18 @@ def run(path: str, name: str) -> Run:
     found = {f.name: value for f in files if (value := read(f))}
     rows = sorted((value for value in found.values() if isinstance(value.get("rows"), list)), key=lambda value: str(value.get("created", "")))
     result = read(folder / "run.json") or {}
-    return Run(name, str(path), config, read(folder / "environment.json") or {}, result, found.get("untrained.json", {}),
-               tuple(rows), curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes + _trouble(folder)))
+    dumps = sorted(int(match[1]) for f in folder.iterdir() if (match := re.fullmatch(r"nonfinite_step_(\d+)\.json", f.name)))
+    notes += [f"Loss, gradient or state was not finite at step {step}; nonfinite_step_{step}.json lists the batch." for step in dumps]
+    this = Run(name, str(path), config, read(folder / "environment.json") or {}, result, found.get("untrained.json", {}), tuple(rows),
+                   curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes))
+    allowed = int(str(config.get("on_nonfinite", "")).partition(":")[2] or 0)          # rollbacks
+    ended = not result and len(dumps) > allowed and dumps[-1] >= this.step          # a run that went past the step did not end there
+    return dataclasses.replace(this, stopped=dumps[-1]) if ended else this
 
 
 def _texts(folder: Any) -> dict[str, str]:
     files = {name: folder / "text" / f"{name}.txt" for name in ("start", "parameters", "init_from")}
     return {name: file.read_text() for name, file in files.items() if file.exists()}
-
-
-def _trouble(folder: Any) -> list[str]:
-    """A sentence for each dump of a step that was not finite."""
-    dumps = sorted((match for f in folder.iterdir() if (match := re.fullmatch(r"nonfinite_step_(\d+)\.json", f.name))), key=lambda match: int(match[1]))
-    return [f"Loss, gradient or state was not finite at step {match[1]}; {match[0]} lists the batch." for match in dumps]
 
 
 def curves(file: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -17,6 +17,13 @@ def score(metric: str, value: float) -> str:
     return percent(value) if SHARE.search(metric) and 0 <= value <= 1 else number(value)
 
 
+def since(value: float, start: float | None) -> str:
+    """How a share compares with that of the weights the run began with; empty without any."""
+    if start is None:
+        return ""
+    return f"{'down' if value < start else 'up'} from the {percent(start)} it began with" if value != start else "as it began"
+
+
 def of(metric: str, run: Run) -> str:
     """The sentence under the curve of `metric`; empty when there is nothing to say."""
     known = {"loss": _loss, "lr": _rate, "knn": _knn, "probe_accuracy": _probe, "rankme": _rank, "collapse_std": _std, "collapse_cosine": _cosine,
@@ -47,10 +54,11 @@ def _rate(run, steps, values):
 def _knn(run, steps, values):
     before, raw, now = run.before("knn_untrained"), run.before("knn_raw"), run.last("knn")
     against = [f"{percent(value)} {what}" for value, what in ((before, "untrained"), (raw, "for raw pixels")) if value is not None]
+    start = since(now, run.before("knn_start"))
     best = int(values.argmax())
     peak = f" The best, {percent(values[best])}, was at step {steps[best]:,}." if values[best] > now + 0.005 else ""
     beaten = " The pixels themselves do better: the features have not learned what the classes need." if raw is not None and raw > now else ""
-    return f"Held-out kNN (k 200, T .1) ends at {percent(now)}" + (f", against {' and '.join(against)}." if against else ".") + peak + beaten
+    return f"Held-out kNN (k 200, T .1) ends at {percent(now)}" + (f", {start}" if start else "") + (f", against {' and '.join(against)}." if against else ".") + peak + beaten
 
 
 def _probe(run, steps, values):
@@ -129,18 +137,26 @@ def confusion(matrix: np.ndarray, names: list[str], *, most: int = 3) -> str:
     return f"{wrong.sum():,} of {matrix.sum():,} are wrong. Most often: {', '.join(pairs)}."
 
 
-def layers(rows: list[dict]) -> str:
-    """Where the classes are read off best."""
-    if "knn" not in rows[0]:
-        return f"RankMe is {rows[0]['rankme']:.1f} behind {rows[0]['layer']} and {rows[-1]['rankme']:.1f} behind {rows[-1]['layer']}, the last layer."
-    best = max(rows, key=lambda row: row["knn"])
+def layers(rows: list[dict], how: str, images: int) -> str:
+    """Behind which layer the classes are read off best, where the intervals tell.
+
+    rows: layer, value in [0, 1] and interval (low, high) or None of each layer, input to output; the first is what is exported. how: the protocol. images: that were asked.
+    """
+    first, last = rows[0], rows[-1]
     if len(rows) == 1:
-        return f"kNN {percent(best['knn'])} behind {best['layer']}."
-    if best is not rows[0]:
-        return f"kNN is best behind {best['layer']}, {percent(best['knn'])}, against {percent(rows[0]['knn'])} behind {rows[0]['layer']}, which is what is exported."
-    last = rows[-1]
-    forgot = ": the head has learned to forget what the classes need, so take the features before it" if last["knn"] < best["knn"] - 0.01 else ""
-    return f"kNN is best behind {best['layer']}, {percent(best['knn'])}, and {percent(last['knn'])} behind {last['layer']}, the last{forgot}."
+        return f"{how}: {percent(first['value'])} behind {first['layer']}."
+    best = max(rows, key=lambda row: row["value"])
+    values = ", ".join(f"{percent(row['value'])} behind {row['layer']}" for row in rows)
+
+    def below(row):
+        return bool(row["interval"] and best["interval"]) and row["interval"][1] < best["interval"][0]
+    if best is first and below(last):
+        end = f"The head, up to {last['layer']}, has learned to forget what the classes need, so take the features before it."
+    elif all(below(row) for row in rows if row is not best):
+        end = f"The best is {best['layer']}" + ("." if best is first else f"; what is exported is {first['layer']}.")
+    else:
+        end = f"These {images:,} images do not show which is best."
+    return f"{how}: {values}. {end}"
 
 
 def warnings(run: Run) -> list[str]:
