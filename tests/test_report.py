@@ -14,7 +14,7 @@ from jaxssl import config as configs, data as datas, encoder as encoders, job as
 from jaxssl.eval import bootstrap, compare, knn, rank
 from jaxssl.interop import results
 from jaxssl.protocols import Row
-from jaxssl.report import curves, evaluations, figures, look, maps, page as pages, pictures, read, readings, seen as sections
+from jaxssl.report import compose, curves, evaluations, figures, look, maps, page as pages, pictures, read, readings, seen as sections
 from tests.reported import evaluation, page, run, seen  # noqa: F401 (fixtures)
 
 @pytest.fixture(scope="module")
@@ -118,12 +118,46 @@ def test_map_on_the_page_has_every_query(page, seen):
     assert f'id="{facts["sheet"]}"' in page[1]
 
 
+MACHADO = {"none": np.eye(3), "protanopia": [[.152286, 1.052583, -.204868], [.114503, .786281, .099216], [-.003882, -.048116, 1.051998]],
+           "deuteranopia": [[.367322, .860646, -.227968], [.280085, .672501, .047413], [-.011820, .042940, .968881]],
+           "tritanopia": [[1.255528, -.076749, -.178779], [-.078411, .930809, .147602], [.004733, .691367, .303900]]}      # Machado et al. 2009, severity 1
+TO_LMS = np.array([[.4122214708, .5363325363, .0514459929], [.2119034982, .6806995451, .1073969566], [.0883024619, .2817188376, .6299787005]])
+TO_OKLAB = np.array([[.2104542553, .7936177850, -.0040720468], [1.9779984951, -2.4285922050, .4505937099], [.0259040371, .7827717662, -.8086757660]])
+
+
+def linear_light(colours):
+    values = np.array([[int(c[i:i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
+    return np.where(values <= .04045, values / 12.92, ((values + .055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_ten_classes_are_told_apart(theme):
+    """Their colours differ, stand out from the paper, and of those that share a shape no kind of colour vision takes one for the other (distances in OKLab)."""
+    block = re.findall(r":root \{(.*?)\}", (pages.HERE / "page.css").read_text(), re.S)[theme]
+    colours = [re.search(rf"--s{i}: (#\w+);", block)[1] for i in range(10)]
+    shapes = json.loads(re.search(r"const SHAPE = (\[.*?\]);", (pages.HERE / "map.js").read_text())[1])
+    light, paper = linear_light(colours), linear_light([re.search(r"--paper: (#\w+);", block)[1]])
+    bright, back = light @ [.2126, .7152, .0722], float((paper @ [.2126, .7152, .0722])[0])
+    assert ((np.maximum(bright, back) + .05) / (np.minimum(bright, back) + .05)).min() > 3
+    for vision, matrix in MACHADO.items():
+        lab = np.cbrt(np.clip(light @ np.array(matrix).T, 0, 1) @ TO_LMS.T) @ TO_OKLAB.T
+        for i in range(10):
+            for j in range(i):
+                distance = np.linalg.norm(lab[i] - lab[j])
+                assert distance > (.14 if shapes[i] == shapes[j] else .12 if vision == "none" else 0), (vision, i, j)
+
+
 def test_sheet_puts_tile_i_where_the_script_looks():
     tiles = np.random.default_rng(0).integers(0, 255, (70, 4, 4, 3)).astype(np.uint8)
     sheet = pictures.sheet(tiles)
     for i in (0, 31, 32, 69):
-        row, column = divmod(i, pictures.COLUMNS)
+        row, column = divmod(i, pictures.columns(70))
         np.testing.assert_array_equal(sheet[4 * row:4 * row + 4, 4 * column:4 * column + 4], tiles[i])
+
+
+def test_the_largest_sheet_fits_webp():
+    assert pictures.columns(1) == 1 and pictures.columns(9) == 3 and pictures.columns(10) == 4
+    assert pictures.columns(compose.MOST // 2) * look.TILE <= 16_383
 
 
 def test_a_thousand_photographs_stay_small():
@@ -187,6 +221,19 @@ def test_a_loss_against_the_weights_it_began_with_does_not_read_like_a_gain():
     assert {"y": .7, "label": "began with"} in known[0]["guides"] and "down from the 70.0" in known[0]["reading"]
     assert ">began with</th>" in evaluations.own(found, 30, named=False)
     assert "began with" not in evaluations.own(dataclasses.replace(found, untrained={"knn_untrained": .2}), 30, named=False)
+
+
+def test_features_that_were_not_finite_at_the_end_are_noted():
+    config = {"method": {"dim": 16}, "model": {"name": "resnet10", "width": .0625}}
+    found = read.Run("r", "r", config, {}, {"steps": 9, "knn": None, "linear": None, "rankme": None}, {}, (), {"collapse_std": (np.array([8, 9]), np.array([.2, np.nan]))}, {}, ())
+    said = " ".join(readings.warnings(found))
+    assert "At the end rankme, knn, linear could not be measured" in said and "std nan" in said
+    assert ("kNN, held-out", "–", "not finite") in pages.results(found)
+
+
+def test_one_throughput_of_an_unfinished_run():
+    found = read.Run("r", "r", {}, {}, {}, {}, (), {"images_per_second": (np.arange(1, 6), np.array([10., 100, 100, 100, 500]))}, {}, ())
+    assert ("images a second", "100", "") in pages.results(found) and readings.of("images_per_second", found).startswith("100 images a second")
 
 
 def test_wilson_interval_holds_the_score_test():

@@ -140,7 +140,7 @@ def test_a_collapsed_run_opens(run, seen, tmp_path, tab, monkeypatch, value, wor
 def test_unfinished_run_without_images(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("run.json", "evaluations", "report.html", "checkpoints"))
     text = text_of(report.write(str(folder), images=0))
-    assert "the run is not finished; it has logged step 30" in text and "python -m jaxssl.main --config c.py --workdir &#x27;a folder/&lt;b&gt;&#x27;" in text
+    assert "The run is not finished; it has logged step 30" in text and "unfinished, 30 of 30 steps; 16 images a step" in text and "python -m jaxssl.main --config c.py --workdir &#x27;a folder/&lt;b&gt;&#x27;" in text
     assert f"python -m jaxssl.evaluate --workdir {folder}" in text and f"python -m jaxssl.report {folder}" in text
     assert "<img id" not in text and data_of(text)["maps"] == {}
 

@@ -2,6 +2,7 @@
 // Line charts in SVG. The keys above a chart show its values: the last ones, or those under the cursor, which all charts of one axis share.
 const data = JSON.parse(document.getElementById("data").textContent);
 const NS = "http://www.w3.org/2000/svg";
+const PALETTE = 10; // colours, and 8 dashes: 40 lines differ
 
 function node(name, attributes = {}, text = null) {
   const made = document.createElementNS(NS, name);
@@ -74,7 +75,7 @@ function chart(frame, spec) {
     const key = html("span");
     if (spec.series.length > 1) {
       const swatch = node("svg", { viewBox: "0 0 24 8", "aria-hidden": "true" });
-      swatch.append(node("line", { x1: 0, x2: 24, y1: 4, y2: 4, class: `k${s.colour % 8} d${s.dash % 8}` }));
+      swatch.append(node("line", { x1: 0, x2: 24, y1: 4, y2: 4, class: `k${s.colour % PALETTE} d${s.dash % 8}` }));
       key.append(swatch);
     }
     if (s.name) key.append(`${s.name} `);
@@ -135,10 +136,10 @@ function chart(frame, spec) {
     const lines = node("g", { class: "lines" });
     spec.series.forEach((s) => {
       const path = s.x.map((x, i) => `${i ? "L" : "M"}${scale.x(x).toFixed(1)} ${scale.y(s.y[i]).toFixed(1)}`).join("");
-      const paint = node("path", { d: path, class: `k${s.colour % 8} d${s.dash % 8}` });
+      const paint = node("path", { d: path, class: `k${s.colour % PALETTE} d${s.dash % 8}` });
       paint.style.fill = "none";
       lines.append(paint);
-      if (spec.dots || s.x.length === 1) s.x.forEach((x, i) => lines.append(node("circle", { cx: scale.x(x), cy: scale.y(s.y[i]), r: 2.75, class: `k${s.colour % 8}` })));
+      if (spec.dots || s.x.length === 1) s.x.forEach((x, i) => lines.append(node("circle", { cx: scale.x(x), cy: scale.y(s.y[i]), r: 2.75, class: `k${s.colour % PALETTE}` })));
     });
     svg.append(lines);
     cursor = node("g");
@@ -157,7 +158,7 @@ function chart(frame, spec) {
     if (x !== null) cursor.append(node("line", { class: "cursor", x1: scale.x(x), x2: scale.x(x), y1: scale.box.top, y2: scale.box.bottom }));
     const said = spec.series.map((s, i) => {
       const index = x === null ? s.x.length - 1 : nearest(s.x, x);
-      if (x !== null) cursor.append(node("circle", { cx: scale.x(s.x[index]), cy: scale.y(s.y[index]), r: 3.5, class: `k${s.colour % 8}` }));
+      if (x !== null) cursor.append(node("circle", { cx: scale.x(s.x[index]), cy: scale.y(s.y[index]), r: 3.5, class: `k${s.colour % PALETTE}` }));
       outputs[i].textContent = figure(s.y[index], spec.form);
       return `${s.name} ${outputs[i].textContent}`.trim();
     });

@@ -10,11 +10,13 @@ from jaxssl.report import figures, look, maps as mapping, page, pictures, readin
 from jaxssl.report.evaluations import command
 from jaxssl.report.markup import Html, join, tag
 
+MOST = 500_000     # images: half as many pictures of 32 pixels fill the largest WebP
+
 
 def write(workdirs: Sequence[str], out: str | None, images: int, maps: Sequence[str] | None, weights: str, log: Callable[[str], None]) -> str:
     """See `jaxssl.report.write`."""
-    if images < 0:
-        raise UserError(f"images is {images}; it is the number of training images to embed, 0 for none")
+    if not 0 <= images <= MOST:
+        raise UserError(f"images is {images}; it is the number of training images to embed, 0 for none, {MOST} at most")
     methods = mapping.installed() if maps is None else tuple(maps)
     mapping.check(methods)
     workdirs = [os.fspath(w) for w in workdirs]

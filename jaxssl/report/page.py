@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jaxssl
+from jaxssl import durations
+from jaxssl.errors import UserError
 from jaxssl.progress import duration
 from jaxssl.report import curves, evaluations, figures, readings
 from jaxssl.report.markup import Html, join, tag
@@ -69,9 +71,18 @@ def _subtitle(run: Run, named: bool) -> str:
     data, model = c["data"], c["model"]
     source = f"digits ({data['variant']})" if data["source"] == "digits" else data["path"] or data["source"]
     width = "" if model.get("width", 1) == 1 else f" × {model['width']:g}"
-    length = f"{run.step:,} steps" if run.result else f"step {run.step:,}, unfinished"
-    text = f"{c['method']['name']} on {source}; {model['name']}{width}; {length} of {c['batch_size']:,} images; seed {c['seed']}"
+    length = f"{run.step:,} steps" if run.result else f"unfinished, {run.step:,} of {_total(run)} steps"
+    text = f"{c['method']['name']} on {source}; {model['name']}{width}; {length}; {c['batch_size']:,} images a step; seed {c['seed']}"
     return f"{run.name}: {text}" if named else text
+
+
+def _total(run: Run) -> str:
+    """Steps of the whole run, or its length as the config gives it where that counts in something unknown here."""
+    c = run.config
+    try:
+        return f"{durations.steps(c['total'], 'total', examples=c['data']['examples'], batch_size=c['batch_size']):,}"
+    except (UserError, KeyError, TypeError):
+        return str(c.get("total", "?")).replace("_", " ")
 
 
 def results(run: Run) -> list[tuple[str, str, str]]:
@@ -79,7 +90,9 @@ def results(run: Run) -> list[tuple[str, str, str]]:
     found = []
     for metric, what in (("knn", "kNN, held-out"), ("linear", "linear, held-out")):
         value = run.last(metric)
-        if value is not None:
+        if metric in run.result and value is None:
+            found.append((what, "–", "not finite"))
+        elif value is not None:
             others = ((run.before(f"{metric}_untrained"), "untrained"), (run.before(f"{metric}_raw"), "raw pixels"))
             against = [readings.since(value, run.before(f"{metric}_start")), *(f"{readings.percent(v)} {name}" for v, name in others if v is not None)]
             found.append((what, readings.percent(value), ", ".join(filter(None, against))))
@@ -88,7 +101,7 @@ def results(run: Run) -> list[tuple[str, str, str]]:
         others = ((run.before("rankme_start"), "it began with"), (run.before("rankme_untrained"), "untrained"))
         against = [f"of {run.width}" if run.width else "", *(f"{v:.0f} {name}" for v, name in others if v is not None)]
         found.append(("RankMe", f"{rank:.0f}", ", ".join(filter(None, against))))
-    speed = run.last("images_per_second")
+    speed = readings.throughput(run)
     if speed is not None:
         devices = run.environment.get("devices")
         found.append(("images a second", readings.number(round(speed)), f"on {devices} × {run.environment.get('device_kind')}" if devices else ""))
@@ -116,7 +129,7 @@ def notes(runs: Sequence[Run]) -> list[Any]:
             found.append(f"{who}The run stopped at step {run.stopped:,}, whose loss, gradient or state was not finite, and its command would stop there again. Lower optim.lr, "
                          "lengthen warmup, set optim.clip, or use --config.on_nonfinite=rollback:3; with --allow_config_change it goes on from the last checkpoint.")
         elif not run.result:
-            found.append(join([f"{who}the run is not finished; it has logged step {run.step:,}. The same command goes on with it: ", tag("code", resume(run))]))
+            found.append(join([f"{who}The run is not finished; it has logged step {run.step:,}. The same command goes on with it: ", tag("code", resume(run))]))
         found += [f"{who}{note}" for note in (*run.notes, *readings.warnings(run))]
         if not run.curves:
             found.append(f"{who}metrics.jsonl has no line yet, so there are no curves; the first comes after log_every = {run.config.get('log_every')} steps.")

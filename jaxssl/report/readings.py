@@ -90,9 +90,15 @@ def _cosine(run, steps, values):
     return f"Mean cosine {number(values[-1])} between different images; 0 is ideal and 1 is collapse: {state}."
 
 
+def throughput(run: Run) -> float | None:
+    """Images a second over the whole run; of an unfinished one the median of its logged stretches."""
+    values = run.curves.get("images_per_second", ((), np.zeros(0)))[1]
+    values = values[np.isfinite(values)]
+    return run.last("images_per_second") if run.result else float(np.median(values)) if len(values) else None
+
+
 def _speed(run, steps, values):
-    mean = run.last("images_per_second") if run.result else float(np.median(values))
-    return f"{number(mean)} images a second over the run; the slowest logged stretch had {number(values.min())}, the fastest {number(values.max())}."
+    return f"{number(throughput(run))} images a second over the run; the slowest logged stretch had {number(values.min())}, the fastest {number(values.max())}."
 
 
 def _wait(run, steps, values):
@@ -106,11 +112,11 @@ def _grad(run, steps, values):
     spike = int(values.argmax())
     times = values[spike] / typical if typical > 0 else 0
     much = f" The largest, {number(values[spike])} at step {steps[spike]:,}, is {times:.0f} times that." if times > 10 else ""
-    return f"Gradient norm is {number(typical)} in the middle and {number(values[-1])} at the end.{much}"
+    return f"Gradient norm: median {number(typical)}, {number(values[-1])} at the end.{much}"
 
 
 def _mfu(run, steps, values):
-    return f"{percent(float(np.median(values)))} of the device's peak arithmetic is used, in the middle."
+    return f"{percent(float(np.median(values)))} of the device's peak arithmetic is used (median)."
 
 
 def spectrum(values: np.ndarray) -> str:
@@ -160,10 +166,12 @@ def layers(rows: list[dict], how: str, images: int) -> str:
 
 
 def warnings(run: Run) -> list[str]:
-    """Signs of collapse at the end of the run, as training itself warns of them."""
+    """Signs of collapse at the end of the run, as training itself warns of them, and scores that were no number."""
     dim = run.config.get("method", {}).get("dim")
-    last = {name: value for name in ("collapse_std", "collapse_cosine") if (value := run.last(name)) is not None}
+    last = {name: float(run.curves[name][1][-1]) for name in ("collapse_std", "collapse_cosine") if name in run.curves}
     rank = run.last("rankme")
     found = collapse.warnings(last, dim) if dim else []
     found += collapse.warnings({"rankme": rank}, run.width) if rank is not None and run.width else []
+    if unmeasured := [name for name in ("rankme", "knn", "linear") if name in run.result and run.result[name] is None]:
+        found.append(f"at the end {', '.join(unmeasured)} could not be measured, since features were not finite; lower optim.lr, lengthen warmup, or set optim.clip")
     return [sentence[:1].upper() + sentence[1:] + "." for sentence in found]

@@ -46,7 +46,7 @@ def shorten(name: str) -> str:
 def map_of(seen: look.Look, methods: Sequence[str], sheets: Sheets) -> dict:
     """What the script draws: a place for each query by each method, its class, what kNN took it for, its picture's place in a sheet."""
     found = maps.make(seen.queries.features["backbone"], methods)
-    return {"sheet": sheets.add(seen.queries.tiles), "tile": look.TILE, "columns": pictures.COLUMNS, "classes": list(seen.classes),
+    return {"sheet": sheets.add(seen.queries.tiles), "tile": look.TILE, "columns": pictures.columns(len(seen.queries.tiles)), "classes": list(seen.classes),
             "labels": seen.queries.labels.tolist(), "predictions": None if seen.predictions is None else seen.predictions.tolist(),
             "ids": [shorten(seen.source.entry(int(p))[1]) for p in seen.queries.places],
             "methods": {name: {"x": np.round(m.xy[:, 0], 4).tolist(), "y": np.round(m.xy[:, 1], 4).tolist(), "reading": m.reading} for name, m in found.items()}}
