@@ -40,7 +40,7 @@ def test_neighbours_on_the_page_are_the_nearest(page, oracle, seen):
     (x, _), (u, _) = oracle
     x, u = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (x, u))
     cosine = u @ x.T
-    rows = re.findall(r'<div class="row" data-place="(\d+)">(.*?)</ol>', page[1], re.S)
+    rows = re.findall(r'<div class="row" data-place="(\d+)"[^>]*>(.*?)</ol>', page[1], re.S)
     assert len(rows) >= 3
     for place, row in rows:
         query = seen.queries.places.tolist().index(int(place))

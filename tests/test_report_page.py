@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxssl import report
-from jaxssl.report import __main__ as command, look, read
+from jaxssl.report import __main__ as command, figures, look, read, readings
 from jaxssl.report.markup import Html, join, tag
 from tests import browser
 from tests.reported import EVIL, data_of, evaluation, page, run, seen, text_of, workdir  # noqa: F401 (fixtures)
@@ -98,11 +98,36 @@ def test_hovering_tells_the_logged_value(page, tab):
     assert tab.evaluate(value) == "0"
     tab.move(x, y)
     assert tab.evaluate(value) == "1"
+    first = "[...document.querySelectorAll('.chart')].map(c => c.querySelector('.bottom text').textContent)"
+    assert all(re.match("step |direction ", name) for name in tab.evaluate(first))
+    rate = "[...[...document.querySelectorAll('.chart')].find(c => c.querySelector('h3').textContent == 'Learning rate').querySelectorAll('.plot text.end')].map(t => t.textContent)"
+    assert len({"10" in name for name in tab.evaluate(rate) if name != "0"}) == 1, "one notation an axis"
     assert tab.evaluate("document.querySelector('[data-chart=curve-0] .at').textContent") == "step 20, epoch 5"
     tab.evaluate("document.querySelector('[data-chart=curve-0] .plot').focus()")
     tab.key("Home")
     assert tab.evaluate(value) == "2" and right > left
     assert tab.evaluate("document.querySelector('[data-chart=curve-0] .plot').getAttribute('aria-valuetext')") == "step 10, epoch 2.5: 2"
+
+
+def test_a_tap_tells_what_hovering_shows(page, tab):
+    tab.open(page[0], width=390, height=844, phone=True)
+    for part, thing in ((".neighbours .row", "li img"), ("#confusion [data-tells]", "td")):
+        find = f"document.querySelector('{part}').querySelector('{thing}')"
+        x, y = tab.evaluate(f"(() => {{const e = {find}; e.scrollIntoView({{block: 'center', behavior: 'instant'}}); const b = e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]}})()")
+        tab.tap(x, y)
+        told = f"document.querySelector('{part} output').textContent"
+        assert tab.evaluate(told) == tab.evaluate(f"{find}.title") != ""
+        tab.evaluate(f"document.querySelector('{part} [tabindex]').focus()")
+        before = tab.evaluate(told)
+        tab.key("ArrowRight")
+        assert tab.evaluate(told) not in ("", before)
+
+
+def test_long_names_keep_both_ends():
+    matrix, names = np.array([[5, 3], [2, 6]]), [f"a very long name of a class that ends with {end}" for end in ("one", "two")]
+    text = figures.confusion(matrix, names)
+    assert "with one</th>" in text and "with two</th>" in text and f'title="{names[0]} taken for {names[1]}: 3 of 8"' in text
+    assert "with one taken for a very long" in readings.confusion(matrix, names) and len(readings.confusion(matrix, names)) < 200
 
 
 def test_the_map_tells_the_image_under_the_pointer(page, tab):
@@ -207,7 +232,7 @@ def test_without_labels(tmp_path):
     text = text_of(report.write(str(folder), images=30, maps=("pca",)))
     (facts,) = data_of(text)["maps"].values()
     assert facts["predictions"] is None and set(facts["labels"]) == {-1} and "There is no confusion matrix: the data have no labels" in text
-    rows = re.findall(r'<div class="row" data-place="(\d+)">(.*?)</ol>', text, re.S)
+    rows = re.findall(r'<div class="row" data-place="(\d+)"[^>]*>(.*?)</ol>', text, re.S)
     assert rows and all(f'data-place="{place}"' not in row for place, row in rows), "an image is its own neighbour"
     assert 'class="unknown"' in text and 'class="wrong"' not in text
 
@@ -232,6 +257,22 @@ def test_several_runs_side_by_side(run, seen, tmp_path, tab, monkeypatch):
     assert [s["name"] for s in data_of(text)["charts"]["curve-0"]["series"]] == ["run", "other"]
     tab.open(tmp_path / "both.html", width=390, height=844, phone=True)
     assert tab.complaints == [] and tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_many_runs_stay_within_the_page(run, tmp_path, tab):
+    """A row a run, evaluations folded, and no two curves alike."""
+    runs = [shutil.copytree(run, tmp_path / f"a-run-with-a-long-name-{i}", ignore=shutil.ignore_patterns("checkpoints", "report.html")) for i in range(11)]
+    for i, folder in enumerate(runs):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"seed": i}))
+    text = text_of(report.write([str(folder) for folder in runs], str(tmp_path / "many.html"), images=0))
+    section = re.search(r'<section id="runs">.*?</section>', text, re.S)[0]
+    assert section.count("<tr>") == 2 * (1 + 11) and "a-run-with-a-long-name-3</td>" in section
+    lines = [(s["colour"] % 10, s["dash"] % 8) for s in data_of(text)["charts"]["curve-0"]["series"]]
+    assert len(set(lines)) == 11 and text.count("<details><summary>a-run-with-a-long-name-3</summary>") == 1
+    for width in (1200, 390):
+        tab.open(tmp_path / "many.html", width=width)
+        assert tab.complaints == [] and tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_names_tell_runs_apart(tmp_path):

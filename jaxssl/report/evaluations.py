@@ -19,9 +19,9 @@ def section(runs: Sequence[Run], images: dict[str, int]) -> Html:
     """
     parts = [comparison(runs)] if len(runs) > 1 else []
     for run in runs:
-        parts.append(own(run, images.get(run.name), named=len(runs) > 1))
-        for age, found in enumerate(reversed(run.evaluations)):
-            parts.append(one(run if len(runs) > 1 else None, found, older=age > 0))
+        measured = [own(run, images.get(run.name), named=len(runs) > 1),
+                    *(one(run if len(runs) > 1 else None, found, older=age > 0) for age, found in enumerate(reversed(run.evaluations)))]
+        parts.append(figures.folded(run.name, *measured) if len(runs) > figures.MANY and any(measured) else join(measured))
     missing = [run for run in runs if not run.evaluations]
     if missing:
         parts.append(tag("p", "No evaluation after training yet" + (f" of {', '.join(run.name for run in missing)}" if len(runs) > 1 else "")
@@ -193,7 +193,7 @@ def comparison(runs: Sequence[Run]) -> Html:
         what = "; ".join(filter(None, (key.metric, key.layer, key.images, results.conditions(key))))
         rows.append((join([tag("b", " · ".join(filter(None, (key.protocol, key.variant)))), tag("small", what)]), *(_compared(row, best) for row in found)))
     which = ", ".join(f"{run.name}: {_weights(documents[-1])}" for run, documents in zip(runs, measured) if documents)
-    return join([tag("h3", "Side by side"), figures.table(("", *(run.name for run in runs)), rows, numeric=range(1, len(runs) + 1), class_="results"),
+    return join([tag("h3", "Side by side"), figures.compared(("", *(run.name for run in runs)), rows, class_="results"),
                  tag("p", "The highest score of a row is bold; ≈ where a 95\u00a0% interval overlaps its, so that the order is not settled. "
                           f"Each run on its newest weights ({which}).", class_="reading")])
 

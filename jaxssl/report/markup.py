@@ -15,6 +15,11 @@ def text(value: Any) -> Html:
     return value if isinstance(value, Html) else Html(html.escape(str(value)))
 
 
+def middle(name: str, most: int = 24) -> str:
+    """A name of at most so many characters: start and end stay, since names that differ may do so at either."""
+    return name if len(name) <= most else f"{name[:most // 2]}…{name[-(most - 1) // 2:]}"
+
+
 def join(parts: Iterable[Any], between: str = "") -> Html:
     """The parts one after another; None and "" are left out. `between` is text."""
     return Html(str(text(between)).join(text(part) for part in parts if part is not None and part != ""))

@@ -166,9 +166,9 @@ def _compared(runs: Sequence[Run]) -> Html:
     rows = [(what, *(join([tag("b", c[what][0]), tag("small", c[what][1])]) if what in c else "–" for c in columns)) for what in measured]
     changed = [(tag("code", key), *(tag("code", _value(v)) for v in values)) for key, values in differences(runs)]
     names = [run.name for run in runs]
-    parts = [figures.table(("", *names), rows, numeric=range(1, len(runs) + 1), class_="results")] if rows else []
+    parts = [figures.compared(("", *names), rows, class_="results")] if rows else []
     parts.append(tag("h3", "Config keys that differ"))
-    parts.append(figures.table(("key", *names), changed, class_="changed") if changed else tag("p", "None: the runs share one config.", class_="reading"))
+    parts.append(figures.compared(("", *names), changed, class_="changed", numeric=False) if changed else tag("p", "None: the runs share one config.", class_="reading"))
     return join(parts)
 
 

@@ -3,8 +3,8 @@ import numpy as np
 
 from jaxssl.eval import collapse
 from jaxssl.interop.results import SHARE, number
+from jaxssl.report.markup import middle
 from jaxssl.report.read import Run
-
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -87,7 +87,7 @@ def _std(run, steps, values):
 
 def _cosine(run, steps, values):
     state = "healthy" if abs(values[-1]) < 0.3 else "on the way to collapse" if values[-1] < 0.9 else "collapsed"
-    return f"Mean cosine {number(values[-1])} between different images; 0 is ideal and 1 is collapse: {state}."
+    return f"Mean cosine {number(values[-1])} between different images; 1 is collapse: {state}."
 
 
 def throughput(run: Run) -> float | None:
@@ -139,7 +139,7 @@ def confusion(matrix: np.ndarray, names: list[str], *, most: int = 3) -> str:
     if not wrong.sum():
         return "No image was taken for another class."
     order = [divmod(int(i), len(names)) for i in np.argsort(-wrong, axis=None, kind="stable")[:most] if wrong.flat[i]]
-    pairs = [f"{names[a]} taken for {names[b]} ({wrong[a, b]} of {matrix[a].sum()})" for a, b in order]
+    pairs = [f"{middle(names[a])} taken for {middle(names[b])} ({wrong[a, b]} of {matrix[a].sum()})" for a, b in order]
     return f"{wrong.sum():,} of {matrix.sum():,} are wrong. Most often: {', '.join(pairs)}."
 
 

@@ -158,7 +158,7 @@ def spectrum_chart(found: Sequence[tuple[Run, look.Look]]) -> dict:
             share = values[values > 1e-9 * values.sum()] / max(values.sum(), 1e-30)
             name = f"{run.name}, {what}" if len(found) > 1 else what
             if len(share):
-                lines.append(curves.series(name, range(1, len(share) + 1), share, colour=place if len(found) > 1 else dash, dash=dash))
+                lines.append(curves.series(name, range(1, len(share) + 1), share, colour=place if len(found) > 1 else dash, dash=dash + 2 * (place // 10)))
     return {"title": "Singular values of the features", "form": "number", "log": True, "dots": False, "axis": "direction", "series": lines,
             "guides": [], "epochs": None, "reading": "Each as a share of their sum, the largest first."}
 
