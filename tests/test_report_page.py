@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxssl import report
-from jaxssl.report import __main__ as command, figures, look, read, readings
-from jaxssl.report.markup import Html, join, tag
+from jaxssl.report import __main__ as command, figures, look, read, readings, seen as sections
+from jaxssl.report.markup import Html, isolated, join, middle, tag
 from tests import browser
 from tests.reported import EVIL, data_of, evaluation, page, run, seen, text_of, workdir  # noqa: F401 (fixtures)
 from tests.tiny import config_of
@@ -24,6 +24,11 @@ UNDRAWN = "[...document.querySelectorAll('.chart')].filter(c => !c.querySelector
 def test_markup_escapes_whatever_is_not_markup():
     assert tag("p", "<b>", Html("<i>x</i>"), title='"><b>', hidden=True, id=None) == '<p title="&quot;&gt;&lt;b&gt;" hidden>&lt;b&gt;<i>x</i></p>'
     assert join(["<", Html("<br>")], ", ") == "&lt;, <br>"
+
+
+def test_names_that_run_right_to_left_keep_to_themselves():
+    assert isolated("cat") == "cat" and isolated("חתול") == "\u2068חתול\u2069" and isolated("a\u202ebc") == "\u2068a\u202ebc\u2069"
+    assert sections.shorten("חתול/1.png").startswith("\u2068") and len(middle("x" * 99)) == 24
 
 
 def test_no_hostile_text_is_markup(page):

@@ -12,6 +12,7 @@ import numpy as np
 from jaxssl import encoder, models, workdir as folders
 from jaxssl.errors import UserError
 from jaxssl.interop.results import is_number
+from jaxssl.report.markup import isolated
 
 POINTS = 800     # of a curve on the page; a longer one is thinned to the extremes of as many stretches
 
@@ -69,7 +70,7 @@ def runs(workdirs: Sequence[str]) -> list[Run]:
     """The runs in `workdirs`, named so that no two have the same name. Raises: UserError when a folder is not a workdir."""
     if not workdirs:
         raise UserError("no workdir was given; name at least one folder that a run was started with (--workdir)")
-    return [run(path, name) for path, name in zip(workdirs, names(workdirs))]
+    return [run(path, isolated(name)) for path, name in zip(workdirs, names(workdirs))]
 
 
 def names(workdirs: Sequence[str]) -> list[str]:

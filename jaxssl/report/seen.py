@@ -8,7 +8,7 @@ from jaxssl.data import decode
 from jaxssl.interop import results
 from jaxssl.report import curves, figures, look, maps, pictures, readings
 from jaxssl.report.evaluations import ends_of, interval, layer_rows
-from jaxssl.report.markup import Html, join, tag
+from jaxssl.report.markup import Html, isolated, join, tag
 from jaxssl.report.read import Run
 
 NEAR = 8             # neighbours of a query that are shown
@@ -40,7 +40,7 @@ def name_of(seen: look.Look, label: int) -> str:
 
 def shorten(name: str) -> str:
     """The end of a long id, which is what tells it apart."""
-    return name if len(name) <= _NAME else "…" + name[1 - _NAME:]
+    return isolated(name if len(name) <= _NAME else "…" + name[1 - _NAME:])
 
 
 def map_of(seen: look.Look, methods: Sequence[str], sheets: Sheets) -> dict:
