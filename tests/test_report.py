@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import re
+import types
 
 import jax
 import numpy as np
@@ -160,13 +161,14 @@ def test_the_largest_sheet_fits_webp():
     assert pictures.columns(compose.MOST // 2) * look.TILE <= 16_383
 
 
-def test_a_thousand_photographs_stay_small():
-    """32-pixel crops of scikit-learn's photographs: what a CIFAR run's map embeds."""
+def test_ten_thousand_photographs_stay_small(page):
+    """32-pixel crops of scikit-learn's photographs: what the map of a CIFAR run's whole test set embeds; the rest of a page is smaller still."""
+    assert page[0].stat().st_size < 1e6
     from sklearn.datasets import load_sample_images
     photographs, rng = load_sample_images().images, np.random.default_rng(0)
     shrunk = [np.asarray(Image.fromarray(p).resize((320, 213), Image.LANCZOS)) for p in photographs]
-    crops = np.stack([shrunk[i % 2][y:y + 32, x:x + 32] for i, (y, x) in enumerate(zip(rng.integers(0, 180, 1000), rng.integers(0, 288, 1000)))])
-    assert len(pictures.address(pictures.sheet(crops))) < 2e6
+    crops = np.stack([shrunk[i % 2][y:y + 32, x:x + 32] for i, (y, x) in enumerate(zip(rng.integers(0, 180, 10_000), rng.integers(0, 288, 10_000)))])
+    assert len(pictures.address(pictures.sheet(crops))) < 4e6
 
 
 def test_views_are_those_of_the_first_step(run):
@@ -377,6 +379,43 @@ def test_the_best_layer_is_named_only_where_intervals_separate(run, seen):
     found = measured(0, protocol="layers", rows=[{"layer": layer, "value": v, "interval": [v - .01, v + .01], "note": "of 10 images"} for layer, v in (("backbone", .7), ("projector.1", .5))])
     text = sections.layers_markup(of(found), seen, look.layers(seen))
     assert "By the evaluation, v: 70.0" in text and "learned to forget" in text and "of 10 images" in text and "On all images" not in text
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_counts_in_the_confusion_matrix_are_legible(theme):
+    """At least 4.5:1 between figure and ground, whatever the shade."""
+    css = (pages.HERE / "page.css").read_text()
+    block = re.findall(r":root \{(.*?)\}", css, re.S)[theme]
+    colours = dict(zip(("paper", "ink"), linear_light([re.search(rf"--{name}: (#\w+);", block)[1] for name in ("paper", "ink")])))
+    shade = np.array([int(v) for v in re.search(r"--shade: ([\d, ]+);", block)[1].split(",")]) / 255
+    paper = np.array([int(re.search(r"--paper: #(\w+);", block)[1][i:i + 2], 16) / 255 for i in (0, 2, 4)])
+    alphas = {int(level): float(alpha) for level, alpha in re.findall(r"\.c(\d) \{ background: rgba\(var\(--shade\), (\.\d+)\)", css)} | {9: 1.0}
+    assert sorted(alphas) == list(range(1, 10))
+    for level, alpha in alphas.items():
+        mixed = alpha * shade + (1 - alpha) * paper
+        ground = linear_light(["#" + "".join(f"{round(255 * v):02x}" for v in mixed)])[0] @ [.2126, .7152, .0722]
+        ink = "paper" if level > 7 else re.search(r"--on-c7: var\(--(\w+)\)", block)[1] if level == 7 else "ink"
+        figure = colours[ink] @ [.2126, .7152, .0722]
+        assert (max(figure, ground) + .05) / (min(figure, ground) + .05) > 4.5, level
+
+
+def test_the_rest_of_a_large_matrix_is_no_hit():
+    text = figures.confusion(np.full((30, 30), 1), [str(i) for i in range(30)])
+    assert text.count(" hit") == figures.SHOWN and figures.confusion(np.eye(3, dtype=int), ["a", "b", "c"]).count(" hit") == 3
+
+
+def test_one_class_is_no_result(seen):
+    one = seen._replace(data=types.SimpleNamespace(classes=("all",)))
+    assert "all images are of one class" in sections.confusion_markup(one) and "100" not in sections.confusion_markup(one)
+    found = read.Run("r", "r", {"data": {"classes": 1}}, {}, {"steps": 9, "knn": 1.0, "linear": 1.0}, {}, (), {}, {}, ())
+    assert pages.results(found) == [] and "no result" in " ".join(pages.notes([found]))
+
+
+def test_the_best_of_a_protocol_is_bold():
+    rows = [evaluation(v, None, published=None)["rows"][0] for v in (.5, .6)] + [evaluation(.55, None, published=None, protocol="linear")["rows"][0]]
+    text = evaluations.table(rows).replace("\u00a0", " ")
+    assert "<b>60.0 %</b>" in text and "<b>55.0 %</b>" in text and "50.0 %" in text and "<b>50.0 %</b>" not in text and "published" not in text
+    assert "over classes says" in evaluations.one(None, evaluation(.6, (.5, .7), interval_classes=[.3, .8]))
 
 
 def test_every_chart_of_a_real_log_has_its_sentence():

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxssl import report
+from jaxssl.errors import UserError
 from jaxssl.report import __main__ as command, figures, look, read, readings, seen as sections
 from jaxssl.report.markup import Html, isolated, join, middle, tag
 from tests import browser
@@ -212,6 +213,31 @@ def test_torn_files_are_notes(run, tmp_path):
     (folder / "nonfinite_step_12.json").write_text("{}")
     text = text_of(report.write(str(folder), images=0))
     assert "torn.json is not readable" in text and "list.json holds no JSON object" in text and "not finite at step 12" in text
+
+
+def test_odd_values_are_notes(run, tmp_path):
+    """JSON that is sound but not what this version writes is left out, key by key, and said."""
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    (folder / "run.json").write_text(json.dumps({"steps": "30", "wall_seconds": "long", "parameters": "many", "flops_per_step": [1], "knn": 0.625}))
+    (folder / "environment.json").write_text(json.dumps({"argv": "main.py", "packages": ["jax"], "devices": 1}))
+    group = {"protocol": "knn", "variant": "v", "layer": "backbone", "metric": "accuracy", "groups": [{"name": "a", "mean": .5, "n": 1}], "tests": [{"name": "b"}], "untested": []}
+    (folder / "evaluations" / "test.json").write_text(json.dumps(evaluation(.6, None) | {"comparison": [group]}))
+    text = text_of(report.write(str(folder), images=0))
+    assert "steps, wall_seconds, parameters, flops_per_step in run.json are not" in text and "argv, packages in environment.json are" in text and "comparison in test.json is" in text
+    assert "62.5 %" in text and "60.0 %" in text
+    config = json.loads((folder / "config.json").read_text())
+    del config["seed"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="has no seed"):
+        report.write(str(folder), images=0)
+
+
+def test_on_paper_the_map_has_no_lens(page, tab):
+    tab.open(page[0])
+    shown = "getComputedStyle(document.querySelector('.shown')).display"
+    assert tab.evaluate(shown) != "none"
+    tab.media(kind="print")
+    assert tab.evaluate(shown) == "none"
 
 
 def test_a_run_that_ended_at_a_bad_step_is_told_the_remedy(run, tmp_path):

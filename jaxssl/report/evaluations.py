@@ -69,8 +69,10 @@ def one(run: Run | None, found: dict, *, older: bool = False) -> Html:
                                        f"step {subject['step']}" if subject.get("step") is not None else "") if x)
     rows = [row for row in found["rows"] if isinstance(row, dict)]
     body = [table(rows) if rows else tag("p", "It holds no rows.", class_="missing")]
-    if any(row.get("overlaps_best") for row in rows):
-        body.append(tag("p", "≈ marks results whose interval overlaps that of the best one like them: the order is not settled.", class_="reading"))
+    legend = [words for words, shown in (("The highest of a protocol and measure is bold; ≈ marks results whose interval overlaps its: the order is not settled.", any(row.get("overlaps_best") for row in rows)),
+                                         ("An interval over classes says what to expect of other classes, not of other images of these.", any(row.get("interval_classes") for row in rows))) if shown]
+    if legend:
+        body.append(tag("p", " ".join(legend), class_="reading"))
     body += [undone(found), together(found)]
     about = [("command", found.get("command")), ("made", found.get("created")), ("transform", results.short(found.get("transform"))), ("train", data.get("train")),
              ("weights", subject.get("digest")), ("packages", results.short(found.get("packages")))]
@@ -124,12 +126,15 @@ def _difference(metric, value):
 
 def table(rows: Sequence[dict]) -> Html:
     """Rows under their protocol: what was measured, the value, its interval on a scale with what is to be said of it, the published value; settings folded below."""
-    head = tag("tr", *(tag("th", name, scope="col", class_="n" if name == "value" else None) for name in ("", "value", "95\u00a0% interval", "published")))
+    known = any(map(results.published, rows))
+    names = ("", "value", "95\u00a0% interval", *(["published"] if known else []))
+    head = tag("tr", *(tag("th", name, scope="col", class_="n" if name == "value" else None) for name in names))
     groups: dict[str, list[dict]] = {}
     for row in rows:
         groups.setdefault(str(row.get("protocol") or "–"), []).append(row)
-    bodies = [tag("tbody", tag("tr", tag("th", protocol, colspan=4, scope="rowgroup"), class_="group"),
-                  *(tag("tr", tag("td", _what(row)), tag("td", _value(row), class_="n"), tag("td", _scale(row)), tag("td", _published(row))) for row in own))
+    bodies = [tag("tbody", tag("tr", tag("th", protocol, colspan=len(names), scope="rowgroup"), class_="group"),
+                  *(tag("tr", tag("td", _what(row)), tag("td", _value(row, own), class_="n"), tag("td", _scale(row)), tag("td", _published(row), class_="published") if known else None)
+                    for row in own))
               for protocol, own in groups.items()]
     settings = [(_name(row), tag("code", text)) for row in rows if (text := results.short(row.get("setting")))]
     whole = tag("table", tag("thead", head), *bodies, class_="evaluations")
@@ -155,10 +160,14 @@ def _what(row):
     return join([tag("b", first), tag("small", ", ".join(str(fact) for fact in facts if fact))])
 
 
-def _value(row):
+def _value(row, own):
+    """The value; bold where no other of its protocol and metric, `own`, is higher, and where more is not better."""
     if not is_number(row.get("value")):
         return str(row.get("value", "–"))
-    return join([tag("b", score(results.metric(row), row["value"])), " ≈" if row.get("overlaps_best") else ""])
+    metric = results.metric(row)
+    beaten = SHARE.search(metric) and any(is_number(other.get("value")) and other["value"] > row["value"] for other in own if results.metric(other) == metric)
+    text = score(metric, row["value"])
+    return join([text if beaten else tag("b", text), " ≈" if row.get("overlaps_best") else ""])
 
 
 def _scale(row):

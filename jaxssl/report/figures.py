@@ -100,11 +100,11 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Html:
     total = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shade = np.ceil(LEVELS * matrix / total).astype(int)
     upright = "upright" if max(map(len, names)) <= 3 else None
-    head = tag("tr", tag("th", "true ↓  taken for →", scope="col"), *(tag("th", tag("span", middle(name)), scope="col", class_=upright) for name in names))
+    head = tag("tr", tag("th", "true\u00a0↓ taken\u00a0for\u00a0→", scope="col"), *(tag("th", tag("span", middle(name)), scope="col", class_=upright) for name in names))
 
     def cell(i, j):
         count = int(matrix[i, j])
-        return tag("td", count or "", class_=f"c{shade[i, j]}{' hit' if i == j else ''}", title=f"{names[i]} taken for {names[j]}: {count} of {matrix[i].sum()}")
+        return tag("td", count or "", class_=f"c{shade[i, j]}{' hit' if i == j < (SHOWN if other else len(names)) else ''}", title=f"{names[i]} taken for {names[j]}: {count} of {matrix[i].sum()}")
     body = [tag("tr", tag("th", middle(name), scope="row"), *(cell(i, j) for j in range(len(names)))) for i, name in enumerate(names)]
     note = [tag("p", f"The {SHOWN} classes with most mistakes; the other {other:,} classes are summed.", class_="reading")] if other else []
     whole = tag("table", tag("thead", head), tag("tbody", *body), class_="confusion")

@@ -88,7 +88,7 @@ def _total(run: Run) -> str:
 def results(run: Run) -> list[tuple[str, str, str]]:
     """(what, value, comparison) of the headline numbers that the run has."""
     found = []
-    for metric, what in (("knn", "kNN, held-out"), ("linear", "linear, held-out")):
+    for metric, what in (("knn", "kNN, held-out"), ("linear", "linear, held-out")) if not _one_class(run) else ():
         value = run.last(metric)
         if metric in run.result and value is None:
             found.append((what, "–", "not finite"))
@@ -111,6 +111,10 @@ def results(run: Run) -> list[tuple[str, str, str]]:
     return found
 
 
+def _one_class(run: Run) -> bool:
+    return run.config.get("data", {}).get("classes") == 1
+
+
 def _headline(run: Run) -> Html:
     parts = [tag("div", tag("dt", what), tag("dd", value), tag("dd", against, class_="against")) for what, value, against in results(run)]
     return tag("dl", *parts, class_="headline")
@@ -131,6 +135,8 @@ def notes(runs: Sequence[Run]) -> list[Any]:
         elif not run.result:
             found.append(join([f"{who}The run is not finished; it has logged step {run.step:,}. The same command goes on with it: ", tag("code", resume(run))]))
         found += [f"{who}{note}" for note in (*run.notes, *readings.warnings(run))]
+        if _one_class(run):
+            found.append(f"{who}All images are of one class: a kNN or linear score of 100\u00a0% is no result.")
         if not run.curves:
             found.append(f"{who}metrics.jsonl has no line yet, so there are no curves; the first comes after log_every = {run.config.get('log_every')} steps.")
     return found
@@ -189,7 +195,7 @@ def _environment(runs: Sequence[Run]) -> Html:
     parts = []
     for run in runs:
         e, r = run.environment, run.result
-        facts = [("device", f"{e['devices']} × {e.get('device_kind')}, {e.get('processes', 1)} process(es)" if e.get("devices") else None),
+        facts = [("device", f"{e['devices']} × {e.get('device_kind')}, {_processes(e)}" if e.get("devices") else None),
                  ("python", e.get("python")), ("platform", e.get("platform")), ("revision", e.get("git_revision")), *sorted((e.get("packages") or {}).items()),
                  ("parameters", f"{r['parameters']:,}" if r.get("parameters") else None),
                  ("arithmetic a step", f"{r['flops_per_step'] / 1e9:,.1f} GFLOP" if r.get("flops_per_step") else None), ("state", r.get("state_sha256"))]
@@ -198,6 +204,11 @@ def _environment(runs: Sequence[Run]) -> Html:
         if not e:
             parts.append(tag("p", "environment.json is missing, so versions and devices are not known.", class_="missing"))
     return join(parts)
+
+
+def _processes(environment: dict) -> str:
+    n = environment.get("processes", 1)
+    return f"{n} process" if n == 1 else f"{n} processes"
 
 
 def _value(value: Any) -> str:

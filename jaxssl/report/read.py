@@ -14,6 +14,7 @@ from jaxssl.errors import UserError
 from jaxssl.interop.results import is_number
 from jaxssl.report.markup import isolated
 
+NUMBERS = ("steps", "wall_seconds", "train_seconds", "parameters", "flops_per_step")      # of run.json, beside its scores
 POINTS = 800     # of a curve on the page; a longer one is thinned to the extremes of as many stretches
 
 
@@ -98,18 +99,46 @@ def run(path: str, name: str) -> Run:
             return None
         return found
 
+    def kept(file, found, sound):
+        """The entries of `found` for which `sound(key, value)`; of the others a note."""
+        if odd := [key for key, value in found.items() if not sound(key, value)]:
+            notes.append(f"{', '.join(odd)} in {file} {'is' if len(odd) == 1 else 'are'} not as this version writes it, and {'was' if len(odd) == 1 else 'were'} left out.")
+        return {key: value for key, value in found.items() if key not in odd}
+
+    if missing := [key for key in ("seed", "batch_size", "total", "eval") if config.get(key) is None]:
+        raise UserError(f"{path}/config.json has no {', '.join(missing)}, so it is not one of this version; give a workdir that it wrote")
     evaluations = folder / "evaluations"
     files = sorted((f for f in evaluations.iterdir() if f.name.endswith(".json")), key=lambda f: f.name) if evaluations.exists() else []
-    found = {f.name: value for f in files if (value := read(f))}
+    found = {f.name: kept(f.name, value, _sound_evaluation) for f in files if (value := read(f))}
     rows = sorted((value for value in found.values() if isinstance(value.get("rows"), list)), key=lambda value: str(value.get("created", "")))
-    result = read(folder / "run.json") or {}
+    result = kept("run.json", read(folder / "run.json") or {}, lambda key, value: key not in NUMBERS or is_number(value))
+    environment = kept("environment.json", read(folder / "environment.json") or {}, lambda key, value: isinstance(value, {"argv": list, "packages": dict}.get(key, object)))
     dumps = sorted(int(match[1]) for f in folder.iterdir() if (match := re.fullmatch(r"nonfinite_step_(\d+)\.json", f.name)))
     notes += [f"Loss, gradient or state was not finite at step {step}; nonfinite_step_{step}.json lists the batch." for step in dumps]
-    this = Run(name, str(path), config, read(folder / "environment.json") or {}, result, found.get("untrained.json", {}), tuple(rows),
+    this = Run(name, str(path), config, environment, result, found.get("untrained.json", {}), tuple(rows),
                    curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes))
     allowed = int(str(config.get("on_nonfinite", "")).partition(":")[2] or 0)          # rollbacks
     ended = not result and len(dumps) > allowed and dumps[-1] >= this.step          # a run that went past the step did not end there
     return dataclasses.replace(this, stopped=dumps[-1]) if ended else this
+
+
+def _sound_evaluation(key: str, value: Any) -> bool:
+    """Whether the page can show what stands under a key of an evaluation's document."""
+    return key != "comparison" or value is None or isinstance(value, list) and all(map(_sound_comparison, value))
+
+
+def _sound_comparison(entry: Any) -> bool:
+    """Whether an entry is as `eval.compare.summary` gives it."""
+    def each(key, sound):
+        return isinstance(entry.get(key), list) and all(isinstance(found, dict) and sound(found) for found in entry[key])
+
+    def tested(found):
+        ends = found.get("interval")
+        return (all(is_number(found.get(key)) for key in ("p", "n", "difference")) and {"name", "over"} <= found.keys()
+                and isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends)))
+    return (isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("protocol", "variant", "layer", "metric"))
+            and each("groups", lambda g: "name" in g and is_number(g.get("mean")) and is_number(g.get("n"))) and each("tests", tested)
+            and each("untested", lambda u: {"name", "against", "why"} <= u.keys()))
 
 
 def _texts(folder: Any) -> dict[str, str]:

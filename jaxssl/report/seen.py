@@ -140,6 +140,8 @@ def confusion_markup(seen: look.Look) -> Html:
     """The confusion matrix of the page's kNN; without labels, why there is none."""
     if seen.predictions is None:
         return tag("p", "There is no confusion matrix: the data have no labels. Folders named after classes would give some.", class_="missing")
+    if len(seen.classes) == 1:
+        return tag("p", "There is no confusion matrix: all images are of one class, which nothing can be told from.", class_="missing")
     matrix = look.confusion(seen.queries.labels, seen.predictions, len(seen.classes))
     n = int(matrix.sum())
     low, high = interval(seen.accuracy, n)
@@ -193,4 +195,4 @@ def layers_markup(run: Run, seen: look.Look, rows: list[dict]) -> Html:
 def _evaluated_layers(rows: list[dict]) -> str:
     """The sentence on the first variant of the evaluation's rows."""
     own = [row for row in rows if row.get("variant") == rows[0].get("variant")]
-    return readings.layers(own, f"By the evaluation, {own[0].get('variant')}", own[0].get("n") or 0)
+    return readings.layers(own, f"By the evaluation, {own[0].get('variant')}", own[0]["n"] if results.is_number(own[0].get("n")) else 0)
