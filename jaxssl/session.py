@@ -172,7 +172,7 @@ class Session:
         from jaxssl import report
         try:
             with self.watchdog.pause():
-                self.screen.note(f"report: {report.write(self.workdir, maps=('pca',))}")
+                self.screen.note(f"report: {report.write(self.workdir)}")
         except Exception as error:
             self.screen.note(f"warning: the report was not written ({type(error).__name__}: {error}); {command} tries again")
 

@@ -1,6 +1,8 @@
 """The report's numbers: what the page embeds equals numpy's, scikit-learn's, and the training path's."""
+import dataclasses
 import json
 import re
+import types
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ from jaxssl import config as configs, data as datas, encoder as encoders, job as
 from jaxssl.eval import bootstrap, compare, knn, rank
 from jaxssl.interop import results
 from jaxssl.protocols import Row
-from jaxssl.report import curves, evaluations, figures, maps, pictures, read, readings
+from jaxssl.report import compose, curves, evaluations, figures, look, maps, page as pages, pictures, read, readings, seen as sections
 from tests.reported import evaluation, page, run, seen  # noqa: F401 (fixtures)
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def test_neighbours_on_the_page_are_the_nearest(page, oracle, seen):
     (x, _), (u, _) = oracle
     x, u = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (x, u))
     cosine = u @ x.T
-    rows = re.findall(r'<div class="row" data-place="(\d+)">(.*?)</ol>', page[1], re.S)
+    rows = re.findall(r'<div class="row" data-place="(\d+)"[^>]*>(.*?)</ol>', page[1], re.S)
     assert len(rows) >= 3
     for place, row in rows:
         query = seen.queries.places.tolist().index(int(place))
@@ -95,9 +97,19 @@ def test_pca_is_scikit_learns():
         assert m.xy.shape == (40, 2) and m.xy.min() >= 0 and m.xy.max() <= 1 and np.ptp(m.xy, axis=0).max() == pytest.approx(1)
 
 
-def test_map_of_identical_features_is_a_point_not_an_error():
-    found = maps.make(np.ones((5, 3)), ("pca",))["pca"]
-    np.testing.assert_allclose(found.xy, 0.5)
+@pytest.mark.parametrize("features", [np.ones((40, 3)), np.zeros((40, 3)), 1 + 1e-8 * np.random.default_rng(0).normal(size=(40, 3))], ids=["ones", "zeros", "rounding"])
+def test_map_of_equal_features_is_a_point_not_an_error(features):
+    found = maps.make(features, maps.installed())
+    assert found.keys() == set(maps.installed()) and "tsne" in found
+    for m in found.values():
+        np.testing.assert_array_equal(m.xy, np.full((40, 2), 0.5))
+        assert "same features" in m.reading
+
+
+def test_spectrum_of_a_collapse_is_said():
+    assert readings.spectrum(np.zeros(3)).startswith("All features are zero")
+    assert "collapsed" in readings.spectrum(np.array([2.0, 1e-7, 0]))
+    assert "1 direction carries nothing" in readings.spectrum(np.array([2.0, 1.0, 0])) and "2 directions carry" in readings.spectrum(np.array([2.0, 1.0, 0, 0]))
 
 
 def test_map_on_the_page_has_every_query(page, seen):
@@ -107,21 +119,56 @@ def test_map_on_the_page_has_every_query(page, seen):
     assert f'id="{facts["sheet"]}"' in page[1]
 
 
+MACHADO = {"none": np.eye(3), "protanopia": [[.152286, 1.052583, -.204868], [.114503, .786281, .099216], [-.003882, -.048116, 1.051998]],
+           "deuteranopia": [[.367322, .860646, -.227968], [.280085, .672501, .047413], [-.011820, .042940, .968881]],
+           "tritanopia": [[1.255528, -.076749, -.178779], [-.078411, .930809, .147602], [.004733, .691367, .303900]]}      # Machado et al. 2009, severity 1
+TO_LMS = np.array([[.4122214708, .5363325363, .0514459929], [.2119034982, .6806995451, .1073969566], [.0883024619, .2817188376, .6299787005]])
+TO_OKLAB = np.array([[.2104542553, .7936177850, -.0040720468], [1.9779984951, -2.4285922050, .4505937099], [.0259040371, .7827717662, -.8086757660]])
+
+
+def linear_light(colours):
+    values = np.array([[int(c[i:i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
+    return np.where(values <= .04045, values / 12.92, ((values + .055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_ten_classes_are_told_apart(theme):
+    """Their colours differ, stand out from the paper, and of those that share a shape no kind of colour vision takes one for the other (distances in OKLab)."""
+    block = re.findall(r":root \{(.*?)\}", (pages.HERE / "page.css").read_text(), re.S)[theme]
+    colours = [re.search(rf"--s{i}: (#\w+);", block)[1] for i in range(10)]
+    shapes = json.loads(re.search(r"const SHAPE = (\[.*?\]);", (pages.HERE / "map.js").read_text())[1])
+    light, paper = linear_light(colours), linear_light([re.search(r"--paper: (#\w+);", block)[1]])
+    bright, back = light @ [.2126, .7152, .0722], float((paper @ [.2126, .7152, .0722])[0])
+    assert ((np.maximum(bright, back) + .05) / (np.minimum(bright, back) + .05)).min() > 3
+    for vision, matrix in MACHADO.items():
+        lab = np.cbrt(np.clip(light @ np.array(matrix).T, 0, 1) @ TO_LMS.T) @ TO_OKLAB.T
+        for i in range(10):
+            for j in range(i):
+                distance = np.linalg.norm(lab[i] - lab[j])
+                assert distance > (.14 if shapes[i] == shapes[j] else .12 if vision == "none" else 0), (vision, i, j)
+
+
 def test_sheet_puts_tile_i_where_the_script_looks():
     tiles = np.random.default_rng(0).integers(0, 255, (70, 4, 4, 3)).astype(np.uint8)
     sheet = pictures.sheet(tiles)
     for i in (0, 31, 32, 69):
-        row, column = divmod(i, pictures.COLUMNS)
+        row, column = divmod(i, pictures.columns(70))
         np.testing.assert_array_equal(sheet[4 * row:4 * row + 4, 4 * column:4 * column + 4], tiles[i])
 
 
-def test_a_thousand_photographs_stay_small():
-    """32-pixel crops of scikit-learn's photographs: what a CIFAR run's map embeds."""
+def test_the_largest_sheet_fits_webp():
+    assert pictures.columns(1) == 1 and pictures.columns(9) == 3 and pictures.columns(10) == 4
+    assert pictures.columns(compose.MOST // 2) * look.TILE <= 16_383
+
+
+def test_ten_thousand_photographs_stay_small(page):
+    """32-pixel crops of scikit-learn's photographs: what the map of a CIFAR run's whole test set embeds; the rest of a page is smaller still."""
+    assert page[0].stat().st_size < 1e6
     from sklearn.datasets import load_sample_images
     photographs, rng = load_sample_images().images, np.random.default_rng(0)
     shrunk = [np.asarray(Image.fromarray(p).resize((320, 213), Image.LANCZOS)) for p in photographs]
-    crops = np.stack([shrunk[i % 2][y:y + 32, x:x + 32] for i, (y, x) in enumerate(zip(rng.integers(0, 180, 1000), rng.integers(0, 288, 1000)))])
-    assert len(pictures.address(pictures.sheet(crops))) < 2e6
+    crops = np.stack([shrunk[i % 2][y:y + 32, x:x + 32] for i, (y, x) in enumerate(zip(rng.integers(0, 180, 10_000), rng.integers(0, 288, 10_000)))])
+    assert len(pictures.address(pictures.sheet(crops))) < 4e6
 
 
 def test_views_are_those_of_the_first_step(run):
@@ -166,6 +213,31 @@ def test_charts_hold_the_log(page):
     assert found["Loss"]["epochs"] == pytest.approx(0.25)
 
 
+def test_a_loss_against_the_weights_it_began_with_does_not_read_like_a_gain():
+    before = {"knn_untrained": .2, "knn_start": .7, "linear_untrained": .2, "linear_start": .5, "rankme_start": 9.0}
+    found = read.Run("r", "r", {}, {}, {"steps": 30, "knn": .6, "linear": .6, "rankme": 4.0}, before, (), {"knn": (np.array([30]), np.array([.6]))}, {}, ())
+    said = {what: against.replace("\u00a0", " ") for what, _, against in pages.results(found)}
+    assert said["kNN, held-out"] == "down from the 70.0 % it began with, 20.0 % untrained" and said["linear, held-out"].startswith("up from the 50.0 %")
+    assert said["RankMe"] == "9 it began with"
+    known, _ = curves.charts([found])
+    assert {"y": .7, "label": "began with"} in known[0]["guides"] and "down from the 70.0" in known[0]["reading"]
+    assert ">began with</th>" in evaluations.own(found, 30, named=False)
+    assert "began with" not in evaluations.own(dataclasses.replace(found, untrained={"knn_untrained": .2}), 30, named=False)
+
+
+def test_features_that_were_not_finite_at_the_end_are_noted():
+    config = {"method": {"dim": 16}, "model": {"name": "resnet10", "width": .0625}}
+    found = read.Run("r", "r", config, {}, {"steps": 9, "knn": None, "linear": None, "rankme": None}, {}, (), {"collapse_std": (np.array([8, 9]), np.array([.2, np.nan]))}, {}, ())
+    said = " ".join(readings.warnings(found))
+    assert "At the end rankme, knn, linear could not be measured" in said and "std nan" in said
+    assert ("kNN, held-out", "–", "not finite") in pages.results(found)
+
+
+def test_one_throughput_of_an_unfinished_run():
+    found = read.Run("r", "r", {}, {}, {}, {}, (), {"images_per_second": (np.arange(1, 6), np.array([10., 100, 100, 100, 500]))}, {}, ())
+    assert ("images a second", "100", "") in pages.results(found) and readings.of("images_per_second", found).startswith("100 images a second")
+
+
 def test_wilson_interval_holds_the_score_test():
     """By definition its ends are the p whose score test gives 1.96 (Wilson 1927)."""
     for share, n in ((0.0, 20), (0.3, 50), (0.97, 1000)):
@@ -178,6 +250,20 @@ def test_wilson_interval_holds_the_score_test():
 @pytest.mark.parametrize("value, text", [(0.00012, "1.2·10⁻⁴"), (0.0123456, "0.01235"), (-3.5, "−3.5"), (1234.6, "1,235"), (7, "7"), (2.5e7, "2.5·10⁷"), (0.0, "0"), (None, "–")])
 def test_numbers(value, text):
     assert readings.number(value) == text
+
+
+def test_surest_and_wrong_are_those_whose_neighbours_agree(seen):
+    """Of 20 neighbours at least 11 have the class that an image was taken for; where none do, the part is left out."""
+    labels, guess = seen.queries.labels, (seen.queries.labels + 1) % 3
+    near = np.tile(np.r_[:20] % 3, (len(labels), 1))              # 7, 7 and 6 of each class
+    near[3], near[5] = np.r_[np.full(12, guess[3]), np.full(8, labels[3])], np.r_[np.full(10, guess[5]), np.full(10, labels[5])]
+    index = np.array([np.flatnonzero(seen.reference.labels == c)[0] for c in range(3)])[near]
+    unsure = seen._replace(predictions=guess, index=index, similarity=np.ones_like(seen.similarity))
+    assert sections.surest(unsure) == [3]
+    (row,) = sections.gallery(unsure)["wrong"]
+    assert row["note"].endswith(": 12 of 20 neighbours agree")
+    none = unsure._replace(index=np.delete(unsure.index, 3, 0), predictions=np.delete(guess, 3), queries=unsure.queries._replace(labels=np.delete(labels, 3), places=np.delete(unsure.queries.places, 3)))
+    assert "Surest and wrong" not in sections.gallery_markup(sections.gallery(none), none)
 
 
 def test_clear_order_has_no_mark():
@@ -281,6 +367,55 @@ def test_means_and_paired_tests_are_shown():
     seeds = {"a": [compare.Member("a", s, [[row("accuracy", v, right)]], "d") for s, v in ((0, .7), (1, .8))]}
     text = evaluations.one(None, evaluation(.6, None) | {"comparison": compare.summary(seeds)}).replace("\u00a0", " ")
     assert "<b>75.0 %</b> ± 7.1 %" in text and "of 2" in text
+
+
+def test_the_best_layer_is_named_only_where_intervals_separate(run, seen):
+    def rows(*values):
+        return [{"layer": name, "value": v, "interval": (v - .02, v + .02)} for name, v in zip(("backbone", "projector.1", "projector.2"), values)]
+    assert "do not show which is best" in readings.layers(rows(.40, .41, .39), "kNN", 1000)
+    assert "do not show which is best" in readings.layers([row | {"interval": None} for row in rows(.9, .1, .1)], "kNN", 1000)
+    assert "The best is projector.1; what is exported is backbone" in readings.layers(rows(.30, .50, .40), "kNN", 1000)
+    assert "learned to forget" in readings.layers(rows(.50, .49, .30), "kNN", 1000)
+    found = measured(0, protocol="layers", rows=[{"layer": layer, "value": v, "interval": [v - .01, v + .01], "note": "of 10 images"} for layer, v in (("backbone", .7), ("projector.1", .5))])
+    text = sections.layers_markup(of(found), seen, look.layers(seen))
+    assert "By the evaluation, v: 70.0" in text and "learned to forget" in text and "of 10 images" in text and "On all images" not in text
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_counts_in_the_confusion_matrix_are_legible(theme):
+    """At least 4.5:1 between figure and ground, whatever the shade."""
+    css = (pages.HERE / "page.css").read_text()
+    block = re.findall(r":root \{(.*?)\}", css, re.S)[theme]
+    colours = dict(zip(("paper", "ink"), linear_light([re.search(rf"--{name}: (#\w+);", block)[1] for name in ("paper", "ink")])))
+    shade = np.array([int(v) for v in re.search(r"--shade: ([\d, ]+);", block)[1].split(",")]) / 255
+    paper = np.array([int(re.search(r"--paper: #(\w+);", block)[1][i:i + 2], 16) / 255 for i in (0, 2, 4)])
+    alphas = {int(level): float(alpha) for level, alpha in re.findall(r"\.c(\d) \{ background: rgba\(var\(--shade\), (\.\d+)\)", css)} | {9: 1.0}
+    assert sorted(alphas) == list(range(1, 10))
+    for level, alpha in alphas.items():
+        mixed = alpha * shade + (1 - alpha) * paper
+        ground = linear_light(["#" + "".join(f"{round(255 * v):02x}" for v in mixed)])[0] @ [.2126, .7152, .0722]
+        ink = "paper" if level > 7 else re.search(r"--on-c7: var\(--(\w+)\)", block)[1] if level == 7 else "ink"
+        figure = colours[ink] @ [.2126, .7152, .0722]
+        assert (max(figure, ground) + .05) / (min(figure, ground) + .05) > 4.5, level
+
+
+def test_the_rest_of_a_large_matrix_is_no_hit():
+    text = figures.confusion(np.full((30, 30), 1), [str(i) for i in range(30)])
+    assert text.count(" hit") == figures.SHOWN and figures.confusion(np.eye(3, dtype=int), ["a", "b", "c"]).count(" hit") == 3
+
+
+def test_one_class_is_no_result(seen):
+    one = seen._replace(data=types.SimpleNamespace(classes=("all",)))
+    assert "all images are of one class" in sections.confusion_markup(one) and "100" not in sections.confusion_markup(one)
+    found = read.Run("r", "r", {"data": {"classes": 1}}, {}, {"steps": 9, "knn": 1.0, "linear": 1.0}, {}, (), {}, {}, ())
+    assert pages.results(found) == [] and "no result" in " ".join(pages.notes([found]))
+
+
+def test_the_best_of_a_protocol_is_bold():
+    rows = [evaluation(v, None, published=None)["rows"][0] for v in (.5, .6)] + [evaluation(.55, None, published=None, protocol="linear")["rows"][0]]
+    text = evaluations.table(rows).replace("\u00a0", " ")
+    assert "<b>60.0 %</b>" in text and "<b>55.0 %</b>" in text and "50.0 %" in text and "<b>50.0 %</b>" not in text and "published" not in text
+    assert "over classes says" in evaluations.one(None, evaluation(.6, (.5, .7), interval_classes=[.3, .8]))
 
 
 def test_every_chart_of_a_real_log_has_its_sentence():

@@ -2,6 +2,7 @@
 // Line charts in SVG. The keys above a chart show its values: the last ones, or those under the cursor, which all charts of one axis share.
 const data = JSON.parse(document.getElementById("data").textContent);
 const NS = "http://www.w3.org/2000/svg";
+const PALETTE = 10; // colours, and 8 dashes: 40 lines differ
 
 function node(name, attributes = {}, text = null) {
   const made = document.createElementNS(NS, name);
@@ -19,11 +20,11 @@ function html(name, className = "", text = null) {
 
 const SUPER = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
-/** A number as the page's sentences write it. */
-function figure(value, form) {
+/** A number as the page's sentences write it; with `powers` always as one of ten. */
+function figure(value, form, powers = false) {
   if (form === "percent") return `${(100 * value).toFixed(1).replace("-", "−")}\u00a0%`;
   const size = Math.abs(value);
-  if (size && (size < 1e-3 || size >= 1e6)) {
+  if (size && (powers || size < 1e-3 || size >= 1e6)) {
     const [mantissa, power] = value.toExponential(2).split("e");
     const digits = String(Math.abs(Number(power))).replace(/\d/g, (d) => SUPER[d]);
     return `${Number(mantissa) === 1 ? "" : `${Number(mantissa)}·`}10${power.startsWith("-") ? "⁻" : ""}${digits}`.replace("-", "−");
@@ -74,7 +75,7 @@ function chart(frame, spec) {
     const key = html("span");
     if (spec.series.length > 1) {
       const swatch = node("svg", { viewBox: "0 0 24 8", "aria-hidden": "true" });
-      swatch.append(node("line", { x1: 0, x2: 24, y1: 4, y2: 4, class: `k${s.colour % 8} d${s.dash % 8}` }));
+      swatch.append(node("line", { x1: 0, x2: 24, y1: 4, y2: 4, class: `k${s.colour % PALETTE} d${s.dash % 8}` }));
       key.append(swatch);
     }
     if (s.name) key.append(`${s.name} `);
@@ -108,7 +109,8 @@ function chart(frame, spec) {
     }
     const bend = spec.log ? Math.log10 : (v) => v;
     const marks = spec.log ? logTicks(low, high) : ticks(low, high, 4);
-    const names = marks.map((v) => (spec.form === "percent" ? `${Number((100 * v).toPrecision(6))} %` : figure(v, "number")));
+    const powers = marks.some((v) => v && (Math.abs(v) < 1e-3 || Math.abs(v) >= 1e6)); // all in one notation
+    const names = marks.map((v) => (spec.form === "percent" ? `${Number((100 * v).toPrecision(6))} %` : figure(v, "number", powers)));
     box.left = Math.max(...names.map((n) => n.length), 2) * 6.2 + 8;
     scale.x = (v) => box.left + ((v - first) / (final - first || 1)) * (box.right - box.left);
     scale.y = (v) => box.bottom - ((bend(v) - bend(low)) / (bend(high) - bend(low))) * (box.bottom - box.top);
@@ -120,8 +122,9 @@ function chart(frame, spec) {
       svg.append(node("text", { class: "end", x: box.left - 6, y: scale.y(v) + 4 }, names[i]));
     });
     const bottom = node("g", { class: "bottom" });
-    ticks(first, final, Math.max(2, Math.min(6, Math.floor((box.right - box.left) / 56)))).forEach((v) => {
-      if (Number.isInteger(v)) bottom.append(node("text", { class: "middle", x: Math.min(scale.x(v), width - 14), y: height - 5 }, v.toLocaleString("en")));
+    ticks(first, final, Math.max(2, Math.min(6, Math.floor((box.right - box.left) / 56)))).filter(Number.isInteger).forEach((v, i) => {
+      const name = `${i ? "" : `${spec.axis} `}${v.toLocaleString("en")}`; // the first names the axis
+      bottom.append(node("text", { class: "middle", x: Math.min(Math.max(scale.x(v), name.length * 3), width - 14), y: height - 5 }, name));
     });
     svg.append(bottom);
     let last = Infinity;
@@ -135,10 +138,10 @@ function chart(frame, spec) {
     const lines = node("g", { class: "lines" });
     spec.series.forEach((s) => {
       const path = s.x.map((x, i) => `${i ? "L" : "M"}${scale.x(x).toFixed(1)} ${scale.y(s.y[i]).toFixed(1)}`).join("");
-      const paint = node("path", { d: path, class: `k${s.colour % 8} d${s.dash % 8}` });
+      const paint = node("path", { d: path, class: `k${s.colour % PALETTE} d${s.dash % 8}` });
       paint.style.fill = "none";
       lines.append(paint);
-      if (spec.dots || s.x.length === 1) s.x.forEach((x, i) => lines.append(node("circle", { cx: scale.x(x), cy: scale.y(s.y[i]), r: 2.75, class: `k${s.colour % 8}` })));
+      if (spec.dots || s.x.length === 1) s.x.forEach((x, i) => lines.append(node("circle", { cx: scale.x(x), cy: scale.y(s.y[i]), r: 2.75, class: `k${s.colour % PALETTE}` })));
     });
     svg.append(lines);
     cursor = node("g");
@@ -157,7 +160,7 @@ function chart(frame, spec) {
     if (x !== null) cursor.append(node("line", { class: "cursor", x1: scale.x(x), x2: scale.x(x), y1: scale.box.top, y2: scale.box.bottom }));
     const said = spec.series.map((s, i) => {
       const index = x === null ? s.x.length - 1 : nearest(s.x, x);
-      if (x !== null) cursor.append(node("circle", { cx: scale.x(s.x[index]), cy: scale.y(s.y[index]), r: 3.5, class: `k${s.colour % 8}` }));
+      if (x !== null) cursor.append(node("circle", { cx: scale.x(s.x[index]), cy: scale.y(s.y[index]), r: 3.5, class: `k${s.colour % PALETTE}` }));
       outputs[i].textContent = figure(s.y[index], spec.form);
       return `${s.name} ${outputs[i].textContent}`.trim();
     });
@@ -206,6 +209,25 @@ function chart(frame, spec) {
 }
 
 document.querySelectorAll("[data-chart]").forEach((frame) => chart(frame, data.charts[frame.dataset.chart]));
+
+// What a title says on hover is told below it on tap, and by the arrow keys; `data-tells` is the number of columns.
+document.querySelectorAll("[data-tells]").forEach((part) => {
+  const titled = [...part.querySelectorAll("[title]")];
+  let at = -1;
+  const tell = (i) => {
+    if (!titled[i]) return;
+    at = i;
+    part.querySelector("output").textContent = titled[i].title;
+    titled[i].scrollIntoView({ block: "nearest", inline: "nearest" });
+  };
+  part.addEventListener("click", (event) => tell(titled.indexOf(event.target.closest("[title]"))));
+  part.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -part.dataset.tells, ArrowDown: +part.dataset.tells }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    tell(at < 0 ? 0 : at + step);
+  });
+});
 
 // What is folded away prints too.
 addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach((d) => d.setAttribute("data-folded", d.open = true)));

@@ -10,11 +10,13 @@ from jaxssl.report import figures, look, maps as mapping, page, pictures, readin
 from jaxssl.report.evaluations import command
 from jaxssl.report.markup import Html, join, tag
 
+MOST = 500_000     # images: half as many pictures of 32 pixels fill the largest WebP
+
 
 def write(workdirs: Sequence[str], out: str | None, images: int, maps: Sequence[str] | None, weights: str, log: Callable[[str], None]) -> str:
     """See `jaxssl.report.write`."""
-    if images < 0:
-        raise UserError(f"images is {images}; it is the number of training images to embed, 0 for none")
+    if not 0 <= images <= MOST:
+        raise UserError(f"images is {images}; it is the number of training images to embed, 0 for none, {MOST} at most")
     methods = mapping.installed() if maps is None else tuple(maps)
     mapping.check(methods)
     workdirs = [os.fspath(w) for w in workdirs]
@@ -67,14 +69,14 @@ def _pictured(runs, looked, methods, charts, plotted, sheets, log) -> list[tuple
         key = f"map-{len(plotted)}"
         log(f"{run.name}: maps by {', '.join(methods)}")
         plotted[key] = sections.map_of(seen, methods, sheets)
-        return sections.map_markup(key, plotted[key], seen)
+        return join([tag("p", _sample(seen), class_="reading"), sections.map_markup(key, plotted[key], seen)])
 
     charts["spectrum"] = sections.spectrum_chart(found)
     rows = {run.name: look.layers(seen) for run, seen in found}
     lines = [tag("p", f"{run.name}: " if several else "", _dimensions(rows[run.name][0], seen), class_="reading") for run, seen in found]
     return [
         ("views", "What the network saw", _views(found, several)),
-        ("map", "Where images land", join([tag("p", _sample(found[0][1]), class_="reading"), side(on_map)])),
+        ("map", "Where images land", side(on_map)),
         ("neighbours", "Nearest neighbours", side(lambda run, seen: sections.gallery_markup(sections.gallery(seen), seen))),
         ("confusion", "What is taken for what", side(lambda run, seen: sections.confusion_markup(seen))),
         ("spectrum", "Dimensions in use", join([page.chart("spectrum", charts["spectrum"]), *lines])),
@@ -103,8 +105,9 @@ def _sample(seen: look.Look) -> str:
 
 
 def _dimensions(backbone, seen) -> str:
-    rank = readings.rank_sentence(backbone["rankme"], backbone["bound"], backbone["rankme_untrained"])
-    return f"{rank} {readings.spectrum(look.spectrum(seen.reference.features['backbone']))}"
+    values = look.spectrum(seen.reference.features["backbone"])
+    rank = readings.rank_sentence(backbone["rankme"], backbone["bound"], backbone["rankme_untrained"]) if values[0] else ""      # of zeros there is none
+    return f"{rank} {readings.spectrum(values)}"
 
 
 def _missing(runs, reasons) -> Html:

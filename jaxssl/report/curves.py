@@ -14,26 +14,27 @@ SILENT = {"epoch", "step_seconds", "images_per_second_per_device", "linear"}
 
 class Chart(NamedTuple):
     """metrics: name in the log -> its label in the legend. form: "number" or "percent" of the values.
-    log: a logarithmic axis where values differ by more than 30 times. dots: mark each value."""
+    log: a logarithmic axis where values differ by more than 30 times. dots: mark each value. better: which way."""
     title: str
     metrics: dict[str, str]
     form: str = "number"
     log: bool = False
     dots: bool = False
+    better: str = ""
 
 
 CHARTS = (
-    Chart("Loss", {"loss": ""}),
-    Chart("kNN on held-out images", {"knn": "k 200", "knn_k20": "k 20"}, "percent", dots=True),
-    Chart("Online linear probe", {"probe_accuracy": ""}, "percent"),
-    Chart("RankMe", {"rankme": ""}, dots=True),
-    Chart("Spread of the embeddings", {"collapse_std": ""}),
-    Chart("Mean cosine", {"collapse_cosine": ""}),
+    Chart("Loss", {"loss": ""}, better="Lower is better, for one method."),
+    Chart("kNN on held-out images", {"knn": "k 200", "knn_k20": "k 20"}, "percent", dots=True, better="Higher is better."),
+    Chart("Online linear probe", {"probe_accuracy": ""}, "percent", better="Higher is better."),
+    Chart("RankMe", {"rankme": ""}, dots=True, better="Higher is better, for one method."),
+    Chart("Spread of the embeddings", {"collapse_std": ""}, better="Higher is better."),
+    Chart("Mean cosine", {"collapse_cosine": ""}, better="Nearer 0 is better."),
     Chart("Learning rate", {"lr": ""}),
     Chart("Gradient norm", {"grad_norm": ""}, log=True),
-    Chart("Throughput, images a second", {"images_per_second": ""}),
-    Chart("Waiting for data", {"data_wait_share": ""}, "percent"),
-    Chart("Model FLOPs utilisation", {"mfu": ""}, "percent"),
+    Chart("Throughput, images a second", {"images_per_second": ""}, better="Higher is better."),
+    Chart("Waiting for data", {"data_wait_share": ""}, "percent", better="Lower is better."),
+    Chart("Model FLOPs utilisation", {"mfu": ""}, "percent", better="Higher is better."),
 )
 
 
@@ -60,7 +61,7 @@ def _spec(chart, runs):
     values = [v for line in lines for v in line["y"]]
     log = chart.log and min(values) > 0 and max(values) > 30 * min(values)
     reading = readings.of(metric, runs[0]) if len(runs) == 1 else compared(metric, runs)
-    return {"title": chart.title, "form": chart.form, "log": log, "dots": chart.dots, "axis": "step", "series": lines, "reading": reading,
+    return {"title": chart.title, "form": chart.form, "log": log, "dots": chart.dots, "axis": "step", "series": lines, "reading": f"{reading} {chart.better}".strip(),
             "epochs": runs[0].epochs_per_step if len(runs) == 1 else None, "guides": _guides(metric, runs[0]) if len(runs) == 1 else []}
 
 
@@ -71,12 +72,12 @@ def series(name: str, x: Any, y: Any, *, colour: int, dash: int) -> dict:
 def _guides(metric, run):
     """Levels to compare a curve with: {y, label}."""
     if metric == "knn":
-        found = [(run.before("knn_untrained"), "untrained"), (run.before("knn_raw"), "raw pixels")]
+        found = [(run.before("knn_start"), "began with"), (run.before("knn_untrained"), "untrained"), (run.before("knn_raw"), "raw pixels")]
     elif metric == "collapse_std" and run.config.get("method", {}).get("dim"):
         dim = run.config["method"]["dim"]
         found = [(1 / math.sqrt(dim), f"even: 1/√{dim}")]
     elif metric == "rankme":
-        found = [(run.width, "all directions"), (run.before("rankme_untrained"), "untrained")]
+        found = [(run.width, "all directions"), (run.before("rankme_start"), "began with"), (run.before("rankme_untrained"), "untrained")]
     else:
         found = []
     return [{"y": float(y), "label": label} for y, label in found if y is not None]

@@ -19,9 +19,9 @@ def section(runs: Sequence[Run], images: dict[str, int]) -> Html:
     """
     parts = [comparison(runs)] if len(runs) > 1 else []
     for run in runs:
-        parts.append(own(run, images.get(run.name), named=len(runs) > 1))
-        for age, found in enumerate(reversed(run.evaluations)):
-            parts.append(one(run if len(runs) > 1 else None, found, older=age > 0))
+        measured = [own(run, images.get(run.name), named=len(runs) > 1),
+                    *(one(run if len(runs) > 1 else None, found, older=age > 0) for age, found in enumerate(reversed(run.evaluations)))]
+        parts.append(figures.folded(run.name, *measured) if len(runs) > figures.MANY and any(measured) else join(measured))
     missing = [run for run in runs if not run.evaluations]
     if missing:
         parts.append(tag("p", "No evaluation after training yet" + (f" of {', '.join(run.name for run in missing)}" if len(runs) > 1 else "")
@@ -38,20 +38,21 @@ OWN = {"knn": "kNN, k 200, T .1", "knn_k20": "kNN, k 20, T .07", "linear": "line
 
 
 def own(run: Run, images: int | None, *, named: bool) -> Html:
-    """What training measured itself, at its end and before its start: run.json and untrained.json."""
+    """What training measured itself, at its end, on the weights it began with and before those: run.json and untrained.json."""
     def cell(metric, value):
         if value is None:
             return "–"
         ends = interval(value, images) if images and metric != "rankme" else None
         return join([tag("b", score(metric, value)), tag("small", f"{score(metric, ends[0])} to {score(metric, ends[1])}") if ends else None])
-    columns = ("", "_untrained", "_raw")
+    columns = {"": "trained" if run.result else f"step {run.step:,}", "_start": "began with", "_untrained": "untrained", "_raw": "raw pixels"}
+    columns = {end: head for end, head in columns.items() if not end or any(run.before(metric + end) is not None for metric in OWN)}
     rows = [(what, *(cell(metric, run.before(metric + end) if end else run.last(metric)) for end in columns)) for metric, what in OWN.items()
             if run.last(metric) is not None or run.before(f"{metric}_untrained") is not None]
     if not rows:
         return Html("")
     counted = f"On {images:,} held-out images; below a score its 95\u00a0% interval (Wilson), as if images were independent." if images else "On held-out images."
     return join([tag("h3", f"{run.name}, measured by the run itself" if named else "Measured by the run itself"), tag("p", counted, class_="reading"),
-                 figures.table(("", "trained" if run.result else f"step {run.step:,}", "untrained", "raw pixels"), rows, numeric=(1, 2, 3), class_="results")])
+                 figures.table(("", *columns.values()), rows, numeric=range(1, 1 + len(columns)), class_="results")])
 
 
 def interval(share: float, n: int) -> tuple[float, float]:
@@ -68,8 +69,10 @@ def one(run: Run | None, found: dict, *, older: bool = False) -> Html:
                                        f"step {subject['step']}" if subject.get("step") is not None else "") if x)
     rows = [row for row in found["rows"] if isinstance(row, dict)]
     body = [table(rows) if rows else tag("p", "It holds no rows.", class_="missing")]
-    if any(row.get("overlaps_best") for row in rows):
-        body.append(tag("p", "≈ marks results whose interval overlaps that of the best one like them: the order is not settled.", class_="reading"))
+    legend = [words for words, shown in (("The highest of a protocol and measure is bold; ≈ marks results whose interval overlaps its: the order is not settled.", any(row.get("overlaps_best") for row in rows)),
+                                         ("An interval over classes says what to expect of other classes, not of other images of these.", any(row.get("interval_classes") for row in rows))) if shown]
+    if legend:
+        body.append(tag("p", " ".join(legend), class_="reading"))
     body += [undone(found), together(found)]
     about = [("command", found.get("command")), ("made", found.get("created")), ("transform", results.short(found.get("transform"))), ("train", data.get("train")),
              ("weights", subject.get("digest")), ("packages", results.short(found.get("packages")))]
@@ -123,12 +126,15 @@ def _difference(metric, value):
 
 def table(rows: Sequence[dict]) -> Html:
     """Rows under their protocol: what was measured, the value, its interval on a scale with what is to be said of it, the published value; settings folded below."""
-    head = tag("tr", *(tag("th", name, scope="col", class_="n" if name == "value" else None) for name in ("", "value", "95\u00a0% interval", "published")))
+    known = any(map(results.published, rows))
+    names = ("", "value", "95\u00a0% interval", *(["published"] if known else []))
+    head = tag("tr", *(tag("th", name, scope="col", class_="n" if name == "value" else None) for name in names))
     groups: dict[str, list[dict]] = {}
     for row in rows:
         groups.setdefault(str(row.get("protocol") or "–"), []).append(row)
-    bodies = [tag("tbody", tag("tr", tag("th", protocol, colspan=4, scope="rowgroup"), class_="group"),
-                  *(tag("tr", tag("td", _what(row)), tag("td", _value(row), class_="n"), tag("td", _scale(row)), tag("td", _published(row))) for row in own))
+    bodies = [tag("tbody", tag("tr", tag("th", protocol, colspan=len(names), scope="rowgroup"), class_="group"),
+                  *(tag("tr", tag("td", _what(row)), tag("td", _value(row, own), class_="n"), tag("td", _scale(row)), tag("td", _published(row), class_="published") if known else None)
+                    for row in own))
               for protocol, own in groups.items()]
     settings = [(_name(row), tag("code", text)) for row in rows if (text := results.short(row.get("setting")))]
     whole = tag("table", tag("thead", head), *bodies, class_="evaluations")
@@ -154,14 +160,18 @@ def _what(row):
     return join([tag("b", first), tag("small", ", ".join(str(fact) for fact in facts if fact))])
 
 
-def _value(row):
+def _value(row, own):
+    """The value; bold where no other of its protocol and metric, `own`, is higher, and where more is not better."""
     if not is_number(row.get("value")):
         return str(row.get("value", "–"))
-    return join([tag("b", score(results.metric(row), row["value"])), " ≈" if row.get("overlaps_best") else ""])
+    metric = results.metric(row)
+    beaten = SHARE.search(metric) and any(is_number(other.get("value")) and other["value"] > row["value"] for other in own if results.metric(other) == metric)
+    text = score(metric, row["value"])
+    return join([text if beaten else tag("b", text), " ≈" if row.get("overlaps_best") else ""])
 
 
 def _scale(row):
-    interval, classes = _interval(row), _interval(row, "interval_classes")
+    interval, classes = ends_of(row), ends_of(row, "interval_classes")
     parts = []
     if is_number(row.get("value")) and SHARE.search(results.metric(row)) and 0 <= row["value"] <= 1:
         known = results.published(row)
@@ -192,7 +202,7 @@ def comparison(runs: Sequence[Run]) -> Html:
         what = "; ".join(filter(None, (key.metric, key.layer, key.images, results.conditions(key))))
         rows.append((join([tag("b", " · ".join(filter(None, (key.protocol, key.variant)))), tag("small", what)]), *(_compared(row, best) for row in found)))
     which = ", ".join(f"{run.name}: {_weights(documents[-1])}" for run, documents in zip(runs, measured) if documents)
-    return join([tag("h3", "Side by side"), figures.table(("", *(run.name for run in runs)), rows, numeric=range(1, len(runs) + 1), class_="results"),
+    return join([tag("h3", "Side by side"), figures.compared(("", *(run.name for run in runs)), rows, class_="results"),
                  tag("p", "The highest score of a row is bold; ≈ where a 95\u00a0% interval overlaps its, so that the order is not settled. "
                           f"Each run on its newest weights ({which}).", class_="reading")])
 
@@ -206,7 +216,7 @@ def _weights(found):
 def _compared(row, best):
     if row is None:
         return "–"
-    text, mine, top = score(results.metric(row), row["value"]), _interval(row), _interval(best or {})
+    text, mine, top = score(results.metric(row), row["value"]), ends_of(row), ends_of(best or {})
     words = [tag("small", line) for line in (f"{score(results.metric(row), mine[0])} to {score(results.metric(row), mine[1])}" if mine else "", results.spread(row)) if line]
     if best is not None and row["value"] == best["value"]:
         return join([tag("b", text), *words])
@@ -224,6 +234,7 @@ def layer_rows(run: Run) -> list[dict]:
     return []
 
 
-def _interval(row, key="interval"):
+def ends_of(row: dict, key: str = "interval") -> tuple[float, float] | None:
+    """The interval of a row, where it has one."""
     found = row.get(key)
     return tuple(found) if isinstance(found, (list, tuple)) and len(found) == 2 and all(map(is_number, found)) else None

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from jaxssl.report import pictures
-from jaxssl.report.markup import Html, join, tag
+from jaxssl.report.markup import Html, join, middle, tag
 
 LEVELS = 9      # shades of the confusion matrix
 SHOWN = 20      # its classes; the rest are summed
+MANY = 3        # runs; more are listed one below the other, and their evaluations folded
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, numeric: Sequence[int] = (), class_: str = "") -> Html:
@@ -18,6 +19,12 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, numeric: Sequen
         return join(tag(name, cell, class_="n" if i in numeric else None, scope="col" if name == "th" else None) for i, cell in enumerate(row))
     return tag("div", tag("table", tag("thead", tag("tr", cells("th", head))), tag("tbody", *(tag("tr", cells("td", row)) for row in rows)), class_=class_ or None),
                class_="scroll", tabindex="0", role="region", aria_label=f"table of {', '.join(str(name) for name in head if name)}")
+
+
+def compared(head: Sequence[Any], rows: Sequence[Sequence[Any]], *, class_: str, numeric: bool = True) -> Html:
+    """A table of runs: a column each, or a row each when there are more than `MANY`. head: "" and the runs' names."""
+    grid = [head, *rows] if len(head) <= MANY + 1 else list(zip(head, *rows))
+    return table(grid[0], grid[1:], numeric=range(1, len(grid[0])) if numeric else (), class_=class_)
 
 
 def pairs(found: Iterable[tuple[Any, Any]]) -> Html:
@@ -29,14 +36,14 @@ def folded(title: Any, *content: Any) -> Html:
     return tag("details", tag("summary", title), *content)
 
 
-def bar(share: float, *, before: float | None = None, low: float | None = None, high: float | None = None) -> Html:
-    """A bar of a share in [0, 1]; a tick where it was `before`, and a whisker from `low` to `high`."""
+def bar(share: float, interval: Sequence[float] | None = None, *, before: float | None = None) -> Html:
+    """A bar of a share in [0, 1]; a tick where it was `before`, and a whisker over its interval."""
     def across(value):
         return f"{100 * min(max(value, 0), 1):.2f}%"
     parts = [tag("rect", class_="ground", x="0", y="5", width="100%", height="8"), tag("rect", class_="bar", x="0", y="5", width=across(share), height="8")]
-    if low is not None and high is not None:
-        parts.append(tag("line", class_="whisker", x1=across(low), x2=across(high), y1="9", y2="9"))
-        parts += [tag("line", class_="whisker", x1=across(end), x2=across(end), y1="4", y2="14") for end in (low, high)]
+    if interval:
+        parts.append(tag("line", class_="whisker", x1=across(interval[0]), x2=across(interval[1]), y1="9", y2="9"))
+        parts += [tag("line", class_="whisker", x1=across(end), x2=across(end), y1="4", y2="14") for end in interval]
     if before is not None:
         parts.append(tag("line", class_="tick", x1=across(before), x2=across(before), y1="1", y2="17"))
     return tag("svg", *parts, class_="bars", width="100%", height="18", aria_hidden="true")
@@ -83,7 +90,8 @@ def neighbours(rows: Sequence[dict]) -> Html:
         spoken = f"{n['name']}, cosine {n['cosine']:.2f}" + (f", {state}" if n["right"] is not None else "") + f", {n['id']}"
         return tag("li", picture(n["pixels"], spoken), tag("span", sign, class_="sign", aria_hidden="true"), class_=state, data_place=n["place"])
     return tag("div", *(tag("div", tag("p", tag("b", row["name"]), " ", row["note"]), picture(row["pixels"], f"query: {row['name']}, {row['id']}"),
-                            tag("ol", *(near(n) for n in row["neighbours"])), class_="row", data_place=row["place"]) for row in rows), class_="neighbours")
+                            tag("ol", *(near(n) for n in row["neighbours"]), tabindex="0", aria_label="neighbours; arrow keys tell them"), tag("output"),
+                            class_="row", data_place=row["place"], data_tells=1) for row in rows), class_="neighbours")
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Html:
@@ -92,15 +100,15 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Html:
     total = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shade = np.ceil(LEVELS * matrix / total).astype(int)
     upright = "upright" if max(map(len, names)) <= 3 else None
-    head = tag("tr", tag("th", "true ↓  taken for →", scope="col"), *(tag("th", tag("span", name), scope="col", class_=upright) for name in names))
+    head = tag("tr", tag("th", "true\u00a0↓ taken\u00a0for\u00a0→", scope="col"), *(tag("th", tag("span", middle(name)), scope="col", class_=upright) for name in names))
 
     def cell(i, j):
         count = int(matrix[i, j])
-        return tag("td", count or "", class_=f"c{shade[i, j]}{' hit' if i == j else ''}", title=f"{names[i]} taken for {names[j]}: {count} of {matrix[i].sum()}")
-    body = [tag("tr", tag("th", name, scope="row"), *(cell(i, j) for j in range(len(names)))) for i, name in enumerate(names)]
+        return tag("td", count or "", class_=f"c{shade[i, j]}{' hit' if i == j < (SHOWN if other else len(names)) else ''}", title=f"{names[i]} taken for {names[j]}: {count} of {matrix[i].sum()}")
+    body = [tag("tr", tag("th", middle(name), scope="row"), *(cell(i, j) for j in range(len(names)))) for i, name in enumerate(names)]
     note = [tag("p", f"The {SHOWN} classes with most mistakes; the other {other:,} classes are summed.", class_="reading")] if other else []
     whole = tag("table", tag("thead", head), tag("tbody", *body), class_="confusion")
-    return join([*note, tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label="confusion matrix")])
+    return tag("div", *note, tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label="confusion matrix; arrow keys tell its cells"), tag("output"), data_tells=len(names))
 
 
 def trimmed(matrix: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str], int]:

@@ -11,6 +11,7 @@ from jaxssl.data import decode
 from jaxssl.errors import UserError
 from jaxssl.eval import knn, rank
 from jaxssl.report import pictures
+from jaxssl.report.markup import isolated
 from jaxssl.report.read import Run
 
 K, TEMPERATURE = 20, 0.07      # of the kNN on this page
@@ -44,7 +45,7 @@ class Look(NamedTuple):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.data.classes
+        return tuple(map(isolated, self.data.classes))
 
     @property
     def accuracy(self) -> float | None:

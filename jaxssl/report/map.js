@@ -1,6 +1,7 @@
 // The map: one mark an image, by colour and shape of its class, or its picture; the nearest to the pointer is shown large and told in words.
 const SHAPES = 5;
-const PALETTE = 8;
+// Of each colour: two share a shape, and those two differ for every kind of colour vision.
+const SHAPE = [0, 0, 1, 2, 3, 4, 4, 3, 2, 1];
 
 function mark(ctx, x, y, r, shape) {
   ctx.beginPath();
@@ -55,7 +56,8 @@ function map(frame, facts) {
   const pixel = ([x, y]) => [14 + x * (size() - 28), 14 + y * (size() - 28)];
   const tile = (i) => [(i % facts.columns) * facts.tile, Math.floor(i / facts.columns) * facts.tile, facts.tile, facts.tile];
   const className = (label) => (label >= 0 && facts.classes.length ? facts.classes[label] : "no label");
-  const paint = (label, palette) => (label < 0 ? palette[4] : palette[label % PALETTE]);
+  const paint = (label, palette) => (label < 0 ? getComputedStyle(frame).getPropertyValue("--soft") : palette[label % PALETTE]);
+  const shape = (label) => (label < 0 ? 0 : (SHAPE[label % PALETTE] + Math.floor(label / PALETTE)) % SHAPES);
 
   function draw() {
     const ctx = sharp(canvas, size(), size());
@@ -79,7 +81,7 @@ function map(frame, facts) {
         ctx.strokeRect(x - side / 2, y - side / 2, side, side);
       } else if (!side) {
         ctx.fillStyle = paint(label, palette);
-        mark(ctx, x, y, size() > 420 ? 3.4 : 2.8, label < 0 ? 0 : label % SHAPES);
+        mark(ctx, x, y, size() > 420 ? 3.4 : 2.8, shape(label));
         ctx.fill();
       }
     }
@@ -193,7 +195,7 @@ function map(frame, facts) {
       const sample = html("canvas");
       const ctx = sharp(sample, 14, 14);
       ctx.fillStyle = paint(label, palette);
-      mark(ctx, 7, 7, 4.6, label % SHAPES);
+      mark(ctx, 7, 7, 4.6, shape(label));
       ctx.fill();
       button.type = "button";
       button.value = label;

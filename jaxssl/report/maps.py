@@ -9,6 +9,7 @@ from jaxssl.errors import UserError, nearest
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 _FIRST = 50     # principal components that t-SNE starts from
+_EQUAL = 1e-12  # variance of unit vectors that is rounding
 
 
 class Map(NamedTuple):
@@ -33,11 +34,13 @@ def check(methods: Sequence[str]) -> None:
 def make(features: np.ndarray, methods: Sequence[str]) -> dict[str, Map]:
     """A map of features [N, D], N ≥ 3, by each of `methods`. Rows are L2-normalised first, since kNN compares directions.
 
-    Deterministic for a version of scikit-learn and umap-learn. Raises: UserError.
+    When all rows are equal they lie in the middle. Deterministic for a version of scikit-learn and umap-learn. Raises: UserError.
     """
     check(methods)
     x = np.asarray(features, np.float64)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    if x.var(axis=0).sum() < _EQUAL:
+        return dict.fromkeys(methods, Map(np.full((len(x), 2), 0.5), "All images have the same features, so every mark lies in the middle."))
     scores, share = pca(x)
     return {name: Map(_fit(scores[:, :2] if name == "pca" else _neighbourly(name, x, scores)), _reading(name, share)) for name in methods}
 
@@ -54,7 +57,7 @@ def pca(x: np.ndarray) -> tuple[np.ndarray, float]:
     if scores.shape[1] < 2:
         scores = np.pad(scores, ((0, 0), (0, 2 - scores.shape[1])))
     total = float(np.sum(s ** 2))
-    return scores, float(np.sum(s[:2] ** 2)) / total if total > 0 else 0.0
+    return scores, float(np.sum(s[:2] ** 2)) / total
 
 
 def _neighbourly(name, x, scores):

@@ -1,8 +1,10 @@
 """HTML that cannot forget to escape: text is escaped when it enters a tag, and only what a tag made passes as it is."""
 import html
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+_RIGHT_TO_LEFT = {"R", "AL", "AN", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI", "PDF", "PDI"}      # classes of Unicode's bidirectional algorithm
 VOID = {"img", "input", "br", "meta", "link"}     # of HTML; SVG's elements are closed
 
 
@@ -13,6 +15,16 @@ class Html(str):
 def text(value: Any) -> Html:
     """`value` as markup: escaped unless it is `Html`."""
     return value if isinstance(value, Html) else Html(html.escape(str(value)))
+
+
+def isolated(name: str) -> str:
+    """A name of the user, between Unicode's isolating marks where it runs right to left, so that the text around it keeps its order."""
+    return f"\u2068{name}\u2069" if any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in name) else name
+
+
+def middle(name: str, most: int = 24) -> str:
+    """A name of at most so many characters: start and end stay, since names that differ may do so at either."""
+    return name if len(name) <= most else f"{name[:most // 2]}…{name[-((most - 1) // 2):]}"
 
 
 def join(parts: Iterable[Any], between: str = "") -> Html:

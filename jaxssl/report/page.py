@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jaxssl
+from jaxssl import durations
+from jaxssl.errors import UserError
 from jaxssl.progress import duration
 from jaxssl.report import curves, evaluations, figures, readings
 from jaxssl.report.markup import Html, join, tag
@@ -69,26 +71,37 @@ def _subtitle(run: Run, named: bool) -> str:
     data, model = c["data"], c["model"]
     source = f"digits ({data['variant']})" if data["source"] == "digits" else data["path"] or data["source"]
     width = "" if model.get("width", 1) == 1 else f" × {model['width']:g}"
-    length = f"{run.step:,} steps" if run.result else f"step {run.step:,}, unfinished"
-    text = f"{c['method']['name']} on {source}; {model['name']}{width}; {length} of {c['batch_size']:,} images; seed {c['seed']}"
+    length = f"{run.step:,} steps" if run.result else f"unfinished, {run.step:,} of {_total(run)} steps"
+    text = f"{c['method']['name']} on {source}; {model['name']}{width}; {length}; {c['batch_size']:,} images a step; seed {c['seed']}"
     return f"{run.name}: {text}" if named else text
+
+
+def _total(run: Run) -> str:
+    """Steps of the whole run, or its length as the config gives it where that counts in something unknown here."""
+    c = run.config
+    try:
+        return f"{durations.steps(c['total'], 'total', examples=c['data']['examples'], batch_size=c['batch_size']):,}"
+    except (UserError, KeyError, TypeError):
+        return str(c.get("total", "?")).replace("_", " ")
 
 
 def results(run: Run) -> list[tuple[str, str, str]]:
     """(what, value, comparison) of the headline numbers that the run has."""
     found = []
-    for metric, what in (("knn", "kNN, held-out"), ("linear", "linear, held-out")):
+    for metric, what in (("knn", "kNN, held-out"), ("linear", "linear, held-out")) if not _one_class(run) else ():
         value = run.last(metric)
-        if value is not None:
+        if metric in run.result and value is None:
+            found.append((what, "–", "not finite"))
+        elif value is not None:
             others = ((run.before(f"{metric}_untrained"), "untrained"), (run.before(f"{metric}_raw"), "raw pixels"))
-            against = [f"{readings.percent(v)} {name}" for v, name in others if v is not None]
-            found.append((what, readings.percent(value), ", ".join(against)))
+            against = [readings.since(value, run.before(f"{metric}_start")), *(f"{readings.percent(v)} {name}" for v, name in others if v is not None)]
+            found.append((what, readings.percent(value), ", ".join(filter(None, against))))
     rank = run.last("rankme")
     if rank is not None:
-        before = run.before("rankme_untrained")
-        bound = f"of {run.width}" if run.width else ""
-        found.append(("RankMe", f"{rank:.0f}", ", ".join(part for part in (bound, f"{before:.0f} untrained" if before is not None else "") if part)))
-    speed = run.last("images_per_second")
+        others = ((run.before("rankme_start"), "it began with"), (run.before("rankme_untrained"), "untrained"))
+        against = [f"of {run.width}" if run.width else "", *(f"{v:.0f} {name}" for v, name in others if v is not None)]
+        found.append(("RankMe", f"{rank:.0f}", ", ".join(filter(None, against))))
+    speed = readings.throughput(run)
     if speed is not None:
         devices = run.environment.get("devices")
         found.append(("images a second", readings.number(round(speed)), f"on {devices} × {run.environment.get('device_kind')}" if devices else ""))
@@ -96,6 +109,10 @@ def results(run: Run) -> list[tuple[str, str, str]]:
         r = run.result
         found.append(("wall time", duration(r["wall_seconds"]), f"{duration(r['train_seconds'])} of it training" if r.get("train_seconds") else ""))
     return found
+
+
+def _one_class(run: Run) -> bool:
+    return run.config.get("data", {}).get("classes") == 1
 
 
 def _headline(run: Run) -> Html:
@@ -108,13 +125,18 @@ def _notes(notes: Sequence[str]) -> Html | None:
 
 
 def notes(runs: Sequence[Run]) -> list[Any]:
-    """What a reader should know first: unfinished runs with the command that goes on, signs of collapse, unreadable files."""
+    """What a reader should know first: unfinished runs with what makes them go on, signs of collapse, unreadable files."""
     found = []
     for run in runs:
         who = f"{run.name}: " if len(runs) > 1 else ""
-        if not run.result:
-            found.append(join([f"{who}the run is not finished; it has logged step {run.step:,}. The same command goes on with it: ", tag("code", resume(run))]))
+        if run.stopped is not None:
+            found.append(f"{who}The run stopped at step {run.stopped:,}, whose loss, gradient or state was not finite, and its command would stop there again. Lower optim.lr, "
+                         "lengthen warmup, set optim.clip, or use --config.on_nonfinite=rollback:3; with --allow_config_change it goes on from the last checkpoint.")
+        elif not run.result:
+            found.append(join([f"{who}The run is not finished; it has logged step {run.step:,}. The same command goes on with it: ", tag("code", resume(run))]))
         found += [f"{who}{note}" for note in (*run.notes, *readings.warnings(run))]
+        if _one_class(run):
+            found.append(f"{who}All images are of one class: a kNN or linear score of 100\u00a0% is no result.")
         if not run.curves:
             found.append(f"{who}metrics.jsonl has no line yet, so there are no curves; the first comes after log_every = {run.config.get('log_every')} steps.")
     return found
@@ -150,9 +172,9 @@ def _compared(runs: Sequence[Run]) -> Html:
     rows = [(what, *(join([tag("b", c[what][0]), tag("small", c[what][1])]) if what in c else "–" for c in columns)) for what in measured]
     changed = [(tag("code", key), *(tag("code", _value(v)) for v in values)) for key, values in differences(runs)]
     names = [run.name for run in runs]
-    parts = [figures.table(("", *names), rows, numeric=range(1, len(runs) + 1), class_="results")] if rows else []
+    parts = [figures.compared(("", *names), rows, class_="results")] if rows else []
     parts.append(tag("h3", "Config keys that differ"))
-    parts.append(figures.table(("key", *names), changed, class_="changed") if changed else tag("p", "None: the runs share one config.", class_="reading"))
+    parts.append(figures.compared(("", *names), changed, class_="changed", numeric=False) if changed else tag("p", "None: the runs share one config.", class_="reading"))
     return join(parts)
 
 
@@ -173,7 +195,7 @@ def _environment(runs: Sequence[Run]) -> Html:
     parts = []
     for run in runs:
         e, r = run.environment, run.result
-        facts = [("device", f"{e['devices']} × {e.get('device_kind')}, {e.get('processes', 1)} process(es)" if e.get("devices") else None),
+        facts = [("device", f"{e['devices']} × {e.get('device_kind')}, {_processes(e)}" if e.get("devices") else None),
                  ("python", e.get("python")), ("platform", e.get("platform")), ("revision", e.get("git_revision")), *sorted((e.get("packages") or {}).items()),
                  ("parameters", f"{r['parameters']:,}" if r.get("parameters") else None),
                  ("arithmetic a step", f"{r['flops_per_step'] / 1e9:,.1f} GFLOP" if r.get("flops_per_step") else None), ("state", r.get("state_sha256"))]
@@ -182,6 +204,11 @@ def _environment(runs: Sequence[Run]) -> Html:
         if not e:
             parts.append(tag("p", "environment.json is missing, so versions and devices are not known.", class_="missing"))
     return join(parts)
+
+
+def _processes(environment: dict) -> str:
+    n = environment.get("processes", 1)
+    return f"{n} process" if n == 1 else f"{n} processes"
 
 
 def _value(value: Any) -> str:

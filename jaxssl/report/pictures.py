@@ -1,6 +1,7 @@
 """Images for the page: squares, sheets of squares, the views of the first training step, all as WebP in data addresses."""
 import base64
 import io
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,6 @@ from jaxssl import augment, data as datas
 from jaxssl.augment.__main__ import caption
 from jaxssl.data import decode
 
-COLUMNS = 32     # of a sheet
 QUALITY = 78     # of WebP, 0 to 100
 
 
@@ -37,13 +37,19 @@ def address(pixels: np.ndarray) -> str:
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def columns(n: int) -> int:
+    """Of a sheet of n tiles: as many as rows, since WebP holds at most 16,383 pixels either way."""
+    return math.isqrt(n - 1) + 1
+
+
 def sheet(tiles: np.ndarray) -> np.ndarray:
-    """uint8 [N, T, T, 3] laid out in rows of `COLUMNS`: uint8 [rows·T, COLUMNS·T, 3]; tile i is in row i // COLUMNS."""
+    """uint8 [N, T, T, 3] laid out in rows of C = `columns`(N): uint8 [rows·T, C·T, 3]; tile i is in row i // C."""
     n, side = tiles.shape[:2]
-    rows = -(-n // COLUMNS)
-    padded = np.zeros((rows * COLUMNS, side, side, 3), np.uint8)
+    across = columns(n)
+    rows = -(-n // across)
+    padded = np.zeros((rows * across, side, side, 3), np.uint8)
     padded[:n] = tiles
-    return padded.reshape(rows, COLUMNS, side, side, 3).swapaxes(1, 2).reshape(rows * side, COLUMNS * side, 3)
+    return padded.reshape(rows, across, side, side, 3).swapaxes(1, 2).reshape(rows * side, across * side, 3)
 
 
 def views(config: dict, data: Any, *, count: int = 6) -> list[Viewed]:

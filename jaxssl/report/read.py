@@ -12,7 +12,9 @@ import numpy as np
 from jaxssl import encoder, models, workdir as folders
 from jaxssl.errors import UserError
 from jaxssl.interop.results import is_number
+from jaxssl.report.markup import isolated
 
+NUMBERS = ("steps", "wall_seconds", "train_seconds", "parameters", "flops_per_step")      # of run.json, beside its scores
 POINTS = 800     # of a curve on the page; a longer one is thinned to the extremes of as many stretches
 
 
@@ -20,7 +22,7 @@ POINTS = 800     # of a curve on the page; a longer one is thinned to the extrem
 class Run:
     """name: unique on the page. path: as it was given. result: run.json, {} while the run is unfinished. untrained: its first scores.
     evaluations: evaluations/*.json, oldest first. curves: metric -> (steps int64 [N], values float64 [N], not a number where it was none).
-    texts: what the program wrote at start. notes: what could not be read."""
+    texts: what the program wrote at start. notes: what could not be read. stopped: the step whose numbers were not finite, where it ended the run."""
     name: str
     path: str
     config: dict
@@ -31,6 +33,7 @@ class Run:
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     texts: dict[str, str]
     notes: tuple[str, ...]
+    stopped: int | None = None
 
     @property
     def step(self) -> int:
@@ -59,7 +62,7 @@ class Run:
         return float(values[-1]) if len(values) else None
 
     def before(self, metric: str) -> float | None:
-        """A score of the untrained encoder, or with the ending `_raw` of the pixels."""
+        """A score of the untrained encoder; with the ending `_raw` of the pixels, with `_start` of the weights it began with where those were given."""
         value = self.untrained.get(metric, self.result.get(metric))
         return float(value) if is_number(value) else None
 
@@ -68,7 +71,7 @@ def runs(workdirs: Sequence[str]) -> list[Run]:
     """The runs in `workdirs`, named so that no two have the same name. Raises: UserError when a folder is not a workdir."""
     if not workdirs:
         raise UserError("no workdir was given; name at least one folder that a run was started with (--workdir)")
-    return [run(path, name) for path, name in zip(workdirs, names(workdirs))]
+    return [run(path, isolated(name)) for path, name in zip(workdirs, names(workdirs))]
 
 
 def names(workdirs: Sequence[str]) -> list[str]:
@@ -96,24 +99,51 @@ def run(path: str, name: str) -> Run:
             return None
         return found
 
+    def kept(file, found, sound):
+        """The entries of `found` for which `sound(key, value)`; of the others a note."""
+        if odd := [key for key, value in found.items() if not sound(key, value)]:
+            notes.append(f"{', '.join(odd)} in {file} {'is' if len(odd) == 1 else 'are'} not as this version writes it, and {'was' if len(odd) == 1 else 'were'} left out.")
+        return {key: value for key, value in found.items() if key not in odd}
+
+    if missing := [key for key in ("seed", "batch_size", "total", "eval") if config.get(key) is None]:
+        raise UserError(f"{path}/config.json has no {', '.join(missing)}, so it is not one of this version; give a workdir that it wrote")
     evaluations = folder / "evaluations"
     files = sorted((f for f in evaluations.iterdir() if f.name.endswith(".json")), key=lambda f: f.name) if evaluations.exists() else []
-    found = {f.name: value for f in files if (value := read(f))}
+    found = {f.name: kept(f.name, value, _sound_evaluation) for f in files if (value := read(f))}
     rows = sorted((value for value in found.values() if isinstance(value.get("rows"), list)), key=lambda value: str(value.get("created", "")))
-    result = read(folder / "run.json") or {}
-    return Run(name, str(path), config, read(folder / "environment.json") or {}, result, found.get("untrained.json", {}),
-               tuple(rows), curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes + _trouble(folder)))
+    result = kept("run.json", read(folder / "run.json") or {}, lambda key, value: key not in NUMBERS or is_number(value))
+    environment = kept("environment.json", read(folder / "environment.json") or {}, lambda key, value: isinstance(value, {"argv": list, "packages": dict}.get(key, object)))
+    dumps = sorted(int(match[1]) for f in folder.iterdir() if (match := re.fullmatch(r"nonfinite_step_(\d+)\.json", f.name)))
+    notes += [f"Loss, gradient or state was not finite at step {step}; nonfinite_step_{step}.json lists the batch." for step in dumps]
+    this = Run(name, str(path), config, environment, result, found.get("untrained.json", {}), tuple(rows),
+                   curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes))
+    allowed = int(str(config.get("on_nonfinite", "")).partition(":")[2] or 0)          # rollbacks
+    ended = not result and len(dumps) > allowed and dumps[-1] >= this.step          # a run that went past the step did not end there
+    return dataclasses.replace(this, stopped=dumps[-1]) if ended else this
+
+
+def _sound_evaluation(key: str, value: Any) -> bool:
+    """Whether the page can show what stands under a key of an evaluation's document."""
+    return key != "comparison" or value is None or isinstance(value, list) and all(map(_sound_comparison, value))
+
+
+def _sound_comparison(entry: Any) -> bool:
+    """Whether an entry is as `eval.compare.summary` gives it."""
+    def each(key, sound):
+        return isinstance(entry.get(key), list) and all(isinstance(found, dict) and sound(found) for found in entry[key])
+
+    def tested(found):
+        ends = found.get("interval")
+        return (all(is_number(found.get(key)) for key in ("p", "n", "difference")) and {"name", "over"} <= found.keys()
+                and isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends)))
+    return (isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("protocol", "variant", "layer", "metric"))
+            and each("groups", lambda g: "name" in g and is_number(g.get("mean")) and is_number(g.get("n"))) and each("tests", tested)
+            and each("untested", lambda u: {"name", "against", "why"} <= u.keys()))
 
 
 def _texts(folder: Any) -> dict[str, str]:
     files = {name: folder / "text" / f"{name}.txt" for name in ("start", "parameters", "init_from")}
     return {name: file.read_text() for name, file in files.items() if file.exists()}
-
-
-def _trouble(folder: Any) -> list[str]:
-    """A sentence for each dump of a step that was not finite."""
-    dumps = sorted((match for f in folder.iterdir() if (match := re.fullmatch(r"nonfinite_step_(\d+)\.json", f.name))), key=lambda match: int(match[1]))
-    return [f"Loss, gradient or state was not finite at step {match[1]}; {match[0]} lists the batch." for match in dumps]
 
 
 def curves(file: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:

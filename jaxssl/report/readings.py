@@ -3,8 +3,8 @@ import numpy as np
 
 from jaxssl.eval import collapse
 from jaxssl.interop.results import SHARE, number
+from jaxssl.report.markup import middle
 from jaxssl.report.read import Run
-
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -15,6 +15,13 @@ def percent(value: float, digits: int = 1) -> str:
 def score(metric: str, value: float) -> str:
     """A score as it is read: percent for what lies in [0, 1]."""
     return percent(value) if SHARE.search(metric) and 0 <= value <= 1 else number(value)
+
+
+def since(value: float, start: float | None) -> str:
+    """How a share compares with that of the weights the run began with; empty without any."""
+    if start is None:
+        return ""
+    return f"{'down' if value < start else 'up'} from the {percent(start)} it began with" if value != start else "as it began"
 
 
 def of(metric: str, run: Run) -> str:
@@ -47,10 +54,11 @@ def _rate(run, steps, values):
 def _knn(run, steps, values):
     before, raw, now = run.before("knn_untrained"), run.before("knn_raw"), run.last("knn")
     against = [f"{percent(value)} {what}" for value, what in ((before, "untrained"), (raw, "for raw pixels")) if value is not None]
+    start = since(now, run.before("knn_start"))
     best = int(values.argmax())
     peak = f" The best, {percent(values[best])}, was at step {steps[best]:,}." if values[best] > now + 0.005 else ""
     beaten = " The pixels themselves do better: the features have not learned what the classes need." if raw is not None and raw > now else ""
-    return f"Held-out kNN (k 200, T .1) ends at {percent(now)}" + (f", against {' and '.join(against)}." if against else ".") + peak + beaten
+    return f"Held-out kNN (k 200, T .1) ends at {percent(now)}" + (f", {start}" if start else "") + (f", against {' and '.join(against)}." if against else ".") + peak + beaten
 
 
 def _probe(run, steps, values):
@@ -79,12 +87,18 @@ def _std(run, steps, values):
 
 def _cosine(run, steps, values):
     state = "healthy" if abs(values[-1]) < 0.3 else "on the way to collapse" if values[-1] < 0.9 else "collapsed"
-    return f"Mean cosine {number(values[-1])} between different images; 0 is ideal and 1 is collapse: {state}."
+    return f"Mean cosine {number(values[-1])} between different images; 1 is collapse: {state}."
+
+
+def throughput(run: Run) -> float | None:
+    """Images a second over the whole run; of an unfinished one the median of its logged stretches."""
+    values = run.curves.get("images_per_second", ((), np.zeros(0)))[1]
+    values = values[np.isfinite(values)]
+    return run.last("images_per_second") if run.result else float(np.median(values)) if len(values) else None
 
 
 def _speed(run, steps, values):
-    mean = run.last("images_per_second") if run.result else float(np.median(values))
-    return f"{number(mean)} images a second over the run; the slowest logged stretch had {number(values.min())}, the fastest {number(values.max())}."
+    return f"{number(throughput(run))} images a second over the run; the slowest logged stretch had {number(values.min())}, the fastest {number(values.max())}."
 
 
 def _wait(run, steps, values):
@@ -98,19 +112,23 @@ def _grad(run, steps, values):
     spike = int(values.argmax())
     times = values[spike] / typical if typical > 0 else 0
     much = f" The largest, {number(values[spike])} at step {steps[spike]:,}, is {times:.0f} times that." if times > 10 else ""
-    return f"Gradient norm is {number(typical)} in the middle and {number(values[-1])} at the end.{much}"
+    return f"Gradient norm: median {number(typical)}, {number(values[-1])} at the end.{much}"
 
 
 def _mfu(run, steps, values):
-    return f"{percent(float(np.median(values)))} of the device's peak arithmetic is used, in the middle."
+    return f"{percent(float(np.median(values)))} of the device's peak arithmetic is used (median)."
 
 
 def spectrum(values: np.ndarray) -> str:
     """Of singular values in falling order."""
-    p = values / max(values.sum(), 1e-30)
+    if values[0] == 0:
+        return "All features are zero: the encoder tells no image from another."
+    p = values / values.sum()
+    gone = int(np.sum(values < 1e-5 * values[0]))
+    if gone == len(values) - 1:
+        return "All features lie along one direction: the encoder has collapsed."
     enough = int(np.searchsorted(np.cumsum(p), 0.9)) + 1
-    gone = int(np.sum(values < 1e-5 * max(values[0], 1e-30)))
-    lost = f" {gone} directions carry nothing." if gone else ""
+    lost = f" {gone} {'direction carries' if gone == 1 else 'directions carry'} nothing." if gone else ""
     return f"The largest singular value holds {percent(p[0], 0)} of the sum, the first {min(enough, len(p))} of {len(p)} hold 90\u00a0%.{lost}"
 
 
@@ -121,29 +139,39 @@ def confusion(matrix: np.ndarray, names: list[str], *, most: int = 3) -> str:
     if not wrong.sum():
         return "No image was taken for another class."
     order = [divmod(int(i), len(names)) for i in np.argsort(-wrong, axis=None, kind="stable")[:most] if wrong.flat[i]]
-    pairs = [f"{names[a]} taken for {names[b]} ({wrong[a, b]} of {matrix[a].sum()})" for a, b in order]
+    pairs = [f"{middle(names[a])} taken for {middle(names[b])} ({wrong[a, b]} of {matrix[a].sum()})" for a, b in order]
     return f"{wrong.sum():,} of {matrix.sum():,} are wrong. Most often: {', '.join(pairs)}."
 
 
-def layers(rows: list[dict]) -> str:
-    """Where the classes are read off best."""
-    if "knn" not in rows[0]:
-        return f"RankMe is {rows[0]['rankme']:.1f} behind {rows[0]['layer']} and {rows[-1]['rankme']:.1f} behind {rows[-1]['layer']}, the last layer."
-    best = max(rows, key=lambda row: row["knn"])
+def layers(rows: list[dict], how: str, images: int) -> str:
+    """Behind which layer the classes are read off best, where the intervals tell.
+
+    rows: layer, value in [0, 1] and interval (low, high) or None of each layer, input to output; the first is what is exported. how: the protocol. images: that were asked.
+    """
+    first, last = rows[0], rows[-1]
     if len(rows) == 1:
-        return f"kNN {percent(best['knn'])} behind {best['layer']}."
-    if best is not rows[0]:
-        return f"kNN is best behind {best['layer']}, {percent(best['knn'])}, against {percent(rows[0]['knn'])} behind {rows[0]['layer']}, which is what is exported."
-    last = rows[-1]
-    forgot = ": the head has learned to forget what the classes need, so take the features before it" if last["knn"] < best["knn"] - 0.01 else ""
-    return f"kNN is best behind {best['layer']}, {percent(best['knn'])}, and {percent(last['knn'])} behind {last['layer']}, the last{forgot}."
+        return f"{how}: {percent(first['value'])} behind {first['layer']}."
+    best = max(rows, key=lambda row: row["value"])
+    values = ", ".join(f"{percent(row['value'])} behind {row['layer']}" for row in rows)
+
+    def below(row):
+        return bool(row["interval"] and best["interval"]) and row["interval"][1] < best["interval"][0]
+    if best is first and below(last):
+        end = f"The head, up to {last['layer']}, has learned to forget what the classes need, so take the features before it."
+    elif all(below(row) for row in rows if row is not best):
+        end = f"The best is {best['layer']}" + ("." if best is first else f"; what is exported is {first['layer']}.")
+    else:
+        end = f"These {images:,} images do not show which is best."
+    return f"{how}: {values}. {end}"
 
 
 def warnings(run: Run) -> list[str]:
-    """Signs of collapse at the end of the run, as training itself warns of them."""
+    """Signs of collapse at the end of the run, as training itself warns of them, and scores that were no number."""
     dim = run.config.get("method", {}).get("dim")
-    last = {name: value for name in ("collapse_std", "collapse_cosine") if (value := run.last(name)) is not None}
+    last = {name: float(run.curves[name][1][-1]) for name in ("collapse_std", "collapse_cosine") if name in run.curves}
     rank = run.last("rankme")
     found = collapse.warnings(last, dim) if dim else []
     found += collapse.warnings({"rankme": rank}, run.width) if rank is not None and run.width else []
+    if unmeasured := [name for name in ("rankme", "knn", "linear") if name in run.result and run.result[name] is None]:
+        found.append(f"at the end {', '.join(unmeasured)} could not be measured, since features were not finite; lower optim.lr, lengthen warmup, or set optim.clip")
     return [sentence[:1].upper() + sentence[1:] + "." for sentence in found]
