@@ -46,8 +46,8 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
         if flags.layer:
             own.check_layer(flags.layer)
         trained = own.config.get("data", {})
-        if own.origin.layout and trained.get("source") in FOLDERS and not (plan.data or plan.data_keys.keys() & {"source", "path"} or os.path.exists(trained["path"])):
-            raise UserError(f"{path} was trained on {trained['path']!r}, but a file of weights does not keep the folder of its images; give it with --data")
+        if own.origin.layout and trained.get("source") in FOLDERS and not (plan.data or plan.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))):
+            raise UserError(f"{path} was trained on {trained.get('path')!r}, but a file of weights does not keep the folder of its images; give it with --data")
         data = open_data(own.config, plan.data, plan.data_keys, resize=own.preprocessing["resize"])
         protocols.check_labels(plan.options, data)
         root = workdir.path(path)
