@@ -205,15 +205,14 @@ def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
 
 
 @contextlib.contextmanager
-def understood(path: str) -> Iterator[None]:
-    """Raises: UserError in place of whatever building from a record raises in the block; a record from elsewhere may hold anything."""
+def understood(path: str, remedy: str = "export it again with this version") -> Iterator[None]:
+    """Raises: UserError in place of whatever building from a record or a config raises in the block; one from elsewhere may hold anything."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the config in {path} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); "
-                        "export it again with this version") from error
+        raise UserError(f"the config in {path} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); {remedy}") from error
 
 
 def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, precision: str = "f32") -> Encoder:
@@ -245,11 +244,8 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
         params, stats = average["params"], average["batch_stats"]
     names = [n for n in params if n in stats]              # the probe has no statistics and is no part of the network
     variables = {"params": {n: params[n] for n in names}, "batch_stats": {n: stats[n] for n in names}}
-    try:
+    with understood(workdir, "use the version that its run was trained with, or restore its config.json"):
         return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision)
-    except (AttributeError, ImportError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise UserError(f"the config in {workdir} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); "
-                        "use the version that its run was trained with, or restore its config.json") from error
 
 
 def untrained(encoder: Encoder) -> Encoder:

@@ -422,3 +422,9 @@ def test_two_exports_to_one_folder_leave_the_first_whole(tmp_path):
                 (early / "a").write_text("early")
             assert (late / "a").read_text() == "late"
     assert [p.name for p in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "a").read_text() == "early"
+
+
+@pytest.mark.parametrize("metric, share", [("accuracy", True), ("knn_k20", True), ("probe_accuracy", True), ("mean per class", True), ("MAP@R", True), ("recall@4", True), ("contrast_top5", True),
+                                           ("accumulated_norm", False), ("stopped", False), ("rankme", False), ("mapped", False)])
+def test_which_metrics_are_shares(metric, share):
+    assert bool(results.SHARE.search(metric)) is share

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-SHARE = re.compile(r"acc|top|precision|recall|map\b|map@|mrr|nmi|ami|knn|linear|share|r_prec|mfu", re.I)    # metrics whose range is [0, 1]
+SHARE = re.compile(r"(?<![a-z])(acc(uracy)?|top(?=[^a-z]|$)|precision|recall|map|mrr|nmi|ami|knn|linear|share|r_prec|mfu)(?![a-z])|r-precision|per class", re.I)    # metrics whose range is [0, 1]
 SPELLED = 4     # entries of a list or an inner table that are spelled out
 
 
