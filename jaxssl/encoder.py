@@ -160,6 +160,15 @@ def build(config: dict, variables: dict, *, name: str, weights: str = "student",
     return encoder
 
 
+def check_finite(name: str, variables: dict) -> None:
+    """Raises: UserError when a weight of `variables`, which are `name`'s, is not finite. Features need not show it: XLA's ReLU may turn what is not a number into 0."""
+    bad = [tensor for tensor, values in tree.names(variables).items() if not np.isfinite(values).all()]
+    if bad:
+        from jaxssl.interop import names
+        raise UserError(f"{len(bad)} tensors of {name} hold numbers that are not finite ({names.listed(bad)}): its training diverged, or the file is damaged; "
+                        f"take an earlier checkpoint (--step), or other weights{names.whole({'not finite': bad})}")
+
+
 def shapes(encoder: Encoder) -> dict:
     """Shapes of `encoder.variables` as the architecture has them."""
     return jax.eval_shape(functools.partial(_draw, encoder.module, encoder.heads, encoder.config["augment"]["size"]), jax.random.key(0))

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import jaxssl
-from jaxssl import data as datas, encoder as encoders, interop, preprocessing, subjects
+from jaxssl import data as datas, encoder as encoders, interop, preprocessing
 from jaxssl.data.decode import sample
 from jaxssl.data.open import detect
 from jaxssl.errors import UserError
@@ -42,7 +42,7 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
         raise UserError("--step names a checkpoint of a workdir; a file of weights holds one step only")
     with interop.files.fresh(folder) as partial:
         encoder = encoders.from_workdir(workdir, weights=use, step=step) if workdir else encoders.load(weights, weights=use)
-        subjects.check_finite(encoder)
+        encoders.check_finite(encoder.name, encoder.variables)
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))
         check |= {"folder": str(folder), "format": format, "notes": [*encoder.origin.notes, *(target.notes(encoder, partial) if hasattr(target, "notes") else [])]}

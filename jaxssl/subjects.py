@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from jaxssl import data as datas, encoder as encoders, preprocessing, protocols, sharding, tree, workdir
+from jaxssl import data as datas, encoder as encoders, preprocessing, protocols, sharding, workdir
 from jaxssl.data import open as opening
 from jaxssl.errors import UserError, nearest
 
 _SMALL = 64     # a run at fewer pixels was trained on a set of small images, which its own canvas holds as they are
-
-FOLDERS = ("folder", "zip", "tfds", "array_record")     # sources that have a path here
 
 
 class Subject(NamedTuple):
@@ -42,11 +39,11 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
             own = encoders.load(path, weights=flags.use, precision=flags.precision)
         for sentence in own.origin.account():
             log(f"{path}: {sentence}")
-        check_finite(own)
+        encoders.check_finite(own.name, own.variables)
         if flags.layer:
             own.check_layer(flags.layer)
         trained = own.config.get("data", {})
-        if own.origin.layout and trained.get("source") in FOLDERS and not (plan.data or plan.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))):
+        if own.origin.layout and trained.get("source") in set(opening.SOURCES) - {"digits"} and not (plan.data or plan.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))):
             raise UserError(f"{path} was trained on {trained.get('path')!r}, but a file of weights does not keep the folder of its images; give it with --data")
         data = open_data(own.config, plan.data, plan.data_keys, resize=own.preprocessing["resize"])
         protocols.check_labels(plan.options, data)
@@ -60,14 +57,6 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
         check_writable(subject.folder / "evaluations", "--out")
         check_writable(Path(subject.contexts[0].folder) / "features", "--cache")
     return subjects
-
-
-def check_finite(encoder: encoders.Encoder) -> None:
-    """Raises: UserError when a weight is not finite. Features need not show it: XLA's ReLU may turn what is not a number into 0."""
-    bad = [name for name, values in tree.names(encoder.variables).items() if not np.isfinite(values).all()]
-    if bad:
-        raise UserError(f"{len(bad)} tensors of {encoder.name} hold numbers that are not finite ({', '.join(bad[:3])}{', …' if len(bad) > 3 else ''}): its training diverged, "
-                        "or the file is damaged; take an earlier --step, or other weights")
 
 
 def check_writable(place: Any, flag: str) -> None:

@@ -34,7 +34,7 @@ ALLOWED = {
     "tuning": {"augment", "data", "encoder", "models", "optim", "schedules", "sharding", "tree"},
     "protocols": {"augment", "cache", "data", "encoder", "eval", "preprocessing", "tuning"},
     "document": {"config", "durations", "eval", "workdir"},
-    "subjects": {"data", "encoder", "preprocessing", "protocols", "sharding", "tree", "workdir"},
+    "subjects": {"data", "encoder", "preprocessing", "protocols", "sharding", "workdir"},
     "interop": {"augment", "encoder", "models", "tree"},
 }
 ONLY = {"flax": {"models"}, "orbax": {"checkpoint"}, "tensorboardX": {"writers"}, "wandb": {"writers"}, "grain": {"data"}, "array_record": {"data"}, "tensorflow_datasets": {"data"}}

@@ -111,10 +111,7 @@ def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:
         raise UserError(f"{found.name} does not hold a whole {model} in {found.layout}'s names: {'; '.join(faults)}; unused: {names.listed(found.unused)}. "
                         f"It is damaged, renamed, or another architecture{advice}"
                         f"{names.whole({'without a place': found.refused, 'missing': missing, 'unused': found.unused})}")
-    bad = [name for name, values in tree.names(found.variables).items() if not np.isfinite(values).all()]
-    if bad:
-        raise UserError(f"{len(bad)} tensors of {found.name} hold numbers that are not finite ({names.listed(bad)}): its training diverged, or the file is damaged; "
-                        f"take an earlier checkpoint, or another copy{names.whole({'not finite': bad})}")
+    encoders.check_finite(found.name, found.variables)
     idle = sorted(set(allowed) - {a for by in covered.values() for a in by})
     if idle:
         absent = [short(n) for n in found.missing]
