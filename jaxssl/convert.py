@@ -10,9 +10,9 @@ import os
 import sys
 
 from jaxssl import encoder as encoders, interop
-from jaxssl.errors import UserError
-from jaxssl.interop import files, names, safetensors
-from jaxssl.main import guarded
+from jaxssl.errors import UserError, listed
+from jaxssl.interop import files, safetensors
+from jaxssl.command import guarded
 
 NAMES = "names.json"
 
@@ -49,8 +49,8 @@ def report(found: dict) -> str:
     """What became of the names, in short, and the file that has all of them."""
     return "\n".join([f"layout: {found['layout']}; model: {', '.join(f'{k} {v}' for k, v in found['model'].items())}; {found['width']} features",
                       f"used: {len(found['used'])} tensors",
-                      f"unused: {len(found['unused'])} ({names.listed(found['unused'])})",
-                      f"missing, drawn from seed 0: {len(found['missing'])} ({names.listed(found['missing'])})",
+                      f"unused: {len(found['unused'])} ({listed(found['unused'])})",
+                      f"missing, drawn from seed 0: {len(found['missing'])} ({listed(found['missing'])})",
                       f"every name: {found['names']}",
                       f"preprocessing: {', '.join(f'{k} {v}' for k, v in found['preprocessing'].items())}",
                       *(f"note: {note}" for note in found["notes"])])

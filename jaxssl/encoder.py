@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxssl import augment, models, preprocessing, tree
-from jaxssl.errors import UserError, nearest
+from jaxssl.errors import UserError, listed, nearest, whole
 from jaxssl.methods import base
 
 WEIGHTS = ("student", "teacher")
@@ -36,8 +36,7 @@ class Origin(NamedTuple):
 
     def account(self) -> list[str]:
         """Sentences for a person: on the names without a use, in short, and on what was assumed."""
-        from jaxssl.interop import names
-        return ([f"{len(self.unused)} tensors of the file are unused ({names.listed(self.unused)})"] if self.unused else []) + list(self.notes)
+        return ([f"{len(self.unused)} tensors of the file are unused ({listed(self.unused)})"] if self.unused else []) + list(self.notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +153,8 @@ def build(config: dict, variables: dict, *, name: str, weights: str = "student",
     lists = {"missing": sorted(expected.keys() - found.keys()), "not part of it": sorted(found.keys() - expected.keys()),
              "of another shape": sorted(f"{k} {found[k].shape} instead of {expected[k].shape}" for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape)}
     if any(lists.values()):
-        from jaxssl.interop import names as listing
-        faults = [f"{len(entries)} {what} ({listing.listed(entries)})" for what, entries in lists.items() if entries]
-        raise UserError(f"the weights of {name} do not fit {config['model']['name']} of its config: tensors {'; '.join(faults)}{listing.whole(lists)}")
+        faults = [f"{len(entries)} {what} ({listed(entries)})" for what, entries in lists.items() if entries]
+        raise UserError(f"the weights of {name} do not fit {config['model']['name']} of its config: tensors {'; '.join(faults)}{whole(lists)}")
     return encoder
 
 
@@ -164,9 +162,8 @@ def check_finite(name: str, variables: dict) -> None:
     """Raises: UserError when a weight of `variables`, which are `name`'s, is not finite. Features need not show it: XLA's ReLU may turn what is not a number into 0."""
     bad = [tensor for tensor, values in tree.names(variables).items() if not np.isfinite(values).all()]
     if bad:
-        from jaxssl.interop import names
-        raise UserError(f"{len(bad)} tensors of {name} hold numbers that are not finite ({names.listed(bad)}): its training diverged, or the file is damaged; "
-                        f"take an earlier checkpoint (--step), or other weights{names.whole({'not finite': bad})}")
+        raise UserError(f"{len(bad)} tensors of {name} hold numbers that are not finite ({listed(bad)}): its training diverged, or the file is damaged; "
+                        f"take an earlier checkpoint (--step), or other weights{whole({'not finite': bad})}")
 
 
 def shapes(encoder: Encoder) -> dict:

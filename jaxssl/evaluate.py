@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxssl.errors import NonFiniteError, UserError, nearest
-from jaxssl.main import guarded
+from jaxssl.command import guarded
 
 SELECT_BY = ("rankme", "alphareq")
 _IMAGES = 25_600        # that --select_by measures, RankMe's number

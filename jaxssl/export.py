@@ -18,7 +18,7 @@ from jaxssl.data.decode import sample
 from jaxssl.data.open import detect
 from jaxssl.errors import UserError
 from jaxssl.interop import card
-from jaxssl.main import guarded
+from jaxssl.command import guarded
 
 LIMIT = 1e-4          # largest feature difference, of an image's largest feature, in float32
 VIEW_LIMIT = 0.05     # mean difference of preprocessed images in standard deviations: Pillow rounds to 8 bits after resizing, ours does not

@@ -4,7 +4,8 @@ import os
 import sys
 import traceback
 
-from jaxssl.errors import NonFiniteError, UserError
+from jaxssl.command import guarded, split_overrides
+from jaxssl.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,22 +25,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def split_overrides(arguments: list[str]) -> dict[str, str]:
-    """`--config.a.b=value` or `--config.a.b value` arguments as {"a.b": "value"}. Raises: UserError for anything else."""
-    overrides, rest = {}, list(arguments)
-    while rest:
-        head = rest.pop(0)
-        if not head.startswith("--config."):
-            raise UserError(f"unknown argument {head!r}; keys of the config are written --config.key=value, and --help lists the flags")
-        name, equals, value = head.removeprefix("--config.").partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UserError(f"--config.{name} has no value; write --config.{name}=value")
-            value = rest.pop(0)
-        overrides[name] = value
-    return overrides
-
-
 def parse_profile(text: str) -> tuple[int, int] | None:
     """`"10:20"` as (10, 20); "" as None. Raises: UserError."""
     if not text:
@@ -48,18 +33,6 @@ def parse_profile(text: str) -> tuple[int, int] | None:
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
         raise UserError(f"--profile_steps is {text!r}; write FIRST:LAST in steps, for example 10:20")
     return int(first), int(last)
-
-
-def guarded(body, debug: bool) -> int:
-    """Runs `body()`; a user's mistake becomes one sentence on stderr and its exit code."""
-    try:
-        body()
-        return 0
-    except (UserError, NonFiniteError) as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.code
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxssl import roofline
 from jaxssl.errors import UserError, nearest
-from jaxssl.main import guarded, split_overrides
+from jaxssl.command import guarded, split_overrides
 
 # What part of the step an op_name belongs to, the first that matches; the compiler's own copies and gathers often have none.
 PARTS = (("views", r"/views/|^batch\["), ("backward", r"transpose\("), ("forward", r"jvp\("), ("unnamed", r"^$"), ("update and metrics", ""))

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxssl import durations
+
 # Dense bf16 peak in FLOP/s of one JAX device, by the start of its lower-case device_kind, from the vendors' data sheets; the longest start wins.
 # A TPU v2 or v3 device is one of a chip's two cores, and so is one of TPU7x.
 PEAK_FLOPS = {
@@ -129,21 +131,8 @@ def line(step: int, total: int, rates: Rates, *, devices: int, epoch: float, los
     speed = rates.images_per_second
     return (
         f"step {step}/{total} {100 * step // max(total, 1)} % | epoch {epoch:.1f} | loss {loss:.4g} | lr {lr:.3g} | {_count(speed)} images/s "
-        f"({_count(speed / devices)}/device) | MFU {used} | wait {100 * rates.data_wait_share:.0f} % | ETA {duration(rates.eta_seconds)}"
+        f"({_count(speed / devices)}/device) | MFU {used} | wait {100 * rates.data_wait_share:.0f} % | ETA {durations.spoken(rates.eta_seconds)}"
     )
-
-
-def duration(seconds: float) -> str:
-    """45 s, 12 min, 3 h 20 min, 2 d 4 h; n/a when unknown."""
-    if not 0 <= seconds < float("inf"):
-        return "n/a"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _count(value: float) -> str:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxssl import checkpoint, data as datas, evaluation, job as jobs, monitor, progress, sharding, tree, workdir as folders, writers
+from jaxssl import checkpoint, data as datas, durations, evaluation, job as jobs, monitor, progress, sharding, tree, workdir as folders, writers
 from jaxssl.errors import Interrupted, NonFiniteError
 from jaxssl.eval import collapse
 
@@ -159,22 +159,8 @@ class Session:
         result = folders.nulled(result)
         if self.leader:
             folders.write(self.folder / "run.json", json.dumps(result, indent=1))
-        if self.leader and self.config.report:
-            self.write_report()
-        self.screen.note(f"done: {self.step} steps in {progress.duration(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in {self.workdir}")
+        self.screen.note(f"done: {self.step} steps in {durations.spoken(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in {self.workdir}")
         return result
-
-    def write_report(self) -> None:
-        """report.html in the workdir. What it trips over is said, and does not undo a finished run; several processes cannot read a checkpoint by one alone."""
-        command = f"python -m jaxssl.report {self.workdir}"
-        if jax.process_count() > 1:
-            return self.screen.note(f"a page about this run: {command}")
-        from jaxssl import report
-        try:
-            with self.watchdog.pause():
-                self.screen.note(f"report: {report.write(self.workdir)}")
-        except Exception as error:
-            self.screen.note(f"warning: the report was not written ({type(error).__name__}: {error}); {command} tries again")
 
     def close(self) -> None:
         self.trace.stop()

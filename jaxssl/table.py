@@ -4,7 +4,7 @@ import sys
 
 from jaxssl import workdir as workdirs
 from jaxssl.errors import UserError
-from jaxssl.main import guarded
+from jaxssl.command import guarded
 
 ROWS = (("raw pixels", "_raw"), ("untrained encoder", "_untrained"), ("trained encoder", ""))
 COLUMNS = (("kNN", "knn"), ("linear", "linear"))

@@ -59,9 +59,12 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         with progress.Progress(job.total, active=leader) as screen, Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()) as watchdog:
             session = Session(config, workdir, job, data, stop, screen, watchdog, profile_steps, start)
             try:
-                return session.train()
+                result = session.train()
             finally:
                 session.close()
+            if leader and config.report and "stopped" not in result:
+                write_report(workdir, screen, watchdog)
+            return result
 
 
 def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None) -> tuple[Any, datas.Data, jobs.Job, bool]:
@@ -86,6 +89,19 @@ def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] 
     evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
     if profile_steps and profile_steps[0] >= job.total:
         raise UserError(f"--profile_steps is {profile_steps[0]}:{profile_steps[1]}, but the run has {job.total} steps, numbered from 0; begin before step {job.total}")
+
+
+def write_report(workdir: str, screen: progress.Progress, watchdog: Watchdog) -> None:
+    """report.html in the workdir. What it trips over is said, and does not undo a finished run; several processes cannot read a checkpoint by one alone."""
+    command = f"python -m jaxssl.report {workdir}"
+    if jax.process_count() > 1:
+        return screen.note(f"a page about this run: {command}")
+    from jaxssl import report
+    try:
+        with watchdog.pause():
+            screen.note(f"report: {report.write(workdir)}")
+    except Exception as error:
+        screen.note(f"warning: the report was not written ({type(error).__name__}: {error}); {command} tries again")
 
 
 def beginning(config: Any, job: jobs.Job) -> Any:

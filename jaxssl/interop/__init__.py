@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxssl import encoder as encoders, models, tree
-from jaxssl.errors import UserError, nearest
+from jaxssl.errors import UserError, listed, nearest, whole
 from jaxssl.interop import files, foreign, names, records
 
 WRITTEN = ("timm", "torchvision", "transformers", "safetensors", "onnx", "stablehlo")
@@ -72,7 +72,7 @@ def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: 
     found = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
     if prefix and not found:
         begins = sorted({name.partition(".")[0] for name in tensors})
-        raise UserError(f"no name in {file.name} begins with {prefix!r}; they begin with {names.listed(begins)}: give another --prefix{nearest(prefix, begins)}")
+        raise UserError(f"no name in {file.name} begins with {prefix!r}; they begin with {listed(begins)}: give another --prefix{nearest(prefix, begins)}")
     found = foreign.named(found)
     layout = foreign.detect(file, found)
     side = importlib.import_module(f"jaxssl.interop.{layout}")
@@ -82,10 +82,10 @@ def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: 
     with files.readable(path):
         config, assumed, replaced = foreign.config(side, layout, path, model, {short: tensors[name] for short, name in found.items()}, preprocessing or {})
     used = {name: t for name, t in table.items() if name in found}
-    whole = [f"{found[name]} {tensors[found[name]].dtype}" for name in used if not jnp.issubdtype(tensors[found[name]].dtype, jnp.floating)]
-    if whole:
-        raise UserError(f"{len(whole)} tensors of {file.name} are no floating-point numbers ({names.listed(whole)}), so they are quantised or no weights; save them in float32"
-                        f"{names.whole({'no floating-point numbers': whole})}")
+    quantised = [f"{found[name]} {tensors[found[name]].dtype}" for name in used if not jnp.issubdtype(tensors[found[name]].dtype, jnp.floating)]
+    if quantised:
+        raise UserError(f"{len(quantised)} tensors of {file.name} are no floating-point numbers ({listed(quantised)}), so they are quantised or no weights; save them in float32"
+                        f"{whole({'no floating-point numbers': quantised})}")
     variables = {t.ours: names.turned(np.asarray(tensors[found[name]], np.float32), names.AXES[t.layout][1]) for name, t in used.items()}
     left = [name for name in found if name not in table]
     refused = [name for name in left if re.match(side.BODY, name) and not re.fullmatch(side.KNOWN, name)]
@@ -104,18 +104,18 @@ def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:
     model = found.config["model"]["name"]
     covered = {ours: [a for a in allowed if covers(a, ours) or a == theirs] for ours, theirs in found.missing.items()}
     missing = [f"{found.missing[ours]} ({short(ours)})" for ours, by in covered.items() if not by]
-    faults = [f"{len(found.refused)} tensors have no place in {model} ({names.listed(found.refused)})"] if found.refused else []
-    faults += [f"{len(missing)} tensors are missing ({names.listed(missing)})"] if missing else []
+    faults = [f"{len(found.refused)} tensors have no place in {model} ({listed(found.refused)})"] if found.refused else []
+    faults += [f"{len(missing)} tensors are missing ({listed(missing)})"] if missing else []
     if faults:
         advice = "; a missing one can be drawn anew with `python -m jaxssl.convert … --allow_missing`" if missing and not found.refused else ""
-        raise UserError(f"{found.name} does not hold a whole {model} in {found.layout}'s names: {'; '.join(faults)}; unused: {names.listed(found.unused)}. "
+        raise UserError(f"{found.name} does not hold a whole {model} in {found.layout}'s names: {'; '.join(faults)}; unused: {listed(found.unused)}. "
                         f"It is damaged, renamed, or another architecture{advice}"
-                        f"{names.whole({'without a place': found.refused, 'missing': missing, 'unused': found.unused})}")
+                        f"{whole({'without a place': found.refused, 'missing': missing, 'unused': found.unused})}")
     encoders.check_finite(found.name, found.variables)
     idle = sorted(set(allowed) - {a for by in covered.values() for a in by})
     if idle:
         absent = [short(n) for n in found.missing]
-        raise UserError(f"{idle[0]!r} is allowed to be missing, but nothing of that name is (missing: {names.listed(absent)}){names.whole({'missing': absent})}")
+        raise UserError(f"{idle[0]!r} is allowed to be missing, but nothing of that name is (missing: {listed(absent)}){whole({'missing': absent})}")
 
 
 def covers(allowed: str, ours: str) -> bool:
@@ -165,8 +165,8 @@ def own(file: Path, tensors: dict[str, np.ndarray], record: dict, stated: dict) 
         body = {n: a for n, a in tensors.items() if not n.endswith(names.COUNTERS)}
         gone, extra = sorted(table.keys() - body.keys()), sorted(body.keys() - table.keys())
         if gone or extra:
-            raise UserError(f"{file} was changed since it was exported: {len(gone)} tensors are missing ({names.listed(gone)}), "
-                            f"{len(extra)} are not part of it ({names.listed(extra)}); export it again{names.whole({'missing': gone, 'not part of it': extra})}")
+            raise UserError(f"{file} was changed since it was exported: {len(gone)} tensors are missing ({listed(gone)}), "
+                            f"{len(extra)} are not part of it ({listed(extra)}); export it again{whole({'missing': gone, 'not part of it': extra})}")
         named, used = {t.ours: names.turned(body[n], names.AXES[t.layout][1]) for n, t in table.items()}, tuple(table)
     variables = collections(named)
     if tree.digest(variables) != record["digest"]:

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 
 from jaxssl import encoder as encoders, models
-from jaxssl.errors import UserError
+from jaxssl.errors import UserError, listed
 from jaxssl.interop import files, names
 
 LAYOUTS = ("torchvision", "transformers", "simclr")      # timm's names are torchvision's
@@ -40,7 +40,7 @@ def detect(file: Path, found: dict[str, str]) -> str:
             raise UserError(f"the names in {file.name} begin with {' or '.join(map(repr, prefixed))}; "
                             f"convert it with `python -m jaxssl.convert SRC DST --prefix {prefixed[0]}`")
     raise UserError(f"{file.name} holds no ResNet under the names of {', '.join(LAYOUTS)} (timm's are torchvision's) or jaxssl: their stems' kernels are missing; "
-                    f"it has {names.listed(sorted(found))}")
+                    f"it has {listed(sorted(found))}")
 
 
 def prefixes(side: ModuleType, found: set[str]) -> set[str]:

@@ -5,8 +5,8 @@ import jax
 import numpy as np
 
 from jaxssl import encoder as encoders, tree
-from jaxssl.errors import UserError
-from jaxssl.interop import covers, names, short
+from jaxssl.errors import UserError, listed, section, whole
+from jaxssl.interop import covers, short
 
 COPIES = ("", "aux/", "aux/ema/")       # where a train state keeps params and batch_stats, averages included
 
@@ -43,21 +43,21 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
         advice = ("Use the model it was trained with, or name in --config.init_allow_missing what may begin from the seed" if "encoder" in networks else
                   f"Let them begin from the seed: --config.init_allow_missing={','.join(networks)}")
         raise UserError(f"init_from={path} ({described(source.config['model'])}) lacks {len(refused)} of the {len(wanted)} tensors of this run "
-                        f"({described(config.model)}, heads {', '.join(heads)}): {names.listed(lacking)}"
-                        f"{f'; of another shape: {names.listed(other, 3)}' if other else ''}. {advice}"
-                        f"{names.whole({'missing': lacking})}{names.whole({'of another shape': other}, 3)}")
+                        f"({described(config.model)}, heads {', '.join(heads)}): {listed(lacking)}"
+                        f"{f'; of another shape: {listed(other, 3)}' if other else ''}. {advice}"
+                        f"{whole({'missing': lacking})}{whole({'of another shape': other}, 3)}")
     left = [short(n) for n in found if n not in wanted and short(n).startswith("encoder/")]
     if left:
         raise UserError(f"init_from={path} ({described(source.config['model'])}) has {len(left)} encoder tensors that this run ({described(config.model)}) "
-                        f"has no place for: {names.listed(left)}; without them its weights mean nothing: use the model it was trained with"
-                        f"{names.whole({'without a place': left})}")
+                        f"has no place for: {listed(left)}; without them its weights mean nothing: use the model it was trained with"
+                        f"{whole({'without a place': left})}")
     idle = [a for a in allowed if not any(covers(a, name) for name in missing)]
     absent, unused = [short(n) for n in missing], [*(short(n) for n in found if n not in fitting), *source.origin.unused]
     if idle:
         raise UserError(f"init_allow_missing names {idle[0]!r}, but nothing of that name is missing in {path} "
-                        f"(missing: {names.listed(absent)}){names.whole({'missing': absent})}")
+                        f"(missing: {listed(absent)}){whole({'missing': absent})}")
     begun = f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
-    lines = [f"{begun}: {len(fitting)} tensors used; {len(unused)} unused ({names.listed(unused)}); {len(missing)} missing, from the seed ({names.listed(absent)}); "
+    lines = [f"{begun}: {len(fitting)} tensors used; {len(unused)} unused ({listed(unused)}); {len(missing)} missing, from the seed ({listed(absent)}); "
              "every name is in text/init_from.txt of the workdir"]
     notes = [f"note: {note}" for note in (*choice, *source.origin.notes)]
     lines += notes
@@ -75,7 +75,7 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     if stems[0] != stems[1]:                                # of equal shapes: the max pool's padding differs
         lines.append(f"warning: these weights were trained with the stem {stems[0]!r}, this run has {stems[1]!r}; set --config.model.stem={stems[0]} to keep what they learned")
     accounts = {"used": [short(n) for n in fitting], "unused": unused, "missing, from the seed": absent}
-    return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *notes, *(names.section(what, who) for what, who in accounts.items()), ""]))
+    return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *notes, *(section(what, who) for what, who in accounts.items()), ""]))
 
 
 def described(model: Any) -> str:

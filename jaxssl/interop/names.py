@@ -3,17 +3,16 @@
 A table maps a name of the other side to a `Tensor`: our name and how the array is turned. It is one to one and complete, so weights travel
 there and back bit for bit.
 """
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxssl import models
-from jaxssl.errors import UserError
+from jaxssl.errors import UserError, listed, whole
 
 # layout -> (axes from ours to theirs, axes from theirs to ours)
 AXES = {"conv": ((3, 2, 0, 1), (2, 3, 1, 0)), "matrix": ((1, 0), (1, 0)), "same": (None, None)}
-SHOWN = 5                            # names in a sentence
 COUNTERS = "num_batches_tracked"     # torch counts batches beside each norm; no weight, and never read in inference
 
 
@@ -91,22 +90,6 @@ def turned(array: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
     if array.ndim != len(axes):
         raise UserError(f"a tensor of shape {array.shape} was found where {len(axes)} axes are expected; the file holds another architecture")
     return np.ascontiguousarray(array.transpose(axes))
-
-
-def listed(names: Iterable[str], most: int = SHOWN) -> str:
-    """The first names, and how many more there are; `whole` or a file has the rest."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") if names else "none"
-
-
-def whole(lists: dict[str, Collection[str]], most: int = SHOWN) -> str:
-    """For the end of an error: every list that `listed` cuts, complete and sorted, a name a line."""
-    return "".join("\n" + section(what, names) for what, names in lists.items() if len(names) > most)
-
-
-def section(what: str, names: Collection[str]) -> str:
-    """A heading with the number of names, and every name on a line, sorted."""
-    return "\n".join([f"{what} ({len(names)}):", *(f"  {name}" for name in sorted(names))])
 
 
 def nested(named: dict[str, np.ndarray]) -> dict:
