@@ -21,7 +21,8 @@ from machine import machine, spread
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from jaxssl import cache, data as datas, encoder as encoders, sharding
+from jaxssl import cache, data as datas, sharding
+from jaxssl.encoder import load as loading
 from jaxssl.eval import grid
 from jaxssl.protocols import linear
 
@@ -75,7 +76,7 @@ def timing(rounds, steps):
 
 def accuracy(workdir):
     """On the features of the run's own data: the chosen head, and scikit-learn on standardised features."""
-    encoder = encoders.load(workdir)
+    encoder = loading.load(workdir)
     data, mesh = datas.make(**encoder.config["data"]), sharding.make_mesh(devices=jax.devices())
     with tempfile.TemporaryDirectory() as folder:
         train, test = (cache.features(encoder, data, which, mesh=mesh, folder=folder) for which in ("train", "test"))

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxssl import data as datas, preprocessing, sharding
+from jaxssl import data as datas, sharding
+from jaxssl.encoder import preprocessing
 from jaxssl.data.array_record import Packed
 from jaxssl.data.folder import Folder
 from jaxssl.data.sources import Subset

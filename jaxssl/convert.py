@@ -10,6 +10,7 @@ import os
 import sys
 
 from jaxssl import encoder as encoders, interop
+from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError, listed
 from jaxssl.interop import files, safetensors
 from jaxssl.command import guarded
@@ -37,7 +38,7 @@ def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), p
             made = encoders.build(found.config, variables, name=found.name, weights=found.weights, step=found.step,
                                   origin=encoders.Origin(assumed=found.assumed, replaced=found.replaced))
         safetensors.write(made, partial)
-        if encoders.load(partial).digest != made.digest:
+        if loading.load(partial).digest != made.digest:
             raise UserError(f"what was written to {destination} was read back with other values; do not trust this disk")
         accounts = {"used": found.used, "unused": found.unused, "missing": tuple(found.missing.values())}
         (partial / NAMES).write_text(json.dumps({"layout": found.layout, **{what: sorted(who) for what, who in accounts.items()}}, indent=1))

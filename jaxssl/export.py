@@ -13,7 +13,9 @@ import jax
 import numpy as np
 
 import jaxssl
-from jaxssl import data as datas, encoder as encoders, interop, preprocessing
+from jaxssl import data as datas, encoder as encoders, interop
+from jaxssl.encoder import load as loading
+from jaxssl.encoder import preprocessing
 from jaxssl.data.decode import sample
 from jaxssl.data.open import detect
 from jaxssl.errors import UserError
@@ -41,7 +43,7 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
     if step is not None and not workdir:
         raise UserError("--step names a checkpoint of a workdir; a file of weights holds one step only")
     with interop.files.fresh(folder) as partial:
-        encoder = encoders.from_workdir(workdir, weights=use, step=step) if workdir else encoders.load(weights, weights=use)
+        encoder = loading.from_workdir(workdir, weights=use, step=step) if workdir else loading.load(weights, weights=use)
         encoders.check_finite(encoder.name, encoder.variables)
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))

@@ -92,7 +92,7 @@ class Session:
         else:
             self.state = self.fresh()
             if (start := self.start()) is not None:
-                from jaxssl.interop import initial
+                from jaxssl.encoder import initial
                 self.state = initial.place(self.state, start, self.job.state_sharding)
                 self.screen.note(start.note)
                 self.begun = {"init_from": start.names}

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxssl import data as datas, encoder as encoders, preprocessing, protocols, sharding, workdir
+from jaxssl import data as datas, encoder as encoders, protocols, sharding, workdir
+from jaxssl.encoder import load as loading
+from jaxssl.encoder import preprocessing
 from jaxssl.data import open as opening
 from jaxssl.errors import UserError, nearest
 
@@ -34,9 +36,9 @@ def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str]
     given = [(path, True) for paths in flags.workdir for path in paths] + [(path, False) for paths in flags.weights for path in paths]
     for path, is_run in given:
         if is_run:
-            own = encoders.from_workdir(path, weights=flags.use, step=flags.step, precision=flags.precision)
+            own = loading.from_workdir(path, weights=flags.use, step=flags.step, precision=flags.precision)
         else:
-            own = encoders.load(path, weights=flags.use, precision=flags.precision)
+            own = loading.load(path, weights=flags.use, precision=flags.precision)
         for sentence in own.origin.account():
             log(f"{path}: {sentence}")
         encoders.check_finite(own.name, own.variables)

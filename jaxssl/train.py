@@ -108,5 +108,5 @@ def beginning(config: Any, job: jobs.Job) -> Any:
     """The weights of `init_from` (an `interop.initial.Start`), or None. Raises: UserError when this run cannot begin with them."""
     if not config.init_from:
         return None
-    from jaxssl.interop import initial               # the readers of other formats are imported only when there is something to read
+    from jaxssl.encoder import initial               # the readers of other formats are imported only when there is something to read
     return initial.read(config.init_from, state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from jaxssl import config as configs
 from jaxssl.errors import Temporary, UserError
 
+RUN = ("model", "method", "data", "augment")     # sections of a run's config
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
 
 
@@ -52,6 +54,35 @@ def claim(workdir: str, config_text: str, images: dict, *, total: int, allow_cha
         except OSError as error:
             raise UserError(f"cannot write in workdir {workdir} ({error.strerror or error}); make room or get the right to write there, or choose another folder") from error
     return former
+
+
+def read_config(workdir: str) -> dict:
+    """The resolved config of a workdir. Raises: UserError when there is none, it is torn, or it is not a run's."""
+    file = path(workdir) / "config.json"
+    if not file.exists():
+        raise UserError(f"{workdir} has no config.json, so it is not a workdir of this program; give the --workdir that a run was started with")
+    config = read_object(file)
+    if not is_run(config):
+        stated = next((f" (of {config[key]})" for key in ("architecture", "model_type", "architectures") if config.get(key)), "")
+        raise UserError(f"{workdir} is no workdir of this program: its config.json{stated} has no {', '.join(s for s in RUN if not isinstance(config.get(s), dict))} "
+                        "of a run; give the --workdir that a run was started with, or to evaluate and export weights from elsewhere, --weights")
+    return config
+
+
+def is_run(config: dict) -> bool:
+    """Whether a config.json is that of a run of this program; timm and transformers name theirs alike."""
+    return all(isinstance(config.get(section), dict) for section in RUN)
+
+
+def read_object(file: Any) -> dict:
+    """The JSON object in `file`. Raises: UserError when it is torn, or something else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} cannot be read ({error}); it is torn or damaged: restore it from a copy, or write it again with the program that made it") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds a JSON {type(found).__name__} where an object of settings was expected; write it again with the program that made it")
+    return found
 
 
 def set_aside(workdir: str, former: dict) -> None:

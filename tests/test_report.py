@@ -11,7 +11,8 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix
 
-from jaxssl import config as configs, data as datas, encoder as encoders, job as jobs
+from jaxssl import config as configs, data as datas, job as jobs
+from jaxssl.encoder import load as loading
 from jaxssl.eval import bootstrap, compare, knn, rank
 from jaxssl.interop import results
 from jaxssl.protocols import Row
@@ -21,7 +22,7 @@ from tests.reported import evaluation, page, run, seen  # noqa: F401 (fixtures)
 @pytest.fixture(scope="module")
 def oracle(run, seen):
     """(features, labels) of the reference and of the queries, by the encoder itself, image by image in the order of the source."""
-    encoder, data = encoders.from_workdir(str(run)), datas.make(**json.loads((run / "config.json").read_text())["data"])
+    encoder, data = loading.from_workdir(str(run)), datas.make(**json.loads((run / "config.json").read_text())["data"])
 
     def all_of(source, places):
         pixels = np.stack([np.asarray(Image.open(source.root / source.paths[p]).convert("RGB")) for p in places])

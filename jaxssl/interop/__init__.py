@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxssl import encoder as encoders, models, tree
+from jaxssl import workdir as folders
 from jaxssl.errors import UserError, listed, nearest, whole
 from jaxssl.interop import files, foreign, names, records
 
@@ -134,7 +135,7 @@ def is_workdir(path: str) -> bool:
     file = folder / "config.json"
     with files.readable(path):
         try:
-            if file.is_file() and encoders.is_run(encoders.read_object(file)):
+            if file.is_file() and folders.is_run(folders.read_object(file)):
                 return True
         except UserError:               # torn: it may be anyone's
             pass

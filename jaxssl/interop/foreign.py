@@ -7,7 +7,8 @@ from types import ModuleType
 
 import numpy as np
 
-from jaxssl import encoder as encoders, models
+from jaxssl import models
+from jaxssl import workdir as folders
 from jaxssl.errors import UserError, listed
 from jaxssl.interop import files, names
 
@@ -73,7 +74,7 @@ def architecture(side: ModuleType, found: dict[str, str]) -> str:
 def beside(path: Path) -> dict[str, dict]:
     """config.json and preprocessor_config.json of a folder of weights, or beside a file that has the name of one in such a folder. Raises: UserError when torn."""
     folder = path if path.is_dir() else path.parent if path.name in files.NAMES else None
-    return {name: encoders.read_object(folder / name) for name in (CONFIG, PROCESSOR) if folder is not None and (folder / name).is_file()}
+    return {name: folders.read_object(folder / name) for name in (CONFIG, PROCESSOR) if folder is not None and (folder / name).is_file()}
 
 
 def config(side: ModuleType, layout: str, path: Path, model: str, tensors: dict[str, np.ndarray], stated: dict) -> tuple[dict, tuple[str, ...], tuple[str, ...]]:

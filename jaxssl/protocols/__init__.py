@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxssl import cache, data as datas, preprocessing
+from jaxssl import cache, data as datas
+from jaxssl.encoder import preprocessing
 from jaxssl.data.sources import Subset
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError, nearest

@@ -3,8 +3,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl import augment, models, preprocessing, tree
+from jaxssl import augment, models, tree
+from jaxssl.encoder import preprocessing
 from jaxssl.errors import UserError, listed, nearest, whole
 from jaxssl.methods import base
 
 WEIGHTS = ("student", "teacher")
-RUN = ("model", "method", "data", "augment")     # sections of a run's config
 _CHUNK = 256    # images in one forward pass of `Encoder.__call__`
 
 
@@ -189,27 +187,6 @@ def _draw(module, heads, size, key):
     return {"params": params, "batch_stats": stats}
 
 
-def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
-    """The encoder in a workdir, an export folder, or one file of weights (ours, torchvision's, timm's, transformers' or SimCLR's layout).
-
-    weights: of a workdir with a moving average, "student" or "teacher" ("" is the teacher). A file holds one of them; another one is refused.
-    precision: of the arithmetic, "f32" or "bf16". Raises: UserError: nothing there, damaged, changed since its export, incomplete, or unknown.
-    """
-    from jaxssl import interop
-    path = str(path)
-    if "://" in path or interop.is_workdir(path):
-        return from_workdir(path, weights=weights, precision=precision)
-    with understood(path):
-        found = interop.read(path)
-        interop.demand(found)
-    if weights and weights != found.weights:
-        raise UserError(f"{path} holds the {found.weights}, not the {weights}; export the {weights} from the workdir" if weights in WEIGHTS else
-                        f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
-    with understood(path):
-        return build(found.config, found.variables, name=found.name, weights=found.weights, step=found.step, precision=precision,
-                     origin=Origin(found.layout, found.used, found.unused, found.assumed, found.notes, found.replaced))
-
-
 @contextlib.contextmanager
 def understood(path: str, remedy: str = "export it again with this version") -> Iterator[None]:
     """Raises: UserError in place of whatever building from a record or a config raises in the block; one from elsewhere may hold anything."""
@@ -219,39 +196,6 @@ def understood(path: str, remedy: str = "export it again with this version") -> 
         raise
     except Exception as error:
         raise UserError(f"the config in {path} is not one that this version of jaxssl understands ({type(error).__name__}: {error}); {remedy}") from error
-
-
-def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, precision: str = "f32") -> Encoder:
-    """The encoder in a checkpoint of a run: its newest, or that of `step`.
-
-    weights: "student", "teacher" (the moving average, with those heads alone that are averaged too), or "" for the teacher where there is one.
-    Raises: UserError.
-    """
-    from jaxssl import checkpoint       # orbax is imported for workdirs only
-    config = read_config(workdir)
-    manager = checkpoint.open_reader(workdir)
-    try:
-        newest = manager and manager.latest()
-        if newest is None:
-            raise UserError(f"workdir {workdir} has no committed checkpoint yet; let its run reach checkpoint_every, or the end")
-        state = manager.weights(newest if step is None else step)
-        step = newest if step is None else step
-    finally:
-        if manager:
-            manager.close()
-    average = state["aux"].get("ema")
-    weights = weights or ("teacher" if average else "student")
-    if weights not in WEIGHTS:
-        raise UserError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
-    if weights == "teacher" and not average:
-        raise UserError(f"the run in {workdir} kept no moving average (ema={config.get('ema')}), so it has no teacher; use weights=student")
-    params, stats = state["params"], state["aux"]["batch_stats"]
-    if weights == "teacher":                               # what it does not average is the student's, and no loss saw the two together
-        params, stats = average["params"], average["batch_stats"]
-    names = [n for n in params if n in stats]              # the probe has no statistics and is no part of the network
-    variables = {"params": {n: params[n] for n in names}, "batch_stats": {n: stats[n] for n in names}}
-    with understood(workdir, "use the version that its run was trained with, or restore its config.json"):
-        return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision)
 
 
 def untrained(encoder: Encoder) -> Encoder:
@@ -265,36 +209,6 @@ def untrained(encoder: Encoder) -> Encoder:
     keep = encoder.variables["params"].keys()
     variables = {"params": {n: params[n] for n in keep}, "batch_stats": {n: aux["batch_stats"][n] for n in keep}}
     return dataclasses.replace(encoder, name=f"{encoder.name}, untrained", step=0, variables=jax.tree.map(np.asarray, variables))
-
-
-def read_config(workdir: str) -> dict:
-    """The resolved config of a workdir. Raises: UserError when there is none, it is torn, or it is not a run's."""
-    from jaxssl import workdir as folders
-    file = folders.path(workdir) / "config.json"
-    if not file.exists():
-        raise UserError(f"{workdir} has no config.json, so it is not a workdir of this program; give the --workdir that a run was started with")
-    config = read_object(file)
-    if not is_run(config):
-        stated = next((f" (of {config[key]})" for key in ("architecture", "model_type", "architectures") if config.get(key)), "")
-        raise UserError(f"{workdir} is no workdir of this program: its config.json{stated} has no {', '.join(s for s in RUN if not isinstance(config.get(s), dict))} "
-                        "of a run; give the --workdir that a run was started with, or to evaluate and export weights from elsewhere, --weights")
-    return config
-
-
-def is_run(config: dict) -> bool:
-    """Whether a config.json is that of a run of this program; timm and transformers name theirs alike."""
-    return all(isinstance(config.get(section), dict) for section in RUN)
-
-
-def read_object(file: Any) -> dict:
-    """The JSON object in `file`. Raises: UserError when it is torn, or something else."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read ({error}); it is torn or damaged: restore it from a copy, or write it again with the program that made it") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds a JSON {type(found).__name__} where an object of settings was expected; write it again with the program that made it")
-    return found
 
 
 def _heads(config: dict, module: Any) -> dict:

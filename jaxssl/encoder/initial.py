@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxssl import encoder as encoders, tree
+from jaxssl import tree
+from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError, listed, section, whole
 from jaxssl.interop import covers, short
 
@@ -26,10 +27,10 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     Raises: UserError.
     """
     allowed = [a for a in allow_missing.replace(" ", "").split(",") if a]
-    source, choice = encoders.load(path), ()
+    source, choice = loading.load(path), ()
     lacking = [n for n in heads if n not in source.variables["params"] and n not in allowed]
     if lacking and source.weights == "teacher" and not source.origin.layout:         # a workdir has both
-        source = encoders.load(path, weights="student")
+        source = loading.load(path, weights="student")
         choice = (f"the moving average there lacks {', '.join(lacking)}, so this run begins with the student; --config.init_allow_missing={','.join(lacking)} takes the average",)
     stats = state.aux["batch_stats"]
     wanted = tree.names({"params": {n: state.params[n] for n in ("encoder", *heads)}, "batch_stats": {n: stats[n] for n in ("encoder", *heads)}})
