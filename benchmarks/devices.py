@@ -61,16 +61,19 @@ def launch(file, devices, processes, options):
 
 
 def work(file, processes, index, port, nudged, late):
-    from jaxssl import distributed
+    from jaxssl.parallel import processes as distributed
     if processes > 1:
         distributed.join(coordinator=f"127.0.0.1:{port}", processes=processes, process_id=index)
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from jaxssl import config, job, sharding, train, tree
+    from jaxssl import config, tree
+    from jaxssl.parallel import runtime
+    from jaxssl.training import job
+    from jaxssl.parallel import mesh as sharding
     from tests.tiny import Tiny
 
-    train.configure("off")
+    runtime.configure("off")
     spec = config.load("configs/digits/simclr.py", {"batch_size": "64", "total": "31278", "warmup": "3128", "model.name": "resnet10", "model.width": "0.125",
                                                     "model.stem": "cifar", "augment.size": "16", "data.canvas": "16", "data.variant": "clean",
                                                     "optim.name": "lars", "optim.lr": "0.3", "optim.scaling": "linear", "optim.weight_decay": "1e-6", **(LATE if late else {})})

@@ -21,10 +21,12 @@ from machine import machine, spread
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from jaxssl import cache, data as datas, sharding
+from jaxssl import data as datas
+from jaxssl.evaluation.features import cache
+from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import load as loading
-from jaxssl.eval import grid
-from jaxssl.protocols import linear
+from jaxssl.evaluation.measures import grid
+from jaxssl.evaluation.protocols import linear
 
 ROOT = Path(__file__).resolve().parent.parent
 N, D, CLASSES, BATCH, SEEDS = 50_000, 512, 10, 1024, 3

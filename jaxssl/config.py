@@ -29,15 +29,15 @@ SECTIONS = {
     "model": "jaxssl.models:make",
     "method": "jaxssl.methods.{name}:make",
     "optim": "jaxssl.optim:make",
-    "mesh": "jaxssl.sharding:make_mesh",
-    "eval": "jaxssl.evaluation:make",
-    "checkpoint": "jaxssl.checkpoint:open_manager",
-    "log": "jaxssl.writers:Writers",
+    "mesh": "jaxssl.parallel.mesh:make_mesh",
+    "eval": "jaxssl.training.evaluator:make",
+    "checkpoint": "jaxssl.workdir.checkpoint:open_manager",
+    "log": "jaxssl.workdir.writers:Writers",
 }
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
 INJECTED = {"model": {"precision"}, "augment": {"dtype", "return_params"}, "log": {"process_index"}}
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
-CHECKS = {"eval": "jaxssl.evaluation:check", "checkpoint": "jaxssl.checkpoint:check"}
+CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
 A_VIEW = {f"augment.{key}" for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")

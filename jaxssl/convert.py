@@ -1,7 +1,7 @@
 """`python -m jaxssl.convert SRC DST`: weights of another program as a file of ours, with every name accounted for.
 
 SRC is a file (.safetensors, .npz, .pth) or a folder (timm's, transformers', an export of ours); DST is a new folder, which `jaxssl.load`,
-`--weights` and `--config.init_from` take. SimCLR's checkpoints: see jaxssl/interop/simclr.py.
+`--weights` and `--config.init_from` take. SimCLR's checkpoints: see jaxssl/encoder/formats/simclr.py.
 """
 import argparse
 import json
@@ -9,10 +9,11 @@ import math
 import os
 import sys
 
-from jaxssl import encoder as encoders, interop
+from jaxssl import encoder as encoders
+from jaxssl.encoder import formats as interop
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError, listed
-from jaxssl.interop import files, safetensors
+from jaxssl.encoder.formats import files, safetensors
 from jaxssl.command import guarded
 
 NAMES = "names.json"

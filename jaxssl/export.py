@@ -13,13 +13,14 @@ import jax
 import numpy as np
 
 import jaxssl
-from jaxssl import data as datas, encoder as encoders, interop
+from jaxssl import data as datas, encoder as encoders
+from jaxssl.encoder import formats as interop
 from jaxssl.encoder import load as loading
 from jaxssl.encoder import preprocessing
 from jaxssl.data.decode import sample
 from jaxssl.data.open import detect
 from jaxssl.errors import UserError
-from jaxssl.interop import card
+from jaxssl.report import card
 from jaxssl.command import guarded
 
 LIMIT = 1e-4          # largest feature difference, of an image's largest feature, in float32

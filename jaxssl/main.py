@@ -40,9 +40,10 @@ def main(argv: list[str] | None = None) -> int:
 
     def body():
         overrides, profile = split_overrides(rest), parse_profile(flags.profile_steps)
-        from jaxssl import distributed, train  # jax is imported only once the command line is known to be sound
-        train.configure(flags.compilation_cache, processes=flags.processes)
-        distributed.join(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, timeout=flags.join_timeout)
+        from jaxssl.parallel import processes, runtime       # jax is imported only once the command line is known to be sound
+        from jaxssl.training import train
+        runtime.configure(flags.compilation_cache, processes=flags.processes)
+        processes.join(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, timeout=flags.join_timeout)
         train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=profile)
 
     return guarded(body, flags.debug)
@@ -55,9 +56,9 @@ def run() -> None:
     except Exception:
         traceback.print_exc()
         code = 1
-    if code and "jaxssl.distributed" in sys.modules:
-        from jaxssl import distributed
-        distributed.leave(code)
+    if code and "jaxssl.parallel.processes" in sys.modules:
+        from jaxssl.parallel import processes
+        processes.leave(code)
     sys.exit(code)
 
 

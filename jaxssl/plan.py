@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from jaxssl import roofline
+from jaxssl.planning import roofline
 from jaxssl.errors import UserError, nearest
 from jaxssl.command import guarded, split_overrides
 
@@ -74,7 +74,9 @@ def make(spec: str, overrides: dict[str, str], *, topology: str = "", devices: i
     prepare_environment(topology, devices)
     import jax
     import numpy as np
-    from jaxssl import config as configs, data as datas, job as jobs, sharding
+    from jaxssl import config as configs, data as datas
+    from jaxssl.training import job as jobs
+    from jaxssl.parallel import mesh as sharding
 
     config = configs.load(spec, overrides)
     data = datas.declared(**config.data)
@@ -122,7 +124,8 @@ def estimate(config: Any, job: Any, lowered: Any) -> dict:
 
 def compiled(lowered: Any, mesh: Any, plan: dict, chip: roofline.Chip | None) -> dict:
     """What the compiler says of the step on each device; with `chip`, whether it fits and how long it takes."""
-    from jaxssl import hlo, job as jobs
+    from jaxssl.training import job as jobs
+    from jaxssl.planning import hlo
     started = time.perf_counter()
     try:
         executable = jobs.compiled(lowered, mesh)

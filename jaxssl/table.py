@@ -2,7 +2,7 @@
 import argparse
 import sys
 
-from jaxssl import workdir as workdirs
+from jaxssl.workdir import folder as workdirs
 from jaxssl.errors import UserError
 from jaxssl.command import guarded
 

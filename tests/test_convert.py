@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxssl import convert, encoder as encoders, export, main, train, tree
+from jaxssl import convert, encoder as encoders, export, main, tree
+from jaxssl.training import train
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError
-from jaxssl.interop import files, initial, names, records, safetensors as native, torchvision
+from jaxssl.encoder.formats import files, initial, names, records, safetensors as native, torchvision
 from tests.test_encoder import workdir_of
 from tests.test_interop import config_of, lone, made
 from tests.tiny import ROOT, SMALL, Tiny, config_of as run_config

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 import jaxssl
-from jaxssl import checkpoint, config as configs, encoder as encoders, evaluate, models, tree
+from jaxssl import config as configs, encoder as encoders, evaluate, models, tree
+from jaxssl.workdir import checkpoint
 from jaxssl.encoder import load as loading
 from jaxssl.encoder import preprocessing
 from jaxssl.errors import UserError
-from jaxssl.interop import safetensors as native
+from jaxssl.encoder.formats import safetensors as native
 from tests.tiny import ROOT, Tiny, config_of
 
 
@@ -180,7 +181,7 @@ def test_weights_of_another_architecture_are_listed(encoder):
 
 @pytest.mark.parametrize("change", [lambda c: c["model"].update(widht=1), lambda c: c.pop("augment"), lambda c: c["method"].update(name="of_tomorrow")], ids=["key", "section", "method"])
 def test_a_record_of_another_version_is_a_sentence(exported, tmp_path, change):
-    from jaxssl.interop import files
+    from jaxssl.encoder.formats import files
     tensors, metadata = files.read(exported / "model.safetensors")
     record = json.loads(metadata["jaxssl"])
     del record["record_digest"]         # as older files are
@@ -221,7 +222,7 @@ encoder = jaxssl.load({str(exported)!r})
 print(encoder(numpy.zeros((1, 16, 16, 3), numpy.uint8)).shape)
 after = {{name.split(".")[0] for name in sys.modules}}
 print(sorted((after - before) & {{"orbax", "grain", "optax", "torch", "tensorflow", "clu", "tensorboardX", "wandb", "sklearn", "matplotlib", "ml_collections", "etils", "rich", "onnx", "timm", "transformers"}}))
-print([name for name in sys.modules if name in ("jaxssl.train", "jaxssl.data", "jaxssl.checkpoint", "jaxssl.config", "jaxssl.optim", "jaxssl.workdir")])
+print([name for name in sys.modules if name in ("jaxssl.training.train", "jaxssl.data", "jaxssl.workdir.checkpoint", "jaxssl.config", "jaxssl.optim", "jaxssl.workdir.folder")])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

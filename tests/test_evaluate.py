@@ -12,11 +12,17 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl import checkpoint, config as configs, data as datas, document, evaluate, protocols, sharding, subjects
+from jaxssl import config as configs, data as datas, evaluate
+from jaxssl.workdir import checkpoint
+from jaxssl.evaluation import protocols
+from jaxssl.evaluation import subjects
+from jaxssl.evaluation.tables import document
+from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import load as loading
 from jaxssl.data.sources import Subset
-from jaxssl.eval import bootstrap, compare, published, rank
-from jaxssl.protocols import Row, augmented, labelfree
+from jaxssl.evaluation.measures import bootstrap, rank
+from jaxssl.evaluation.tables import compare, published
+from jaxssl.evaluation.protocols import Row, augmented, labelfree
 from tests.probed import Labelled
 from tests.test_cache import drawn
 
@@ -67,7 +73,7 @@ def written(folder):
 
 def plant(monkeypatch, run):
     """A protocol of this name."""
-    monkeypatch.setitem(sys.modules, "jaxssl.protocols.planted", types.SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "jaxssl.evaluation.protocols.planted", types.SimpleNamespace(run=run))
     known = protocols.names()
     monkeypatch.setattr(protocols, "names", lambda: [*known, "planted"])
 

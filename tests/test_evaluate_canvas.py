@@ -7,10 +7,14 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from jaxssl import cache, evaluate, protocols, sharding, subjects, tree
+from jaxssl import evaluate, tree
+from jaxssl.evaluation import protocols
+from jaxssl.evaluation import subjects
+from jaxssl.evaluation.features import cache
+from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import load as loading
-from jaxssl.interop import names, records, torchvision
-from jaxssl.protocols import augmented
+from jaxssl.encoder.formats import names, records, torchvision
+from jaxssl.evaluation.protocols import augmented
 from tests.test_interop import config_of, made
 
 

@@ -7,12 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import cache, data as datas, protocols, subjects
+from jaxssl import data as datas
+from jaxssl.evaluation import protocols
+from jaxssl.evaluation import subjects
+from jaxssl.evaluation.features import cache
 from jaxssl.encoder import load as loading
 from jaxssl.data.sources import Subset
 from jaxssl.errors import UserError
-from jaxssl.protocols import Row
-from jaxssl.tuning import frozen, whole
+from jaxssl.evaluation.protocols import Row
+from jaxssl.evaluation.tuning import frozen, whole
 from tests.test_cache import drawn
 from tests.test_evaluate import FAST, call, plant, runs, written  # noqa: F401 (fixtures)
 from tests.test_interop import lone

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import data as datas, evaluation, sharding
+from jaxssl import data as datas
+from jaxssl.training import evaluator as evaluation
+from jaxssl.parallel import mesh as sharding
 
 CLASSES = ("a", "b", "c", "d")
 

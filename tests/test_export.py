@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import export, interop, table, tree
+from jaxssl import export, table, tree
+from jaxssl.encoder import formats as interop
 from jaxssl.encoder import load as loading
 from jaxssl.encoder import preprocessing
 from jaxssl.errors import UserError
-from jaxssl.interop import card, files, names, records, results, safetensors as native, stablehlo, timm, torchvision, transformers
+from jaxssl.evaluation.tables import reading as results
+from jaxssl.encoder.formats import files, names, records, safetensors as native, stablehlo, timm, torchvision, transformers
+from jaxssl.report import card
 from tests.test_encoder import tiny, workdir_of
 from tests.test_interop import config_of, made
 from tests.tiny import ROOT
@@ -167,7 +170,7 @@ def test_stablehlo_computes_in_float32_everywhere(tmp_path):
 def test_onnx_takes_any_batch_and_size(tmp_path):
     onnx, runtime = (pytest.importorskip(package, reason=f"{package} is an optional extra") for package in NEEDS["onnx"])
     encoder = made({**config_of("resnet50"), "model": {"name": "resnet50", "width": 0.0625, "stem": "imagenet"}})
-    importlib.import_module("jaxssl.interop.onnx").write(encoder, tmp_path)
+    importlib.import_module("jaxssl.encoder.formats.onnx").write(encoder, tmp_path)
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     for shape in ((1, 32, 32, 3), (3, 40, 24, 3)):
         x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -259,7 +262,7 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(tmp_path, fails):
 
 def test_run_numbers_in_the_card_are_those_of_evaluation():
     """The protocols that the card states for run.json follow from the evaluator's settings."""
-    from jaxssl.evaluation import KNN
+    from jaxssl.training.evaluator import KNN
     for name, (k, temperature) in KNN.items():
         assert card.RUN[name] == f"weighted kNN, k {k}, T {temperature:g}".replace("0.", ".")
     assert {key for _, key in table.COLUMNS} <= card.RUN.keys()

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxssl import encoder as encoders, interop, models, tree
+from jaxssl import encoder as encoders, models, tree
+from jaxssl.encoder import formats as interop
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError
-from jaxssl.interop import files, names, records, safetensors as native, simclr, timm, torchvision, transformers
+from jaxssl.encoder.formats import files, names, records, safetensors as native, simclr, timm, torchvision, transformers
 from tests.goldens import make_names
 
 LIBRARIES = {"torchvision": torchvision, "timm": timm, "transformers": transformers}

@@ -11,11 +11,13 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix
 
-from jaxssl import config as configs, data as datas, job as jobs
+from jaxssl import config as configs, data as datas
+from jaxssl.training import job as jobs
 from jaxssl.encoder import load as loading
-from jaxssl.eval import bootstrap, compare, knn, rank
-from jaxssl.interop import results
-from jaxssl.protocols import Row
+from jaxssl.evaluation.measures import bootstrap, knn, rank
+from jaxssl.evaluation.tables import compare
+from jaxssl.evaluation.tables import reading as results
+from jaxssl.evaluation.protocols import Row
 from jaxssl.report import compose, curves, evaluations, figures, look, maps, page as pages, pictures, read, readings, seen as sections
 from tests.reported import evaluation, page, run, seen  # noqa: F401 (fixtures)
 

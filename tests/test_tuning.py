@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import data as datas, encoder as encoders, models, sharding, tree
+from jaxssl import data as datas, encoder as encoders, models, tree
+from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import NonFiniteError, UserError
 from jaxssl.models import depth, heads, resnet
-from jaxssl.tuning import frozen, loop, subsets, whole
+from jaxssl.evaluation.tuning import frozen, loop, subsets, whole
 from tests import tiny
 
 

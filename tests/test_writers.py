@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import progress, workdir as workdirs
+from jaxssl.workdir import folder as workdirs
+from jaxssl.training import progress
 from jaxssl.errors import UserError
 from jaxssl.durations import spoken
-from jaxssl.progress import Clock, Progress, Rates, line, mfu, peak_flops
-from jaxssl.watchdog import Stop, Watchdog
-from jaxssl.writers import Mirror, Writers
+from jaxssl.training.progress import Clock, Progress, Rates, line, mfu, peak_flops
+from jaxssl.training.watchdog import Stop, Watchdog
+from jaxssl.workdir.writers import Mirror, Writers
 
 
 def lines(folder):
@@ -281,5 +282,5 @@ def test_stop_catches_one_signal_and_restores():
 
 
 def test_second_sigterm_ends_the_process():
-    code = "import os, signal, time\nfrom jaxssl.watchdog import Stop\nwith Stop() as s:\n    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(9)"
+    code = "import os, signal, time\nfrom jaxssl.training.watchdog import Stop\nwith Stop() as s:\n    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(9)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == -signal.SIGTERM

@@ -5,7 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxssl import config as configs, data as datas, job as jobs, sharding
+from jaxssl import config as configs, data as datas
+from jaxssl.training import job as jobs
+from jaxssl.parallel import mesh as sharding
 from jaxssl.data import pipeline
 
 ROOT = Path(__file__).parent.parent

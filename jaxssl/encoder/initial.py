@@ -7,7 +7,7 @@ import numpy as np
 from jaxssl import tree
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError, listed, section, whole
-from jaxssl.interop import covers, short
+from jaxssl.encoder.formats import covers, short
 
 COPIES = ("", "aux/", "aux/ema/")       # where a train state keeps params and batch_stats, averages included
 

@@ -1,7 +1,8 @@
 """Opens a trained encoder: a workdir, an export, or one file of weights."""
 import os
 
-from jaxssl import interop, workdir as folders
+from jaxssl.workdir import folder as folders
+from jaxssl.encoder import formats as interop
 from jaxssl.encoder import WEIGHTS, Encoder, Origin, build, understood
 from jaxssl.errors import UserError, nearest
 
@@ -32,7 +33,7 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
     weights: "student", "teacher" (the moving average, with those heads alone that are averaged too), or "" for the teacher where there is one.
     Raises: UserError.
     """
-    from jaxssl import checkpoint            # orbax is imported for workdirs only
+    from jaxssl.workdir import checkpoint            # orbax is imported for workdirs only
     config = folders.read_config(workdir)
     manager = checkpoint.open_reader(workdir)
     try:

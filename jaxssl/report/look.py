@@ -10,7 +10,7 @@ from jaxssl import data as datas, encoder as encoders
 from jaxssl.encoder import load as loading
 from jaxssl.data import decode
 from jaxssl.errors import UserError
-from jaxssl.eval import knn, rank
+from jaxssl.evaluation.measures import knn, rank
 from jaxssl.report import pictures
 from jaxssl.report.markup import isolated
 from jaxssl.report.read import Run

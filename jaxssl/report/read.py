@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl import models, workdir as folders
+from jaxssl import models
+from jaxssl.workdir import folder as folders
 from jaxssl.errors import UserError
-from jaxssl.interop.results import is_number
+from jaxssl.evaluation.tables.reading import is_number
 from jaxssl.report.markup import isolated
 
 NUMBERS = ("steps", "wall_seconds", "train_seconds", "parameters", "flops_per_step")      # of run.json, beside its scores
