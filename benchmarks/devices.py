@@ -69,6 +69,7 @@ def work(file, processes, index, port, nudged, late):
     import numpy as np
     from jaxssl import config, tree
     from jaxssl.parallel import runtime
+    from jaxssl import data as datas
     from jaxssl.training import job
     from jaxssl.parallel import mesh as sharding
     from tests.tiny import Tiny
@@ -84,7 +85,7 @@ def work(file, processes, index, port, nudged, late):
 
     def first_gradient(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 0)
-        views = make_views(key, job.lookup(batch))
+        views = make_views(key, datas.lookup(batch))
         return jax.grad(lambda p: tiny.job.method.loss(p, state.aux, views, key, jnp.zeros((), jnp.int32))[0])(state.params)
 
     gradient = jax.jit(first_gradient, out_shardings=sharding.replicated(tiny.mesh))(tiny.state, tiny.batch(0))

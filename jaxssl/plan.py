@@ -104,16 +104,11 @@ def estimate(config: Any, job: Any, lowered: Any) -> dict:
     """Operations of the traced step, and memory from what JAX would keep for the backward pass before the compiler saves any of it."""
     import jax
     import jax.numpy as jnp
-    size = config.augment.size
-    dtype = jnp.bfloat16 if config.precision == "bf16" else jnp.float32
-    views = jax.ShapeDtypeStruct((config.batch_size, job.views, size, size, 3), dtype)
-    batch = {"views": views, "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)}
-
     def kept(params, aux, batch):
         step, key = jnp.zeros((), jnp.int32), jax.random.key(0)
         return jax.vjp(lambda p: job.method.loss(p, aux, batch, key, step), params, has_aux=True)[1]
 
-    residuals = jax.tree.leaves(jax.eval_shape(kept, job.state.params, job.state.aux, batch))
+    residuals = jax.tree.leaves(jax.eval_shape(kept, job.state.params, job.state.aux, job.seen))
     activations = sum(x.size * x.dtype.itemsize for x in residuals)
     gradients = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.state.params))
     fixed = gradients + sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.state))

@@ -179,7 +179,7 @@ def test_views_are_those_of_the_first_step(run):
     config = configs.ConfigDict(json.loads((run / "config.json").read_text()))
     data = datas.make(**config.data)
     store = datas.store(data, data.train)
-    index = next(datas.batches(data, seed=config.seed, batch_size=config.batch_size, total_steps=1))[1]["index"]
+    index = next(datas.batches(data, drawn=datas.shuffled(config.seed, config.batch_size, len(data.train)), batch_size=config.batch_size, total_steps=1))[1]["index"]
     batch = datas.lookup(store, {"index": index})
     key = jax.random.fold_in(jax.random.wrap_key_data(np.asarray(jax.random.key_data(jax.random.key(config.seed)))), 0)
     views = np.asarray(jax.jit(jobs.views(config)[0])(key, {k: batch[k] for k in ("image", "size")})["views"], np.float32)

@@ -21,9 +21,9 @@ def main(argv=None) -> int:
             raise UserError(f"--count is {flags.count}; at least one image is needed")
         config = configs.load(flags.config, split_overrides(rest))
         try:
-            views = augment.make(**config.augment, return_params=True)
+            views = augment.pair(config.augment, config.local, return_params=True)
         except ValueError as error:
-            raise UserError(f"augment.{error}") from error
+            raise UserError(str(error)) from error
         canvases = _canvases(data.make(**config.data), flags.count)
         key = jax.random.key(config.seed if flags.seed is None else flags.seed)
         batch = jax.tree.map(np.asarray, jax.jit(views)(key, canvases))

@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Encoder:
     """An encoder with the transform it was trained for.
 
     name: of the workdir or file it came from. config: the resolved config of its run, as plain dicts. weights: "student" or "teacher" (the moving
-    average). step: of its training, None when unknown. module: the network; heads: what training put on top of it, by name.
+    average). step: of its training, None when unknown. module: the network; heads: what training put on top of it, name → (module, what it stands on).
     variables: {"params": {"encoder": …, "projector": …}, "batch_stats": {…}}, float32. origin: of weights in a file, every name accounted for.
 
     `encoder(images)` gives features; `forward` is the pure function under it, for probes and fine-tuning.
@@ -64,7 +65,7 @@ class Encoder:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the features it can give: "backbone", then every head layer ("projector.1", …), input to output."""
-        return ("backbone", *(f"{name}.{i}" for name, head in self.heads.items() for i in range(1, len(head.dims) + 1)))
+        return ("backbone", *(f"{name}.{i}" for name, (head, _) in self.heads.items() for i in range(1, len(head.dims) + 1)))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -81,19 +82,30 @@ class Encoder:
         """The test-time transform: a batch of canvases {image uint8 [B, S, S, 3], size int32 [B, 2]} to [B, size, size, 3] float32."""
         return augment.test_view(**self.preprocessing)
 
-    def forward(self, variables: dict, x: jax.Array, *, layer: str = "backbone", train: bool = False) -> tuple[jax.Array, dict]:
-        """Features f32 [B, D] of `layer` for normalised images [B, H, W, 3], and the batch statistics after it (unchanged unless `train`).
+    def forward(self, variables: dict, x: jax.Array, *, layer: str = "backbone", train: bool = False, key: jax.Array | None = None) -> tuple[jax.Array, dict]:
+        """Features f32 [B, D] of `layer` for normalised images [B, H, W, C], and the batch statistics after it (unchanged unless `train`).
 
-        Pure. A head layer's features are taken behind its norm and activation. Raises: UserError for an unknown layer.
+        Pure. A head layer's features are taken behind its norm and activation. key: of stochastic depth in training. Raises: UserError for an unknown layer.
         """
         self.check_layer(layer)
-        params, stats = variables["params"], dict(variables["batch_stats"])
-        h, stats["encoder"] = base.apply(self.module, params["encoder"], stats["encoder"], x, train=train)
-        if layer == "backbone":
-            return h, stats
+        h, stats = models.Net(self.module).pooled(variables["params"]["encoder"], variables["batch_stats"]["encoder"], x, train=train, key=key)
+        stats = {**variables["batch_stats"], "encoder": stats}
+        return (h, stats) if layer == "backbone" else self.behind(variables | {"batch_stats": stats}, h, layer, train=train)
+
+    def behind(self, variables: dict, h: jax.Array, layer: str, *, train: bool = False) -> tuple[jax.Array, dict]:
+        """Features of a head's layer from those of the backbone [B, D], through the heads that it stands on, and the batch statistics after it."""
         name, _, depth = layer.partition(".")
-        z, stats[name] = base.apply(self.heads[name].clone(depth=int(depth)), params[name], stats[name], h, train=train)
-        return z, stats
+        stats = dict(variables["batch_stats"])
+        for below in self.below(name):
+            h, stats[below] = models.Net(self.heads[below][0])(variables["params"][below], stats[below], h, train=train)
+        head = models.Net(self.heads[name][0].clone(depth=int(depth)))
+        h, stats[name] = head(variables["params"][name], stats[name], h, train=train)
+        return h, stats
+
+    def below(self, head: str) -> tuple[str, ...]:
+        """Names of the heads that `head` stands on, the lowest first."""
+        base = self.heads[head][1]
+        return () if base == "encoder" else (*self.below(base), base)
 
     def embed(self, layer: str = "backbone", *, place: Any = None) -> Callable:
         """A jitted function from a batch of canvases to features f32 [B, D] of `layer`, batch norm in inference mode.
@@ -107,7 +119,7 @@ class Encoder:
 
     def check_layer(self, layer: str) -> None:
         if layer not in self.layers:
-            if self.weights == "teacher" and layer.partition(".")[0] in _heads(self.config, self.module):
+            if self.weights == "teacher" and layer.partition(".")[0] in method(self.config, self.module).heads:
                 raise UserError(f"layer {layer!r} is one of the student: the moving average holds {' and '.join(self.variables['params'])} alone; use --use student for it")
             raise UserError(f"layer {layer!r} is not one of {', '.join(self.layers)}{nearest(layer, self.layers)}")
 
@@ -146,6 +158,7 @@ def build(config: dict, variables: dict, *, name: str, weights: str = "student",
     preprocessing.check(config)
     module = models.make(**config["model"], precision=precision)
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
+    heads = {n: head for n, head in heads.items() if head[1] == "encoder" or head[1] in heads}
     encoder = Encoder(name, config, weights, step, module, heads, jax.tree.map(lambda a: np.asarray(a, np.float32), variables), origin)
     expected, found = tree.names(shapes(encoder)), tree.names(encoder.variables)
     lists = {"missing": sorted(expected.keys() - found.keys()), "not part of it": sorted(found.keys() - expected.keys()),
@@ -180,10 +193,11 @@ def fill(config: dict, variables: dict) -> dict:
 
 
 def _draw(module, heads, size, key):
-    params, stats = {}, {}
-    params["encoder"], stats["encoder"] = base.init(module, key, jnp.zeros((2, size, size, 3)))
-    for name, head in heads.items():
-        params[name], stats[name] = base.init(head, key, jnp.zeros((2, module.features)))
+    params, stats, rows = {}, {}, 2 * getattr(module, "bn_groups", 1)
+    params["encoder"], stats["encoder"] = models.Net(module).init(key, jnp.zeros((rows, size, size, getattr(module, "channels", 3))))
+    widths = {"encoder": module.features, **{name: head.dims[-1] for name, (head, _) in heads.items()}}
+    for name, (head, below) in heads.items():
+        params[name], stats[name] = models.Net(head).init(key, jnp.zeros((rows, widths[below])))
     return {"params": params, "batch_stats": stats}
 
 
@@ -200,27 +214,35 @@ def understood(path: str, remedy: str = "export it again with this version") -> 
 
 def untrained(encoder: Encoder) -> Encoder:
     """The same network as its run began: a pure function of the config's seed. Without a seed (weights from elsewhere), seed 0."""
-    size = encoder.config["augment"]["size"]
     if "method" not in encoder.config:                     # weights from elsewhere: an encoder and nothing else
         return dataclasses.replace(encoder, name=f"{encoder.name}, untrained", step=0, variables=fill(encoder.config, {"params": {}, "batch_stats": {}}))
-    method = _method(encoder.config, encoder.module)
-    example = {"views": jnp.zeros((2 * encoder.config["model"].get("bn_groups", 1), encoder.config["augment"].get("views", 2), size, size, 3))}
-    params, aux = jax.jit(method.init)(jax.random.key(encoder.config.get("seed", 0)), example)
+    config, size = encoder.config, encoder.config["augment"]["size"]
+    canvas = {"image": jax.ShapeDtypeStruct((2 * config["model"].get("bn_groups", 1), size, size, 3), jnp.uint8)}
+    views = augment.pair(whole_section(augment.make, config["augment"]), whole_section(augment.make, config.get("local", {"views": 0})))
+    example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(views, jax.eval_shape(jax.random.key, 0), canvas))
+    params, aux = jax.jit(method(config, encoder.module).init)(jax.random.key(config.get("seed", 0)), example)
     keep = encoder.variables["params"].keys()
     variables = {"params": {n: params[n] for n in keep}, "batch_stats": {n: aux["batch_stats"][n] for n in keep}}
     return dataclasses.replace(encoder, name=f"{encoder.name}, untrained", step=0, variables=jax.tree.map(np.asarray, variables))
 
 
+def whole_section(function: Callable, keys: dict) -> dict:
+    """The keys of a config's section that `function` reads, with its defaults for those that an older config lacks."""
+    return {**{name: p.default for name, p in inspect.signature(function).parameters.items() if name not in ("dtype", "return_params")}, **keys}
+
+
 def _heads(config: dict, module: Any) -> dict:
     """The heads of a config's method; none for weights from elsewhere, whose config has no method."""
-    return _method(config, module).heads if "method" in config else {}
+    return method(config, module).heads if "method" in config else {}
 
 
-def _method(config: dict, module: Any) -> base.Method:
-    """The method of a config, for its initialisation and its heads; its loss is never called, so it gets no mesh."""
+def method(config: dict, module: Any) -> base.Method:
+    """The method of a config, for its initialisation and its heads; its loss is never called, so it gets no mesh and one step."""
     name = config["method"]["name"]
     if not name.isidentifier():
         raise UserError(f"method.name is {name!r}, which is no name of a method")
     own = {k: v for k, v in config["method"].items() if k != "name"}
-    context = dict(encoder=module, mesh=None, batch_size=config.get("batch_size", 2), views=config["augment"].get("views", 2), total=1)
+    context = dict(encoder=models.Net(module), net=models.Net, mesh=None, batch_size=config.get("batch_size", 2), views=config["augment"].get("views", 2),
+                   local=config.get("local", {}).get("views", 0), classes=config["data"].get("classes", 0) if "data" in config else 0, examples=1, total=1,
+                   duration=lambda value, key: 1)
     return base.build(importlib.import_module(f"jaxssl.methods.{name}").make, own, context)

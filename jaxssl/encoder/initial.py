@@ -9,7 +9,7 @@ from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError, listed, section, whole
 from jaxssl.encoder.formats import covers, short
 
-COPIES = ("", "aux/", "aux/ema/")       # where a train state keeps params and batch_stats, averages included
+COPIES = ("", "aux/", "aux/teacher/")       # where a train state keeps params and batch_stats, averages included
 
 
 class Start(NamedTuple):

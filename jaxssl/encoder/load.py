@@ -3,7 +3,8 @@ import os
 
 from jaxssl.workdir import folder as folders
 from jaxssl.encoder import formats as interop
-from jaxssl.encoder import WEIGHTS, Encoder, Origin, build, understood
+from jaxssl import models
+from jaxssl.encoder import WEIGHTS, Encoder, Origin, build, method, understood
 from jaxssl.errors import UserError, nearest
 
 
@@ -45,16 +46,22 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
     finally:
         if manager:
             manager.close()
-    average = state["aux"].get("ema")
+    average = state["aux"].get("teacher") or state["aux"].get("ema")      # runs before the contract of today called it ema
     weights = weights or ("teacher" if average else "student")
     if weights not in WEIGHTS:
         raise UserError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
     if weights == "teacher" and not average:
-        raise UserError(f"the run in {workdir} kept no moving average (ema={config.get('ema')}), so it has no teacher; use weights=student")
+        raise UserError(f"the run in {workdir} kept no moving average (neither its method nor ema={config.get('ema')}), so it has no teacher; use weights=student")
     params, stats = state["params"], state["aux"]["batch_stats"]
     if weights == "teacher":                               # what it does not average is the student's, and no loss saw the two together
         params, stats = average["params"], average["batch_stats"]
-    names = [n for n in params if n in stats]              # the probe has no statistics and is no part of the network
-    variables = {"params": {n: params[n] for n in names}, "batch_stats": {n: stats[n] for n in names}}
     with understood(workdir, "use the version that its run was trained with, or restore its config.json"):
+        variables = network(config, params, stats)
         return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision)
+
+
+def network(config: dict, params: dict, stats: dict) -> dict:
+    """Of a train state's parameters and statistics those of the network that is kept: the encoder and the method's heads, which say what it is."""
+    module = models.make(**config["model"], precision="f32")
+    names = [n for n in ("encoder", *method(config, module).heads) if n in params]
+    return {"params": {n: params[n] for n in names}, "batch_stats": {n: stats.get(n, {}) for n in names}}

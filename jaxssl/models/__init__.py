@@ -4,15 +4,17 @@ import jax.numpy as jnp
 
 from jaxssl.errors import UserError, nearest
 from jaxssl.models import heads, resnet
+from jaxssl.models.features import Features
+from jaxssl.models.net import Net
 
-__all__ = ["DTYPES", "heads", "make", "resnet"]
+__all__ = ["DTYPES", "Features", "Net", "heads", "make", "resnet"]
 
 DTYPES = {"bf16": jnp.bfloat16, "f32": jnp.float32}
 
 
 def make(*, name: str = "resnet50", width: float = 1.0, stem: str = "imagenet", zero_init: bool = True, bn_groups: int = 1,
          bn_momentum: float = 0.9, bn_eps: float = 1e-5, remat: bool = False, precision: str = "bf16") -> nn.Module:
-    """Makes an encoder: `encoder.apply(variables, images [B, H, W, 3], train)` gives `[B, encoder.features]` in float32.
+    """Makes an encoder: `encoder.apply(variables, images [B, H, W, 3], train)` gives `Features`: pooled [B, encoder.features] and tokens, in float32.
 
     name: resnet10, 18, 34, 50, 101 or 152.
     width: multiplies every channel count (64 in the first stage at 1).

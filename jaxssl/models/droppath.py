@@ -14,14 +14,19 @@ def rates(depth: int, most: float, shape: str) -> np.ndarray:
 
 
 def by_row(branch: Callable, x: jax.Array, key: jax.Array, rate: jax.Array, rows: jax.Array) -> jax.Array:
-    """x `[B, N, D]` plus branch(x), kept for each row with chance 1 - rate and then divided by it.
+    """x `[B, …]` plus branch(x), `kept` for some rows."""
+    return x + kept(branch(x), key, rate, rows)
+
+
+def kept(y: jax.Array, key: jax.Array, rate: jax.Array, rows: jax.Array) -> jax.Array:
+    """A branch's output `[B, …]`, kept for each row with chance 1 - rate and then divided by it, else zero.
 
     What is drawn for a row depends on the key and on its place in the global batch, `rows [B]` int32, and on nothing else: a part of a batch draws
     what the whole batch would.
     """
-    kept = jax.vmap(lambda row: jax.random.bernoulli(jax.random.fold_in(key, row), 1 - rate))(rows)
-    scale = (kept / (1 - rate))[:, None, None]                                      # [B, 1, 1]
-    return x + (branch(x).astype(jnp.float32) * scale).astype(x.dtype)
+    chosen = jax.vmap(lambda row: jax.random.bernoulli(jax.random.fold_in(key, row), 1 - rate))(rows)
+    scale = (chosen / (1 - rate)).reshape(-1, *(1,) * (y.ndim - 1))                 # [B, 1, …]
+    return (y.astype(jnp.float32) * scale).astype(y.dtype)
 
 
 def on_subset(branch: Callable, x: jax.Array, key: jax.Array, rate: float) -> jax.Array:

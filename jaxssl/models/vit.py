@@ -173,7 +173,7 @@ class ViT(nn.Module):
         keep: `[B, n]` int32, the visible patches of each image, taken after positions are added; the others are not seen. cls and registers stay.
         mask: `[B, N]` bool, patches that the mask token stands for, before positions are added; needs `mask_token`.
         rows: `[B]` int32, the places of the images in the global batch, for stochastic depth: a micro-batch with its places draws what the whole
-              batch would with the same rng "drop". The places are 0 to B - 1 unless given. The rng is needed where `train` and `drop_path` are set.
+              batch would with the same rng "drop". The places are 0 to B - 1 unless given. Without that rng nothing is left out (a teacher).
 
         Raises UserError where images do not fit patch and channels, or a mask comes without a mask token.
         """
@@ -191,7 +191,7 @@ class ViT(nn.Module):
         x = jnp.concatenate([*(jnp.broadcast_to(t, (len(x), *t.shape[1:])) for t in prefix), x], 1)       # [B, 1 + R + n, D]
         block = {"width": self.width, "heads": self.heads, "ffn": self.ffn, "qk_norm": self.qk_norm, "layer_scale": self.layer_scale, "eps": self.eps,
                  "dtype": self.dtype}
-        key = self.make_rng("drop") if train and self.drop_path and not self.is_initializing() else None
+        key = self.make_rng("drop") if train and self.drop_path and self.has_rng("drop") else None
         rates = droppath.rates(self.depth, self.drop_path, self.drop_path_shape)
         x = transformer.run(block, x.astype(self.dtype), rates, key, rows, subset=self.drop_rows, scan=self.scan, remat=self.remat)
         x = transformer.layer_norm(x.astype(jnp.float32), self.eps, "norm")

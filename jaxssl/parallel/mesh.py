@@ -47,6 +47,26 @@ def parameters(tree: Any, mesh: Mesh, rules=((r"kernel$", "fsdp"), (r"", "replic
     return jax.tree.map(lambda leaf, rule: _split(leaf, mesh, ("fsdp",)) if rule == "fsdp" else replicated(mesh), tree, places)
 
 
+# Where arrays of aux lie, after what the method says: teachers like parameters, one row a sample spread out, the rest on every device.
+AUX_PLACES = ((r"^(teacher|frozen)/", "slices"), (r"^bank/", "rows"), (r"", "whole"))
+
+
+def kinds(aux: Any, places: tuple = ()) -> Any:
+    """For every array of aux its kind of place, "slices", "rows" or "whole"; `places` (regex, kind) come before `AUX_PLACES`."""
+    return named.rules(aux, (*places, *AUX_PLACES), unused_ok=True, what="place of aux")
+
+
+def auxiliary(aux: Any, mesh: Mesh, places: tuple = ()) -> Any:
+    """A NamedSharding for every array of aux by its kind. Raises: UserError when rows cannot be shared equally."""
+    slices = update_slices(aux, mesh)
+
+    def place(leaf, kind, sliced):
+        if kind == "rows" and leaf.shape[0] % mesh.size:
+            raise UserError(f"an array of {leaf.shape[0]} rows in the train state cannot be shared equally by {mesh.size} devices; its method must fill it up to a multiple")
+        return {"slices": sliced, "rows": batch(mesh), "whole": replicated(mesh)}[kind]
+    return jax.tree.map(place, aux, kinds(aux, places), slices)
+
+
 def update_slices(tree: Any, mesh: Mesh) -> Any:
     """A NamedSharding for every gradient, optimizer slot and updated parameter: its largest divisible axis over groups of at most `GROUP` neighbours.
 

@@ -11,7 +11,7 @@ from jaxssl.methods.base import Method
 
 
 def watch(method: Method, *, classes: int, width: int) -> Method:
-    """`method` with `params["probe"]` (a linear classifier, when there are classes) and collapse metrics of the embeddings.
+    """`method` with `params["probe"]` (a linear classifier, when there are classes) and collapse metrics of the embeddings, where it gives any.
 
     The probe's loss is added to the method's, but its features are detached: the encoder's gradient is exactly the method's.
     Metric `loss` stays the method's own. Images with label −1 do not count.
@@ -26,13 +26,14 @@ def watch(method: Method, *, classes: int, width: int) -> Method:
         return params, aux
 
     def loss(params, aux, batch, key, step):
-        value, (aux, metrics) = method.loss(params, aux, batch, key, step)
-        h, z = (stop_gradient(metrics.pop(name)) for name in ("features", "embeddings"))
-        metrics = {"loss": value, **metrics, **collapse.metrics(z)}
-        if not classes:
-            return value, (aux, metrics)
-        probe_loss, accuracy = _probe(params["probe"], h, batch["label"])
-        return value + probe_loss, (aux, {**metrics, "probe_loss": probe_loss, "probe_accuracy": accuracy})
+        value, (aux, metrics, seen) = method.loss(params, aux, batch, key, step)
+        metrics = {"loss": value, **metrics}
+        if "embeddings" in seen:
+            metrics |= collapse.metrics(stop_gradient(seen["embeddings"]))
+        if not classes or "features" not in seen:
+            return value, (aux, metrics, seen)
+        probe_loss, accuracy = _probe(params["probe"], stop_gradient(seen["features"]), batch["label"])
+        return value + probe_loss, (aux, {**metrics, "probe_loss": probe_loss, "probe_accuracy": accuracy}, seen)
 
     return method._replace(init=init, loss=loss)
 

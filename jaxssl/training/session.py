@@ -118,7 +118,7 @@ class Session:
     def open_batches(self) -> None:
         if self.batches is not None:
             self.batches.close()
-        self.batches = datas.batches(self.data, seed=self.config.seed, batch_size=self.config.batch_size, start_step=self.step, total_steps=self.job.total,
+        self.batches = datas.batches(self.data, drawn=self.job.order, batch_size=self.config.batch_size, start_step=self.step, total_steps=self.job.total,
                                      process_index=jax.process_index(), process_count=jax.process_count(), skipped=self.skipped)
         self.ids = hashlib.sha256()                  # of the sample ids since the last logged step, whichever process read them
         logged = self.step - self.step % (self.every["log_every"] or self.job.total)
@@ -229,7 +229,7 @@ class Session:
         self.writers.scalars(self.step, scores)
         self.screen.note(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
         known = {k: v for k, v in self.newest.items() if k.startswith("collapse")}
-        for warning in collapse.warnings(known, self.job.embedding) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
+        for warning in (collapse.warnings(known, self.job.embedding) if self.job.embedding else []) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
             self.screen.note(f"warning: {warning}")
 
     def save(self) -> None:
@@ -250,7 +250,7 @@ class Session:
     def roll_back(self) -> None:
         """After a step whose loss, gradient or new state is not finite: dump it, then stop, or restore and skip its batch."""
         number = datas.batch_number(self.bad, self.skipped)
-        ids = datas.ids(self.config.seed, number, self.config.batch_size, self.job.facts.examples)
+        ids = self.job.order(number)
         file = self.folder / f"nonfinite_step_{self.bad}.json"
         if self.leader:
             folders.write(file, json.dumps({"step": self.bad, "batch": number, "metrics": {k: str(v) for k, v in self.newest.items()}, "overflown": self.overflown,
@@ -283,7 +283,7 @@ class Session:
 
     def count_ids(self, step: int) -> None:
         number = datas.batch_number(step, self.skipped)
-        self.ids.update(datas.ids(self.config.seed, number, self.config.batch_size, self.job.facts.examples).astype("<i8").tobytes())
+        self.ids.update(self.job.order(number).astype("<i8").tobytes())
 
     def parameter_table(self) -> str:
         from clu import parameter_overview

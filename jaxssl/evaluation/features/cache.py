@@ -145,9 +145,7 @@ def _embedded(encoder, data, source, mesh, store, missing, table):
 
 def _headed(encoder, layer, backbone, missing, table):
     """Chunks of a head layer's features: from those of the backbone."""
-    name, _, depth = layer.partition(".")
-    head, variables = encoder.heads[name].clone(depth=int(depth)), {kind: encoder.variables[kind][name] for kind in ("params", "batch_stats")}
-    apply = jax.jit(lambda h: head.apply(variables, h, train=False))
+    apply = jax.jit(lambda h: encoder.behind(encoder.variables, h, layer)[0])
     for chunk in missing:
         low, high = table.span(chunk)
         rows = slice(*np.searchsorted(backbone.ids, (low, high)))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxssl import optim, tree
+from jaxssl import data as datas, optim, tree
 from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import Encoder
 from jaxssl.evaluation.tuning import loop
@@ -40,7 +40,7 @@ def train(encoder: Encoder, images: loop.Images, plan: loop.Length, *, lrs: Sequ
     @jax.jit
     def step(state, variables, batch, number, key):
         heads, slots = state
-        batch = loop.lookup(batch)
+        batch = datas.lookup(batch)
         h = encoder.forward(variables, view(jax.random.fold_in(key, number), batch), layer=layer, train=False)[0]      # [B, D]
 
         def loss(heads):
@@ -68,16 +68,17 @@ def _apply(heads: dict, h: jax.Array) -> jax.Array:
 def used(encoder: Encoder, layer: str) -> dict:
     """The part of `encoder.variables` that features of `layer` are computed from."""
     name, _, depth = layer.partition(".")
+    networks = ("encoder",) if layer == "backbone" else ("encoder", *encoder.below(name), name)
 
     def part(variables):
-        if layer == "backbone":
-            return {"encoder": variables["encoder"]}
-        below = {key: value for key, value in variables[name].items() if int(key.lstrip("abcdefghijklmnopqrstuvwxyz_")) <= int(depth)}     # linear1, norm1, …
-        return {"encoder": variables["encoder"], name: below}
+        found = {network: variables[network] for network in networks}
+        if layer != "backbone" and int(depth) < len(encoder.heads[name][0].dims):
+            found[name] = {key: value for key, value in found[name].items() if int(key.lstrip("abcdefghijklmnopqrstuvwxyz_")) <= int(depth)}     # linear1, norm1, …
+        return found
     return {kind: part(variables) for kind, variables in encoder.variables.items()}
 
 
 def example(encoder: Encoder) -> Any:
     """Shapes of a batch of images that the encoder takes."""
     size = encoder.preprocessing["size"]
-    return jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return jax.ShapeDtypeStruct((2, size, size, getattr(encoder.module, "channels", 3)), jnp.float32)

@@ -53,18 +53,13 @@ class Images:
         return len(self.data.train)
 
     def batches(self, *, seed: int, batch_size: int, steps: int) -> Iterator[dict]:
-        """Global batches for `lookup` inside the step, in the order of `data.ids`."""
+        """Global batches for `data.lookup` inside the step, in the order of `data.ids`."""
         place = sharding.batch(self.mesh)
         names = ("index",) if self.store else ("image", "size", "label")
-        with datas.batches(self.data, seed=seed, batch_size=batch_size, total_steps=steps, process_index=jax.process_index(), process_count=jax.process_count()) as stream:
+        with datas.batches(self.data, drawn=datas.shuffled(seed, batch_size, len(self.data.train)), batch_size=batch_size, total_steps=steps, process_index=jax.process_index(), process_count=jax.process_count()) as stream:
             for _, batch in stream:
                 placed = sharding.put({name: batch[name] for name in names}, place)
                 yield {**placed, "store": self.store} if self.store else placed
-
-
-def lookup(batch: dict) -> dict:
-    """The batch's canvases and labels: taken from the resident store by index, or as they came."""
-    return datas.lookup(batch["store"], {"index": batch["index"]}) if "store" in batch else batch
 
 
 def train_view(encoder: Encoder) -> Callable:

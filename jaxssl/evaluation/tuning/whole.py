@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxssl import optim, tree
+from jaxssl import data as datas, optim, tree
 from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError
@@ -65,7 +65,7 @@ def train(encoder: Encoder, images: loop.Images, plan: loop.Length, *, layer: st
     @partial(jax.jit, donate_argnums=0)
     def step(state, batch, number, key):
         params, stats, slots = state
-        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, stats, loop.lookup(batch), jax.random.fold_in(key, number))
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, stats, datas.lookup(batch), jax.random.fold_in(key, number))
         updates, slots = made.tx.update(grads, slots, params)
         return (jax.tree.map(jnp.add, params, updates), stats, slots), value
 
