@@ -4,6 +4,7 @@ The loops are written from the formulas of the docstrings; they share nothing wi
 devices, and bfloat16 are read off each row.
 """
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -231,3 +232,48 @@ def test_bfloat16_is_computed_in_float32(case):
     assert out.dtype == jnp.float32 and all(g.dtype == jnp.bfloat16 for g in grads)
     assert np.isfinite(out).all() and all(np.isfinite(g.astype(np.float32)).all() for g in grads)
     assert_near(out, want)
+
+
+def dino(g, student):
+    return distillation.cross_entropy(student, distillation.centered(g["teacher"], g["center_before"], .04), student_temp=.1)
+
+
+# name → ours, from the file's arrays and the one that is differentiated; that array; then what lightly's value and gradient are multiplied by and what is added
+GRADED = {
+    # The mean over views of -cos, where ours is that of 2 - 2 cos.
+    "byol": (lambda g, p: distillation.cosine_regression(p, g["z"]), "p", 2., 2.),
+    # lightly moves the center in the same call, after its use.
+    "dino": (dino, "student", 1., 0.),
+    # lightly takes the codes from the student's whole views; ours from whatever the caller gives.
+    "swav": (lambda g, s: jax_swapped(s, jax.lax.stop_gradient(s[:, :2])), "student", 1., 0.),
+    "mae": (lambda g, x: masked.pixel_mse(x, masked.patches(g["images"], 2), g["mask"]), "prediction", 1., 0.),
+    "simmim": (lambda g, x: masked.pixel_l1(x, masked.patches(g["images"], 2), g["mask"]), "prediction", 1., 0.),
+}
+PLAIN = {
+    "center": lambda g: distillation.update_center(g["center_before"], g["teacher"], .9),
+    "sinkhorn": lambda g: distillation.sinkhorn(g["teacher"], temp=.05),
+    "patches": lambda g: masked.patches(g["images"], 2),
+}
+
+
+@functools.cache
+def goldens():
+    """tests/goldens/make_losses.py made them; float32 but for the mask."""
+    with np.load(Path(__file__).parent / "goldens" / "losses.npz", allow_pickle=False) as file:
+        return {name: jnp.asarray(file[name], None if file[name].dtype == bool else jnp.float32) for name in file.files}
+
+
+@pytest.mark.parametrize("name", [*GRADED, *PLAIN])
+def test_golden_of_lightly(name):
+    g = goldens()
+    if name in PLAIN:
+        return assert_near(jax.jit(PLAIN[name])(g), g[name])
+    ours, predicted, times, plus = GRADED[name]
+    value, grad = jax.jit(jax.value_and_grad(lambda x: ours(g, x)))(g[predicted])
+    assert_near(value, times * g[name] + plus)
+    assert_near(grad, times * g[f"grad_{name}"])
+
+
+def test_every_golden_is_compared():
+    made = {"p", "z", "student", "teacher", "center_before", "images", "prediction", "mask"}
+    assert set(goldens()) == made | set(PLAIN) | set(GRADED) | {f"grad_{name}" for name in GRADED}
