@@ -73,7 +73,7 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     method = online.watch(plain, classes=facts.classes, width=encoder.features)
 
     size = config.augment.size
-    example = {"views": jax.ShapeDtypeStruct((2 * config.model.bn_groups, config.augment.views, size, size, 3), jnp.float32)}
+    example = {"views": jax.ShapeDtypeStruct((2 * config.model.get("bn_groups", 1), config.augment.views, size, size, 3), jnp.float32)}
     params, _ = jax.eval_shape(method.init, jax.eval_shape(jax.random.key, 0), example)
     optimizer = optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup)
 
@@ -176,8 +176,9 @@ def check(config: Any, mesh: Mesh, facts: Facts) -> None:
     if config.augment.size > facts.canvas:
         raise UserError(f"augment.size is {config.augment.size} pixels, but images arrive on a canvas of {facts.canvas}; "
                         f"set --config.augment.size={facts.canvas} or less, or a larger --config.data.canvas if the images are larger")
-    if config.model.bn_groups < 1 or (config.batch_size * config.augment.views) % config.model.bn_groups:
-        raise UserError(f"model.bn_groups is {config.model.bn_groups}; it must be at least 1 (the global batch) and divide the {config.batch_size * config.augment.views} views of a batch")
+    groups = config.model.get("bn_groups", 1)
+    if groups < 1 or (config.batch_size * config.augment.views) % groups:
+        raise UserError(f"model.bn_groups is {groups}; it must be at least 1 (the global batch) and divide the {config.batch_size * config.augment.views} views of a batch")
     check_sides(config.augment.size, facts.sides)
 
 

@@ -20,7 +20,7 @@ ANYWHERE = {"jaxssl.errors"}
 ALLOWED = {
     "losses": set(), "models": set(), "augment": set(), "data": set(), "schedules": set(), "tree": set(),
     "eval": {"sharding"}, "optim": {"schedules", "tree"}, "methods": {"losses", "models", "schedules", "tree"}, "step": {"methods"},
-    "sharding": {"tree"}, "config": {"durations"}, "durations": set(), "online": {"methods", "eval"}, "evaluation": {"data", "eval"}, "checkpoint": {"tree"}, "workdir": {"config"},
+    "sharding": {"tree"}, "config": {"durations", "typed"}, "durations": set(), "typed": set(), "online": {"methods", "eval"}, "evaluation": {"data", "eval"}, "checkpoint": {"tree"}, "workdir": {"config"},
     "writers": {"workdir"}, "progress": set(), "watchdog": {"workdir"}, "distributed": {"rollcall"}, "rollcall": set(), "hlo": set(), "roofline": set(), "flops": set(),
     "monitor": {"sharding", "workdir"},
     "job": {"augment", "config", "data", "durations", "flops", "models", "online", "optim", "sharding", "methods", "step"},
@@ -34,7 +34,7 @@ ALLOWED = {
     "tuning": {"augment", "data", "encoder", "models", "optim", "schedules", "sharding", "tree"},
     "protocols": {"augment", "cache", "data", "encoder", "eval", "preprocessing", "tuning"},
     "document": {"config", "durations", "eval", "workdir"},
-    "subjects": {"data", "encoder", "preprocessing", "protocols", "sharding", "workdir"},
+    "subjects": {"data", "encoder", "preprocessing", "protocols", "sharding", "typed", "workdir"},
     "interop": {"augment", "encoder", "models", "tree"},
 }
 ONLY = {"flax": {"models"}, "orbax": {"checkpoint"}, "tensorboardX": {"writers"}, "wandb": {"writers"}, "grain": {"data"}, "array_record": {"data"}, "tensorflow_datasets": {"data"}}
@@ -84,7 +84,9 @@ def readers():
         for method in METHODS if section == "method" else [None]:
             if method:
                 spec = configs.load("configs/digits/simclr.py", {"method.name": method})
-            yield section, configs.function(section, spec)
+            yield from ((section, function) for function in configs.functions(section, spec))
+    for section in configs.FAMILIES:
+        yield from ((section, function) for function in dict.fromkeys(configs._named(configs.FAMILIES[section])().values()))
 
 
 @pytest.mark.parametrize("section, function", list(readers()), ids=lambda x: x if isinstance(x, str) else x.__module__)
@@ -144,17 +146,22 @@ def in_words(values):
     return f"±{values.std():.0e}"
 
 
+def settings(group):
+    return " ".join(f"{key}={value:g}" if type(value) in (int, float) else f"{key}={value}" for key, value in group.items())
+
+
 def golden(spec):
-    """The text of a config: its schedule, its optimizer, and for every parameter shape, initial values, group and sharding."""
+    """The text of a config: its schedule, its optimizer, and for every parameter shape, initial values, settings of the optimizer and sharding."""
     config = configs.load(spec)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     examples = config.data.examples or 10_000
     job = jobs.prepare(config, mesh, jobs.Facts(examples, config.data.classes or 10, config.data.canvas, False))
-    lines = [f"{job.total} steps, {job.warmup} of warm-up, batch {config.batch_size}, {config.precision}", job.optim.describe, ""]
+    lines = [f"{job.total} steps, {job.warmup} of warm-up, batch {config.batch_size}, {config.precision}", *(f"optim.{key} {value!r}" for key, value in config.optim.items()),
+             *(f"step {at}: lr {job.optim.schedule(at):.6g}, weight decay {job.optim.weight_decay(at):.6g}" for at in (0, job.warmup, job.total // 2, job.total)), ""]
     placed = tree.names(job.state_sharding.params)
     start = initial(job, f"{config.model}{config.method}")
     for name, leaf in tree.names(job.state.params).items():
-        lines.append(f"{name}  {tuple(leaf.shape)} {leaf.dtype}  {start[name]}  {job.optim.groups[name]}  {placed[name].spec}")
+        lines.append(f"{name}  {tuple(leaf.shape)} {leaf.dtype}  {start[name]}  {settings(job.optim.groups[name])}  {placed[name].spec}")
     lines += ["", *(f"{name}  {tuple(leaf.shape)} {leaf.dtype}" for name, leaf in tree.names(job.state.aux).items()), ""]
     return "\n".join(lines)
 

@@ -3,8 +3,7 @@
 Layer decay as in BEiT and MAE (arXiv 2111.06377, appendix A.1): the rate falls by a factor from each layer to the one below it.
 """
 import contextlib
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -43,14 +42,12 @@ def train(encoder: Encoder, images: loop.Images, plan: loop.Length, *, layer: st
     start = frozen.used(encoder, layer)
     width = jax.eval_shape(lambda v, x: encoder.forward(v, x, layer=layer)[0], start, frozen.example(encoder)).shape[1]
     params = {**start["params"], "classifier": {"kernel": jnp.zeros((width, images.classes)), "bias": jnp.zeros(images.classes)}}
-    names = tuple(tree.names(params))
-    residual = depth.blocks(names)
-    if not residual and (layer_decay < 1 or drop_path):
-        raise UserError(f"{encoder.config['model']['name']} has no residual blocks, so layer_decay and drop_path have nothing to act on; leave them at 1 and 0")
-    options = {"sgd": {"momentum": momentum, "nesterov": True}, "lars": {"momentum": momentum, "exclude": ("^classifier/",)}, "adamw": {}}[optimizer]
-    rules = () if layer_decay == 1 else tuple((f"^{re.escape(name)}$", factor) for name, factor in layer_factors(names, layer_decay).items())
+    residual = depth.blocks(tree.names(params))
+    if not residual and drop_path:
+        raise UserError(f"{encoder.config['model']['name']} has no residual blocks, so drop_path has nothing to act on; leave it at 0")
+    options = {"sgd": {"momentum": momentum, "nesterov": True}, "lars": {"momentum": momentum, "rules": (("^classifier/", {"decay": 0., "adapt": False}),)}, "adamw": {}}[optimizer]
     made = optim.make(name=optimizer, lr=lr, scaling=scaling, weight_decay=weight_decay, params=params, batch_size=plan.batch_size, total=plan.steps,
-                      warmup=round(warmup * plan.steps), lr_rules=rules, **options)
+                      warmup=round(warmup * plan.steps), layer_decay=layer_decay, networks=tuple(start["params"]), **options)
     view, key = loop.train_view(encoder), jax.random.key(seed)
 
     def loss(params, stats, batch, own):
@@ -80,28 +77,6 @@ def _logits(encoder, params: dict, stats: dict, x: jax.Array, layer: str, *, tra
     h, stats = encoder.forward({"params": {n: p for n, p in params.items() if n != "classifier"}, "batch_stats": stats}, x, layer=layer, train=train)
     head = params["classifier"]
     return jnp.matmul(h, head["kernel"], precision=jax.lax.Precision.HIGHEST) + head["bias"], stats
-
-
-def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
-    """Factor on the rate of each parameter path: decay^(layers above its own).
-
-    Layers, from below: the stem, every residual block, every layer of the projector, the classifier, whose factor is 1.
-    """
-    names = list(names)
-    blocks = depth.blocks(names)
-    heads = sorted({int(match[1]) for name in names if (match := _HEAD.search(name))})
-    top = len(blocks) + len(heads) + 1
-
-    def height(name):
-        if name.startswith("classifier/"):
-            return top
-        if match := _HEAD.search(name):
-            return len(blocks) + 1 + heads.index(int(match[1]))
-        return next((i for i, block in enumerate(blocks, 1) if f"/{block}/" in name), 0)
-    return {name: decay ** (top - height(name)) for name in names}
-
-
-_HEAD = re.compile(r"^(?!encoder/|classifier/)\w+/[a-z]+(\d+)/")
 
 
 def _check(optimizer, warmup, layer_decay, drop_path, label_smoothing):
