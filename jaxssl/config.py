@@ -1,27 +1,26 @@
 """Configurations: load a file, complete it with every default, override, lock, validate, resolve durations.
 
 A config file is Python with `get_config(variant="") -> ConfigDict`; loading one executes it, so run only files you trust.
-It lists what a recipe sets. Everything else is completed from the keyword signature of the function that uses the section,
-where each default lives once (`SECTIONS`), so a resolved config holds every key of the program and an unknown one is a typo.
+It lists what a recipe sets. Everything else is completed from the keyword signatures of the functions that use the section, where each default lives
+once: of the function in `SECTIONS`, and of the one that the section's `name` selects (`FAMILIES`). So a resolved config holds every key that something
+reads, and an unknown one is a typo.
 """
-import ast
 import importlib
 import importlib.util
 import inspect
 import json
+import logging
 import re
-import sys
-import types
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxssl import durations
+from jaxssl import durations, typed
 from jaxssl.errors import UserError, nearest
 
+log = logging.getLogger("jaxssl.config")
 # section -> the function whose keyword defaults are the section's keys; "{name}" is the section's own selector.
 SECTIONS = {
     "data": "jaxssl.data:make",
@@ -35,8 +34,10 @@ SECTIONS = {
     "checkpoint": "jaxssl.workdir.checkpoint:open_manager",
     "log": "jaxssl.workdir.writers:Writers",
 }
+# Sections whose `name` selects a function with further keys -> what gives {name: function}.
+FAMILIES = {"model": "jaxssl.models:families", "optim": "jaxssl.optim:families"}
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
-INJECTED = {"model": {"precision"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
+INJECTED = {"model": {"precision"}, "optim": {"networks"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
 # What is off unless a config turns it on: the smaller views of multi-crop, made by the function that makes the others.
 OFF = {"local": {"views": 0}}
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
@@ -44,6 +45,9 @@ CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workd
 # Keys whose default is a number and that also take a tuple, of one a view.
 A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
+# Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
+ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "optim.lr_rules": [], "optim.rules": [], "optim.layer_decay": 1.0, "optim.clip_by": "all",
+          "optim.momentum": .9, "optim.nesterov": False, "optim.trust_coefficient": 1e-3, "optim.b1": .9, "optim.b2": .999, "optim.rho": .99, "optim.eps": 1e-8}
 
 
 def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
@@ -96,8 +100,9 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     for section in SECTIONS:
         if section not in config:
             config[section] = ConfigDict()
-    if "method.name" in overrides:
-        config.method.name = overrides["method.name"]
+    for section in SECTIONS:
+        if f"{section}.name" in overrides and _selects(section):
+            _select(config, section, overrides[f"{section}.name"])
     config = complete(config)
     for path, text in overrides.items():
         _set(config, path, text)
@@ -119,7 +124,7 @@ def complete(config: ConfigDict) -> ConfigDict:
     names = set(top) | set(SECTIONS) | {f"{s}.{k}" for s, keys in known.items() for k in keys}
     unknown = [path for path in _paths(config) if path not in names]
     if unknown:
-        raise UserError(f"the config file sets {unknown[0]!r}, which nothing reads{nearest(unknown[0], names)}")
+        raise UserError(f"the config file sets {unknown[0]!r}, which {_unread(unknown[0], config) or f'nothing reads{nearest(unknown[0], names)}'}")
     full = ConfigDict({**top, **{s: ConfigDict(keys) for s, keys in known.items()}}, convert_dict=False)
     for path in _paths(config):
         if path not in SECTIONS:
@@ -127,9 +132,8 @@ def complete(config: ConfigDict) -> ConfigDict:
     return full
 
 
-def defaults(method: str, *sections: str) -> dict[str, dict]:
-    """{section: {key: default}} of some `SECTIONS`, with this method's own. Raises: UserError when there is no such method."""
-    config = ConfigDict({"method": {"name": method}})
+def defaults(config: Mapping[str, Any], *sections: str) -> dict[str, dict]:
+    """{section: {key: default}} of some `SECTIONS`, for the names that `config` (nested dicts) selects. Raises: UserError when there is no such one."""
     return {section: _section_defaults(section, config) for section in sections}
 
 
@@ -139,10 +143,23 @@ def describe(config: ConfigDict) -> str:
 
 
 def differences(old: str, new: str) -> list[str]:
-    """Human-readable differences between two `describe` texts, one per key."""
+    """Human-readable differences between two `describe` texts, one per key; one that came or went in between is none where it says what its absence means."""
     a, b = _flat(json.loads(old)), _flat(json.loads(new))
     missing = "(absent)"
-    return [f"{k}: {a.get(k, missing)} → {b.get(k, missing)}" for k in sorted(a.keys() | b.keys()) if a.get(k, missing) != b.get(k, missing)]
+    changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k, ABSENT.get(k, missing)) != b.get(k, ABSENT.get(k, missing))]
+    return [f"{k}: {a.get(k, missing)} → {b.get(k, missing)}" for k in changed]
+
+
+def today(config: dict) -> dict:
+    """A config of any version (nested dicts) with the keys of this one, as far as `ABSENT` knows what those that came or went mean."""
+    config = {section: dict(keys) if isinstance(keys, dict) else keys for section, keys in config.items()}
+    for path, value in ABSENT.items():
+        section, key = path.split(".")
+        if key in _section_defaults(section, config):
+            config[section].setdefault(key, value)
+        elif config[section].get(key) == value:
+            del config[section][key]
+    return config
 
 
 def config_get(config: ConfigDict, path: str) -> Any:
@@ -151,16 +168,61 @@ def config_get(config: ConfigDict, path: str) -> Any:
     return config
 
 
-def function(section: str, config: ConfigDict) -> Callable:
+def function(section: str, config: Mapping[str, Any]) -> Callable:
     """The function that `section` configures. An unknown method is a UserError that lists the methods."""
     module, name = SECTIONS[section].split(":")
     if "{name}" in module:
         selected = config[section].get("name", "")
         choices = sorted(p.stem for p in (Path(__file__).parent / section_folder(section)).glob("*.py") if p.stem not in ("__init__", "base"))
-        if selected not in choices:
-            raise UserError(f"unknown {section} {selected!r}; choose one of {', '.join(choices)}{nearest(str(selected), choices)}")
+        _choose(section, selected, choices)
         module = module.format(name=selected)
     return _named(f"{module}:{name}")
+
+
+def functions(section: str, config: Mapping[str, Any]) -> list[Callable]:
+    """All functions that keys of `section` go to: the one that it configures, and the one of the family that its name selects."""
+    first = function(section, config)
+    if section not in FAMILIES:
+        return [first]
+    families, selected = _named(FAMILIES[section])(), config.get(section, {}).get("name", _defaults(first)["name"])
+    _choose(section, selected, families)
+    return [first, families[selected]]
+
+
+def _choose(section, selected, choices):
+    if selected not in choices:
+        raise UserError(f"unknown {section} {selected!r}; choose one of {', '.join(choices)}{nearest(str(selected), choices)}")
+
+
+def _selects(section):
+    return section in FAMILIES or "{name}" in SECTIONS[section]
+
+
+def _select(config, section, name):
+    """Sets the name of a section; keys of the file that only the former name's function reads are left out, and a sentence says so."""
+    try:
+        former = _section_defaults(section, config)
+    except UserError:       # the file names none, or one that there is not
+        former = {}
+    config[section].name = name
+    left = [key for key in config[section] if key in former and key not in _section_defaults(section, config)]
+    for key in left:
+        del config[section][key]
+    if left:
+        log.warning("--config.%s.name=%s does not read what the config file sets for another: left out %s", section, name, ", ".join(f"{section}.{key}" for key in left))
+
+
+def _unread(path, config):
+    """Who reads a key that the section's own name does not: "adam and adamw read, and lars does not"; "" where nobody does."""
+    section, _, key = path.partition(".")
+    if section not in FAMILIES:
+        return ""
+    names: dict[Callable, str] = {}
+    for name, f in _named(FAMILIES[section])().items():
+        names.setdefault(f, name if f.__name__ == name else f.__module__.rpartition(".")[2])
+    own = functions(section, config)[1]
+    readers = [name for f, name in names.items() if key in _defaults(f) and key not in INJECTED.get(section, ())]
+    return f"{' and '.join(readers)} read{'s' if len(readers) == 1 else ''}, and {names[own]} does not; leave it out" if readers else ""
 
 
 def _named(spec):
@@ -173,7 +235,7 @@ def section_folder(section: str) -> str:
 
 
 def _section_defaults(section, config):
-    keys = _defaults(function(section, config))
+    keys = {key: default for f in reversed(functions(section, config)) for key, default in _defaults(f).items()}
     if "{name}" in SECTIONS[section]:
         keys = {"name": config[section].name, **keys}
     return {k: v for k, v in {**keys, **OFF.get(section, {})}.items() if k not in INJECTED.get(section, ())}
@@ -219,85 +281,29 @@ def _set(config, path, text):
         section = path.partition(".")[0]
         below = [key for key in keys if key.startswith(section + ".")] or [key for key in keys if "." not in key] + [f"{name}.…" for name in SECTIONS]
         near = "" if path in SECTIONS else nearest(path, keys)
+        if unread := _unread(path, config):
+            raise UserError(f"--config.{path}: {unread}")
         raise UserError(f"--config.{path}: there is no such key{near or '; choose one of ' + ', '.join(sorted(below))}")
-    _put(config, path, _literal(text, config_get(config, path)))
+    _put(config, path, typed.literal(text, config_get(config, path), _annotation(config, path)))
 
 
 def _put(config, path, value):
+    """Sets a key, from the text of a flag or as the file has it, in the type of the default that it replaces."""
     section, _, key = path.rpartition(".")
     owner = config[section] if section else config
-    kind = inspect.signature(function(section, config)).parameters[key].annotation if section and key != "name" else None
-    value = _typed(value, owner[key], path, kind)
+    if path in DURATIONS:
+        durations.parse(value if typed.number(value) else str(value), path)
+    else:
+        value = typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
 
 
-def _literal(text, current):
-    if isinstance(current, str) or not isinstance(text, str):
-        return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
-
-
-def _typed(value, current, path, kind):
-    """`value` in the type of the default `current` that it replaces; int → float and scalar → tuple of itself are the only conversions.
-
-    kind: the annotation of the key, which says what an empty tuple and None cannot: tuple[str, ...], float | None.
-    """
-    if path in DURATIONS:
-        durations.parse(value if _number(value) else str(value), path)
-        return value
-    value = tuple(value) if isinstance(value, list) else value
-    optional = typing.get_origin(kind) is types.UnionType
-    if optional:
-        kind, _ = typing.get_args(kind)
-        if value is None:
-            return value
-        current = _example(kind) if current is None else current
-    like = f"a {type(current).__name__} such as {current!r}" + (", or none" if optional else "")
-    if isinstance(current, bool):
-        good = isinstance(value, bool)
-    elif isinstance(current, int):
-        good = _number(value) and value == int(value)
-        value = int(value) if good else value
-    elif isinstance(current, float):
-        good = _number(value) or path in A_VIEW and isinstance(value, tuple) and all(map(_number, value))
-        value = float(value) if _number(value) else value
-        like += ", or a tuple of them, one a view" if path in A_VIEW else ""
-    elif isinstance(current, tuple):
-        value = value if isinstance(value, tuple) else (value,)
-        open_ended = typing.get_origin(kind) is tuple
-        good = _fits(value, kind) if open_ended else len(value) == len(current) and all(map(_number, value))
-        like = f"a tuple such as {_example(kind)!r}" if open_ended else f"{len(current)} numbers such as {current!r}"
-    else:
-        good = isinstance(value, type(current))
-    if not good:
-        raise UserError(f"{path} is {value!r}, a {type(value).__name__}; it takes {like}")
-    return value
-
-
-def _number(value):
-    """Whether it is a finite int or float."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _fits(value, kind):
-    """Whether `value` is of the type that an annotation of float, str and tuples of them names."""
-    if typing.get_origin(kind) is not tuple:
-        return _number(value) if kind is float else isinstance(value, kind)
-    parts = typing.get_args(kind)
-    if not isinstance(value, (tuple, list)):
-        return False
-    return all(_fits(v, parts[0]) for v in value) if parts[1:] == (...,) else len(value) == len(parts) and all(map(_fits, value, parts))
-
-
-def _example(kind):
-    """A value that `_fits` the annotation."""
-    if typing.get_origin(kind) is not tuple:
-        return {float: 0.1, str: "bias"}[kind]
-    return tuple(_example(part) for part in typing.get_args(kind) if part is not ...)
+def _annotation(config, path):
+    """What the signature that a key comes from says of it; None for a selector and for keys that every config shares."""
+    section, _, key = path.rpartition(".")
+    signatures = [inspect.signature(f).parameters for f in functions(section, config)] if section and key != "name" else []
+    return next((parameters[key].annotation for parameters in signatures if key in parameters), None)
 
 
 def _paths(config, prefix=""):

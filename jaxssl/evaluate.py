@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from jaxssl import typed
 from jaxssl.errors import NonFiniteError, UserError, nearest
 from jaxssl.command import guarded
 
@@ -194,7 +195,6 @@ def _why(error, options):
 def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> Plan:
     """The flags checked against what there is. Raises: UserError."""
     from jaxssl.evaluation import protocols
-    from jaxssl.evaluation.subjects import typed
     if not (flags.workdir or flags.weights):
         raise UserError("nothing to evaluate: give --workdir DIR (a run) or --weights FILE (an export)")
     for name, value, choices in (("select", flags.select, protocols.SELECT), ("budget", flags.budget, protocols.BUDGETS),
@@ -223,7 +223,7 @@ def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) ->
             raise UserError(f"--set {text!r}: write protocol.option=value, with one of the protocols that are run ({', '.join(names)}){nearest(name, names)}")
         if option not in known[name]:
             raise UserError(f"--set {path}: {name} has no such option (it has {', '.join(known[name]) or 'none'}){nearest(option, known[name])}")
-        options[name][option] = typed(value, known[name][option], f"--set {path}", entry=protocols.entries(name).get(option))
+        options[name][option] = typed.read(value, known[name][option], f"--set {path}", protocols.annotations(name)[option])
     try:
         seeds = [int(seed) for seed in flags.seeds.split(",")]
     except ValueError:

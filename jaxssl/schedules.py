@@ -14,7 +14,7 @@ from jaxssl.errors import UserError, nearest
 Schedule = Callable[[Any], Any]
 # which optional keywords of make() a schedule reads; changing one of the others is an error, not a silent nothing
 _READS = {"constant": (), "cosine": ("end",), "step": ("steps", "gamma"), "polynomial": ("end", "power")}
-_RULES = ("linear", "sqrt", "none")
+_RULES = ("linear", "sqrt", "sqrt1024", "none")
 
 
 def make(name: str, *, base: float, total: int, warmup: int = 0, end: float = 0.0, steps: Sequence[int] = (), gamma: float = 0.1,
@@ -64,6 +64,11 @@ def cosine(start: float, end: float, total: int) -> Schedule:
     return make("cosine", base=start, end=end, total=total)
 
 
+def linear(start: float, end: float, steps: int) -> Schedule:
+    """From exactly `start` at step 0 to exactly `end` at `steps` in a straight line, constant afterwards: DINO's teacher temperature .04 -> .07."""
+    return make("polynomial", base=start, end=end, total=steps) if steps else make("constant", base=end, total=1)
+
+
 def tau(tau0: float, total: int) -> Schedule:
     """EMA rate of a teacher: 1 - (1 - tau0) (cos(pi k / K) + 1) / 2, from tau0 at step 0 to exactly 1 at `total` (BYOL, appendix)."""
     if not 0 <= tau0 <= 1:
@@ -72,7 +77,8 @@ def tau(tau0: float, total: int) -> Schedule:
 
 
 def scaled_lr(base: float, batch_size: int, rule: str) -> float:
-    """The peak learning rate for a global batch of `batch_size` images: linear base*B/256, sqrt base*sqrt(B), none base.
+    """The peak learning rate for a global batch of `batch_size` images: linear base*B/256, sqrt base*sqrt(B), sqrt1024 base*sqrt(B/1024)
+    (DINOv2's), none base.
 
     SimCLR's square-root rule has no /256 (google-research/simclr tf2/model.py); with base .075 it equals linear .3 at B = 4096.
     """
@@ -80,7 +86,7 @@ def scaled_lr(base: float, batch_size: int, rule: str) -> float:
         raise UserError(f"unknown learning rate scaling '{rule}'{nearest(rule, _RULES)}; there are {', '.join(_RULES)}")
     if rule == "linear":
         return base * batch_size / 256
-    return base * math.sqrt(batch_size) if rule == "sqrt" else base
+    return base * {"sqrt": math.sqrt(batch_size), "sqrt1024": math.sqrt(batch_size / 1024), "none": 1}[rule]
 
 
 def lr_sentence(base: float, batch_size: int, rule: str) -> str:
@@ -88,5 +94,5 @@ def lr_sentence(base: float, batch_size: int, rule: str) -> str:
     lr = scaled_lr(base, batch_size, rule)
     if rule == "none":
         return f"lr = {lr:g} (not scaled by the batch of {batch_size})"
-    factor = f"{batch_size}/256" if rule == "linear" else f"√{batch_size}"
+    factor = {"linear": f"{batch_size}/256", "sqrt": f"√{batch_size}", "sqrt1024": f"√({batch_size}/1024)"}[rule]
     return f"lr = {base:g} · {factor} = {lr:g} ({rule})"

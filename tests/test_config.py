@@ -1,4 +1,6 @@
 """Configs: completion from signatures, overrides, types, durations, nearest names, differences."""
+import json
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -11,7 +13,7 @@ DIGITS = "configs/digits/simclr.py"
 def test_resolved_config_holds_defaults_of_every_section():
     config = configs.load(DIGITS)
     assert set(configs.SECTIONS) < set(config)
-    assert config.method.block == 0 and config.optim.b2 == 0.999 and config.mesh.fsdp == 1
+    assert config.method.block == 0 and config.optim.b2 == 0.999 and "momentum" not in config.optim and "networks" not in config.optim and config.mesh.fsdp == 1
     assert "precision" not in config.model and "params" not in config.optim
 
 
@@ -25,8 +27,9 @@ def test_overrides_take_the_type_of_the_default():
     assert config.optim.lr == 1.0 and isinstance(config.optim.lr, float)
     assert config.augment.crop_scale == (0.5, 1) and config.eval.raw is False and config.total == "2_epochs" and config.seed == 3
     assert config.augment.blur == (1.0, 0.1)
-    config = configs.load(DIGITS, {"optim.weight_decay_end": "1e-6", "optim.lr_steps": "(.6, .8)", "optim.exclude": "bias", "optim.lr_rules": "(('stem', .1), ('.*', 1))"})
-    assert config.optim.weight_decay_end == 1e-6 and config.optim.lr_steps == (0.6, 0.8) and config.optim.exclude == ("bias",) and config.optim.lr_rules == (("stem", 0.1), (".*", 1))
+    rules = "(('bias', {'rate': .1, 'fixed': True}), (1, {'decay': 0}))"
+    config = configs.load(DIGITS, {"optim.weight_decay_end": "1e-6", "optim.lr_steps": "(.6, .8)", "optim.rules": rules})
+    assert config.optim.weight_decay_end == 1e-6 and config.optim.lr_steps == (0.6, 0.8) and config.optim.rules == (("bias", {"rate": 0.1, "fixed": True}), (1, {"decay": 0}))
     assert configs.load(DIGITS, {"optim.weight_decay_end": "none"}).optim.weight_decay_end is None
 
 
@@ -54,7 +57,7 @@ def test_only_keys_of_one_value_a_view_take_tuples():
     ({"optim.lr": "fast"}, ["optim.lr", "'fast'", "float"]),
     ({"seed": "1.5"}, ["seed", "int"]),
     ({"eval.raw": "3"}, ["eval.raw", "bool"]),
-    ({"model.name": "3"}, None),
+    ({"model.name": "3"}, ["unknown model '3'", "resnet50"]),
     ({"total": "5_parsecs"}, ["total", "5_parsecs", "200_epochs"]),
     ({"warmup": "-3"}, ["warmup"]),
     ({"total": "1._._epochs"}, ["total", "200_epochs"]),
@@ -62,8 +65,12 @@ def test_only_keys_of_one_value_a_view_take_tuples():
     ({"seed": "1" + "0" * 400}, ["seed", "int"]),
     ({"optim.weight_decay_end": "(1, 2)"}, ["optim.weight_decay_end", "float", "or none"]),
     ({"optim.lr_steps": "(.5, 'a')"}, ["optim.lr_steps", "(0.1,)"]),
-    ({"optim.exclude": "(1,)"}, ["optim.exclude", "('bias',)"]),
-    ({"optim.lr_rules": "(('a', 'b'),)"}, ["optim.lr_rules", "(('bias', 0.1),)"]),
+    ({"optim.rules": "(1,)"}, ["optim.rules", "(('bias$', {'decay': 0.0}),)"]),
+    ({"optim.rules": "(('a', 'b'),)"}, ["optim.rules", "(('bias$', {'decay': 0.0}),)"]),
+    ({"optim.exclude": "bias"}, ["optim.exclude: there is no such key"]),
+    ({"optim.momentum": ".5"}, ["--config.optim.momentum: lars and sgd and rmsprop read, and adamw does not; leave it out"]),
+    ({"optim.name": "sgd", "optim.trust_coefficient": ".5"}, ["--config.optim.trust_coefficient: lars reads, and sgd does not"]),
+    ({"optim.name": "larz"}, ["unknown optim 'larz'", "did you mean 'lars'"]),
     ({"augment.std": "(1, 1)"}, ["augment.std", "3 numbers"]),
     ({"checkpoint.keep_last": "0"}, ["checkpoint.keep_last is 0"]),
     ({"eval.queries": "-1"}, ["eval.batch", "-1"]),
@@ -76,9 +83,6 @@ def test_only_keys_of_one_value_a_view_take_tuples():
     ({"method.name": "simclrr"}, ["simclrr", "did you mean 'simclr'"]),
 ])
 def test_bad_overrides_are_one_sentence(overrides, words):
-    if words is None:
-        assert configs.load(DIGITS, overrides).model.name == "3"  # a string takes any text; what it names is checked by its reader
-        return
     with pytest.raises(UserError) as error:
         configs.load(DIGITS, overrides)
     assert "\n" not in str(error.value)
@@ -150,3 +154,32 @@ def test_a_locked_config_is_completed_too(tmp_path, kind, lock):
     file.write_text(f"from ml_collections import {kind}\ndef get_config(variant=''):\n    return {kind}(dict(method=dict(name='x'), optim=dict(lr=.5))){lock}\n")
     config = configs.load(str(file), {"method.name": "simclr", "seed": "3"})
     assert (config.method.name, config.optim.lr, config.seed) == ("simclr", 0.5, 3) and config.is_locked
+
+
+def test_a_selector_on_the_command_line_leaves_out_what_the_file_sets_for_another(tmp_path, caplog):
+    file = tmp_path / "c.py"
+    file.write_text("from ml_collections import ConfigDict\ndef get_config(variant=''):\n"
+                    "    return ConfigDict(dict(method=dict(name='simclr'), optim=dict(name='lars', lr=.5, momentum=.8, trust_coefficient=.02)))\n")
+    config = configs.load(str(file), {"optim.name": "sgd", "optim.momentum": ".7"})
+    assert (config.optim.lr, config.optim.momentum) == (0.5, 0.7) and "trust_coefficient" not in config.optim
+    assert caplog.messages == ["--config.optim.name=sgd does not read what the config file sets for another: left out optim.trust_coefficient"]
+    assert configs.load(str(file)).optim.trust_coefficient == 0.02
+
+
+def test_a_file_that_sets_a_key_of_another_optimizer_is_told_whose(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text("from ml_collections import ConfigDict\ndef get_config(variant=''):\n    return ConfigDict(dict(method=dict(name='simclr'), optim=dict(name='lars', b1=.5)))\n")
+    with pytest.raises(UserError, match="sets 'optim.b1', which adam and adamw read, and lars does not; leave it out"):
+        configs.load(str(file))
+
+
+def test_a_workdir_from_before_the_table_of_rules_is_the_same_run():
+    config = configs.load("configs/cifar10/simclr.py")
+    new = json.loads(configs.describe(config))
+    former = {"exclude": [], "exclude_rank": 1, "stacked": [], "lr_rules": [], "b1": .9, "b2": .999, "rho": .99, "eps": 1e-8}
+    old = {**new, "optim": {**{k: v for k, v in new["optim"].items() if k not in ("rules", "layer_decay", "clip_by")}, **former}}
+    assert configs.differences(json.dumps(old), json.dumps(new)) == [] and configs.today(old) == new == configs.today(new)
+    old["optim"] |= {"exclude": ["bias"], "b2": .95}
+    assert configs.differences(json.dumps(old), json.dumps(new)) == ["optim.b2: 0.95 → (absent)", "optim.exclude: ['bias'] → (absent)"]
+    other = json.dumps({**new, "optim": {**new["optim"], "layer_decay": .9}})
+    assert configs.differences(json.dumps(old | {"optim": {**old["optim"], "exclude": [], "b2": .999}}), other) == ["optim.layer_decay: (absent) → 0.9"]

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import types
+import typing
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl import config as configs, data as datas, evaluate
+from jaxssl import config as configs, data as datas, evaluate, typed
 from jaxssl.workdir import checkpoint
 from jaxssl.evaluation import protocols
 from jaxssl.evaluation import subjects
@@ -391,7 +392,7 @@ def test_select_by_wants_the_same_images(runs, call, monkeypatch, tmp_path):
 
 
 def matched(config, row):
-    return published.value(config, row, configs.defaults("simclr", *published.SECTIONS))
+    return published.value(config, row, lambda recipe: configs.defaults(recipe, *published.SECTIONS))
 
 
 def trained(length):
@@ -471,15 +472,15 @@ def test_the_published_budget_is_that_of_the_recipe(monkeypatch, stem, epochs, b
 @pytest.mark.parametrize("text, default, value", [("3", 1, 3), ("3", 1., 3.), ("true", False, True), ("1,2", (1, 2), (1, 2)), ("7", (1, 2), (7,)), (".1,.2", (.5,), (.1, .2)),
                                                   ("a,b", ("x",), ("a", "b")), ("10", "text", "10"), ("1e3", 5, 1000), ("none", None, None)])
 def test_options_take_the_type_of_their_default(text, default, value):
-    found = subjects.typed(text, default, "--set a.b")
+    found = typed.read(text, default, "--set a.b", tuple if isinstance(default, tuple) else None)
     assert found == value and type(found) is type(value)
 
 
 def test_options_that_are_empty_take_the_type_of_their_annotation():
     for name in protocols.names():
-        known, kinds = protocols.options(name), protocols.entries(name)
-        assert {option for option, default in known.items() if default == ()} <= kinds.keys(), name
-        assert all(type(value) is kind for option, kind in kinds.items() for value in known[option]), name
+        known, kinds = protocols.options(name), protocols.annotations(name)
+        assert all(typing.get_args(kinds[option]) for option, default in known.items() if default == ()), name
+        assert all(typed.fit(default, default, option, kinds[option]) == default for option, default in known.items()), name
     for text, kind, value in (("1,.5", float, (1., .5)), ("3", int, (3,)), ("a+b", str, ("a+b",)), ("1,2", str, ("1", "2"))):
-        found = subjects.typed(text, (), "--set a.b", entry=kind)
+        found = typed.read(text, (), "--set a.b", tuple[kind, ...])
         assert found == value and [type(v) for v in found] == [kind] * len(value)

@@ -148,5 +148,5 @@ def test_moving_average_of_the_encoder(method):
 def test_description_names_the_rule_and_groups(method):
     tiny = Tiny(config_of(method), devices=8)
     text = describe(tiny.config, tiny.job)
-    for word in ("8 data × 1 fsdp", "global batch 16 images (2 a device)", "lr = ", "warm-up 3 steps", "excluded", "parameters"):
+    for word in ("8 data × 1 fsdp", "global batch 16 images (2 a device)", "lr = ", "warm-up 3 steps", "decay 0", "parameters"):
         assert word in text, word

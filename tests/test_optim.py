@@ -14,6 +14,7 @@ from jaxssl.errors import UserError
 
 SHAPES = {"encoder": {"conv": {"kernel": (3, 3, 4, 8)}, "norm": {"scale": (8,), "bias": (8,)}}, "projector": {"kernel": (8, 16), "bias": (16,)}}
 TOTAL, WARMUP = 40, 5
+DECAYED, PLAIN = {"decay": 1.0, "adapt": True}, {"decay": 0.0, "adapt": False}
 RUN = dict(batch_size=256, total=TOTAL, warmup=WARMUP)
 
 
@@ -123,8 +124,8 @@ def test_layers_stacked_by_scan_are_treated_as_layers():
         return {"blocks": jax.tree.map(lambda *leaves: np.stack(leaves), parts["a"], parts["b"])}
     options = dict(name="lars", lr=2.0, weight_decay=0.1, **RUN)
     one = optim.make(**options, params=params)
-    two = optim.make(**options, params=stack(params), stacked=("^blocks/",))
-    assert two.groups == {"blocks/kernel": "decayed+adapted", "blocks/bias": "excluded"}
+    two = optim.make(**options, params=stack(params))
+    assert two.groups == {"blocks/kernel": DECAYED, "blocks/bias": PLAIN}
     p, q, s, t = params, stack(params), one.tx.init(params), two.tx.init(stack(params))
     for step in range(10):
         g = filled(step, apart)
@@ -132,8 +133,6 @@ def test_layers_stacked_by_scan_are_treated_as_layers():
         w, t = two.tx.update(stack(g), t, q)
         p, q = optax.apply_updates(p, u), optax.apply_updates(q, w)
     close(q, stack(p), rtol=1e-6)
-    shared = optim.make(**options, params=stack(params))
-    assert shared.groups["blocks/bias"] == "decayed+adapted"
 
 
 def test_probe_has_its_own_adam_and_cannot_reach_the_encoder():
@@ -171,7 +170,7 @@ def test_clipping_is_by_the_global_norm():
     close(made.tx.update(small, made.tx.init(params), params)[0], jax.tree.map(np.negative, small))
 
 
-@pytest.mark.parametrize("name", optim._READS)
+@pytest.mark.parametrize("name", optim.families())
 def test_sharded_equals_one_device_and_shapes_suffice(name):
     """Under jit the norms (trust ratio, clipping) are global though each device holds a slice."""
     params = filled(0)
@@ -192,32 +191,140 @@ def test_sharded_equals_one_device_and_shapes_suffice(name):
 
 def test_groups_rules_and_the_printed_text():
     params = {**filled(0), "probe": {"kernel": np.zeros((8, 10), np.float32)}}
-    made = optim.make(params=FrozenDict(params), exclude=("^projector/",), lr_rules=(("conv", 0.5), ("norm/bias", 0.0)), lr=0.3,
-                      batch_size=4096, total=1000, warmup=100)
-    assert made.groups == {"encoder/conv/kernel": "decayed+adapted", "encoder/norm/bias": "excluded", "encoder/norm/scale": "excluded",
-                           "projector/bias": "excluded", "projector/kernel": "excluded", "probe/kernel": "probe"}
+    rules = (("^projector/", PLAIN), ("conv", dict(rate=0.5)), ("norm/bias", dict(rate=0.0)))
+    made = optim.make(params=FrozenDict(params), rules=rules, lr=0.3, batch_size=4096, total=1000, warmup=100)
+    assert made.groups == {"encoder/conv/kernel": {**DECAYED, "rate": 0.5}, "encoder/norm/bias": {**PLAIN, "rate": 0.0}, "encoder/norm/scale": PLAIN,
+                           "projector/bias": PLAIN, "projector/kernel": PLAIN, "probe/kernel": {"adam": 1e-3}}
     for line in ("lr = 0.3 · 4096/256 = 4.8 (linear); 100 steps of linear warm-up, then cosine to 0, 1000 steps in all",
-                 "decayed+adapted (lr × 0.5): 1 arrays, 288 parameters", "excluded: 3 arrays, 152 parameters",
-                 "excluded (lr × 0): 1 arrays, 8 parameters", "probe (Adam, lr 0.001, constant): 1 arrays, 80 parameters"):
+                 "'conv' rate 0.5; 'norm/bias' rate 0; '^probe/' adam 0.001; rank <= 1 decay 0, adapt False",
+                 "decay 1, adapt True, rate 0.5: 1 arrays, 288 parameters", "decay 0, adapt False: 3 arrays, 152 parameters",
+                 "decay 0, adapt False, rate 0: 1 arrays, 8 parameters", "adam 0.001: 1 arrays, 80 parameters"):
         assert line in made.describe, made.describe
     assert float(made.schedule(100)) == pytest.approx(4.8)
-    assert "decayed+adapted" in set(optim.make(params=params, exclude_rank=-1, **RUN).groups.values()) and "excluded" not in optim.make(
-        params=params, exclude_rank=-1, **RUN).groups.values()
+    every = optim.make(params=params, rules=((".*", DECAYED),), **RUN).groups       # biases and norms too, and the probe as ever
+    assert set(map(str, every.values())) == {str(DECAYED), str({"adam": 1e-3})}
     assert "warning" in optim.make(name="adamw", params=params, **RUN).describe and "warning" not in made.describe
 
 
-def test_lr_rules_scale_and_freeze():
-    params, rules = filled(0), (("bias", 0.024), ("scale", 0.0))
+def steady(name, params, **options):
+    """An optimizer of constant rate .02."""
+    return optim.make(name=name, lr=0.02, schedule="constant", params=params, batch_size=256, total=9, warmup=0, **options)
+
+
+def test_rates_scale_and_freeze():
+    params, rules = filled(0), (("bias", dict(rate=0.024)), ("scale", dict(rate=0.0)))
     grads = filled(1)
 
     def update(name, **options):
-        made = optim.make(name=name, lr=0.02, momentum=0.9, schedule="constant", params=params, batch_size=256, total=9, warmup=0, **options)
+        made = steady(name, params, **options)
         return made.tx.update(grads, made.tx.init(params), params)[0]
     for name in ("lars", "sgd"):
-        plain, scaled = update(name), update(name, lr_rules=rules)
+        plain, scaled = update(name), update(name, rules=rules)
         np.testing.assert_allclose(scaled["projector"]["bias"], 0.024 * plain["projector"]["bias"], rtol=1e-6)
         np.testing.assert_array_equal(scaled["encoder"]["norm"]["scale"], 0)
         np.testing.assert_array_equal(scaled["projector"]["kernel"], plain["projector"]["kernel"])
+
+
+def test_each_setting_is_decided_by_the_first_rule_that_names_it():
+    rules = (("^projector/kernel", dict(decay=0.5)), ("^projector/", dict(rate=0.1)), ("kernel", dict(rate=0.2, decay=0.25)), (0, dict(rate=0.0)))
+    params = {**filled(0), "temperature": np.float32(1)}
+    groups = optim.make(name="sgd", params=params, rules=rules, **RUN).groups
+    assert groups == {"encoder/conv/kernel": {"decay": 0.25, "rate": 0.2}, "encoder/norm/bias": {"decay": 0.0}, "encoder/norm/scale": {"decay": 0.0},
+                      "projector/bias": {"decay": 0.0, "rate": 0.1}, "projector/kernel": {"decay": 0.5, "rate": 0.1}, "temperature": {"decay": 0.0, "rate": 0.0}}
+
+
+def test_decay_takes_a_factor():
+    params = filled(0)
+    made = steady("sgd", params, weight_decay=0.1, momentum=0.0, rules=(("conv", dict(decay=3.0)), ("projector/bias", dict(decay=1.0))))
+    updates, _ = made.tx.update(jax.tree.map(np.zeros_like, params), made.tx.init(params), params)
+    for path, factor in {"encoder/conv/kernel": 3, "encoder/norm/bias": 0, "projector/bias": 1, "projector/kernel": 1}.items():
+        np.testing.assert_allclose(tree.names(updates)[path], -0.02 * 0.1 * factor * tree.names(params)[path], rtol=1e-6)
+
+
+def test_a_fixed_rate_neither_warms_up_nor_decays():
+    params, grads = filled(0), filled(1)
+    made = optim.make(name="sgd", lr=0.5, momentum=0.0, weight_decay=0.0, rules=(("^projector/", dict(fixed=True, rate=0.5)),), params=params, **RUN)
+    state = made.tx.init(params)
+    for step in range(TOTAL):
+        updates, state = made.tx.update(grads, state, params)
+        np.testing.assert_allclose(updates["projector"]["kernel"], -0.25 * grads["projector"]["kernel"], rtol=1e-6)
+        np.testing.assert_allclose(updates["encoder"]["conv"]["kernel"], -rate(step, 0.5) * grads["encoder"]["conv"]["kernel"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", optim.families())
+@pytest.mark.parametrize("until", [3, 0.3])
+def test_frozen_until_a_step(name, until):
+    """Updates are exactly 0 before it; all others are as without the rule, and from it on, moments that gathered meanwhile are in use (LARS's follow the rate)."""
+    params = filled(0)
+    options = dict(weight_decay=0.1, schedule="constant", lr=0.02, params=params, batch_size=256, total=10, warmup=0)
+    plain, frozen = optim.make(name=name, **options), optim.make(name=name, **options, rules=(("^projector/", dict(frozen_until=until)),))
+    assert frozen.groups["projector/kernel"]["frozen_until"] == 3
+    s, t = plain.tx.init(params), frozen.tx.init(params)
+    for step in range(5):
+        u, s = plain.tx.update(filled(step), s, params)
+        w, t = frozen.tx.update(filled(step), t, params)
+        np.testing.assert_array_equal(u["encoder"]["conv"]["kernel"], w["encoder"]["conv"]["kernel"])
+        if step < 3:
+            jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), w["projector"])
+        elif name != "lars":
+            np.testing.assert_array_equal(u["projector"]["kernel"], w["projector"]["kernel"])
+        else:
+            assert np.abs(w["projector"]["kernel"]).min() > 0
+
+
+@pytest.mark.parametrize("by", ["network", "array", "rules"])
+def test_clipping_by_the_network_by_the_array_and_by_named_groups(by):
+    shapes = {"encoder": {"blocks": {"kernel": (2, 3, 4)}, "norm": {"bias": (5,)}}, "head": {"kernel": (6, 7), "bias": (7,)}, "probe": {"kernel": (3, 3)}}
+    params, grads = filled(0, shapes), filled(1, shapes)
+    grads["encoder"]["blocks"]["kernel"][1] *= 100
+    rules = (("encoder/norm|head/bias", dict(clip="small")), ("^head/kernel", dict(clip=""))) if by == "rules" else ()
+    made = steady("sgd", params, clip=0.5, momentum=0.0, weight_decay=0.0, rules=rules, clip_by="all" if by == "rules" else by)
+    updates, _ = made.tx.update(grads, made.tx.init(params), params)
+    moved, g = tree.names(updates), tree.names(grads)
+    groups = {"network": [["encoder/blocks/kernel", "encoder/norm/bias"], ["head/bias", "head/kernel"]], "array": [["encoder/norm/bias"], ["head/bias"], ["head/kernel"]],
+              "rules": [["encoder/blocks/kernel"], ["encoder/norm/bias", "head/bias"]]}[by]
+    for paths in groups:
+        norm = np.sqrt(sum((g[path].astype(np.float64) ** 2).sum() for path in paths))
+        for path in paths:
+            np.testing.assert_allclose(moved[path], -0.02 * 0.5 / norm * g[path], rtol=1e-5)
+    if by == "array":       # stacked layers are as many arrays
+        for layer in range(2):
+            np.testing.assert_allclose(np.linalg.norm(moved["encoder/blocks/kernel"][layer]), 0.01, rtol=1e-5)
+    if by == "rules":
+        np.testing.assert_allclose(moved["head/kernel"], -0.02 * g["head/kernel"], rtol=1e-6)
+
+
+PATHS = {"cls": (1, 1, 4), "pos": (1, 5, 4), "mask": (1, 4), "registers": (1, 2, 4), "patch/kernel": (2, 2, 3, 4), "norm/scale": (4,)}
+
+
+def test_layer_decay_of_a_vision_transformer_is_dinov2s():
+    """decay^(L + 1 - id): tokens, positions and patches 0, block i i + 1, the final norm and the heads L + 1; stacked blocks get one factor a layer."""
+    heads = {"head/linear1/kernel": (4, 4), "decoder/blocks/qkv/kernel": (3, 4, 4)}
+    rest = {f"encoder/{name}": shape for name, shape in PATHS.items()} | heads
+    apart = optim.layer_factors({**rest, **{f"encoder/block{i}/qkv/kernel": (4, 4) for i in range(12)}}, 0.9)
+    stacked = optim.layer_factors({**rest, "encoder/blocks/qkv/kernel": (12, 4, 4)}, 0.9)
+    assert stacked["encoder/blocks/qkv/kernel"] == tuple(apart[f"encoder/block{i}/qkv/kernel"] for i in range(12))
+    for name in ("cls", "pos", "mask", "registers", "patch/kernel"):
+        assert apart[f"encoder/{name}"] == stacked[f"encoder/{name}"] == 0.9 ** 13
+    assert [apart[f"encoder/block{i}/qkv/kernel"] for i in (0, 11)] == [0.9 ** 12, 0.9 ** 1]
+    for name in ("encoder/norm/scale", *heads):
+        assert apart[name] == stacked[name] == 1, name
+
+
+def test_layer_decay_of_stages():
+    shapes = {name: () for name in ("encoder/stem/conv/kernel", "encoder/stage1/block0/a", "encoder/stage1/block1/a", "encoder/stage2/down/kernel", "encoder/stage2/block0/a",
+                                    "encoder/norm/scale", "projector/linear1/kernel")}
+    heights = [0, 1, 2, 3, 3, 4, 4]
+    assert optim.layer_factors(shapes, 0.5) == {name: 0.5 ** (4 - height) for name, height in zip(shapes, heights)}
+
+
+def test_layer_decay_multiplies_rates():
+    shapes = {"encoder": {"patch": {"kernel": (2, 4)}, "blocks": {"kernel": (3, 4, 4)}}, "head": {"kernel": (4, 4)}}
+    params, grads = filled(0, shapes), filled(1, shapes)
+    made = steady("sgd", params, momentum=0.0, weight_decay=0.0, layer_decay=0.5, rules=(("patch/", dict(rate=0.2)),))
+    updates, _ = made.tx.update(grads, made.tx.init(params), params)
+    expected = {"encoder": {"patch": {"kernel": 0.2 * 0.5 ** 4}, "blocks": {"kernel": np.array([0.125, 0.25, 0.5])[:, None, None]}}, "head": {"kernel": 1}}
+    close(updates, jax.tree.map(lambda factor, g: -0.02 * factor * g, expected, grads), rtol=1e-6)
 
 
 def test_step_schedule_by_fractions_of_the_run():
@@ -226,11 +333,14 @@ def test_step_schedule_by_fractions_of_the_run():
 
 
 @pytest.mark.parametrize("options, words", [
-    (dict(name="larz"), "did you mean 'lars'"), (dict(scaling="square"), "linear, sqrt, none"), (dict(schedule="cosin"), "did you mean 'cosine'"),
-    (dict(b1=0.5), "read by adam and adamw, not by lars"), (dict(name="adamw", momentum=0.5), "optim.momentum"),
-    (dict(name="sgd", trust_coefficient=0.02), "read by lars, not by sgd"), (dict(rho=0.9, b2=0.9), "optim.b2.*optim.rho"),
+    (dict(name="larz"), "did you mean 'lars'"), (dict(scaling="square"), "linear, sqrt, sqrt1024, none"), (dict(schedule="cosin"), "did you mean 'cosine'"),
     (dict(lr=0.0), "above 0"), (dict(clip=-1.0), "optim.clip"), (dict(momentum=1.0), r"\[0, 1\)"), (dict(momentum=0.0, nesterov=True), "needs"),
-    (dict(exclude=("gamma",)), "optim.exclude 'gamma'"), (dict(stacked=("blocks",)), "optim.stacked"), (dict(lr_rules=(("probe", 2.0),)), "lr_rules"),
+    (dict(name="adamw", b1=1.0, eps=0.0), "optim.b1.*optim.eps"), (dict(clip_by="layer"), "all, network, array"), (dict(clip_by="array"), "needs optim.clip"),
+    (dict(layer_decay=0.0), "layer_decay"), (dict(layer_decay=0.5), "no residual blocks"), (dict(rules=(("bias", dict(clip="a")),)), "optim.clip above 0"),
+    (dict(rules=(("gamma", dict(decay=0.0)),)), "decay of 'gamma' decides nothing.*names are like 'encoder/conv/kernel'"),
+    (dict(rules=((".*", dict(rate=0.5)), ("bias", dict(rate=0.1, decay=1.0)))), "rules: rate of 'bias' decides"), (dict(rules=(("probe", dict(rate=2.0)),)), "rate of 'probe'"),
+    (dict(rules=(("bias", dict(rat=1.0)),)), "did you mean 'rate'"), (dict(rules=(("bias", dict(rate=-1.0)), ("(", dict(fixed=1)))), "number.*regular expression.*bool"),
+    (dict(name="sgd", rules=(("bias", dict(adapt=False)),)), "trust ratio of LARS"),
     (dict(lr_steps=(0.5,)), "does not read steps"), (dict(schedule="step", lr_steps=(60.0,)), "fractions"), (dict(end_lr=0.1, schedule="constant"), "end"),
 ])
 def test_mistakes_are_named(options, words):
@@ -238,9 +348,10 @@ def test_mistakes_are_named(options, words):
         optim.make(**options, params={**filled(0), "probe": {"kernel": np.zeros((8, 10))}}, **RUN)
 
 
-def test_every_option_has_a_default_and_a_reader():
-    """What a config may set has a default of its type; what optimizers read are options of make."""
+def test_every_option_has_a_default():
+    """What a config may set has a default of its type, in the common signature or in an optimizer's, and in one of the two."""
     parameters = inspect.signature(optim.make).parameters
-    required = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
-    assert required == {"params", "batch_size", "total", "warmup"}
-    assert {option for reads in optim._READS.values() for option in reads} <= set(parameters)
+    assert {name for name, p in parameters.items() if p.default is p.empty} == {"params", "batch_size", "total", "warmup", "own"}
+    for f in optim.families().values():
+        (_, *own) = inspect.signature(f).parameters.values()
+        assert own and all(p.default is not p.empty and p.name not in parameters for p in own)

@@ -69,6 +69,9 @@ def test_long_runs_stay_exact():
 def test_weight_decay_and_tau():
     decay = schedules.cosine(0.04, 0.4, 50)
     np.testing.assert_allclose([float(decay(step)) for step in (0, 25, 50)], [0.04, 0.22, 0.4], rtol=1e-6)
+    temperature = schedules.linear(0.04, 0.07, 30)
+    np.testing.assert_allclose([float(temperature(step)) for step in (0, 15, 30, 99)], [0.04, 0.055, 0.07, 0.07], rtol=1e-6)
+    assert float(schedules.linear(0.04, 0.07, 0)(0)) == np.float32(0.07)
     rate = schedules.tau(0.99, 40)
     expected = [1 - (1 - 0.99) * (math.cos(math.pi * k / 40) + 1) / 2 for k in range(41)]
     np.testing.assert_allclose([float(rate(k)) for k in range(41)], expected, rtol=1e-6)
@@ -79,15 +82,17 @@ def test_scaling_rules_and_their_sentences():
     assert schedules.scaled_lr(0.3, 4096, "linear") == pytest.approx(4.8)
     assert schedules.scaled_lr(0.075, 4096, "sqrt") == pytest.approx(4.8)  # the two rules of SimCLR meet at 4096
     assert schedules.scaled_lr(0.075, 256, "sqrt") == pytest.approx(1.2)  # not .075 * 16 / 256
+    assert schedules.scaled_lr(4e-3, 2048, "sqrt1024") == pytest.approx(5.66e-3, rel=1e-3)  # DINOv2's
     assert schedules.scaled_lr(0.3, 4096, "none") == 0.3
     assert schedules.lr_sentence(0.3, 4096, "linear") == "lr = 0.3 · 4096/256 = 4.8 (linear)"
     assert schedules.lr_sentence(0.075, 4096, "sqrt") == "lr = 0.075 · √4096 = 4.8 (sqrt)"
+    assert schedules.lr_sentence(0.004, 4096, "sqrt1024") == "lr = 0.004 · √(4096/1024) = 0.008 (sqrt1024)"
     assert schedules.lr_sentence(0.001, 64, "none") == "lr = 0.001 (not scaled by the batch of 64)"
 
 
 @pytest.mark.parametrize("call, words", [
     (lambda: schedules.make("cosin", base=1.0, total=9), "did you mean 'cosine'"),
-    (lambda: schedules.scaled_lr(1.0, 256, "lin"), "linear, sqrt, none"),
+    (lambda: schedules.scaled_lr(1.0, 256, "lin"), "linear, sqrt, sqrt1024, none"),
     (lambda: schedules.scaled_lr(1.0, 256, "linar"), "did you mean 'linear'"),
     (lambda: schedules.make("cosine", base=1.0, total=9, warmup=10), "warmup=10"),
     (lambda: schedules.make("cosine", base=1.0, total=0), "total=0"),

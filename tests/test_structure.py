@@ -18,7 +18,7 @@ from tests.tiny import CONFIGS, METHODS, ROOT
 
 PACKAGE = ROOT / "jaxssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
-GROUND = ("command", "config", "durations", "errors", "optim", "schedules", "tree")
+GROUND = ("command", "config", "durations", "errors", "optim", "schedules", "tree", "typed")
 COMMANDS = ("main", "evaluate", "export", "convert", "plan", "table")
 # The walls: which rooms a room's files may import besides their own; every file may import errors, and the commands may import anything.
 WALLS = {
@@ -27,11 +27,11 @@ WALLS = {
     "parallel": "config tree",
     "workdir": "config tree",
     "encoder": "augment methods models tree workdir",
-    "evaluation": "augment config data durations encoder models optim parallel tree workdir",
+    "evaluation": "augment config data durations encoder models optim parallel tree typed workdir",
     "report": "augment data durations encoder evaluation models workdir",
     "training": "augment config data durations encoder evaluation methods models optim parallel planning report schedules tree workdir",
     # the ground
-    "command": "", "config": "durations", "durations": "", "errors": "", "optim": "schedules tree", "schedules": "", "tree": "",
+    "command": "", "config": "durations typed", "typed": "", "durations": "", "errors": "", "optim": "schedules tree", "schedules": "", "tree": "",
 }
 ONLY = {"flax": {"models"}, "orbax": {"workdir"}, "tensorboardX": {"workdir"}, "wandb": {"workdir"}, "grain": {"data"}, "array_record": {"data"}, "tensorflow_datasets": {"data"}}
 
@@ -95,7 +95,9 @@ def readers():
         for method in METHODS if section == "method" else [None]:
             if method:
                 spec = configs.load("configs/digits/simclr.py", {"method.name": method})
-            yield section, configs.function(section, spec)
+            yield from ((section, function) for function in configs.functions(section, spec))
+    for section in configs.FAMILIES:
+        yield from ((section, function) for function in dict.fromkeys(configs._named(configs.FAMILIES[section])().values()))
 
 
 @pytest.mark.parametrize("section, function", list(readers()), ids=lambda x: x if isinstance(x, str) else x.__module__)
@@ -155,17 +157,22 @@ def in_words(values):
     return f"±{values.std():.0e}"
 
 
+def settings(group):
+    return " ".join(f"{key}={value:g}" if type(value) in (int, float) else f"{key}={value}" for key, value in group.items())
+
+
 def golden(spec):
-    """The text of a config: its schedule, its optimizer, and for every parameter shape, initial values, group and sharding."""
+    """The text of a config: its schedule, its optimizer, and for every parameter shape, initial values, settings of the optimizer and sharding."""
     config = configs.load(spec)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     examples = config.data.examples or 10_000
     job = jobs.prepare(config, mesh, jobs.Facts(examples, config.data.classes or 10, config.data.canvas, False))
-    lines = [f"{job.total} steps, {job.warmup} of warm-up, batch {config.batch_size}, {config.precision}", job.optim.describe, ""]
+    lines = [f"{job.total} steps, {job.warmup} of warm-up, batch {config.batch_size}, {config.precision}", *(f"optim.{key} {value!r}" for key, value in config.optim.items()),
+             *(f"step {at}: lr {job.optim.schedule(at):.6g}, weight decay {job.optim.weight_decay(at):.6g}" for at in (0, job.warmup, job.total // 2, job.total)), ""]
     placed = tree.names(job.state_sharding.params)
     start = initial(job, f"{config.model}{config.method}")
     for name, leaf in tree.names(job.state.params).items():
-        lines.append(f"{name}  {tuple(leaf.shape)} {leaf.dtype}  {start[name]}  {job.optim.groups[name]}  {placed[name].spec}")
+        lines.append(f"{name}  {tuple(leaf.shape)} {leaf.dtype}  {start[name]}  {settings(job.optim.groups[name])}  {placed[name].spec}")
     lines += ["", *(f"{name}  {tuple(leaf.shape)} {leaf.dtype}" for name, leaf in tree.names(job.state.aux).items()), ""]
     return "\n".join(lines)
 

@@ -1,6 +1,5 @@
 """What is evaluated: encoders with the images to try them on, opened and checked before anything is computed."""
 import argparse
-import ast
 import dataclasses
 import os
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxssl import data as datas, encoder as encoders
+from jaxssl import data as datas, encoder as encoders, typed
 from jaxssl.workdir import folder as workdir
 from jaxssl.evaluation import protocols
 from jaxssl.parallel import mesh as sharding
@@ -85,7 +84,7 @@ def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -
     unknown = [key for key in keys if key not in defaults]
     if unknown:
         raise UserError(f"--data.{unknown[0]}: there is no such key (there are {', '.join(defaults)}){nearest(unknown[0], defaults)}")
-    changed = {key: typed(text, defaults[key], f"--data.{key}") for key, text in keys.items()}
+    changed = {key: typed.read(text, defaults[key], f"--data.{key}") for key, text in keys.items()}
     own = dict(config.get("data", {}))
     if not (source or own or changed):
         raise UserError("these weights do not say which images they were trained on; name some with --data")
@@ -102,22 +101,3 @@ def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -
     if not drawn and "canvas" not in changed and (other or resize >= _SMALL):
         settings["canvas"] = max(settings.get("canvas", 0), preprocessing.LARGEST * resize)
     return datas.make(**settings)
-
-
-def typed(text: str, default: Any, name: str, entry: type | None = None) -> Any:
-    """`text` in the type of `default`; a tuple is written with commas. entry: the type of its entries, where the default is (). Raises: UserError."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), tuple(text.split(",")) if isinstance(default, tuple) else text)
-    if isinstance(default, str):
-        return text
-    if isinstance(default, tuple):
-        value = tuple(value) if isinstance(value, tuple | list) else (value,)
-        example = default[0] if default else entry and entry(1)
-        return value if example is None else tuple(typed(v if isinstance(v, str) else repr(v), example, name) for v in value)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    good = {bool: isinstance(value, bool), int: number and float(value).is_integer(), float: number}.get(type(default), True)
-    if not good:
-        raise UserError(f"{name} is {text!r}; it takes a {type(default).__name__} such as {default!r}")
-    return type(default)(value) if type(default) in (int, float) else value

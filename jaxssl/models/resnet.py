@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxssl.errors import UserError, nearest
 from jaxssl.models import droppath
 from jaxssl.models.features import Features
 from jaxssl.models.norm import BatchNorm
@@ -20,10 +21,36 @@ LAYERS = {
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
 }
+NAMES = tuple(LAYERS)
 # what a stem does, for messages; and how its max pool is padded, before and behind
 STEMS = {"imagenet": "7×7 of stride 2, max pool", "cifar": "3×3 of stride 1, no pool", "tensorflow": "7×7 of stride 2, max pool padded behind only"}
 POOL = {"imagenet": (1, 1), "tensorflow": (0, 1)}
 EXPANSION = {"basic": 1, "bottleneck": 4}
+
+
+def make(*, name: str, precision: str, width: float = 1.0, stem: str = "imagenet", zero_init: bool = True, bn_groups: int = 1, bn_momentum: float = 0.9,
+         bn_eps: float = 1e-5, remat: bool = False, drop_path: float = 0.0) -> nn.Module:
+    """A ResNet.
+
+    width: multiplies every channel count (64 in the first stage at 1).
+    stem: "imagenet" (7×7 of stride 2, max pool), "cifar" (3×3 of stride 1, no pool) or "tensorflow" (imagenet's with TensorFlow's padding of the pool).
+    zero_init: the last norm scale of each block starts at zero, so that blocks start as identities (arXiv:1706.02677, §5.1).
+    bn_groups: ghost batch norm; the rows of a forward pass are dealt to so many groups (`norm.BatchNorm`). One is the global batch.
+    bn_momentum: share of the old running average kept (.9 is torch's .1; SimCLR's .9).
+    remat: recompute blocks in the backward pass; less memory for about a third more arithmetic.
+    drop_path: stochastic depth, the chance in [0, 1) that the last block's branch is left out for an image; it grows linearly from 0 in the first.
+    """
+    if not 0 <= drop_path < 1:
+        raise UserError(f"model.drop_path is {drop_path}; choose a chance from 0 to below 1.")
+    if stem not in STEMS:
+        raise UserError(f"model.stem is '{stem}'{nearest(stem, STEMS)}; choose one of {', '.join(STEMS)}.")
+    first = round(64 * width)
+    if first < 1:
+        raise UserError(f"model.width is {width}, which leaves no channel; choose at least {1 / 64:.4f}.")
+    if bn_groups < 1:
+        raise UserError(f"model.bn_groups is {bn_groups}; choose 1 for the global batch, or the number of ghost groups.")
+    kind, depths = LAYERS[name]
+    return ResNet(kind, depths, first, stem, zero_init, bn_groups, bn_momentum, bn_eps, remat, {"bf16": jnp.bfloat16, "f32": jnp.float32}[precision], drop_path)
 
 
 class Kernel(nn.Module):

@@ -29,6 +29,7 @@ class Size(NamedTuple):
 
 SIZES = {"vit_tiny": Size(192, 12, 3), "vit_small": Size(384, 12, 6), "vit_base": Size(768, 12, 12), "vit_large": Size(1024, 24, 16),
          "vit_huge": Size(1280, 32, 16), "vit_giant": Size(1536, 40, 24)}
+NAMES = tuple(SIZES)
 
 
 def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels: int = 3, pool: str = "cls", cls: bool = True, positions: str = "learned",
@@ -102,7 +103,7 @@ def _fit(m):
     if not 0 <= m.drop_path < 1:
         raise UserError(f"model.drop_path is {m.drop_path}; choose a chance from 0 to below 1.")
     if m.drop_rows and m.scan and m.drop_path_shape != "uniform":
-        raise UserError(f"model.drop_rows is on, which needs the same rate in every scanned block; choose model.drop_path_shape=uniform, or model.scan=False.")
+        raise UserError("model.drop_rows is on, which needs the same rate in every scanned block; choose model.drop_path_shape=uniform, or model.scan=False.")
     if not m.eps > 0:
         raise UserError(f"model.eps is {m.eps}; choose a positive number, such as 1e-6.")
 

@@ -7,7 +7,6 @@ import dataclasses
 import importlib
 import inspect
 import itertools
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,10 +153,9 @@ def options(name: str) -> dict:
     return {p.name: p.default for p in inspect.signature(find(name).run).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
-def entries(name: str) -> dict[str, type]:
-    """The type of the entries of each option of a protocol that is a tuple, where its annotation says it."""
-    annotated = {p.name: typing.get_args(p.annotation) for p in inspect.signature(find(name).run).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    return {option: kinds[0] for option, kinds in annotated.items() if kinds}
+def annotations(name: str) -> dict[str, Any]:
+    """The type of each option of a protocol, as its signature has it."""
+    return {p.name: p.annotation for p in inspect.signature(find(name).run).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def check_labels(needy: dict[str, dict], data: datas.Data) -> None:

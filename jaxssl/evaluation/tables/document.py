@@ -34,10 +34,10 @@ def rows(subject: Any, plan: Any, tables: list[list]) -> list[dict]:
 
 
 def _published(encoder, row):
-    config = encoder.config
-    if config.get("method", {}).get("name") not in published.METHODS:
+    if encoder.config.get("method", {}).get("name") not in published.METHODS:
         return None
-    found = published.value(config, row, configs.defaults(config["method"]["name"], *published.SECTIONS))
+    config = configs.today(encoder.config)
+    found = published.value(config, row, lambda recipe: configs.defaults(recipe, *published.SECTIONS))
     if found and encoder.step != durations.steps(config["total"], "total", examples=config["data"]["examples"], batch_size=config["batch_size"]):
         return None         # it is the value of a finished run
     return found

@@ -1,5 +1,5 @@
 """Published values beside ours: only for a recipe whose config documents one, and only under the protocol it was published for."""
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Recipes as the shipped configs have them: what a section does not name here is at its default, and any other value is another recipe.
@@ -32,11 +32,11 @@ TABLE = (
 METHODS = {recipe["method"]["name"] for recipe, *_ in TABLE}
 
 
-def value(config: Mapping[str, Any], row: Any, defaults: Mapping[str, Mapping]) -> dict | None:
+def value(config: Mapping[str, Any], row: Any, defaults: Callable[[Mapping], Mapping[str, Mapping]]) -> dict | None:
     """{"value", "source"} published for the recipe `config` (a resolved config as nested dicts) under the protocol of `row`, or None.
 
     row: has protocol, layer, metric, setting and selected; only accuracies of the backbone under a fixed setting, trained as long as published, are matched.
-    defaults: of the keys in each of `SECTIONS`.
+    defaults(recipe): of the keys in each of `SECTIONS`, for the names that the recipe selects.
     """
     if row.layer != "backbone" or row.metric != "accuracy" or row.selected != "fixed" or not _by_budget(config, row):
         return None
@@ -48,6 +48,7 @@ def value(config: Mapping[str, Any], row: Any, defaults: Mapping[str, Mapping]) 
 
 def _follows(config, recipe, defaults):
     """Whether every key that makes the recipe has its value in `config`."""
+    defaults = defaults(recipe)
     for key, wanted in recipe.items():
         own = config.get(key)
         if isinstance(wanted, dict):

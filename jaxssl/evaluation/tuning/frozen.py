@@ -35,7 +35,7 @@ def train(encoder: Encoder, images: loop.Images, plan: loop.Length, *, lrs: Sequ
     width = jax.eval_shape(lambda v, x: encoder.forward(v, x, layer=layer)[0], variables, example(encoder)).shape[1]
     heads = {f"head{i}": {"kernel": jnp.zeros((width, images.classes)), "bias": jnp.zeros(images.classes)} for i in range(len(lrs))}
     optimizer = optim.make(name="sgd", lr=lrs[0], scaling="linear", momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, params=heads,
-                           batch_size=plan.batch_size, total=plan.steps, warmup=0, lr_rules=tuple((f"^head{i}/", lr / lrs[0]) for i, lr in enumerate(lrs)))
+                           batch_size=plan.batch_size, total=plan.steps, warmup=0, rules=tuple((f"^head{i}/", {"rate": lr / lrs[0]}) for i, lr in enumerate(lrs)))
 
     @jax.jit
     def step(state, variables, batch, number, key):

@@ -2,9 +2,8 @@
 
 Layer decay as in BEiT and MAE (arXiv 2111.06377, appendix A.1): the rate falls by a factor from each layer to the one below it.
 """
-import contextlib
-import re
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +14,6 @@ from jaxssl import data as datas, optim, tree
 from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError
-from jaxssl.models import depth
 from jaxssl.evaluation.tuning import frozen, loop
 
 OPTIMIZERS = ("lars", "sgd", "adamw")
@@ -37,29 +35,22 @@ def train(encoder: Encoder, images: loop.Images, plan: loop.Length, *, layer: st
 
     optimizer: lars, sgd (Nesterov) or adamw (which reads no momentum); lr and scaling as in `optim.make`, cosine to 0. warmup: share of the steps.
     layer_decay: factor on the rate from a layer to the one below, in (0, 1]. drop_path: chance that the last residual block is left out for an image
-    (`models.depth`). label_smoothing: in [0, 1). Raises: UserError for what is out of range or what this network has not.
+    (`models.droppath`). label_smoothing: in [0, 1). Raises: UserError for what is out of range or what this network has not.
     """
     encoder.check_layer(layer)
     _check(optimizer, warmup, layer_decay, drop_path, label_smoothing)
     start = frozen.used(encoder, layer)
     width = jax.eval_shape(lambda v, x: encoder.forward(v, x, layer=layer)[0], start, frozen.example(encoder)).shape[1]
     params = {**start["params"], "classifier": {"kernel": jnp.zeros((width, images.classes)), "bias": jnp.zeros(images.classes)}}
-    names = tuple(tree.names(params))
-    residual = depth.blocks(names)
-    if not residual and (layer_decay < 1 or drop_path):
-        raise UserError(f"{encoder.config['model']['name']} has no residual blocks, so layer_decay and drop_path have nothing to act on; leave them at 1 and 0")
-    options = {"sgd": {"momentum": momentum, "nesterov": True}, "lars": {"momentum": momentum, "exclude": ("^classifier/",)}, "adamw": {}}[optimizer]
-    rules = () if layer_decay == 1 else tuple((f"^{re.escape(name)}$", factor) for name, factor in layer_factors(names, layer_decay).items())
+    trained = dataclasses.replace(encoder, module=encoder.module.clone(drop_path=drop_path))
+    options = {"sgd": {"momentum": momentum, "nesterov": True}, "lars": {"momentum": momentum, "rules": (("^classifier/", {"decay": 0., "adapt": False}),)}, "adamw": {}}[optimizer]
     made = optim.make(name=optimizer, lr=lr, scaling=scaling, weight_decay=weight_decay, params=params, batch_size=plan.batch_size, total=plan.steps,
-                      warmup=round(warmup * plan.steps), lr_rules=rules, **options)
+                      warmup=round(warmup * plan.steps), layer_decay=layer_decay, networks=tuple(start["params"]), **options)
     view, key = loop.train_view(encoder), jax.random.key(seed)
 
     def loss(params, stats, batch, own):
-        drops = contextlib.nullcontext()
-        if drop_path:
-            drops = depth.drop_path(drop_path, jax.random.fold_in(own, 1), residual)
-        with drops:
-            logits, stats = _logits(encoder, params, stats, view(own, batch), layer, train=True)
+        views_key, key = jax.random.split(own)
+        logits, stats = _logits(trained, params, stats, view(views_key, batch), layer, train=True, key=key)
         return loop.cross_entropy(logits, batch["label"], label_smoothing), stats
 
     @partial(jax.jit, donate_argnums=0)
@@ -76,33 +67,11 @@ def train(encoder: Encoder, images: loop.Images, plan: loop.Length, *, layer: st
     return Trained(lambda batch: call(params, stats, {name: batch[name] for name in ("image", "size")}), {"params": params, "batch_stats": stats}, losses, made.describe)
 
 
-def _logits(encoder, params: dict, stats: dict, x: jax.Array, layer: str, *, train: bool) -> tuple[jax.Array, dict]:
+def _logits(encoder, params: dict, stats: dict, x: jax.Array, layer: str, *, train: bool, key: jax.Array | None = None) -> tuple[jax.Array, dict]:
     """[B, H, W, 3] to logits [B, C], and the batch statistics after it."""
-    h, stats = encoder.forward({"params": {n: p for n, p in params.items() if n != "classifier"}, "batch_stats": stats}, x, layer=layer, train=train)
+    h, stats = encoder.forward({"params": {n: p for n, p in params.items() if n != "classifier"}, "batch_stats": stats}, x, layer=layer, train=train, key=key)
     head = params["classifier"]
     return jnp.matmul(h, head["kernel"], precision=jax.lax.Precision.HIGHEST) + head["bias"], stats
-
-
-def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
-    """Factor on the rate of each parameter path: decay^(layers above its own).
-
-    Layers, from below: the stem, every residual block, every layer of the projector, the classifier, whose factor is 1.
-    """
-    names = list(names)
-    blocks = depth.blocks(names)
-    heads = sorted({int(match[1]) for name in names if (match := _HEAD.search(name))})
-    top = len(blocks) + len(heads) + 1
-
-    def height(name):
-        if name.startswith("classifier/"):
-            return top
-        if match := _HEAD.search(name):
-            return len(blocks) + 1 + heads.index(int(match[1]))
-        return next((i for i, block in enumerate(blocks, 1) if f"/{block}/" in name), 0)
-    return {name: decay ** (top - height(name)) for name in names}
-
-
-_HEAD = re.compile(r"^(?!encoder/|classifier/)\w+/[a-z]+(\d+)/")
 
 
 def _check(optimizer, warmup, layer_decay, drop_path, label_smoothing):

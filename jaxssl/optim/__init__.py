@@ -1,0 +1,133 @@
+"""Optimizers: one optax transformation from options, parameter shapes and one table of path rules; LARS as SimCLR runs it; the online probe kept apart."""
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from jaxssl import schedules, tree
+from jaxssl.errors import UserError, nearest
+from jaxssl.optim import optimizers, transforms
+from jaxssl.optim.optimizers import families
+from jaxssl.optim.rules import CLIP_BY, Row, defaults, layer_factors, table
+
+__all__ = ["Optim", "families", "layer_factors", "make"]
+
+
+class Optim(NamedTuple):
+    """What `make` returns. groups: path -> the settings that hold for it, `{"decay": 1.0, "adapt": True}`."""
+    tx: optax.GradientTransformation
+    schedule: schedules.Schedule  # step -> learning rate where no rule says otherwise
+    groups: dict[str, dict]
+    describe: str  # the text printed at start
+    weight_decay: schedules.Schedule  # step -> weight decay, likewise
+
+
+def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedule: str = "cosine", end_lr: float = 0.0,
+         lr_steps: tuple[float, ...] = (), lr_gamma: float = 0.1, lr_power: float = 1.0, weight_decay: float = 1e-6,
+         weight_decay_end: float | None = None, clip: float = 0.0, clip_by: str = "all", layer_decay: float = 1.0,
+         rules: tuple[tuple[str | int, dict], ...] = (), probe_lr: float = 1e-3,
+         params: Any, batch_size: int, total: int, warmup: int, networks: tuple[str, ...] = ("encoder",), **own: Any) -> Optim:
+    """The optimizer of a run.
+
+    name: one of `families()`, whose keywords are further keys. lr, scaling: peak rate = schedules.scaled_lr(lr, batch_size, scaling). end_lr is absolute, not
+    scaled. lr_steps: where the step schedule decays, as fractions of the run (.6, .8), each time by lr_gamma; lr_power: the polynomial's.
+    weight_decay: to weight_decay_end along half a cosine over the whole run, constant where that is None.
+    clip: largest norm of the gradients, 0 = off: of all jointly, or of each network (encoder, projector, …: DINOv2) or array (DINO) by itself.
+    layer_decay: factor on the rate from a layer of the encoder to the one below (`rules.layer_factors`).
+    rules: (pattern, settings), as `((r"/bias$", dict(rate=.024)), ("^predictor/", dict(fixed=True)), ("^head/last", dict(frozen_until=1250)))`: the first rule
+    that matches a path and names a setting decides it, each setting by itself. A pattern is a regex, searched in "a/b/c" paths, or a number: arrays of at most that
+    rank, within a layer where layers are stacked under "blocks/". Settings: `rules.Row`. One that decides nothing is an error. Behind them stand `rules.defaults`:
+    arrays of rank 1 get neither decay nor LARS adaptation, and what is under probe/ (the online linear probe) gets an Adam of its own at a constant probe_lr.
+
+    params: tree of arrays or ShapeDtypeStructs (only paths and shapes are read). batch_size: global images. total, warmup: steps.
+    networks: those whose layers count for the layer decay, from below; all others are the top.
+    UserError for unknown names, values out of range, and rules that decide nothing.
+    """
+    options = {key: value for key, value in locals().items() if key not in ("params", "batch_size", "total", "warmup", "networks", "own")}
+    if name not in families():
+        raise UserError(f"optim.name is {name!r}{nearest(name, families())}; choose one of {', '.join(families())}")
+    _check(options)
+    rows = table(params, rules, behind=defaults(probe_lr), clip_by=clip_by, total=total, layer_decay=layer_decay, networks=networks)
+    part = families()[name](rows, **own)
+    if not part.adapts and any("adapt" in settings for _, settings in rules):
+        raise UserError(f"optim.rules: adapt is the trust ratio of LARS, which {name} has not; leave it out")
+    peak = schedules.scaled_lr(lr, batch_size, scaling)
+    rate = schedules.make(schedule, base=peak, total=total, warmup=warmup, end=end_lr, steps=_steps(lr_steps, total), gamma=lr_gamma,
+                          power=lr_power)
+    last = weight_decay if weight_decay_end is None else weight_decay_end
+    decay = schedules.cosine(weight_decay, last, total) if last != weight_decay else schedules.make("constant", base=weight_decay, total=total)
+
+    decayed = transforms.decay(decay if weight_decay_end is not None else weight_decay, rows)
+    chain = optax.chain(*([transforms.clip(clip, rows)] if clip else []), *([] if part.decoupled else [decayed]), *part.before,
+                        *([decayed] if part.decoupled else []), transforms.rate(rate, peak, rows), *part.after)
+    labels = jax.tree.unflatten(jax.tree.structure(params), ["probe" if row.adam else "main" for row in rows.values()])
+    tx = optax.partition({"main": chain, "probe": transforms.apart(rows)}, labels)
+    groups = {path: _settings(row, part, clip) for path, row in rows.items()}
+    every = {key: p.default for key, p in inspect.signature(families()[name]).parameters.items() if p.default is not p.empty} | own
+    text = _describe(options, every, params, groups, schedules.lr_sentence(lr, batch_size, scaling), total, warmup)
+    if peak > part.largest:
+        text += f"\nwarning: lr {peak:g} suits LARS, not {name}; rates of 1e-4 to 5e-3 are usual, set optim.lr and optim.scaling"
+    return Optim(tx, rate, groups, text, decay)
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Collects every wrong option and raises once."""
+    faults = [f"optim.{option} must be above 0, got {options[option]}" for option in ("lr", "probe_lr") if not options[option] > 0]
+    for option in ("end_lr", "weight_decay", "weight_decay_end", "clip"):
+        if options[option] is not None and not options[option] >= 0:
+            faults.append(f"optim.{option} must be 0 or more, got {options[option]}")
+    if not 0 < options["layer_decay"] <= 1:
+        faults.append(f"optim.layer_decay must lie in (0, 1], got {options['layer_decay']}")
+    if options["clip_by"] not in CLIP_BY:
+        faults.append(f"optim.clip_by is {options['clip_by']!r}; choose one of {', '.join(CLIP_BY)}")
+    elif options["clip_by"] != "all" and not options["clip"]:
+        faults.append(f"optim.clip_by={options['clip_by']} needs optim.clip above 0")
+    if not all(0 < at < 1 for at in options["lr_steps"]):
+        faults.append(f"optim.lr_steps are fractions of the run, between 0 and 1, got {options['lr_steps']}")
+    if not options["clip"] and any("clip" in settings for _, settings in options["rules"]):
+        faults.append("optim.rules name groups to clip, which needs optim.clip above 0")
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def _steps(fractions: Sequence[float], total: int) -> tuple[int, ...]:
+    return tuple(round(at * total) for at in fractions)
+
+
+def _settings(row: Row, part: optimizers.Part, clip: float) -> dict:
+    """What holds for an array, as far as something reads it and it is not as for most."""
+    if row.adam:
+        return {"adam": row.adam}
+    said = {"decay": row.decay, **({"adapt": row.adapt} if part.adapts else {}), **({"clip": row.clip} if clip else {})}
+    plain = Row()
+    return said | {setting: getattr(row, setting) for setting in ("rate", "fixed", "frozen_until", "layer") if getattr(row, setting) != getattr(plain, setting)}
+
+
+def _describe(options: dict[str, Any], own: dict[str, Any], params: Any, groups: dict[str, dict], sentence: str, total: int, warmup: int) -> str:
+    """The lines printed at start: rate with its numbers, schedule in steps, decay, and arrays and parameters of equal settings."""
+    name, shape = options["name"], options["schedule"]
+    detail = {"cosine": f"cosine to {options['end_lr']:g}", "polynomial": f"polynomial (power {options['lr_power']:g}) to {options['end_lr']:g}",
+              "step": f"times {options['lr_gamma']:g} at steps {_steps(options['lr_steps'], total)}", "constant": "constant"}[shape]
+    decay, last = options["weight_decay"], options["weight_decay_end"]
+    by = {"all": "", "network": " in each network", "array": " in each array"}[options["clip_by"]]
+    lines = [f"optimizer: {name} ({', '.join(f'{key} {value}' for key, value in own.items())})",
+             f"{sentence}; {warmup} steps of linear warm-up, then {detail}, {total} steps in all",
+             f"weight decay {decay:g}" + ("" if last is None else f" to {last:g} (cosine)")
+             + f"; clip {'off' if not options['clip'] else format(options['clip'], 'g') + by}"
+             + ("" if options["layer_decay"] == 1 else f"; layer decay {options['layer_decay']:g}"),
+             "rules, the first that names a setting wins: " + "; ".join(
+                 f"{f'rank <= {pattern}' if isinstance(pattern, int) else repr(pattern)} {_text(settings)}"
+                 for pattern, settings in (*options["rules"], *defaults(options["probe_lr"])))]
+    sizes: dict[str, list[int]] = {}
+    for path, leaf in tree.names(params).items():
+        shown = {setting: value for setting, value in groups[path].items() if setting not in ("layer", "clip")}
+        sizes.setdefault(_text(shown), []).append(math.prod(leaf.shape))
+    return "\n".join(lines + [f"  {settings}: {len(counts)} arrays, {sum(counts):,} parameters" for settings, counts in sorted(sizes.items())])
+
+
+def _text(settings: Any) -> str:
+    """`decay 1, adapt True`."""
+    return ", ".join(f"{key} {value:g}" if type(value) in (int, float) else f"{key} {value}" for key, value in settings.items())
