@@ -138,10 +138,10 @@ def sinkhorn(logits, *, temp, iterations=3, weight=None):
         log_weight = jnp.log(weight.astype(jnp.float32))[..., None]                         # [..., 1], -inf for padding
     # Q = exp(logits + row + prototype): scaling to 1 / K and 1 / n adds constants that the softmax at the end does not see.
     row = jnp.zeros((*logits.shape[:-1], 1)) if weight is None else log_weight
-    for i in range(iterations):
-        if i:
-            row = -jax.nn.logsumexp(logits + prototype, axis=-1, keepdims=True) + (0. if weight is None else log_weight)
-        prototype = -jax.nn.logsumexp(logits + row, axis=rows)                              # [K]
+    prototype = -jax.nn.logsumexp(logits + row, axis=rows)                                  # [K]
+    for _ in range(iterations - 1):
+        row = -jax.nn.logsumexp(logits + prototype, axis=-1, keepdims=True) + (0. if weight is None else log_weight)
+        prototype = -jax.nn.logsumexp(logits + row, axis=rows)
     q = jax.nn.softmax(logits + prototype, axis=-1)
     return q if weight is None else jnp.where(present, q, 0.)
 

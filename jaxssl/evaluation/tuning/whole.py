@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxssl import data as datas, optim, tree
+from jaxssl import data as datas, optim
 from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError
