@@ -1,10 +1,13 @@
 """What is special to the losses of self-distillation; values, slopes, devices and types are in test_losses.py."""
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxssl.losses import distillation
 
@@ -67,6 +70,29 @@ def test_small_regressions_keep_their_digits():
     want = np.mean(np.sum((a - b) ** 2, -1))
     assert want < 1e-5
     np.testing.assert_allclose(jax.jit(distillation.cosine_regression)(p, z), want, rtol=1e-4)
+
+
+def test_confident_students_keep_their_digits():
+    """Logits of 500 and a loss of 1e-3: logsumexp - logit would leave three digits."""
+    student, target = np.full((4, 2, 8), 49.1, np.float32), np.float32(np.eye(8)[np.zeros((4, 2), int)])
+    student[..., 0] = 50.
+    logits = np.float64(student[0, 0]) / .1
+    want = np.log1p(np.exp(logits[1:] - logits[0]).sum())
+    np.testing.assert_allclose(jax.jit(functools.partial(distillation.cross_entropy, student_temp=.1))(student, target), want, rtol=3e-4)
+
+
+@pytest.mark.parametrize("loss", [functools.partial(distillation.cross_entropy, student_temp=.1), distillation.cosine_regression,
+                                  lambda s, t: distillation.sinkhorn(t, temp=.05).sum() + jnp.sum(s * s)], ids=["cross_entropy", "cosine_regression", "sinkhorn"])
+def test_what_is_held_and_what_travels(loss):
+    """Forward and backward on eight devices: no array of all pairs with all prototypes, and between devices one number a prototype at most."""
+    B, V, T, K = 32, 5, 2, 96
+    place = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), P("data"))
+    x = [jax.ShapeDtypeStruct((B, views, K), jnp.float32, sharding=place) for views in (V, T)]
+    text = jax.jit(jax.value_and_grad(loss)).lower(*x).compile().as_text()
+    largest = max(np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"f32\[([\d,]+)\]", text))
+    assert largest <= B // 8 * V * K, largest
+    moved = re.findall(r"= (.*?) (?:all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)
+    assert moved and all(np.prod([int(n) for n in dims.split(",") if n]) <= K for result in moved for dims in re.findall(r"\w+\[([\d,]*)\]", result)), moved
 
 
 def test_zero_vectors_have_finite_gradients():

@@ -3,6 +3,8 @@
 Image i draws from `fold_in(key, rows[i])` only: its mask does not depend on the other images, on the batch size, or on how many devices share the batch.
 Views draw from the same numbers of the key that they are given: a mask needs a key of its own, or it is tied to the crop of its image.
 """
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -28,6 +30,91 @@ def random(key, n_images, n_patches, ratio, rows=None):
     """
     n_keep = visible(n_patches, ratio)
     return jax.vmap(lambda key: _first(jnp.argsort(jax.random.bits(key, (n_patches,))), n_keep))(_keys(key, n_images, rows))
+
+
+def block(key, n_images, grid, ratio, rows=None, *, smallest=4, aspect=.3, tries=32):
+    """Hides rectangles (BEiT, Bao et al. 2021, algorithm 1), then single patches at random up to the exact count.
+
+    For each image:
+
+        mask, n_mask = {}, N - n_keep
+        for _ in range(tries):
+            area = U(smallest, n_mask - |mask|)                             # smallest, where less is missing
+            shape = exp(U(log(aspect), log(1 / aspect)))                    # height / width
+            height, width = round(sqrt(area * shape)), round(sqrt(area / shape))
+            place it anywhere inside the grid, where it fits
+            if 0 < its patches that are not yet hidden <= n_mask - |mask|:
+                mask |= rectangle
+        mask |= n_mask - |mask| patches drawn from the visible ones
+
+    The official codes go on until ten tries in a row fail and leave what is missing (BEiT, DINOv2) or fill it as here (DINOv3); a number of tries of its
+    own makes the cost of every image the same.
+
+    Args:
+      key, n_images, ratio, rows: as in `random`; BEiT hides 75 / 196.
+      grid: (height, width) in patches; N is their product.
+      smallest: area of the smallest rectangle, in patches: 16 in BEiT, 4 in DINOv2.
+      aspect: the most elongated rectangle, in (0, 1].
+      tries: rectangles drawn. On a 14 × 14 grid at .4, 32 leave .1 % of the hidden patches to be drawn one by one, .6 % where `smallest` is 16.
+
+    Returns and raises: as `random`.
+    """
+    height, width = grid
+    n_keep = visible(height * width, ratio)
+    if not (0 < aspect <= 1 and smallest >= 1 and tries >= 1):
+        raise ValueError(f"aspect, smallest and tries are {aspect}, {smallest} and {tries}; expected an aspect in (0, 1] and at least 1 of the others")
+
+    def one(key):
+        draws, rest = jax.random.split(key)
+
+        def attempt(mask, u):
+            missing = height * width - n_keep - mask.sum()
+            area = smallest + u[0] * jnp.maximum(missing - smallest, 0)
+            shape = jnp.exp((2 * u[1] - 1) * -math.log(aspect))
+            h, w = jnp.round(jnp.sqrt(area * shape)), jnp.round(jnp.sqrt(area / shape))
+            top, left = jnp.floor(u[2] * (height - h + 1)), jnp.floor(u[3] * (width - w + 1))
+            i, j = jnp.arange(height)[:, None], jnp.arange(width)
+            more = mask | ((i >= top) & (i < top + h) & (j >= left) & (j < left + w))       # [height, width]
+            new = more.sum() - mask.sum()
+            return jnp.where((h <= height) & (w <= width) & (0 < new) & (new <= missing), more, mask), None
+
+        mask, _ = jax.lax.scan(attempt, jnp.zeros(grid, bool), jax.random.uniform(draws, (tries, 4)))
+        # What is in no rectangle comes first, in random order, so the exact count is reached from it.
+        return _first(jnp.lexsort((jax.random.bits(rest, (height * width,)), mask.reshape(-1))), n_keep)
+
+    return jax.vmap(one)(_keys(key, n_images, rows))
+
+
+def inverse_block(key, n_images, grid, ratio, rows=None, *, side=3):
+    """Keeps squares and hides the rest (data2vec 2.0, Baevski et al. 2022, section 3.3).
+
+    For each image:
+
+        visible = {}
+        for square in squares of `side` patches in random order:            # cut off at the border, every patch lies in side² of them
+            for patch in the square in random order:
+                if |visible| < n_keep: visible |= {patch}
+
+    so the last square is the only one that may be cut short. The official code draws squares with replacement until enough is visible and then adds or takes
+    away single patches anywhere.
+
+    Args: as in `block`; side: of a square, 3 in the paper, with a ratio of .8.
+    Returns and raises: as `random`.
+    """
+    height, width = grid
+    n_keep = visible(height * width, ratio)
+    if not 1 <= side <= min(grid):
+        raise ValueError(f"side is {side}; expected 1 to {min(grid)}, the shorter side of the grid")
+    squares = (height + side - 1, width + side - 1)
+
+    def one(key):
+        order, rest = jax.random.split(key)
+        turn = jax.random.permutation(order, squares[0] * squares[1]).reshape(squares)
+        # A patch becomes visible at the first turn of the squares it lies in.
+        first = jax.lax.reduce_window(turn, jnp.iinfo(turn.dtype).max, jax.lax.min, (side, side), (1, 1), "valid")      # [height, width]
+        return _first(jnp.lexsort((jax.random.bits(rest, (height * width,)), first.reshape(-1))), n_keep)
+
+    return jax.vmap(one)(_keys(key, n_images, rows))
 
 
 def visible(n_patches, ratio):
