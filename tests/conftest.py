@@ -15,3 +15,5 @@ import jax  # noqa: E402: after the flags above
 
 # One program at a time, as `runtime.configure` has it: the collectives of programs in flight wait for one another's threads, on few cores for ever.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+pytest_plugins = ["tests.scale"]    # --every, groups of tests that share a worker, and what forty methods would cost
