@@ -225,7 +225,7 @@ def section_folder(section: str) -> str:
 def _section_defaults(section, config):
     keys = {key: default for f in reversed(functions(section, config)) for key, default in _defaults(f).items()}
     if "{name}" in SECTIONS[section]:
-        keys = {"name": config[section].name, **keys}
+        keys = {"name": config[section]["name"], **keys}
     return {k: v for k, v in keys.items() if k not in INJECTED.get(section, ())}
 
 
