@@ -72,9 +72,10 @@ def recipe(train, test, seed, epochs):
 
 
 def ours(train, test, seed, epochs):
-    from jaxssl import train as training
+    from jaxssl.parallel import runtime
+    from jaxssl.training import train as training
 
-    training.configure("off")
+    runtime.configure("off")
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as quiet:
         screen, sys.stdout = sys.stdout, quiet
         try:
@@ -87,7 +88,7 @@ def ours(train, test, seed, epochs):
 
 def lightly(train, test, seed, epochs):
     import torch
-    from jaxssl.eval import knn
+    from jaxssl.evaluation.measures import knn
     from lightly.loss import NTXentLoss
     from lightly.transforms import SimCLRTransform
 
@@ -158,7 +159,9 @@ def resnet10():
 def initial(path, overrides):
     """The weights that `ours` starts at, by their paths."""
     import jax
-    from jaxssl import config as configs, job as jobs, sharding, tree
+    from jaxssl import config as configs, tree
+    from jaxssl.training import job as jobs
+    from jaxssl.parallel import mesh as sharding
 
     config = configs.load(path, overrides)
     job = jobs.prepare(config, sharding.make_mesh(devices=jax.devices()), jobs.Facts(REFERENCE, 10, 32, True))

@@ -61,16 +61,20 @@ def launch(file, devices, processes, options):
 
 
 def work(file, processes, index, port, nudged, late):
-    from jaxssl import distributed
+    from jaxssl.parallel import processes as distributed
     if processes > 1:
         distributed.join(coordinator=f"127.0.0.1:{port}", processes=processes, process_id=index)
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from jaxssl import config, job, sharding, train, tree
+    from jaxssl import config, tree
+    from jaxssl.parallel import runtime
+    from jaxssl import data as datas
+    from jaxssl.training import job
+    from jaxssl.parallel import mesh as sharding
     from tests.tiny import Tiny
 
-    train.configure("off")
+    runtime.configure("off")
     spec = config.load("configs/digits/simclr.py", {"batch_size": "64", "total": "31278", "warmup": "3128", "model.name": "resnet10", "model.width": "0.125",
                                                     "model.stem": "cifar", "augment.size": "16", "data.canvas": "16", "data.variant": "clean",
                                                     "optim.name": "lars", "optim.lr": "0.3", "optim.scaling": "linear", "optim.weight_decay": "1e-6", **(LATE if late else {})})
@@ -81,7 +85,7 @@ def work(file, processes, index, port, nudged, late):
 
     def first_gradient(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 0)
-        views = make_views(key, job.lookup(batch))
+        views = make_views(key, datas.lookup(batch))
         return jax.grad(lambda p: tiny.job.method.loss(p, state.aux, views, key, jnp.zeros((), jnp.int32))[0])(state.params)
 
     gradient = jax.jit(first_gradient, out_shardings=sharding.replicated(tiny.mesh))(tiny.state, tiny.batch(0))

@@ -26,11 +26,12 @@ from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from jaxssl import data as datas, encoder as encoders, export, interop  # noqa: E402
+from jaxssl import data as datas, encoder as encoders, export
+from jaxssl.encoder import formats as interop  # noqa: E402
 from jaxssl.data.decode import sample  # noqa: E402
 from jaxssl.data.open import detect  # noqa: E402
 from jaxssl.errors import UserError  # noqa: E402
-from jaxssl.interop import safetensors  # noqa: E402
+from jaxssl.encoder.formats import safetensors  # noqa: E402
 
 CASES = {"resnet18 224": ("resnet18", "imagenet", 224), "resnet50 224": ("resnet50", "imagenet", 224), "resnet18 32 cifar stem": ("resnet18", "cifar", 32)}
 PACKAGES = ("jax", "jaxlib", "torch", "torchvision", "timm", "transformers", "onnx", "onnxruntime", "safetensors", "numpy")

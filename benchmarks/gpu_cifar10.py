@@ -24,9 +24,10 @@ def main():
     flags.add_argument("--out", default=str(ROOT / "benchmarks/results/gpu_cifar10.json"))
     args = flags.parse_args()
     import jax
-    from jaxssl import progress, train
+    from jaxssl.parallel import runtime
+    from jaxssl.training import progress, train
 
-    train.configure(str(Path.home() / ".cache/jaxssl/xla"))
+    runtime.configure(str(Path.home() / ".cache/jaxssl/xla"))
     if jax.default_backend() == "cpu":
         raise SystemExit("no accelerator here; this row stays 'not run'")
     rows = []

@@ -23,7 +23,8 @@ from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from jaxssl import augment, convert, data as datas, encoder as encoders, export  # noqa: E402
+from jaxssl import augment, convert, data as datas, export  # noqa: E402
+from jaxssl.encoder import load as loading
 from jaxssl.data.decode import sample  # noqa: E402
 from jaxssl.data.open import detect  # noqa: E402
 
@@ -71,7 +72,7 @@ def measure(library, canvases, folder, path):
         theirs = np.concatenate([model(planes(torch, x)).numpy() for x in chunks])
         exact = model.double()(planes(torch, chunks[0]).double()).numpy()
     report = convert.run(str(folder / "theirs.safetensors"), str(folder / "ours"))
-    encoder = encoders.load(folder / "ours")
+    encoder = loading.load(folder / "ours")
     forward = jax.jit(lambda v, x: encoder.forward(v, x)[0])
     ours = np.concatenate([np.asarray(forward(encoder.variables, x)) for x in chunks])
     export.run(weights=str(folder / "ours"), format=library, out=str(folder / "back"), images=8, data=path)

@@ -94,7 +94,7 @@ def measure(name, calls, file):
 
 
 def ours(queries, reference):
-    from jaxssl.eval.search import neighbours
+    from jaxssl.evaluation.features.search import neighbours
     return lambda: neighbours(queries, reference, k=K)
 
 

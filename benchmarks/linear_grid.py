@@ -21,9 +21,12 @@ from machine import machine, spread
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from jaxssl import cache, data as datas, encoder as encoders, sharding
-from jaxssl.eval import grid
-from jaxssl.protocols import linear
+from jaxssl import data as datas
+from jaxssl.evaluation.features import cache
+from jaxssl.parallel import mesh as sharding
+from jaxssl.encoder import load as loading
+from jaxssl.evaluation.measures import grid
+from jaxssl.evaluation.protocols import linear
 
 ROOT = Path(__file__).resolve().parent.parent
 N, D, CLASSES, BATCH, SEEDS = 50_000, 512, 10, 1024, 3
@@ -75,7 +78,7 @@ def timing(rounds, steps):
 
 def accuracy(workdir):
     """On the features of the run's own data: the chosen head, and scikit-learn on standardised features."""
-    encoder = encoders.load(workdir)
+    encoder = loading.load(workdir)
     data, mesh = datas.make(**encoder.config["data"]), sharding.make_mesh(devices=jax.devices())
     with tempfile.TemporaryDirectory() as folder:
         train, test = (cache.features(encoder, data, which, mesh=mesh, folder=folder) for which in ("train", "test"))

@@ -79,7 +79,7 @@ def measure(name):
 
 
 def ours():
-    from jaxssl.eval import retrieval
+    from jaxssl.evaluation.measures import retrieval
 
     def call(x, labels):
         ids = np.arange(len(x))

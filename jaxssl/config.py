@@ -25,29 +25,32 @@ log = logging.getLogger("jaxssl.config")
 SECTIONS = {
     "data": "jaxssl.data:make",
     "augment": "jaxssl.augment:make",
+    "local": "jaxssl.augment:make",
     "model": "jaxssl.models:make",
     "method": "jaxssl.methods.{name}:make",
     "optim": "jaxssl.optim:make",
-    "mesh": "jaxssl.sharding:make_mesh",
-    "eval": "jaxssl.evaluation:make",
-    "checkpoint": "jaxssl.checkpoint:open_manager",
-    "log": "jaxssl.writers:Writers",
+    "mesh": "jaxssl.parallel.mesh:make_mesh",
+    "eval": "jaxssl.training.evaluator:make",
+    "checkpoint": "jaxssl.workdir.checkpoint:open_manager",
+    "log": "jaxssl.workdir.writers:Writers",
 }
 # Sections whose `name` selects a function with further keys -> what gives {name: function}.
 FAMILIES = {"model": "jaxssl.models:families", "optim": "jaxssl.optim:families"}
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
-INJECTED = {"model": {"precision"}, "optim": {"networks"}, "augment": {"dtype", "return_params"}, "log": {"process_index"}}
+INJECTED = {"model": {"precision"}, "optim": {"networks"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
+# What is off unless a config turns it on: the smaller views of multi-crop, made by the function that makes the others.
+OFF = {"local": {"views": 0}}
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
-CHECKS = {"eval": "jaxssl.evaluation:check", "checkpoint": "jaxssl.checkpoint:check"}
+CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
-A_VIEW = {f"augment.{key}" for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
+A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
 # Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
 ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "optim.lr_rules": [], "optim.rules": [], "optim.layer_decay": 1.0, "optim.clip_by": "all",
           "optim.momentum": .9, "optim.nesterov": False, "optim.trust_coefficient": 1e-3, "optim.b1": .9, "optim.b2": .999, "optim.rho": .99, "optim.eps": 1e-8}
 
 
-def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
+def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
              checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", on_nonfinite="stop",
              stall_seconds=600.0, report=True) -> None:
     """Checks the keys that every config shares; their defaults live here.
@@ -55,6 +58,8 @@ def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", 
     Args:
       seed: of parameters, sample order and views.
       batch_size: global number of images in a step (not of views, not per device).
+      micro_batch: images of a part of the batch that is held in memory at a time, for the same gradient as the whole batch's (each part is computed twice, and batch
+        norm sees its part); 0 is the whole batch at once.
       total, warmup, log_every, eval_every, checkpoint_every: durations, `"200_epochs"`, `"5000_steps"`, `"1e6_examples"`, `"5_percent"` or a number of steps.
       precision: `bf16` (compute in bfloat16, parameters and statistics in f32) or `f32`.
       ema: decay of a moving average of the encoder kept beside it, in [0, 1); 0 is off.
@@ -69,6 +74,8 @@ def settings(*, seed=0, batch_size=256, total="100_epochs", warmup="10_epochs", 
         durations.parse(value, key)
     if batch_size < 2:
         raise UserError(f"batch_size is {batch_size}; it is the global number of images in a step and must be at least 2")
+    if micro_batch < 0:
+        raise UserError(f"micro_batch is {micro_batch}; it is a number of images, or 0 for the whole batch at once")
     if seed < 0 or seed >= 2 ** 31:
         raise UserError(f"seed is {seed}; use a whole number from 0 to 2147483647")
     if precision not in ("bf16", "f32"):
@@ -100,6 +107,11 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     for path, text in overrides.items():
         _set(config, path, text)
     settings(**{key: config[key] for key in _defaults(settings)})
+    for section, off in OFF.items():
+        unread = [k for k, v in _section_defaults(section, config).items() if config[section][k] != v]
+        if all(config[section][k] == v for k, v in off.items()) and unread:
+            key = next(iter(off))
+            raise UserError(f"{section}.{unread[0]} is {config[section][unread[0]]!r}, but {section}.{key} is {off[key]!r}, which turns {section} off; set --config.{section}.{key}, or leave it out")
     for section, check in CHECKS.items():
         _named(check)(**config[section])
     return config.lock()
@@ -226,7 +238,7 @@ def _section_defaults(section, config):
     keys = {key: default for f in reversed(functions(section, config)) for key, default in _defaults(f).items()}
     if "{name}" in SECTIONS[section]:
         keys = {"name": config[section]["name"], **keys}
-    return {k: v for k, v in keys.items() if k not in INJECTED.get(section, ())}
+    return {k: v for k, v in {**keys, **OFF.get(section, {})}.items() if k not in INJECTED.get(section, ())}
 
 
 def _defaults(f):

@@ -1,7 +1,7 @@
 """`python -m jaxssl.convert SRC DST`: weights of another program as a file of ours, with every name accounted for.
 
 SRC is a file (.safetensors, .npz, .pth) or a folder (timm's, transformers', an export of ours); DST is a new folder, which `jaxssl.load`,
-`--weights` and `--config.init_from` take. SimCLR's checkpoints: see jaxssl/interop/simclr.py.
+`--weights` and `--config.init_from` take. SimCLR's checkpoints: see jaxssl/encoder/formats/simclr.py.
 """
 import argparse
 import json
@@ -9,10 +9,12 @@ import math
 import os
 import sys
 
-from jaxssl import encoder as encoders, interop
-from jaxssl.errors import UserError
-from jaxssl.interop import files, names, safetensors
-from jaxssl.main import guarded
+from jaxssl import encoder as encoders
+from jaxssl.encoder import formats as interop
+from jaxssl.encoder import load as loading
+from jaxssl.errors import UserError, listed
+from jaxssl.encoder.formats import files, safetensors
+from jaxssl.command import guarded
 
 NAMES = "names.json"
 
@@ -37,7 +39,7 @@ def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), p
             made = encoders.build(found.config, variables, name=found.name, weights=found.weights, step=found.step,
                                   origin=encoders.Origin(assumed=found.assumed, replaced=found.replaced))
         safetensors.write(made, partial)
-        if encoders.load(partial).digest != made.digest:
+        if loading.load(partial).digest != made.digest:
             raise UserError(f"what was written to {destination} was read back with other values; do not trust this disk")
         accounts = {"used": found.used, "unused": found.unused, "missing": tuple(found.missing.values())}
         (partial / NAMES).write_text(json.dumps({"layout": found.layout, **{what: sorted(who) for what, who in accounts.items()}}, indent=1))
@@ -49,8 +51,8 @@ def report(found: dict) -> str:
     """What became of the names, in short, and the file that has all of them."""
     return "\n".join([f"layout: {found['layout']}; model: {', '.join(f'{k} {v}' for k, v in found['model'].items())}; {found['width']} features",
                       f"used: {len(found['used'])} tensors",
-                      f"unused: {len(found['unused'])} ({names.listed(found['unused'])})",
-                      f"missing, drawn from seed 0: {len(found['missing'])} ({names.listed(found['missing'])})",
+                      f"unused: {len(found['unused'])} ({listed(found['unused'])})",
+                      f"missing, drawn from seed 0: {len(found['missing'])} ({listed(found['missing'])})",
                       f"every name: {found['names']}",
                       f"preprocessing: {', '.join(f'{k} {v}' for k, v in found['preprocessing'].items())}",
                       *(f"note: {note}" for note in found["notes"])])

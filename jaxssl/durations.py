@@ -32,3 +32,16 @@ def steps(value: int | float | str, key: str, *, examples: int, batch_size: int,
     if exact > MOST_STEPS:
         raise UserError(f"{key} is {value!r}, which is {exact:.3g} steps; a run counts at most {MOST_STEPS:,}")
     return max(1, math.floor(exact + 0.5)) if amount else 0
+
+
+def spoken(seconds: float) -> str:
+    """45 s, 12 min, 3 h 20 min, 2 d 4 h; n/a when unknown."""
+    if not 0 <= seconds < float("inf"):
+        return "n/a"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -1,6 +1,8 @@
 """What went wrong, said in one sentence; `main` prints it and exits with the `code` of its kind."""
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+
+SHOWN = 5    # names in a sentence
 
 
 class UserError(Exception):
@@ -30,3 +32,19 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the choice closest to `word`, or the empty string when none is close."""
     match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def listed(names: Iterable[str], most: int = SHOWN) -> str:
+    """The first names, and how many more there are; `whole` or a file has the rest."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") if names else "none"
+
+
+def whole(lists: dict[str, Collection[str]], most: int = SHOWN) -> str:
+    """For the end of an error: every list that `listed` cuts, complete and sorted, a name a line."""
+    return "".join("\n" + section(what, names) for what, names in lists.items() if len(names) > most)
+
+
+def section(what: str, names: Collection[str]) -> str:
+    """A heading with the number of names, and every name on a line, sorted."""
+    return "\n".join([f"{what} ({len(names)}):", *(f"  {name}" for name in sorted(names))])

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from jaxssl import typed
 from jaxssl.errors import NonFiniteError, UserError, nearest
-from jaxssl.main import guarded
+from jaxssl.command import guarded
 
 SELECT_BY = ("rankme", "alphareq")
 _IMAGES = 25_600        # that --select_by measures, RankMe's number
@@ -79,8 +79,9 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
 
     Raises: UserError: nothing was computed; or, at the end and with everything else written and printed, a protocol failed.
     """
-    from jaxssl import document, subjects as opened
-    from jaxssl.eval import compare, show
+    from jaxssl.evaluation import subjects as opened
+    from jaxssl.evaluation.tables import document
+    from jaxssl.evaluation.tables import compare, show
     subjects, chosen = opened.load(flags, plan, home=_HOME, log=_log), None
     if flags.select_by:
         subjects, chosen = select_by(flags, subjects)
@@ -124,9 +125,9 @@ def select_by(flags: argparse.Namespace, subjects: list) -> tuple[list, dict]:
 
     Raises: UserError when their training images are not the same, or too few to measure.
     """
-    from jaxssl import document
-    from jaxssl.eval import show
-    from jaxssl.protocols import labelfree
+    from jaxssl.evaluation.tables import document
+    from jaxssl.evaluation.tables import show
+    from jaxssl.evaluation.protocols import labelfree
     images = [subject.contexts[0].digest.partition("-")[0] for subject in subjects]        # the first half is of the training images
     first, other = subjects[0], next((subject for subject, own in zip(subjects, images) if own != images[0]), None)
     if other:
@@ -170,7 +171,8 @@ def measure(subject: Any, plan: Plan, *, debug: bool = False) -> Iterator[Measur
 
 def _trusted(context, name, options, before):
     """The rows of a protocol, checked: the encoder's digest is still `before`, and nothing was chosen on test images unasked."""
-    from jaxssl import protocols, tree
+    from jaxssl import tree
+    from jaxssl.evaluation import protocols
     try:
         found = protocols.find(name).run(context, **options)
     finally:
@@ -192,7 +194,7 @@ def _why(error, options):
 
 def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> Plan:
     """The flags checked against what there is. Raises: UserError."""
-    from jaxssl import protocols
+    from jaxssl.evaluation import protocols
     if not (flags.workdir or flags.weights):
         raise UserError("nothing to evaluate: give --workdir DIR (a run) or --weights FILE (an export)")
     for name, value, choices in (("select", flags.select, protocols.SELECT), ("budget", flags.budget, protocols.BUDGETS),
@@ -247,8 +249,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def body():
         checked = plan(flags, rest, argv)
-        from jaxssl import train
-        train.configure(flags.compilation_cache)
+        from jaxssl.parallel import runtime
+        runtime.configure(flags.compilation_cache)
         run(flags, checked)
 
     try:

@@ -13,12 +13,15 @@ import jax
 import numpy as np
 
 import jaxssl
-from jaxssl import data as datas, encoder as encoders, interop, preprocessing
+from jaxssl import data as datas, encoder as encoders
+from jaxssl.encoder import formats as interop
+from jaxssl.encoder import load as loading
+from jaxssl.encoder import preprocessing
 from jaxssl.data.decode import sample
 from jaxssl.data.open import detect
 from jaxssl.errors import UserError
-from jaxssl.interop import card
-from jaxssl.main import guarded
+from jaxssl.report import card
+from jaxssl.command import guarded
 
 LIMIT = 1e-4          # largest feature difference, of an image's largest feature, in float32
 VIEW_LIMIT = 0.05     # mean difference of preprocessed images in standard deviations: Pillow rounds to 8 bits after resizing, ours does not
@@ -41,7 +44,7 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
     if step is not None and not workdir:
         raise UserError("--step names a checkpoint of a workdir; a file of weights holds one step only")
     with interop.files.fresh(folder) as partial:
-        encoder = encoders.from_workdir(workdir, weights=use, step=step) if workdir else encoders.load(weights, weights=use)
+        encoder = loading.from_workdir(workdir, weights=use, step=step) if workdir else loading.load(weights, weights=use)
         encoders.check_finite(encoder.name, encoder.variables)
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))

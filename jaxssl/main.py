@@ -4,7 +4,8 @@ import os
 import sys
 import traceback
 
-from jaxssl.errors import NonFiniteError, UserError
+from jaxssl.command import guarded, split_overrides
+from jaxssl.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,22 +25,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def split_overrides(arguments: list[str]) -> dict[str, str]:
-    """`--config.a.b=value` or `--config.a.b value` arguments as {"a.b": "value"}. Raises: UserError for anything else."""
-    overrides, rest = {}, list(arguments)
-    while rest:
-        head = rest.pop(0)
-        if not head.startswith("--config."):
-            raise UserError(f"unknown argument {head!r}; keys of the config are written --config.key=value, and --help lists the flags")
-        name, equals, value = head.removeprefix("--config.").partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UserError(f"--config.{name} has no value; write --config.{name}=value")
-            value = rest.pop(0)
-        overrides[name] = value
-    return overrides
-
-
 def parse_profile(text: str) -> tuple[int, int] | None:
     """`"10:20"` as (10, 20); "" as None. Raises: UserError."""
     if not text:
@@ -50,26 +35,15 @@ def parse_profile(text: str) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-def guarded(body, debug: bool) -> int:
-    """Runs `body()`; a user's mistake becomes one sentence on stderr and its exit code."""
-    try:
-        body()
-        return 0
-    except (UserError, NonFiniteError) as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.code
-
-
 def main(argv: list[str] | None = None) -> int:
     flags, rest = parser().parse_known_args(argv)
 
     def body():
         overrides, profile = split_overrides(rest), parse_profile(flags.profile_steps)
-        from jaxssl import distributed, train  # jax is imported only once the command line is known to be sound
-        train.configure(flags.compilation_cache, processes=flags.processes)
-        distributed.join(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, timeout=flags.join_timeout)
+        from jaxssl.parallel import processes, runtime       # jax is imported only once the command line is known to be sound
+        from jaxssl.training import train
+        runtime.configure(flags.compilation_cache, processes=flags.processes)
+        processes.join(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, timeout=flags.join_timeout)
         train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=profile)
 
     return guarded(body, flags.debug)
@@ -82,9 +56,9 @@ def run() -> None:
     except Exception:
         traceback.print_exc()
         code = 1
-    if code and "jaxssl.distributed" in sys.modules:
-        from jaxssl import distributed
-        distributed.leave(code)
+    if code and "jaxssl.parallel.processes" in sys.modules:
+        from jaxssl.parallel import processes
+        processes.leave(code)
     sys.exit(code)
 
 

@@ -15,9 +15,9 @@ import sys
 import time
 from typing import Any
 
-from jaxssl import roofline
+from jaxssl.planning import roofline
 from jaxssl.errors import UserError, nearest
-from jaxssl.main import guarded, split_overrides
+from jaxssl.command import guarded, split_overrides
 
 # What part of the step an op_name belongs to, the first that matches; the compiler's own copies and gathers often have none.
 PARTS = (("views", r"/views/|^batch\["), ("backward", r"transpose\("), ("forward", r"jvp\("), ("unnamed", r"^$"), ("update and metrics", ""))
@@ -74,7 +74,9 @@ def make(spec: str, overrides: dict[str, str], *, topology: str = "", devices: i
     prepare_environment(topology, devices)
     import jax
     import numpy as np
-    from jaxssl import config as configs, data as datas, job as jobs, sharding
+    from jaxssl import config as configs, data as datas
+    from jaxssl.training import job as jobs
+    from jaxssl.parallel import mesh as sharding
 
     config = configs.load(spec, overrides)
     data = datas.declared(**config.data)
@@ -102,16 +104,11 @@ def estimate(config: Any, job: Any, lowered: Any) -> dict:
     """Operations of the traced step, and memory from what JAX would keep for the backward pass before the compiler saves any of it."""
     import jax
     import jax.numpy as jnp
-    size = config.augment.size
-    dtype = jnp.bfloat16 if config.precision == "bf16" else jnp.float32
-    views = jax.ShapeDtypeStruct((config.batch_size, job.views, size, size, 3), dtype)
-    batch = {"views": views, "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)}
-
     def kept(params, aux, batch):
         step, key = jnp.zeros((), jnp.int32), jax.random.key(0)
         return jax.vjp(lambda p: job.method.loss(p, aux, batch, key, step), params, has_aux=True)[1]
 
-    residuals = jax.tree.leaves(jax.eval_shape(kept, job.state.params, job.state.aux, batch))
+    residuals = jax.tree.leaves(jax.eval_shape(kept, job.state.params, job.state.aux, job.seen))
     activations = sum(x.size * x.dtype.itemsize for x in residuals)
     gradients = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.state.params))
     fixed = gradients + sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.state))
@@ -122,7 +119,8 @@ def estimate(config: Any, job: Any, lowered: Any) -> dict:
 
 def compiled(lowered: Any, mesh: Any, plan: dict, chip: roofline.Chip | None) -> dict:
     """What the compiler says of the step on each device; with `chip`, whether it fits and how long it takes."""
-    from jaxssl import hlo, job as jobs
+    from jaxssl.training import job as jobs
+    from jaxssl.planning import hlo
     started = time.perf_counter()
     try:
         executable = jobs.compiled(lowered, mesh)

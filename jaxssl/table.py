@@ -2,9 +2,9 @@
 import argparse
 import sys
 
-from jaxssl import workdir as workdirs
+from jaxssl.workdir import folder as workdirs
 from jaxssl.errors import UserError
-from jaxssl.main import guarded
+from jaxssl.command import guarded
 
 ROWS = (("raw pixels", "_raw"), ("untrained encoder", "_untrained"), ("trained encoder", ""))
 COLUMNS = (("kNN", "knn"), ("linear", "linear"))

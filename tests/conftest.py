@@ -13,5 +13,5 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax  # noqa: E402: after the flags above
 
-# One program at a time, as `train.configure` has it: the collectives of programs in flight wait for one another's threads, on few cores for ever.
+# One program at a time, as `runtime.configure` has it: the collectives of programs in flight wait for one another's threads, on few cores for ever.
 jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -5,7 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from jaxssl import data as datas, protocols, sharding
+from jaxssl import data as datas
+from jaxssl.evaluation import protocols
+from jaxssl.parallel import mesh as sharding
 from jaxssl.data.sources import Subset
 from tests.test_tuning import small
 

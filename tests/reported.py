@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import checkpoint, config as configs, job as jobs, report, sharding, tree
+from jaxssl import config as configs, report, tree
+from jaxssl.workdir import checkpoint
+from jaxssl.training import job as jobs
+from jaxssl.parallel import mesh as sharding
 from jaxssl.report import look, read
 from tests.tiny import config_of
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jaxssl import agreement
+from jaxssl.parallel import agreement
 from jaxssl.errors import UserError
 from tests.test_data_sources import CLASSED, tree
 from tests.test_distributed import free_port

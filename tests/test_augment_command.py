@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl.augment.__main__ import CELL, MARGIN, caption, main
+from jaxssl.augment.__main__ import main
+from jaxssl.augment.picture import CELL, MARGIN, caption
 from tests.tiny import ROOT
 
 CONFIG = str(ROOT / "configs/digits/simclr.py")

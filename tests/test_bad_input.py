@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import config as configs, data as datas, job as jobs, main, sharding
+from jaxssl import config as configs, data as datas, main
+from jaxssl.training import job as jobs
+from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -218,6 +220,6 @@ def test_images_far_smaller_than_a_crop(images):
 def test_images_somewhat_smaller_than_a_crop_are_a_warning(caplog):
     for sides, size, said in (((32,), 32, 0), ((8,), 8, 0), ((200, 375, 400), 224, 0), ((20, 40, 120), 224, 1), ((40,), 64, 1), ((), 224, 0)):
         caplog.clear()
-        with caplog.at_level(logging.WARNING, logger="jaxssl.job"):
+        with caplog.at_level(logging.WARNING, logger="jaxssl.training.job"):
             against(sides, size)
         assert sum("views are enlarged" in r.message for r in caplog.records) == said, (sides, size)

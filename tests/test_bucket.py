@@ -5,7 +5,10 @@ import types
 import jax
 import pytest
 
-from jaxssl import document, monitor, sharding, workdir
+from jaxssl.workdir import folder as workdir
+from jaxssl.evaluation.tables import document
+from jaxssl.training import monitor
+from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import UserError
 
 OLD, NEW = '{"seed": 0}', '{"seed": 1}'

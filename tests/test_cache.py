@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import cache, config as configs, data as datas, encoder as encoders, job as jobs, protocols, sharding
+from jaxssl import config as configs, data as datas, encoder as encoders
+from jaxssl.evaluation import protocols
+from jaxssl.evaluation.features import cache
+from jaxssl.training import job as jobs
+from jaxssl.parallel import mesh as sharding
 from jaxssl.data.sources import Subset
 from jaxssl.errors import UserError
 from tests.tiny import config_of

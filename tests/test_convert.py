@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxssl import convert, encoder as encoders, export, main, train, tree
+from jaxssl import convert, encoder as encoders, export, main, tree
+from jaxssl.training import train
+from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError
-from jaxssl.interop import files, initial, names, records, safetensors as native, torchvision
+from jaxssl.encoder.formats import files, initial, names, records, safetensors as native, torchvision
 from tests.test_encoder import workdir_of
 from tests.test_interop import config_of, lone, made
 from tests.tiny import ROOT, SMALL, Tiny, config_of as run_config
@@ -34,7 +36,7 @@ def test_a_torchvision_file_becomes_ours(tmp_path, converted):
     accounts = json.loads((tmp_path / "out" / convert.NAMES).read_text())
     assert str(tmp_path / "out" / convert.NAMES) in said and accounts["unused"] == ["fc.weight"] and accounts["missing"] == []
     assert accounts["used"] == sorted(torchvision.table(*names.resnet(made(config_of()).module)))
-    encoder, original = encoders.load(tmp_path / "out"), made(config_of())
+    encoder, original = loading.load(tmp_path / "out"), made(config_of())
     assert encoder.digest == tree.digest(records.parts(original.variables, ("encoder",))) and encoder.layers == ("backbone",)
     assert encoder.preprocessing == {"size": 24, "resize": 24, "interpolation": "bilinear", "mean": (0.1, 0.2, 0.3), "std": (0.229, 0.224, 0.225)}
     assert encoder.origin.assumed == ("interpolation", "std", "architecture") and "'std'" in encoder.origin.notes[0] and "'mean'" not in encoder.origin.notes[0]
@@ -51,7 +53,7 @@ def test_missing_tensors_are_refused_unless_named(tmp_path, converted):
     assert "'encoder/stage3' is allowed to be missing, but nothing of that name is" in converted(file, "--allow_missing", "encoder/stage4,encoder/stage3")[2]
     code, said, _ = converted(file, "--allow_missing", "encoder/stage4/block0")
     assert code == 0 and "used: 58 tensors" in said and "seed 0: 2 (layer4.0.bn1.weight, layer4.0.bn1.bias)" in said
-    named = tree.names(encoders.load(tmp_path / "out").variables)
+    named = tree.names(loading.load(tmp_path / "out").variables)
     np.testing.assert_array_equal(named["params/encoder/stage4/block0/norm1/bias"], 0.0)
 
 
@@ -60,7 +62,7 @@ def test_an_export_of_ours_is_read_and_a_changed_one_refused(tmp_path, converted
     records.write_torch(encoder, tmp_path, "timm", torchvision.table(*names.resnet(encoder.module)))
     code, said, _ = converted(tmp_path / files.WEIGHTS)
     assert code == 0 and "layout: timm" in said and "used: 60 tensors" in said
-    assert encoders.load(tmp_path / "out").config["method"] == config_of()["method"] and encoders.load(tmp_path / "out").step == 5
+    assert loading.load(tmp_path / "out").config["method"] == config_of()["method"] and loading.load(tmp_path / "out").step == 5
     assert "exists already" in converted(tmp_path / files.WEIGHTS)[2]
     shutil.rmtree(tmp_path / "out")
     tensors, metadata = files.read(tmp_path / files.WEIGHTS)
@@ -87,7 +89,7 @@ def test_a_prefix_takes_one_network_out_of_a_checkpoint(tmp_path, converted):
     safetensors.numpy.save_file(both, tmp_path / "moco.safetensors")
     assert "begin with 'module.encoder_k.' or 'module.encoder_q.'" in converted(tmp_path / "moco.safetensors")[2]
     code, said, _ = converted(tmp_path / "moco.safetensors", "--prefix", "module.encoder_q.")
-    assert code == 0 and "unused: 60" in said and encoders.load(tmp_path / "out").digest == tree.digest(records.parts(encoder.variables, ("encoder",)))
+    assert code == 0 and "unused: 60" in said and loading.load(tmp_path / "out").digest == tree.digest(records.parts(encoder.variables, ("encoder",)))
 
 
 def timm_folder(tmp_path):
@@ -103,7 +105,7 @@ def timm_folder(tmp_path):
 def test_another_size_keeps_the_share_of_the_crop(tmp_path, converted, size, resize):
     code, _, error = converted(timm_folder(tmp_path), "--size", str(size))
     assert code == 0, error
-    assert encoders.load(tmp_path / "out").preprocessing == {"size": size, "resize": resize, "interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    assert loading.load(tmp_path / "out").preprocessing == {"size": size, "resize": resize, "interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
 
 
 @pytest.mark.parametrize("flags, words", [
@@ -118,7 +120,7 @@ def test_weights_whose_own_config_makes_no_view_are_one_sentence(tmp_path):
     folder = timm_folder(tmp_path)
     (folder / "config.json").write_text((folder / "config.json").read_text().replace("0.95", "1.5"))
     with pytest.raises(UserError, match="resize=149: the short side must be at least size=224"):
-        encoders.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize("flag", ["--mean", "--std"])
@@ -235,7 +237,7 @@ def test_another_stem_of_the_same_shapes_is_a_warning(tmp_path):
 
 def test_a_run_whose_average_lacks_the_heads_begins_with_the_student(tmp_path):
     path, tiny = workdir_of(tmp_path / "run", ema=0.5), Tiny(run_config("simclr", **HEADS), devices=1)
-    student, start = encoders.from_workdir(path, weights="student"), read(path, tiny)
+    student, start = loading.from_workdir(path, weights="student"), read(path, tiny)
     assert start.values.keys() == tree.names(student.variables).keys()
     np.testing.assert_array_equal(start.values["params/projector/linear1/kernel"], student.variables["params"]["projector"]["linear1"]["kernel"])
     for text in (start.note, start.names):
@@ -246,7 +248,7 @@ def test_a_run_whose_average_lacks_the_heads_begins_with_the_student(tmp_path):
 def test_what_a_foreign_file_does_not_say_is_told(tmp_path):
     """The names that a run has no use for, and what is assumed: of the file itself and of what `convert` made of it."""
     tiny, file = Tiny(run_config("simclr", **HEADS), devices=1), str(lone(tmp_path, fc_weight=np.zeros((2, 32), np.float32), fc_bias=np.zeros(2, np.float32)))
-    origin = encoders.load(file).origin
+    origin = loading.load(file).origin
     assert origin.layout == "torchvision" and len(origin.used) == 60 and sorted(origin.unused) == ["fc.bias", "fc.weight"]
     assert origin.account()[0].startswith("2 tensors of the file are unused")
     start = read(file, tiny, "projector")
@@ -278,7 +280,7 @@ def test_a_whole_run_from_weights_and_its_resume_without_them(tmp_path, monkeypa
     result = train.run("configs/digits/simclr.py", flags, str(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["init_from"] == path
     assert (tmp_path / "run" / "text" / "init_from.txt").read_text().startswith(f"beginning from {path} (student of step 5)\nused (69):\n")
-    ended = encoders.load(tmp_path / "run")
+    ended = loading.load(tmp_path / "run")
     assert tree.digest(ended.variables["params"]) == tree.digest(encoder.variables["params"])
     assert {"knn_start", "knn_untrained", "rankme_start"} <= result.keys() and result["rankme_start"] != result["rankme_untrained"]
     (tmp_path / "source.safetensors").unlink()

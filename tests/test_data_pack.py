@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import cache, data
+from jaxssl import data
+from jaxssl.evaluation.features import cache
 from jaxssl.data import __main__ as command
 from jaxssl.data import decode
 from jaxssl.data import inspect as inspecting

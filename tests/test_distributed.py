@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxssl import distributed, main, rollcall
-from jaxssl.distributed import Place, resolve
+from jaxssl import main
+from jaxssl.parallel import processes as distributed, rollcall
+from jaxssl.parallel.processes import Place, resolve
 from jaxssl.errors import NotJoined, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +22,7 @@ SLURM = {
 GKE = {"TPU_WORKER_HOSTNAMES": "job-0.svc,job-1.svc", "TPU_WORKER_ID": "1"}
 JOIN = """
 import sys
-from jaxssl import distributed
+from jaxssl.parallel import processes as distributed
 from jaxssl.errors import UserError
 try:
     place = distributed.join(coordinator=sys.argv[1], process_id=int(sys.argv[2]), processes=int(sys.argv[3]), timeout=float(sys.argv[4]))

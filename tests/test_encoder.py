@@ -14,9 +14,12 @@ import pytest
 from PIL import Image
 
 import jaxssl
-from jaxssl import checkpoint, config as configs, encoder as encoders, evaluate, models, preprocessing, tree
+from jaxssl import config as configs, encoder as encoders, evaluate, models, tree
+from jaxssl.workdir import checkpoint
+from jaxssl.encoder import load as loading
+from jaxssl.encoder import preprocessing
 from jaxssl.errors import UserError
-from jaxssl.interop import safetensors as native
+from jaxssl.encoder.formats import safetensors as native
 from tests.tiny import ROOT, Tiny, config_of
 
 
@@ -52,7 +55,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(workdir):
-    return encoders.from_workdir(workdir)
+    return loading.from_workdir(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ def test_features_are_the_training_programs(encoder):
 
 def test_teacher_is_the_average_and_the_default_where_there_is_one(tmp_path):
     folder, state = workdir_of(tmp_path / "run", ema=0.5), tiny(0.5).state
-    teacher, student = encoders.load(folder), encoders.load(folder, weights="student")
+    teacher, student = loading.load(folder), loading.load(folder, weights="student")
     assert (teacher.weights, student.weights) == ("teacher", "student")
     assert tree.digest(teacher.variables["params"]["encoder"]) == tree.digest(state.aux["ema"]["params"]["encoder"]) != tree.digest(state.params["encoder"])
     assert tree.digest(teacher.variables["batch_stats"]["encoder"]) == tree.digest(state.aux["ema"]["batch_stats"]["encoder"])
@@ -90,16 +93,16 @@ def test_teacher_is_the_average_and_the_default_where_there_is_one(tmp_path):
     assert fresh.layers == ("backbone",) and fresh(images()).shape == (3, teacher.width)
     (tmp_path / "export").mkdir()
     native.write(teacher, tmp_path / "export")
-    assert encoders.load(tmp_path / "export").digest == teacher.digest
+    assert loading.load(tmp_path / "export").digest == teacher.digest
     with pytest.raises(UserError, match="'teecher'.*did you mean 'teacher'"):
-        encoders.load(folder, weights="teecher")
+        loading.load(folder, weights="teecher")
 
 
 def test_a_run_without_average_has_no_teacher(workdir):
     with pytest.raises(UserError, match="kept no moving average"):
-        encoders.load(workdir, weights="teacher")
+        loading.load(workdir, weights="teacher")
     with pytest.raises(UserError, match="no checkpoint of step 7; it has 3"):
-        encoders.from_workdir(workdir, step=7)
+        loading.from_workdir(workdir, step=7)
 
 
 def test_every_head_layer_against_a_loop(encoder):
@@ -157,14 +160,14 @@ def test_export_and_single_file_equal_the_workdir(encoder, workdir, exported):
 
 def test_what_cannot_be_loaded_is_a_sentence(tmp_path, exported):
     with pytest.raises(UserError, match="holds the student, not the teacher"):
-        encoders.load(exported, weights="teacher")
+        loading.load(exported, weights="teacher")
     with pytest.raises(UserError, match="there is no file"):
-        encoders.load(tmp_path / "nothing")
+        loading.load(tmp_path / "nothing")
     with pytest.raises(UserError, match="no export, and no config.json"):
-        encoders.load(tmp_path)
+        loading.load(tmp_path)
     (tmp_path / "config.json").write_text(configs.describe(tiny(0.0).config))
     with pytest.raises(UserError, match="no committed checkpoint yet"):
-        encoders.load(tmp_path)
+        loading.load(tmp_path)
 
 
 def test_weights_of_another_architecture_are_listed(encoder):
@@ -178,14 +181,14 @@ def test_weights_of_another_architecture_are_listed(encoder):
 
 @pytest.mark.parametrize("change", [lambda c: c["model"].update(widht=1), lambda c: c.pop("augment"), lambda c: c["method"].update(name="of_tomorrow")], ids=["key", "section", "method"])
 def test_a_record_of_another_version_is_a_sentence(exported, tmp_path, change):
-    from jaxssl.interop import files
+    from jaxssl.encoder.formats import files
     tensors, metadata = files.read(exported / "model.safetensors")
     record = json.loads(metadata["jaxssl"])
     del record["record_digest"]         # as older files are
     change(record["config"])
     files.write(tmp_path / "m.safetensors", tensors, {"jaxssl": json.dumps(record)})
     with pytest.raises(UserError, match="m.safetensors is not one that this version of jaxssl understands|m.safetensors .*augment|'of_tomorrow'"):
-        encoders.load(tmp_path / "m.safetensors")
+        loading.load(tmp_path / "m.safetensors")
 
 
 def test_evaluating_an_export_asks_for_the_folder_of_its_images(encoder, tmp_path, monkeypatch, capsys):
@@ -219,7 +222,7 @@ encoder = jaxssl.load({str(exported)!r})
 print(encoder(numpy.zeros((1, 16, 16, 3), numpy.uint8)).shape)
 after = {{name.split(".")[0] for name in sys.modules}}
 print(sorted((after - before) & {{"orbax", "grain", "optax", "torch", "tensorflow", "clu", "tensorboardX", "wandb", "sklearn", "matplotlib", "ml_collections", "etils", "rich", "onnx", "timm", "transformers"}}))
-print([name for name in sys.modules if name in ("jaxssl.train", "jaxssl.data", "jaxssl.checkpoint", "jaxssl.config", "jaxssl.optim", "jaxssl.workdir")])
+print([name for name in sys.modules if name in ("jaxssl.training.train", "jaxssl.data", "jaxssl.workdir.checkpoint", "jaxssl.config", "jaxssl.optim", "jaxssl.workdir.folder")])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -278,7 +281,7 @@ def test_a_config_that_is_not_a_runs_is_a_sentence_and_nothing_is_made(tmp_path,
     (tmp_path / "config.json").write_text(text)
     before = contents(tmp_path)
     with pytest.raises(UserError, match=words):
-        encoders.from_workdir(str(tmp_path))
+        loading.from_workdir(str(tmp_path))
     assert contents(tmp_path) == before
 
 
@@ -286,10 +289,10 @@ def test_reading_a_workdir_writes_nothing(tmp_path, workdir):
     (tmp_path / "config.json").write_text(configs.describe(tiny(0.0).config))
     before = contents(tmp_path)
     with pytest.raises(UserError, match="no committed checkpoint yet"):
-        encoders.from_workdir(str(tmp_path), step=3)
+        loading.from_workdir(str(tmp_path), step=3)
     assert contents(tmp_path) == before
     before = contents(Path(workdir))
-    encoders.from_workdir(workdir)
+    loading.from_workdir(workdir)
     assert contents(Path(workdir)) == before
 
 
@@ -298,10 +301,10 @@ def test_an_export_with_a_stray_folder_is_an_export_and_a_workdir_with_weights_a
     shutil.copy(exported / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text('{"architecture": "resnet50"}')
     (tmp_path / "checkpoints").mkdir()
-    assert encoders.load(tmp_path).digest == encoder.digest
+    assert loading.load(tmp_path).digest == encoder.digest
     run = workdir_of(tmp_path / "run")
     shutil.copy(exported / "model.safetensors", run)
-    assert encoders.load(run).name == "run"
+    assert loading.load(run).name == "run"
 
 
 def test_a_torn_checkpoint_is_one_sentence(tmp_path):
@@ -310,7 +313,7 @@ def test_a_torn_checkpoint_is_one_sentence(tmp_path):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
     with pytest.raises(UserError, match="checkpoint 3 in .* cannot be read .*another step"):
-        encoders.from_workdir(str(tmp_path / "run"))
+        loading.from_workdir(str(tmp_path / "run"))
 
 
 def test_reading_leaves_an_unfinished_save_alone(tmp_path):
@@ -318,7 +321,7 @@ def test_reading_leaves_an_unfinished_save_alone(tmp_path):
     workdir_of(tmp_path / "run")
     saving = tmp_path / "run" / "checkpoints" / "4.orbax-checkpoint-tmp"
     (saving / "state").mkdir(parents=True)
-    assert encoders.from_workdir(str(tmp_path / "run")).step == 3
+    assert loading.from_workdir(str(tmp_path / "run")).step == 3
     time.sleep(2)                   # orbax cleans up in the background
     assert (saving / "state").is_dir()
     checkpoint.open_manager(workdir=tmp_path / "run").close()

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import checkpoint
+from jaxssl.workdir import checkpoint
 from tests.tiny import METHODS
 
 ROOT = Path(__file__).parent.parent

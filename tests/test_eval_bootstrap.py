@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxssl.eval import bootstrap
+from jaxssl.evaluation.measures import bootstrap
 
 
 def naive(outcomes, labels, seed=0, draws=4000):

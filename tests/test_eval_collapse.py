@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl.eval import collapse, rank
+from jaxssl.evaluation.measures import collapse, rank
 
 
 def naive(z):

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import sharding
-from jaxssl.eval import features
+from jaxssl.parallel import mesh as sharding
+from jaxssl.evaluation.features import extract as features
 
 
 def rows(n, size, seed=0):

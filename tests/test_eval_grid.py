@@ -5,8 +5,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from jaxssl import sharding
-from jaxssl.eval import grid, rows as cached
+from jaxssl.parallel import mesh as sharding
+from jaxssl.evaluation.features import rows as cached
+from jaxssl.evaluation.measures import grid
 
 X, Y = load_digits(return_X_y=True)
 X = X.astype(np.float32)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl import sharding
-from jaxssl.eval import knn, search
+from jaxssl.parallel import mesh as sharding
+from jaxssl.evaluation.features import search
+from jaxssl.evaluation.measures import knn
 
 
 def meshes():

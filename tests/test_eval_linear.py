@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from jaxssl.eval import linear
+from jaxssl.evaluation.measures import linear
 
 
 def digits(noise=0.0):

@@ -6,8 +6,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-from jaxssl import sharding
-from jaxssl.eval import mlp, rows as cached
+from jaxssl.parallel import mesh as sharding
+from jaxssl.evaluation.features import rows as cached
+from jaxssl.evaluation.measures import mlp
 
 X, Y = load_digits(return_X_y=True)
 

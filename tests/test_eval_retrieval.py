@@ -3,8 +3,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import sharding
-from jaxssl.eval import retrieval
+from jaxssl.parallel import mesh as sharding
+from jaxssl.evaluation.measures import retrieval
 
 RECALL = (1, 2, 4, 8)
 

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from jaxssl.eval import rank, spectrum
-from jaxssl.protocols import labelfree
+from jaxssl.evaluation.measures import rank, spectrum
+from jaxssl.evaluation.protocols import labelfree
 
 
 def orthonormal(n, k, seed=0):

@@ -13,10 +13,17 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl import checkpoint, config as configs, data as datas, document, encoder as encoders, evaluate, protocols, sharding, subjects, typed
+from jaxssl import config as configs, data as datas, evaluate, typed
+from jaxssl.workdir import checkpoint
+from jaxssl.evaluation import protocols
+from jaxssl.evaluation import subjects
+from jaxssl.evaluation.tables import document
+from jaxssl.parallel import mesh as sharding
+from jaxssl.encoder import load as loading
 from jaxssl.data.sources import Subset
-from jaxssl.eval import bootstrap, compare, published, rank
-from jaxssl.protocols import Row, augmented, labelfree
+from jaxssl.evaluation.measures import bootstrap, rank
+from jaxssl.evaluation.tables import compare, published
+from jaxssl.evaluation.protocols import Row, augmented, labelfree
 from tests.probed import Labelled
 from tests.test_cache import drawn
 
@@ -45,7 +52,7 @@ def runs(monkeypatch, tmp_path):
         if name == "other":
             return dataclasses.replace(drawn(1), config={**drawn(1).config, "total": 31})
         return drawn(int(name.removeprefix("seed")))
-    monkeypatch.setattr(encoders, "from_workdir", open_run)
+    monkeypatch.setattr(loading, "from_workdir", open_run)
     for name in ("seed0", "seed1", "seed2", "seed3", "other"):
         (tmp_path / name).mkdir()
     return lambda *names: [str(tmp_path / name) for name in names]
@@ -67,7 +74,7 @@ def written(folder):
 
 def plant(monkeypatch, run):
     """A protocol of this name."""
-    monkeypatch.setitem(sys.modules, "jaxssl.protocols.planted", types.SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "jaxssl.evaluation.protocols.planted", types.SimpleNamespace(run=run))
     known = protocols.names()
     monkeypatch.setattr(protocols, "names", lambda: [*known, "planted"])
 
@@ -77,7 +84,7 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
     code, out, err = call("--workdir", str(workdir), "--protocols", "knn,fewshot,labelfree", "--set", "fewshot.tries=3", *FAST)
     assert code == 0, err
     found, = written(workdir)
-    encoder, data = encoders.from_workdir(str(workdir)), datas.make(source="digits", variant="clean", canvas=16)
+    encoder, data = loading.from_workdir(str(workdir)), datas.make(source="digits", variant="clean", canvas=16)
     assert found["version"] == 1 and found["subject"] == {"name": "real", "weights": "student", "step": 2, "digest": encoder.digest, "path": str(workdir)}
     assert found["transform"]["size"] == 16 and found["transform"]["canvas"] == 16 and found["data"]["classes"] == 10 and str(len(data.test)) in found["data"]["test"]
     assert found["packages"]["jax"] == jax.__version__ and found["command"].startswith("python -m jaxssl.evaluate --workdir") and found["select"] == "validation"
@@ -222,7 +229,7 @@ def test_a_protocol_that_trains_the_encoder_is_caught(runs, call, monkeypatch):
         return []
     plant(monkeypatch, run)
     kept = drawn(3)
-    monkeypatch.setattr(encoders, "from_workdir", lambda path, **_: dataclasses.replace(kept, variables=jax.tree.map(np.array, kept.variables)))
+    monkeypatch.setattr(loading, "from_workdir", lambda path, **_: dataclasses.replace(kept, variables=jax.tree.map(np.array, kept.variables)))
     with pytest.raises(RuntimeError, match="planted changed the weights"):
         call("--workdir", *runs("seed3"), "--protocols", "planted")
 
@@ -267,8 +274,8 @@ def test_means_are_over_runs_at_one_step_that_differ_in_their_seed_alone():
 
 
 def test_an_interrupted_run_is_not_averaged_with_finished_ones(runs, call, monkeypatch, tmp_path):
-    own = encoders.from_workdir
-    monkeypatch.setattr(encoders, "from_workdir", lambda path, **_: dataclasses.replace(own(path), step=300 if path.endswith("2") else 1000))
+    own = loading.from_workdir
+    monkeypatch.setattr(loading, "from_workdir", lambda path, **_: dataclasses.replace(own(path), step=300 if path.endswith("2") else 1000))
     code, out, err = call("--workdir", *runs("seed0", "seed1", "seed2"), "--protocols", "knn", *FAST)
     assert code == 0, err
     first, second = written(tmp_path / "seed0")[0]["comparison"][0]["groups"]
@@ -341,12 +348,12 @@ def test_select_by_picks_without_labels(runs, call, tmp_path):
 
 def test_a_collapsed_encoder_is_never_chosen(runs, call, monkeypatch):
     """Its spectrum has no decay to fit; of nothing but such there is no choice."""
-    whole = encoders.from_workdir
+    whole = loading.from_workdir
 
     def opened(path, **how):
         encoder = whole(path, **how)
         return dataclasses.replace(encoder, variables=jax.tree.map(np.zeros_like, encoder.variables)) if path.endswith("seed0") else encoder
-    monkeypatch.setattr(encoders, "from_workdir", opened)
+    monkeypatch.setattr(loading, "from_workdir", opened)
     code, out, err = call("--workdir", *runs("seed0", "seed1"), "--select_by", "alphareq", "--protocols", "labelfree", "--set", "labelfree.views=false", "--json")
     assert code == 0, err
     picked = json.loads(out)["select_by"]
@@ -370,12 +377,12 @@ def test_a_choice_of_features_does_not_hide_a_measure(call, runs):
 
 def test_select_by_wants_the_same_images(runs, call, monkeypatch, tmp_path):
     """Runs on other data, or on data that were changed since: their ranks are no comparison."""
-    own = encoders.from_workdir
+    own = loading.from_workdir
 
     def on_others(path, **_):
         encoder = own(path)
         return dataclasses.replace(encoder, config={**encoder.config, "data": {**encoder.config["data"], "variant": "cluttered"}}) if path.endswith("1") else encoder
-    monkeypatch.setattr(encoders, "from_workdir", on_others)
+    monkeypatch.setattr(loading, "from_workdir", on_others)
     with monkeypatch.context() as patch:
         patch.setattr(protocols.Context, "features", lambda *_: pytest.fail("computed first"))
         code, out, err = call("--workdir", *runs("seed0", "seed1"), "--select_by", "rankme", "--protocols", "knn")

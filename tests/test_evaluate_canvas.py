@@ -7,9 +7,14 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from jaxssl import cache, encoder as encoders, evaluate, protocols, sharding, subjects, tree
-from jaxssl.interop import names, records, torchvision
-from jaxssl.protocols import augmented
+from jaxssl import evaluate, tree
+from jaxssl.evaluation import protocols
+from jaxssl.evaluation import subjects
+from jaxssl.evaluation.features import cache
+from jaxssl.parallel import mesh as sharding
+from jaxssl.encoder import load as loading
+from jaxssl.encoder.formats import names, records, torchvision
+from jaxssl.evaluation.protocols import augmented
 from tests.test_interop import config_of, made
 
 
@@ -42,7 +47,7 @@ def imported(tmp_path):
 @pytest.mark.parametrize("resident", ["yes", "no"])
 def test_cached_features_are_those_of_the_encoder(imported, photo, tmp_path, resident):
     """Also of photographs beyond the canvas, held in memory or read from disk."""
-    encoder, (folder, _) = encoders.load(imported), photo(96, 128)
+    encoder, (folder, _) = loading.load(imported), photo(96, 128)
     for height, width in ((128, 70), (300, 400), (150, 700)):
         (photo(height, width)[0] / "train" / "a" / "0.png").rename(folder / "train" / "a" / f"x{height}.png")
     data = subjects.open_data(encoder.config, str(folder), {"resident": resident}, resize=64)
@@ -65,7 +70,7 @@ def test_cached_features_are_those_of_the_encoder(imported, photo, tmp_path, res
 
 def test_training_crops_from_the_whole_photograph(imported, photo, tmp_path):
     """The middle that the test-time view takes is not what fine-tuning sees."""
-    encoder, (folder, pixels) = encoders.load(imported), photo(150, 400)
+    encoder, (folder, pixels) = loading.load(imported), photo(150, 400)
     data = subjects.open_data(encoder.config, str(folder), {"resident": "yes"}, resize=64)
     context = protocols.Context(encoder, data, sharding.make_mesh(devices=jax.devices()), str(tmp_path / "cache"))
     assert context.store("train")["size"][0].tolist() == [48, 128] and context.store("train", view=True)["size"][0].tolist() == [64, 64]

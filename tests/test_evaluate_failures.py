@@ -7,11 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import cache, data as datas, encoder as encoders, protocols, subjects
+from jaxssl import data as datas
+from jaxssl.evaluation import protocols
+from jaxssl.evaluation import subjects
+from jaxssl.evaluation.features import cache
+from jaxssl.encoder import load as loading
 from jaxssl.data.sources import Subset
 from jaxssl.errors import UserError
-from jaxssl.protocols import Row
-from jaxssl.tuning import frozen, whole
+from jaxssl.evaluation.protocols import Row
+from jaxssl.evaluation.tuning import frozen, whole
 from tests.test_cache import drawn
 from tests.test_evaluate import FAST, call, plant, runs, written  # noqa: F401 (fixtures)
 from tests.test_interop import lone
@@ -144,7 +148,7 @@ def test_weights_or_features_that_are_not_finite_are_one_sentence(runs, call, op
     broken = drawn(0)
     variables = jax.tree.map(np.array, broken.variables)
     variables["params"]["encoder"]["stem"]["conv"]["kernel"][0, 0, 0, 0] = np.nan
-    monkeypatch.setattr(encoders, "from_workdir", lambda path, **_: dataclasses.replace(broken, variables=variables))
+    monkeypatch.setattr(loading, "from_workdir", lambda path, **_: dataclasses.replace(broken, variables=variables))
     monkeypatch.setattr(cache, "features", lambda *_a, **_k: pytest.fail("computed first"))
     code, _, err = call("--workdir", *runs("seed0"), "--protocols", "knn")
     assert code == 2 and "1 tensors of seed0 hold numbers that are not finite (params/encoder/stem/conv/kernel)" in err and err.count("\n") == 1, err

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import data as datas, evaluation, sharding
+from jaxssl import data as datas
+from jaxssl.training import evaluator as evaluation
+from jaxssl.parallel import mesh as sharding
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -103,7 +105,7 @@ def test_broken_images_are_counted_at_each_evaluation_and_named_once(tmp_path, c
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             made.quick(embed)
-            with datas.batches(data, seed=0, batch_size=8, total_steps=20) as stream:
+            with datas.batches(data, drawn=datas.shuffled(0, 8, len(data.train)), batch_size=8, total_steps=20) as stream:
                 list(stream)
         made.final(embed)
     named = [r.message for r in caplog.records if r.message.startswith("broken image ")]

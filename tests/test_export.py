@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import encoder as encoders, export, interop, preprocessing, table, tree
+from jaxssl import export, table, tree
+from jaxssl.encoder import formats as interop
+from jaxssl.encoder import load as loading
+from jaxssl.encoder import preprocessing
 from jaxssl.errors import UserError
-from jaxssl.interop import card, files, names, records, results, safetensors as native, stablehlo, timm, torchvision, transformers
+from jaxssl.evaluation.tables import reading as results
+from jaxssl.encoder.formats import files, names, records, safetensors as native, stablehlo, timm, torchvision, transformers
+from jaxssl.report import card
 from tests.test_encoder import tiny, workdir_of
 from tests.test_interop import config_of, made
 from tests.tiny import ROOT
@@ -51,7 +56,7 @@ def test_features_are_the_target_librarys(tmp_path, capsys, format):
     said = capsys.readouterr().out
     assert "largest feature difference on 8 images of digits" in said and said.splitlines()[-1] == f"done: {tmp_path / 'out'}"
     assert ("compatibility window: releases of jax up to 6 months" in said) == (format == "stablehlo") and ("preprocessing by the target library" in said) == plain
-    found = encoders.load(tmp_path / "out")
+    found = loading.load(tmp_path / "out")
     parts = ("encoder", "projector") if format in ("safetensors", "onnx", "stablehlo") else ("encoder",)
     assert found.digest == tree.digest(records.parts(encoder.variables, parts)) and found.preprocessing == encoder.preprocessing and found.step == 5
     here = [str(place).encode() for place in (tmp_path, ROOT, Path(jax.__file__).parent)]
@@ -165,7 +170,7 @@ def test_stablehlo_computes_in_float32_everywhere(tmp_path):
 def test_onnx_takes_any_batch_and_size(tmp_path):
     onnx, runtime = (pytest.importorskip(package, reason=f"{package} is an optional extra") for package in NEEDS["onnx"])
     encoder = made({**config_of("resnet50"), "model": {"name": "resnet50", "width": 0.0625, "stem": "imagenet"}})
-    importlib.import_module("jaxssl.interop.onnx").write(encoder, tmp_path)
+    importlib.import_module("jaxssl.encoder.formats.onnx").write(encoder, tmp_path)
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     for shape in ((1, 32, 32, 3), (3, 40, 24, 3)):
         x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -202,7 +207,7 @@ def test_a_library_that_is_not_installed_is_named(tmp_path, monkeypatch, fails):
 
 def test_card_holds_the_metrics_of_these_weights_only(tmp_path):
     workdir = tmp_path / "run"
-    encoder = encoders.load(workdir_of(workdir))
+    encoder = loading.load(workdir_of(workdir))
     row = {"protocol": "linear", "variant": "grid", "layer": "backbone", "metric": "accuracy", "value": 0.4321, "n": 77, "interval": [0.4, 0.5], "setting": {"lr": 0.1}, "note": "short", "seconds": 1.0, "selected": "validation"}
     (workdir / "evaluations").mkdir()
     for name, digest, value in (("mine", encoder.digest, 0.4321), ("other", "0" * 64, 0.9999)):
@@ -257,7 +262,7 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(tmp_path, fails):
 
 def test_run_numbers_in_the_card_are_those_of_evaluation():
     """The protocols that the card states for run.json follow from the evaluator's settings."""
-    from jaxssl.evaluation import KNN
+    from jaxssl.training.evaluator import KNN
     for name, (k, temperature) in KNN.items():
         assert card.RUN[name] == f"weighted kNN, k {k}, T {temperature:g}".replace("0.", ".")
     assert {key for _, key in table.COLUMNS} <= card.RUN.keys()
@@ -278,7 +283,7 @@ def test_an_export_tells_no_folder_of_this_machine(tmp_path):
     for i in range(4):
         Image.fromarray(np.full((20, 20, 3), 60 * i, np.uint8)).save(folder / f"{i}.png")
     workdir = tmp_path / "run"
-    encoder = encoders.load(workdir_of(workdir))
+    encoder = loading.load(workdir_of(workdir))
     (workdir / "evaluations").mkdir()
     row = {"protocol": "knn", "variant": "k=1", "layer": "backbone", "metric": "accuracy", "value": .5, "selected": "fixed", "seed": 0}
     for name, data in (("new", {"test": f"{folder}/test.zip:a, 20 images", "digest": "d"}), ("old", {})):
@@ -324,7 +329,7 @@ def test_only_a_run_of_ours_is_tagged_self_supervised():
 
 def test_odd_files_beside_a_run_are_left_out(tmp_path):
     workdir = tmp_path / "run"
-    encoder = encoders.load(workdir_of(workdir))
+    encoder = loading.load(workdir_of(workdir))
     (workdir / "evaluations").mkdir()
     row = {"protocol": "knn", "layer": "backbone", "metric": "accuracy", "value": 0.4321}
     for i, interval in enumerate(([0.1], 3, ["a", "b"], [None, 0.5])):
@@ -342,7 +347,7 @@ def test_numbers_of_a_run_belong_to_the_weights_that_it_evaluated(tmp_path):
     workdir, check = tmp_path / "run", {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}
     workdir_of(workdir, ema=0.5)
     (workdir / "run.json").write_text(json.dumps({"steps": 3, "knn": 0.6543}))
-    shown = {use: "0.6543" in export.describe(native, encoders.from_workdir(str(workdir), weights=use), check, str(workdir), "") for use in ("teacher", "student")}
+    shown = {use: "0.6543" in export.describe(native, loading.from_workdir(str(workdir), weights=use), check, str(workdir), "") for use in ("teacher", "student")}
     assert shown == {"teacher": True, "student": False}
 
 
@@ -393,7 +398,7 @@ def test_a_config_of_another_version_is_one_sentence(tmp_path, fails, change, wo
 
 def test_a_workdir_is_named_by_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(workdir_of(tmp_path / "mine"))
-    assert encoders.from_workdir(".").name == "mine"
+    assert loading.from_workdir(".").name == "mine"
 
 
 def test_folders_that_cannot_be_made_are_one_sentence(tmp_path, monkeypatch):

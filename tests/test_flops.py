@@ -4,8 +4,11 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jaxssl import config as configs, flops, job as jobs, sharding, tree
-from jaxssl.progress import describe_mfu
+from jaxssl import config as configs, tree
+from jaxssl.training import job as jobs
+from jaxssl.planning import flops
+from jaxssl.parallel import mesh as sharding
+from jaxssl.training.progress import describe_mfu
 from tests.tiny import config_of
 
 BATCH, SIZE = 16, 16

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from jaxssl import hlo
+from jaxssl.planning import hlo
 
 TPU = """HloModule step, entry_computation_layout={(f32[1000]{0})->f32[1000]{0}}
 

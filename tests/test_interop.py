@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxssl import encoder as encoders, interop, models, tree
+from jaxssl import encoder as encoders, models, tree
+from jaxssl.encoder import formats as interop
+from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError
-from jaxssl.interop import files, names, records, safetensors as native, simclr, timm, torchvision, transformers
+from jaxssl.encoder.formats import files, names, records, safetensors as native, simclr, timm, torchvision, transformers
 from tests.goldens import make_names
 
 LIBRARIES = {"torchvision": torchvision, "timm": timm, "transformers": transformers}
@@ -151,7 +153,7 @@ def rename(tensors):
 def test_our_own_file_is_whole_or_refused(exported, change):
     rewrite(exported[1], change)
     with pytest.raises(UserError, match="was changed since it was exported"):
-        encoders.load(exported[1])
+        loading.load(exported[1])
 
 
 def test_truncated_and_corrupted_files_are_refused(exported):
@@ -159,19 +161,19 @@ def test_truncated_and_corrupted_files_are_refused(exported):
     for cut in (4, 200, len(data) // 2, len(data) - 1):
         exported[1].write_bytes(data[:cut])
         with pytest.raises(UserError, match="no whole safetensors file.*truncated or corrupted"):
-            encoders.load(exported[1])
+            loading.load(exported[1])
     flipped = bytearray(data)
     flipped[-100] ^= 1
     exported[1].write_bytes(flipped)
     with pytest.raises(UserError, match="do not have the digest"):
-        encoders.load(exported[1])
+        loading.load(exported[1])
     header, = struct.unpack("<Q", data[:8])
     for bad, words in ((rb'"version\": 1', rb'"version\": 7'), "version 7"), ((rb'\"digest\"', rb'\"digesT\"'), "lacks digest"):
         old, new = (b.replace(b'"version', b'\\"version') if not b.startswith(b"\\") else b for b in bad)
         assert old in data[:8 + header] and len(old) == len(new)
         exported[1].write_bytes(data.replace(old, new, 1))
         with pytest.raises(UserError, match=words):
-            encoders.load(exported[1])
+            loading.load(exported[1])
 
 
 @pytest.mark.parametrize("name", ["e.safetensors", "e.pkl", "e.npz"])
@@ -244,21 +246,21 @@ def lone(tmp_path, name="resnet10", stem="cifar", **changes):
 ])
 def test_what_does_not_fit_a_resnet_is_refused(tmp_path, changes, words):
     with pytest.raises(UserError, match=re.escape(words)):
-        encoders.load(lone(tmp_path, **changes))
+        loading.load(lone(tmp_path, **changes))
 
 
 def test_preprocessing_beside_the_weights_is_read(tmp_path):
     lone(tmp_path).rename(tmp_path / files.WEIGHTS)
     timm_config = {"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}, "pretrained_cfg": {"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
     (tmp_path / "config.json").write_text(json.dumps(timm_config))
-    assert encoders.load(tmp_path).preprocessing == {"size": 224, "resize": 235, "interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    assert loading.load(tmp_path).preprocessing == {"size": 224, "resize": 235, "interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     processor = {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    assert encoders.load(tmp_path).preprocessing == {"size": 224, "resize": 256, "interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    assert loading.load(tmp_path).preprocessing == {"size": 224, "resize": 256, "interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 224}))
     with pytest.raises(UserError, match="not in the form"):
-        encoders.load(tmp_path)
+        loading.load(tmp_path)
 
 
 @pytest.mark.parametrize("stated, words", [
@@ -308,7 +310,7 @@ def test_a_damaged_config_beside_the_weights_is_a_sentence(tmp_path, name, text,
     (tmp_path / name).write_bytes(text)
     for path in (tmp_path, tmp_path / files.WEIGHTS):
         with pytest.raises(UserError, match=f"{name} .*{words}|{words}"):
-            encoders.load(path)
+            loading.load(path)
 
 
 def test_errors_have_every_name(tmp_path):
@@ -366,10 +368,10 @@ def stating(tmp_path, change):
     ({"do_resize": False}, "do_resize False, which is not done here: the short side is resized to 40"), ({"do_center_crop": False}, "do_center_crop False, which is not done here: the middle 40 × 40"),
     ({"resample": 1}, "resample 1, which is not done here: bicubic")])
 def test_preprocessing_that_is_not_done_here_is_told_and_travels(tmp_path, change, words):
-    encoder = encoders.load(stating(tmp_path, change))
+    encoder = loading.load(stating(tmp_path, change))
     assert len(encoder.origin.notes) == 1 and words in encoder.origin.notes[0] and encoder.origin.notes == encoder.origin.replaced
     native.save(encoder, tmp_path / "again.safetensors")
-    assert encoders.load(tmp_path / "again.safetensors").origin.notes == encoder.origin.notes
+    assert loading.load(tmp_path / "again.safetensors").origin.notes == encoder.origin.notes
     if not change.keys().isdisjoint({"interpolation", "resample"}):
         assert interop.read(tmp_path, preprocessing={"interpolation": "bilinear"}).notes == ()
 
@@ -401,13 +403,13 @@ def test_a_share_of_nothing_and_layers_that_are_no_list_are_sentences(tmp_path):
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, bool])
 def test_weights_that_are_no_floating_point_numbers_are_refused(tmp_path, dtype):
     with pytest.raises(UserError, match=r"1 tensors of lone.safetensors are no floating-point numbers \(layer1.0.conv1.weight"):
-        encoders.load(lone(tmp_path, layer1_0_conv1_weight=np.ones((4, 4, 3, 3), dtype)))
+        loading.load(lone(tmp_path, layer1_0_conv1_weight=np.ones((4, 4, 3, 3), dtype)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     with pytest.raises(UserError, match="1 tensors of lone hold numbers that are not finite .params/encoder/stem/norm/scale."):
-        encoders.load(lone(tmp_path, **{"bn1_weight": np.full(4, value, np.float32)}))
+        loading.load(lone(tmp_path, **{"bn1_weight": np.full(4, value, np.float32)}))
 
 
 def restate(file, change, seal=True):
@@ -423,16 +425,16 @@ def restate(file, change, seal=True):
 def test_the_record_has_a_digest_too(exported):
     with pytest.raises(UserError, match="its record does not have the digest"):
         restate(exported[1], lambda r: r["config"]["augment"].update(std=[0.75, 0.25, 0.3]), seal=False)
-        encoders.load(exported[1])
+        loading.load(exported[1])
     restate(exported[1], lambda r: r.pop("record_digest") and r["config"]["augment"].update(std=[0.2, 0.25, 0.3]), seal=False)          # older files have none
-    assert encoders.load(exported[1]).digest == exported[0].digest
+    assert loading.load(exported[1]).digest == exported[0].digest
 
 
 @pytest.mark.parametrize("change", [dict(weights="<b>"), dict(step="<b>"), dict(step=True), dict(assumed=["<b>"]), dict(assumed=3), dict(replaced=[3]), dict(name=3), dict(config=[])], ids=str)
 def test_a_record_that_this_program_never_writes_is_refused(exported, change):
     restate(exported[1], lambda r: r.update(change))
     with pytest.raises(UserError, match=f"states {next(iter(change))} .*never writes"):
-        encoders.load(exported[1])
+        loading.load(exported[1])
 
 
 @pytest.mark.parametrize("change", [
@@ -442,7 +444,7 @@ def test_a_record_that_this_program_never_writes_is_refused(exported, change):
 def test_whatever_a_record_holds_is_a_sentence(exported, change, tmp_path):
     from jaxssl import convert
     restate(exported[1], change)
-    for read in (encoders.load, lambda path: convert.run(str(path), str(tmp_path / "out"))):
+    for read in (loading.load, lambda path: convert.run(str(path), str(tmp_path / "out"))):
         with pytest.raises(UserError):
             read(exported[1])
 
@@ -450,7 +452,7 @@ def test_whatever_a_record_holds_is_a_sentence(exported, change, tmp_path):
 def test_names_that_collide_are_a_sentence(exported):
     rewrite(exported[1], lambda t: t.update({"params/encoder": np.zeros(1, np.float32)}))
     with pytest.raises(UserError):
-        encoders.load(exported[1])
+        loading.load(exported[1])
 
 
 @pytest.mark.parametrize("flag", ["prefix", "model"])
@@ -544,17 +546,17 @@ def test_a_member_that_is_no_array_is_left_out(tmp_path):
 @pytest.mark.parametrize("path", ["a\0b", "x" * 300 + ".safetensors"], ids=["nul", "long"])
 def test_paths_that_no_file_can_have_are_sentences(path):
     with pytest.raises(UserError):
-        encoders.load(path)
+        loading.load(path)
 
 
 def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_safetensors", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
-        encoders.load(lone(tmp_path))
+        loading.load(lone(tmp_path))
 
 
 def test_an_export_does_not_tell_where_it_was_made(exported):
-    assert b"secret" not in exported[1].read_bytes() and encoders.load(exported[1]).config["data"]["path"] == "pets"
+    assert b"secret" not in exported[1].read_bytes() and loading.load(exported[1]).config["data"]["path"] == "pets"
 
 
 @pytest.mark.parametrize("size, resize", [(224, 256), (160, 182), (32, 32), (288, 329), (197, 225)])

@@ -6,8 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import checkpoint, online, sharding, tree
-from jaxssl.job import describe
+from jaxssl import tree
+from jaxssl.workdir import checkpoint
+from jaxssl.training import online
+from jaxssl.parallel import mesh as sharding
+from jaxssl.training.job import describe
 from tests.tiny import METHODS, Tiny, config_of
 
 pytestmark = pytest.mark.parametrize("method", METHODS)

@@ -122,8 +122,9 @@ def test_old_python_is_one_sentence(clone, tmp_path):
 
 JOINED = """
 import os, sys, time
-from jaxssl import distributed, main
-from jaxssl.watchdog import Stop
+from jaxssl import main
+from jaxssl.parallel import processes as distributed
+from jaxssl.training.watchdog import Stop
 flags, rest = main.parser().parse_known_args(["--config", "x", "--workdir", "y", *sys.argv[1:]])
 place = distributed.join(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, timeout=60)
 """
@@ -288,7 +289,8 @@ def test_gke_manifest():
     assert job["completionMode"] == "Indexed" and job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
     assert "cloud.google.com/gke-tpu-accelerator" in pod["nodeSelector"] and pod["terminationGracePeriodSeconds"] >= 120
     (rule,), (given_up,) = job["podFailurePolicy"]["rules"], jobset["spec"]["failurePolicy"]["rules"]
-    from jaxssl import distributed, main
+    from jaxssl import main
+    from jaxssl.parallel import processes as distributed
     from jaxssl.errors import NonFiniteError, UserError
     assert rule == {"action": "FailJob", "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [UserError.code, NonFiniteError.code]}}
     assert given_up == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}

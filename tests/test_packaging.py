@@ -60,7 +60,7 @@ seconds = time.perf_counter() - start
 assert seconds < 3, seconds
 for name in ("tensorflow", "torch", "wandb", "tensorflow_datasets", "array_record"):
     sys.modules[name] = None
-import jaxssl.train, jaxssl.distributed, jaxssl.writers, jaxssl.progress, jaxssl.watchdog
+import jaxssl.training.train, jaxssl.parallel.processes, jaxssl.workdir.writers, jaxssl.training.progress, jaxssl.training.watchdog
 print([name for name in {HEAVY!r} if sys.modules.get(name)])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from jaxssl import plan, roofline
+from jaxssl import plan
+from jaxssl.planning import roofline
 from jaxssl.errors import UserError
 from tests.tiny import ROOT
 

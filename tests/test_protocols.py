@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from jaxssl import protocols, tree
-from jaxssl.eval import grid, knn, linear, mlp
-from jaxssl.protocols import augmented, finetune, labelfree
-from jaxssl.tuning import frozen
+from jaxssl import tree
+from jaxssl.evaluation import protocols
+from jaxssl.evaluation.measures import grid, knn, linear, mlp
+from jaxssl.evaluation.protocols import augmented, finetune, labelfree
+from jaxssl.evaluation.tuning import frozen
 from tests.probed import TINY, context, run
 from tests.test_tuning import small
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import protocols, sharding, tree
+from jaxssl import tree
+from jaxssl.evaluation import protocols
+from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import UserError
-from jaxssl.eval import knn
-from jaxssl.tuning import whole
+from jaxssl.evaluation.measures import knn
+from jaxssl.evaluation.tuning import whole
 from tests.probed import Labelled, context, digits, run
 from tests.test_tuning import small
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxssl import job as jobs, main
+from jaxssl import main
+from jaxssl.training import job as jobs
 from tests.tiny import SMALL
 
 ROOT = Path(__file__).parent.parent

@@ -11,17 +11,20 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix
 
-from jaxssl import config as configs, data as datas, encoder as encoders, job as jobs
-from jaxssl.eval import bootstrap, compare, knn, rank
-from jaxssl.interop import results
-from jaxssl.protocols import Row
+from jaxssl import config as configs, data as datas
+from jaxssl.training import job as jobs
+from jaxssl.encoder import load as loading
+from jaxssl.evaluation.measures import bootstrap, knn, rank
+from jaxssl.evaluation.tables import compare
+from jaxssl.evaluation.tables import reading as results
+from jaxssl.evaluation.protocols import Row
 from jaxssl.report import compose, curves, evaluations, figures, look, maps, page as pages, pictures, read, readings, seen as sections
 from tests.reported import evaluation, page, run, seen  # noqa: F401 (fixtures)
 
 @pytest.fixture(scope="module")
 def oracle(run, seen):
     """(features, labels) of the reference and of the queries, by the encoder itself, image by image in the order of the source."""
-    encoder, data = encoders.from_workdir(str(run)), datas.make(**json.loads((run / "config.json").read_text())["data"])
+    encoder, data = loading.from_workdir(str(run)), datas.make(**json.loads((run / "config.json").read_text())["data"])
 
     def all_of(source, places):
         pixels = np.stack([np.asarray(Image.open(source.root / source.paths[p]).convert("RGB")) for p in places])
@@ -176,7 +179,7 @@ def test_views_are_those_of_the_first_step(run):
     config = configs.ConfigDict(json.loads((run / "config.json").read_text()))
     data = datas.make(**config.data)
     store = datas.store(data, data.train)
-    index = next(datas.batches(data, seed=config.seed, batch_size=config.batch_size, total_steps=1))[1]["index"]
+    index = next(datas.batches(data, drawn=datas.shuffled(config.seed, config.batch_size, len(data.train)), batch_size=config.batch_size, total_steps=1))[1]["index"]
     batch = datas.lookup(store, {"index": index})
     key = jax.random.fold_in(jax.random.wrap_key_data(np.asarray(jax.random.key_data(jax.random.key(config.seed)))), 0)
     views = np.asarray(jax.jit(jobs.views(config)[0])(key, {k: batch[k] for k in ("image", "size")})["views"], np.float32)

@@ -12,10 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import checkpoint, evaluation, progress, session, table, train
+from jaxssl import table
+from jaxssl.workdir import checkpoint
+from jaxssl.training import evaluator as evaluation, progress, session, train
 from jaxssl.errors import NonFiniteError
 from jaxssl.report import read
-from jaxssl.writers import Writers
+from jaxssl.parallel import runtime
+from jaxssl.workdir.writers import Writers
 from tests.tiny import ROOT, SMALL
 
 
@@ -253,10 +256,10 @@ def test_the_cpu_client_is_made_with_the_dispatch_that_its_devices_need(tmp_path
 def test_several_cpu_devices_are_told_from_flags_and_environment(monkeypatch):
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_force_host_platform_device_count=1")
-    assert not train.several_cpu_devices(0) and not train.several_cpu_devices(1)
-    assert train.several_cpu_devices(2)
+    assert not runtime.several_cpu_devices(0) and not runtime.several_cpu_devices(1)
+    assert runtime.several_cpu_devices(2)
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4 --xla_other=1")
-    assert train.several_cpu_devices(0)
+    assert runtime.several_cpu_devices(0)
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    assert train.several_cpu_devices(0)
+    assert runtime.several_cpu_devices(0)

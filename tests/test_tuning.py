@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import data as datas, encoder as encoders, models, optim, sharding, tree
+from jaxssl import data as datas, encoder as encoders, models, optim, tree
+from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import NonFiniteError, UserError
-from jaxssl.models import depth, heads, resnet
-from jaxssl.tuning import frozen, loop, subsets, whole
+from jaxssl.models import heads, resnet
+from jaxssl.evaluation.tuning import frozen, loop, subsets, whole
 from tests import tiny
 
 
@@ -120,7 +121,6 @@ def test_layer_decay_by_name():
              "encoder/stage10/block0/conv1/kernel", "projector/linear1/kernel", "projector/norm1/scale", "projector/linear2/kernel", "classifier/kernel", "classifier/bias"]
     heights = [0, 0, 1, 2, 3, 4, 5, 5, 6, 7, 7]
     assert optim.layer_factors(dict.fromkeys(names, ()), .5, ("encoder", "projector")) == {name: .5 ** (7 - height) for name, height in zip(names, heights)}
-    assert depth.blocks(names) == ("stage1/block0", "stage1/block1", "stage2/block0", "stage10/block0")
 
 
 def change(monkeypatch, **options):
@@ -173,27 +173,22 @@ def test_drop_path_drops_or_doubles_the_branch(kind, remat):
     net = resnet.ResNet(kind, (1, 1), 4, "cifar", zero_init=False, remat=remat)
     x = jax.random.normal(jax.random.key(0), (64, 8, 8, 3))
     variables = net.init(jax.random.key(1), x, train=True)
-    names = depth.blocks(tree.names(variables["params"]))
 
-    def run(variables):
-        return np.asarray(net.apply(variables, x, train=True, mutable=["batch_stats"])[0])
+    def run(variables, net=net, **drawn):
+        return np.asarray(net.apply(variables, x, train=True, mutable=["batch_stats"], **drawn)[0].pooled)
 
     def scaled(factor):
         last = f"norm{2 if kind == 'basic' else 3}"
         return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf * factor if "stage2" in str(path) and last in str(path) and "batch_stats" not in str(path) else leaf, variables)
     without, doubled = run(scaled(0.)), run(scaled(2.))
-    with depth.drop_path(.5, jax.random.key(2), names):
-        got = run(variables)
+    got = run(variables, net.clone(drop_path=.5), rngs={"drop": jax.random.key(2)})
     dropped = np.isclose(got, without, atol=1e-5).all(1)
-    assert names == ("stage1/block0", "stage2/block0") and .25 < dropped.mean() < .75
+    assert .25 < dropped.mean() < .75
     np.testing.assert_allclose(got[~dropped], doubled[~dropped], atol=1e-4)
-    np.testing.assert_array_equal(run(variables), run(scaled(1.)))     # closed, it is gone
+    np.testing.assert_array_equal(run(variables, net.clone(drop_path=.5)), run(variables))     # without a key nothing is left out
 
 
-def test_what_a_network_has_not_is_refused(monkeypatch):
-    monkeypatch.setattr(depth, "blocks", lambda names: ())
-    with pytest.raises(UserError, match="no residual blocks"):
-        whole.train(small(), images(), loop.Length(1, 16, 1.), drop_path=.1)
+def test_what_is_out_of_range_is_refused():
     with pytest.raises(UserError, match="drop_path is 1.*optimizer|optimizer.*drop_path is 1"):
         whole.train(small(), images(), loop.Length(1, 16, 1.), drop_path=1., optimizer="larz")
 

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from jaxssl import evaluation, train, workdir
+from jaxssl.workdir import folder as workdir
+from jaxssl.training import evaluator as evaluation, train
 from jaxssl.data import open as opening
 from jaxssl.errors import UserError
 from tests.test_session import Slow

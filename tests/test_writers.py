@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import progress, workdir as workdirs
+from jaxssl.workdir import folder as workdirs
+from jaxssl.training import progress
 from jaxssl.errors import UserError
-from jaxssl.progress import Clock, Progress, Rates, duration, line, mfu, peak_flops
-from jaxssl.watchdog import Stop, Watchdog
-from jaxssl.writers import Mirror, Writers
+from jaxssl.durations import spoken
+from jaxssl.training.progress import Clock, Progress, Rates, line, mfu, peak_flops
+from jaxssl.training.watchdog import Stop, Watchdog
+from jaxssl.workdir.writers import Mirror, Writers
 
 
 def lines(folder):
@@ -201,7 +203,7 @@ def test_line_and_duration():
     text = line(1200, 5000, Rates(1234.4, 0.2, 0.021, 720.0), devices=2, epoch=4.81, loss=5.1234, lr=0.3, utilisation=0.412)
     assert text == "step 1200/5000 24 % | epoch 4.8 | loss 5.123 | lr 0.3 | 1,234 images/s (617/device) | MFU 41 % | wait 2 % | ETA 12 min"
     assert "MFU n/a" in line(1, 5, Rates(1, 1, 0, 1), devices=1, epoch=0, loss=float("nan"), lr=0, utilisation=None)
-    assert [duration(s) for s in (0, 89, 720, 12000, 187200, float("nan"))] == ["0 s", "89 s", "12 min", "3 h 20 min", "2 d 4 h", "n/a"]
+    assert [spoken(s) for s in (0, 89, 720, 12000, 187200, float("nan"))] == ["0 s", "89 s", "12 min", "3 h 20 min", "2 d 4 h", "n/a"]
 
 
 def test_mfu_and_peaks():
@@ -280,5 +282,5 @@ def test_stop_catches_one_signal_and_restores():
 
 
 def test_second_sigterm_ends_the_process():
-    code = "import os, signal, time\nfrom jaxssl.watchdog import Stop\nwith Stop() as s:\n    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(9)"
+    code = "import os, signal, time\nfrom jaxssl.training.watchdog import Stop\nwith Stop() as s:\n    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(9)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == -signal.SIGTERM

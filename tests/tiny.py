@@ -5,7 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxssl import config as configs, data as datas, job as jobs, sharding
+from jaxssl import config as configs, data as datas
+from jaxssl.training import job as jobs
+from jaxssl.parallel import mesh as sharding
 from jaxssl.data import pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +43,7 @@ class Tiny:
     def batch(self, step: int):
         split = sharding.batch(self.mesh)
         rows = pipeline.rows_of(self.config.batch_size, jax.process_index(), jax.process_count())
-        index = datas.ids(self.config.seed, step, self.config.batch_size, len(self.data.train), rows).astype(np.int32)
+        index = self.job.order(step, rows).astype(np.int32)
         return {"index": sharding.put(index, split), "stop": sharding.put(np.zeros(self.mesh.size // jax.process_count(), np.int32), split), "store": self.store}
 
     def run(self, steps: int, start: int = 0) -> list[dict]:

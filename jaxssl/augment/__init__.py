@@ -129,6 +129,37 @@ def make(
     return make_views
 
 
+def pair(whole, local, *, dtype="float32", return_params=False):
+    """Views of two sizes: `make(**whole)` and, where `local["views"]` is not 0, `make(**local)` beside it (multi-crop, arXiv:2006.09882).
+
+    Returns: `f(key, batch) -> batch` as `make` does, with `local` [B, L, size, size, 3] (and `local_params`) where there are some.
+
+    Raises:
+      ValueError: an argument out of its range; begins with the section that it is of.
+    """
+    views = _section("augment", whole, dtype, return_params)
+    if not local["views"]:
+        return views
+    if tuple(whole["mean"]) != tuple(local["mean"]) or tuple(whole["std"]) != tuple(local["std"]):
+        raise ValueError(f"local.mean={local['mean']}, local.std={local['std']}: expected those of augment, {whole['mean']} and {whole['std']}, since one encoder sees both.")
+    crops = _section("local", local, dtype, return_params)
+
+    def make_views(key, batch):
+        one, other = jax.random.split(key)
+        small = crops(other, batch)
+        drawn = {"local_params": small["view_params"]} if return_params else {}
+        return {**views(one, batch), "local": small["views"], **drawn}
+
+    return make_views
+
+
+def _section(name, options, dtype, return_params):
+    try:
+        return make(**options, dtype=dtype, return_params=return_params)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from error
+
+
 def test_view(*, size=32, resize=0, interpolation="bilinear", mean=MEAN, std=STD, dtype="float32"):
     """Builds the evaluation transform: short side of the valid part to `resize`, centre crop, normalise.
 

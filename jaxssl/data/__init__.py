@@ -3,13 +3,13 @@ import dataclasses
 import functools
 
 from jaxssl.data import identity, open as opening
-from jaxssl.data.order import batch_number, evenly, ids
+from jaxssl.data.order import Order, batch_number, evenly, ids, shuffled
 from jaxssl.data.pipeline import batches, cores, eval_batches, lookup, store
 from jaxssl.data.sizes import short_sides
 from jaxssl.data.sources import Declared, Source, hold_out
 from jaxssl.errors import UserError, nearest
 
-__all__ = ["Data", "Source", "batch_number", "batches", "declared", "eval_batches", "evenly", "ids", "lookup", "make", "store"]
+__all__ = ["Data", "Order", "Source", "batch_number", "batches", "declared", "eval_batches", "evenly", "ids", "lookup", "make", "shuffled", "store"]
 RESIDENT = ("auto", "yes", "no")
 # Keys that only some sources read (test_split is left out: a recipe names it for TFDS, and may be run on a folder).
 READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "holdout": ("folder", "zip", "tfds", "array_record")}

@@ -5,8 +5,13 @@ even power of two, with cycle walking: Black and Rogaway, "Ciphers with Arbitrar
 no memory, resumes at any step, and depends on nothing but the integer arithmetic below: no random generator whose
 stream a library may change.
 """
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
+# Which samples make a batch: order(number of the batch, rows of it or None) -> ids int64. Pure, so that every process and every resume agree.
+Order = Callable[..., np.ndarray]
 ROUNDS = 8
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -53,6 +58,15 @@ def _feistel(x, half, keys):
     for key in keys:
         left, right = right, left ^ (mix(right ^ key) & mask)
     return (left << shift) | right
+
+
+def shuffled(seed: int, batch_size: int, n: int) -> Order:
+    """The order of training: `ids`, every epoch a permutation of its own."""
+    return functools.partial(_shuffled, seed, batch_size, n)
+
+
+def _shuffled(seed, batch_size, n, number, rows=None):
+    return ids(seed, number, batch_size, n, rows)
 
 
 def ids(seed: int, step: int, batch_size: int, n: int, rows: slice | None = None) -> np.ndarray:

@@ -91,10 +91,12 @@ def ahead(pool, work, n: int):
             task.cancel()
 
 
-def lookup(store: dict, batch: dict) -> dict:
-    """The host batch that the index batch {"index": int32 [B]} stands for, taken from the resident `store` (inside jit)."""
-    rest = {k: v for k, v in batch.items() if k != "index"}
-    return {k: v[batch["index"]] for k, v in store.items()} | rest
+def lookup(batch: dict) -> dict:
+    """The samples of a batch: taken from its resident `store` by `index` int32 [B] (inside jit), or as they came."""
+    if "store" not in batch:
+        return batch
+    rest = {k: v for k, v in batch.items() if k not in ("index", "store")}
+    return {k: v[batch["index"]] for k, v in batch["store"].items()} | rest
 
 
 def _empty(n, canvas):
@@ -126,11 +128,11 @@ class _Batch:
 class _Training:
     """step -> this process's samples of that step's batch."""
 
-    def __init__(self, seed, batch_size, n, rows, skipped):
-        self.seed, self.batch_size, self.n, self.rows, self.skipped = seed, batch_size, n, rows, tuple(skipped)
+    def __init__(self, drawn, rows, skipped):
+        self.drawn, self.rows, self.skipped = drawn, rows, tuple(skipped)
 
     def __call__(self, step):
-        return order.ids(self.seed, order.batch_number(step, self.skipped), self.batch_size, self.n, self.rows)
+        return self.drawn(order.batch_number(step, self.skipped), self.rows)
 
 
 class _InOrder:
@@ -211,17 +213,17 @@ def _flush_shared_memory():
         pool.apply(int)     # it takes its work in order, so a task that does nothing comes back after the rest
 
 
-def batches(data, *, seed: int, batch_size: int, total_steps: int, start_step: int = 0, process_index: int = 0,
+def batches(data, *, drawn: order.Order, batch_size: int, total_steps: int, start_step: int = 0, process_index: int = 0,
             process_count: int = 1, skipped=()) -> Batches:
     """The training batches of the steps [start_step, total_steps): this process's rows of each global batch.
 
     Resident data give {"index": int32 [B]} for `lookup`; streamed data give image, size, label and id. Step t takes the
-    t-th batch number that is not in `skipped`. The order depends on `seed` and `batch_size` alone, not on the processes,
+    t-th batch number that is not in `skipped`, and its samples are `drawn(number, rows)`: the order does not depend on the processes,
     and resuming needs the step alone.
     """
     source = data.train
     rows = rows_of(batch_size, process_index, process_count)
-    indices = _Training(seed, batch_size, len(source), rows, skipped)
+    indices = _Training(drawn, rows, skipped)
     steps, tally = range(start_step, total_steps), Tally(source, data.max_broken, data.broken)
     if data.resident:
         elements = ({"index": indices(step).astype(np.int32)} for step in steps)

@@ -1,4 +1,4 @@
-"""What a method is, and the two reshapes and one call that methods share.
+"""What a method is (the contract), and what methods share: the moving average that teaches, and what they need.
 
 A method is one file beside this one with `make(*, …) -> Method`. Arguments without a default are passed by the program
 (`CONTEXT`), arguments with one are the keys of `config.method`.
@@ -11,27 +11,52 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl import tree
+from jaxssl.errors import UserError
+from jaxssl.models.net import Net
 
-# What a method's `make` may ask for by naming it: the encoder module, the mesh, global batch size, views per image, steps in all.
-CONTEXT = ("encoder", "mesh", "batch_size", "views", "total")
+# What a method's `make` may ask for by naming it: encoder (a `Net`, which gives `Features`), net(module) -> Net for its heads, mesh, batch_size (global
+# images), views and local (views of an image), classes (0: no labels), examples (training images), total (steps),
+# duration(value, name of the key) -> steps.
+CONTEXT = ("encoder", "net", "mesh", "batch_size", "views", "local", "classes", "examples", "total", "duration")
+
+
+class Needs(NamedTuple):
+    """What a method cannot do without; the program refuses a config that lacks it, in one sentence.
+
+    views, local: the fewest of an image. batch: the smallest global batch. labels: of the training images. patches: an encoder that takes
+    the patches to see (a ViT). embeddings that one device alone holds need nothing here.
+    """
+    views: int = 1
+    local: int = 0
+    batch: int = 2
+    labels: bool = False
+    patches: bool = False
 
 
 class Method(NamedTuple):
-    """Four pure functions, and the heads.
+    """Four pure functions, and what the program must know of them.
 
-    init(key, batch) -> params, aux: aux holds every array that gradients do not touch (`batch_stats`, teacher, queue, …).
-    loss(params, aux, batch, key, step) -> loss, (aux, metrics): differentiated in params only; metrics holds scalars, and
-      `features` [B, V, D] (encoder output) and `embeddings` [B, V, K] (what the loss sees), which probe and collapse monitor take out.
-    post(aux, params, step) -> aux: after the update (EMA, queue, prototype norm).
-    embed(params, aux, images) -> [B, D]: what evaluation and export see.
+    init(key, batch) -> params, aux: batch is what loss will see, of a few images (views, local, label, id); aux holds every array that gradients do not
+      touch: `batch_stats` {network: …}, `teacher`, queue, center, …
+    loss(params, aux, batch, key, step) -> loss, (aux, metrics, seen): differentiated in params only. metrics: scalars. seen: `features` [B, V, D] (what the
+      encoder gives) for the online probe and `embeddings` [B, V, K] (what the loss compares) for the collapse monitor; either may be absent.
+    post(params, aux, step) -> params, aux: after the update (teacher, queue, prototype norm).
+    embed(params, aux, images [B, H, W, C]) -> Features: what evaluation and export see.
 
-    heads: the modules on top of the encoder by the name of their parameters, so that evaluation can look behind each of their layers.
+    heads: name -> (module, name of what it stands on): with the encoder, the network that is kept, loaded and exported.
+    places: (regex, place) for paths of aux, before the house's own: "slices" (split like parameters between steps, gathered for the loss),
+      "rows" (its first axis over all devices) or "whole" (on every device).
+    loads: path in aux -> weights (`jaxssl.load`) that it begins with, {"params": …, "batch_stats": …}; read once, when the run starts.
+    needs: see `Needs`.
     """
     init: Callable
     loss: Callable
     post: Callable
     embed: Callable
     heads: dict = {}
+    places: tuple = ()
+    loads: dict = {}
+    needs: Needs = Needs()
 
 
 def build(make: Callable, config: dict, context: dict) -> Method:
@@ -40,49 +65,47 @@ def build(make: Callable, config: dict, context: dict) -> Method:
     return make(**{name: context[name] for name in wanted}, **config)
 
 
-def flat(x: jax.Array) -> jax.Array:
-    """[B, V, …] → [B·V, …], batch-major: the partner of row i is i ^ 1 when V = 2."""
-    return x.reshape(-1, *x.shape[2:])
+def nets(key: jax.Array, **wanted: tuple[Net, jax.Array]) -> tuple[dict, dict]:
+    """Parameters and batch statistics of several networks, each from a key of its own: name -> (Net, an input)."""
+    made = {name: net.init(jax.random.fold_in(key, i), x) for i, (name, (net, x)) in enumerate(wanted.items())}
+    return {name: params for name, (params, _) in made.items()}, {name: stats for name, (_, stats) in made.items()}
 
 
-def unflat(x: jax.Array, views: int) -> jax.Array:
-    """[B·V, …] → [B, V, …]."""
-    return x.reshape(-1, views, *x.shape[1:])
+def embedding(encoder: Net) -> Callable:
+    """The `embed` of a method whose encoder lies under "encoder": test-time features, running statistics."""
+    return lambda params, aux, images: encoder(params["encoder"], aux["batch_stats"]["encoder"], images, train=False)[0]
 
 
-def init(module: Any, key: jax.Array, x: jax.Array) -> tuple[dict, dict]:
-    """Parameters and batch statistics of a module for inputs like `x`."""
-    variables = module.init(key, x, train=True)
-    return variables.get("params", {}), variables.get("batch_stats", {})
+def unchanged(params: Any, aux: Any, step: jax.Array) -> tuple[Any, Any]:
+    """The `post` of a method that has nothing to do after the update."""
+    return params, aux
 
 
-def apply(module: Any, params: dict, stats: dict, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict]:
-    """The module's output and its new batch statistics (unchanged, and running ones used, unless `train`)."""
-    variables = {"params": params, "batch_stats": stats}
-    if not train:
-        return module.apply(variables, x, train=False), stats
-    y, new = module.apply(variables, x, train=True, mutable=["batch_stats"])
-    return y, new.get("batch_stats", stats)
+def with_teacher(method: Method, names: tuple[str, ...], tau: Callable) -> Method:
+    """`method` with a moving average of the networks `names` in aux["teacher"], {"params": …, "batch_stats": …}, which `embed` then uses.
 
-
-def with_ema(method: Method, decay: float, names: tuple[str, ...] = ("encoder",)) -> Method:
-    """`method` with a moving average of the parameters and batch statistics under `names` in `aux["ema"]`; `embed` then uses it.
-
-    average ← decay · average + (1 − decay) · current after every update, statistics included (else the teacher drifts).
+    After every update, average ← tau(step) · average + (1 − tau(step)) · current, batch statistics included (else the teacher drifts). It starts as a copy.
     """
     def select(params, aux):
-        return {"params": {n: params[n] for n in names}, "batch_stats": {n: aux["batch_stats"][n] for n in names if n in aux["batch_stats"]}}
+        return {"params": {n: params[n] for n in names}, "batch_stats": {n: aux["batch_stats"][n] for n in names}}
 
     def init(key, batch):
         params, aux = method.init(key, batch)
-        return params, {**aux, "ema": jax.tree.map(jnp.copy, select(params, aux))}
+        return params, {**aux, "teacher": jax.tree.map(jnp.copy, select(params, aux))}
 
-    def post(aux, params, step):
-        aux = method.post(aux, params, step)
-        return {**aux, "ema": tree.ema(aux["ema"], select(params, aux), decay)}
+    def post(params, aux, step):
+        params, aux = method.post(params, aux, step)
+        return params, {**aux, "teacher": tree.ema(aux["teacher"], select(params, aux), tau(step))}
 
     def embed(params, aux, images):
-        average = aux["ema"]
-        return method.embed({**params, **average["params"]}, {**aux, "batch_stats": {**aux["batch_stats"], **average["batch_stats"]}}, images)
+        teacher = aux["teacher"]
+        return method.embed({**params, **teacher["params"]}, {**aux, "batch_stats": {**aux["batch_stats"], **teacher["batch_stats"]}}, images)
 
     return method._replace(init=init, post=post, embed=embed)
+
+
+def check_range(**values: tuple[float, str, bool]) -> None:
+    """Raises: UserError for every key of `method` out of its range; values: key -> (value, the range in words, whether it lies there)."""
+    faults = [f"method.{key} is {value}; it must be {words}" for key, (value, words, good) in values.items() if not good]
+    if faults:
+        raise UserError("; ".join(faults))

@@ -13,14 +13,16 @@ import jax.numpy as jnp
 
 from jaxssl.errors import UserError, nearest
 from jaxssl.models import heads, resnet
+from jaxssl.models.features import Features
+from jaxssl.models.net import Net
 
-__all__ = ["DTYPES", "families", "heads", "make", "resnet"]
+__all__ = ["DTYPES", "Features", "Net", "families", "heads", "make", "resnet"]
 
 DTYPES = {"bf16": jnp.bfloat16, "f32": jnp.float32}
 
 
 def make(*, name: str = "resnet50", precision: str = "bf16", **own: Any) -> nn.Module:
-    """Makes an encoder: `encoder.apply(variables, images [B, H, W, 3], train)` gives `[B, encoder.features]` in float32.
+    """Makes an encoder: `encoder.apply(variables, images [B, H, W, 3], train)` gives `Features`, pooled [B, encoder.features] and tokens, in float32.
 
     name: one of `families()`, whose `make` says what its further keys are.
     precision: "bf16" or "f32" arithmetic; parameters, statistics and features are float32 in both.

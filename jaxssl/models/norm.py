@@ -11,9 +11,9 @@ class BatchNorm(nn.Module):
     """Batch normalisation of the last axis (Ioffe & Szegedy, arXiv:1502.03167).
 
     Under `jit` the batch is the global one, so this is synchronised batch norm on any number of devices. With `groups` > 1 the
-    batch is cut into that many contiguous groups of equal size, each normalised by its own statistics (ghost batch norm,
-    arXiv:1705.08741); the groups are a property of the batch, never of the devices. Views flattened batch-major stay together:
-    all views of an image fall in one group when the group size is a multiple of the number of views.
+    batch is cut into that many groups of equal size, each normalised by its own statistics (ghost batch norm, arXiv:1705.08741):
+    group i holds the rows i, i + groups, …, as a micro-batch does (`models.net`). Groups are a property of the batch, never of the devices.
+    Of views flattened batch-major, a number of groups that the views divide puts each view of an image in another group.
 
     Statistics are float32 whatever the input, taken in one pass around the running mean, so that a mean much larger than the
     deviation does not cancel. The running variance is the unbiased one, as in torch and in TensorFlow's fused op. The running
@@ -50,7 +50,7 @@ class BatchNorm(nn.Module):
             unbiased = var * (count / max(count - 1, 1))
             running_mean.value = _decay(running_mean.value, mean.mean(0), self.momentum)
             running_var.value = _decay(running_var.value, unbiased.mean(0), self.momentum)
-        return y.reshape(*x.shape[:-1], width)
+        return jnp.swapaxes(y, 0, 1).reshape(*x.shape[:-1], width)
 
 
 def normalise(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
@@ -74,7 +74,7 @@ def _split(x: jax.Array, groups: int) -> jax.Array:
     if x.shape[0] % groups:
         raise UserError(f"model.bn_groups={groups} does not divide the {x.shape[0]} images of a forward pass (images × views); "
                         f"choose a divisor of it.")
-    return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])                    # [B, ..., C] -> [G, B/G, ..., C]
+    return jnp.swapaxes(x.reshape(x.shape[0] // groups, groups, *x.shape[1:]), 0, 1)   # [B, ..., C] -> [G, B/G, ..., C]
 
 
 def _decay(old: jax.Array, new: jax.Array, momentum: float) -> jax.Array:

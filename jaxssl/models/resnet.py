@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.errors import UserError, nearest
+from jaxssl.models import droppath
+from jaxssl.models.features import Features
 from jaxssl.models.norm import BatchNorm
 
 LAYERS = {
@@ -27,16 +29,19 @@ EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
 def make(*, name: str, precision: str, width: float = 1.0, stem: str = "imagenet", zero_init: bool = True, bn_groups: int = 1, bn_momentum: float = 0.9,
-         bn_eps: float = 1e-5, remat: bool = False) -> nn.Module:
+         bn_eps: float = 1e-5, remat: bool = False, drop_path: float = 0.0) -> nn.Module:
     """A ResNet.
 
     width: multiplies every channel count (64 in the first stage at 1).
     stem: "imagenet" (7×7 of stride 2, max pool), "cifar" (3×3 of stride 1, no pool) or "tensorflow" (imagenet's with TensorFlow's padding of the pool).
     zero_init: the last norm scale of each block starts at zero, so that blocks start as identities (arXiv:1706.02677, §5.1).
-    bn_groups: ghost batch norm; the forward batch is cut into so many contiguous groups. One is the global batch.
+    bn_groups: ghost batch norm; the rows of a forward pass are dealt to so many groups (`norm.BatchNorm`). One is the global batch.
     bn_momentum: share of the old running average kept (.9 is torch's .1; SimCLR's .9).
     remat: recompute blocks in the backward pass; less memory for about a third more arithmetic.
+    drop_path: stochastic depth, the chance in [0, 1) that the last block's branch is left out for an image; it grows linearly from 0 in the first.
     """
+    if not 0 <= drop_path < 1:
+        raise UserError(f"model.drop_path is {drop_path}; choose a chance from 0 to below 1.")
     if stem not in STEMS:
         raise UserError(f"model.stem is '{stem}'{nearest(stem, STEMS)}; choose one of {', '.join(STEMS)}.")
     first = round(64 * width)
@@ -45,7 +50,7 @@ def make(*, name: str, precision: str, width: float = 1.0, stem: str = "imagenet
     if bn_groups < 1:
         raise UserError(f"model.bn_groups is {bn_groups}; choose 1 for the global batch, or the number of ghost groups.")
     kind, depths = LAYERS[name]
-    return ResNet(kind, depths, first, stem, zero_init, bn_groups, bn_momentum, bn_eps, remat, {"bf16": jnp.bfloat16, "f32": jnp.float32}[precision])
+    return ResNet(kind, depths, first, stem, zero_init, bn_groups, bn_momentum, bn_eps, remat, {"bf16": jnp.bfloat16, "f32": jnp.float32}[precision], drop_path)
 
 
 class Kernel(nn.Module):
@@ -88,9 +93,11 @@ class Block(nn.Module):
     stride: int
     zero_init: bool
     norm: functools.partial
+    drop: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, key: jax.Array | None = None, rows: jax.Array | None = None) -> jax.Array:
+        """key, rows: of stochastic depth, which leaves the branch of each row out with chance `drop`; without a key it does not."""
         out = self.width * EXPANSION[self.kind]
         plan = ([(self.width, 3, self.stride), (out, 3, 1)] if self.kind == "basic" else
                 [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)])
@@ -104,7 +111,7 @@ class Block(nn.Module):
             y = y if last else nn.relu(y)
         if x.shape[-1] != out or self.stride != 1:
             x = Shortcut(out, self.stride, self.norm, name="shortcut")(x, train)
-        return nn.relu(x + y)
+        return nn.relu(x + (y if key is None or not self.drop else droppath.kept(y, key, self.drop, rows)))
 
 
 class Stage(nn.Module):
@@ -116,12 +123,13 @@ class Stage(nn.Module):
     zero_init: bool
     remat: bool
     norm: functools.partial
+    drops: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None = None, rows: jax.Array | None = None) -> jax.Array:
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        for i in range(self.depth):
-            x = block(self.kind, self.width, self.stride if i == 0 else 1, self.zero_init, self.norm, name=f"block{i}")(x, train)
+        for i, drop in enumerate(self.drops or (0.0,) * self.depth):
+            x = block(self.kind, self.width, self.stride if i == 0 else 1, self.zero_init, self.norm, drop, name=f"block{i}")(x, train, None if keys is None else keys[i], rows)
         return x
 
 
@@ -143,10 +151,11 @@ class Stem(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`[B, H, W, 3]` images in, `[B, features]` float32 globally averaged features out.
+    """`[B, H, W, 3]` images in, `Features` out: the last map [B, H/32 · W/32, features] as tokens, and its mean over places.
 
     Parameters and statistics are float32; convolutions run in `dtype`. `width` is the number of channels of the first stage.
-    With `remat` each block keeps its input alone and is computed again in the backward pass.
+    With `remat` each block keeps its input alone and is computed again in the backward pass. `drop_path`: chance that the last block's branch is left
+    out for a row; it grows linearly from 0 in the first block (arXiv:1603.09382; timm). A rng "drop" turns it on.
     """
     kind: str
     depths: tuple[int, ...]
@@ -158,16 +167,24 @@ class ResNet(nn.Module):
     bn_eps: float = 1e-5
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+    drop_path: float = 0.0
 
     @property
     def features(self) -> int:
         return self.width * 2 ** (len(self.depths) - 1) * EXPANSION[self.kind]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> Features:
+        """rows: int32 [B], the places of the images in the global batch (0, 1, … by default), by which stochastic depth draws."""
         norm = functools.partial(BatchNorm, momentum=self.bn_momentum, eps=self.bn_eps, groups=self.bn_groups)
+        drops = iter(droppath.rates(sum(self.depths), self.drop_path, "linear").tolist())
+        drawn = train and self.drop_path and self.has_rng("drop")
+        keys = iter(jax.random.split(self.make_rng("drop"), sum(self.depths))) if drawn else None
+        rows = jnp.arange(len(x), dtype=jnp.int32) if rows is None else rows
         x = Stem(self.stem, self.width, norm, name="stem")(x.astype(self.dtype), train)
         for i, depth in enumerate(self.depths):
-            x = Stage(self.kind, depth, self.width * 2 ** i, 1 if i == 0 else 2, self.zero_init, self.remat, norm,
-                      name=f"stage{i + 1}")(x, train)
-        return x.astype(jnp.float32).mean((1, 2))                                    # [B, H, W, D] -> [B, D]
+            own = tuple(next(drops) for _ in range(depth))
+            stage = Stage(self.kind, depth, self.width * 2 ** i, 1 if i == 0 else 2, self.zero_init, self.remat, norm, own, name=f"stage{i + 1}")
+            x = stage(x, train, None if keys is None else [next(keys) for _ in range(depth)], rows)
+        tokens = x.reshape(len(x), -1, x.shape[-1]).astype(jnp.float32)              # [B, H, W, D] -> [B, H·W, D]
+        return Features(x.astype(jnp.float32).mean((1, 2)), tokens)

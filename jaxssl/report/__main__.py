@@ -3,7 +3,7 @@ import argparse
 import sys
 
 from jaxssl import report
-from jaxssl.main import guarded
+from jaxssl.command import guarded
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxssl import workdir as folders
+from jaxssl.workdir import folder as folders
 from jaxssl.errors import UserError
 from jaxssl.report import figures, look, maps as mapping, page, pictures, readings, read, seen as sections
 from jaxssl.report.evaluations import command

@@ -4,8 +4,8 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from jaxssl.interop import results
-from jaxssl.interop.results import is_number
+from jaxssl.evaluation.tables import reading as results
+from jaxssl.evaluation.tables.reading import is_number
 from jaxssl.report import figures
 from jaxssl.report.markup import Html, join, tag
 from jaxssl.report.read import Run

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from jaxssl import data as datas, encoder as encoders
+from jaxssl.encoder import load as loading
 from jaxssl.data import decode
 from jaxssl.errors import UserError
-from jaxssl.eval import knn, rank
+from jaxssl.evaluation.measures import knn, rank
 from jaxssl.report import pictures
 from jaxssl.report.markup import isolated
 from jaxssl.report.read import Run
@@ -86,7 +87,7 @@ def _open(run, weights):
     except TypeError as error:
         raise UserError(f"the data section of {run.path}/config.json is not one of this version ({error})") from error
     try:
-        return data, encoders.from_workdir(run.path, weights=weights)
+        return data, loading.from_workdir(run.path, weights=weights)
     except UserError:
         raise
     except Exception as error:      # orbax raises whatever a torn file makes it trip over

@@ -11,7 +11,6 @@ from typing import Any
 import jaxssl
 from jaxssl import durations
 from jaxssl.errors import UserError
-from jaxssl.progress import duration
 from jaxssl.report import curves, evaluations, figures, readings
 from jaxssl.report.markup import Html, join, tag
 from jaxssl.report.read import Run, differences, flat
@@ -107,7 +106,7 @@ def results(run: Run) -> list[tuple[str, str, str]]:
         found.append(("images a second", readings.number(round(speed)), f"on {devices} × {run.environment.get('device_kind')}" if devices else ""))
     if run.result.get("wall_seconds"):
         r = run.result
-        found.append(("wall time", duration(r["wall_seconds"]), f"{duration(r['train_seconds'])} of it training" if r.get("train_seconds") else ""))
+        found.append(("wall time", durations.spoken(r["wall_seconds"]), f"{durations.spoken(r['train_seconds'])} of it training" if r.get("train_seconds") else ""))
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxssl import augment, data as datas
-from jaxssl.augment.__main__ import caption
+from jaxssl.augment.picture import caption
 from jaxssl.data import decode
 
 QUALITY = 78     # of WebP, 0 to 100

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl import encoder, models, workdir as folders
+from jaxssl import models
+from jaxssl.workdir import folder as folders
 from jaxssl.errors import UserError
-from jaxssl.interop.results import is_number
+from jaxssl.evaluation.tables.reading import is_number
 from jaxssl.report.markup import isolated
 
 NUMBERS = ("steps", "wall_seconds", "train_seconds", "parameters", "flops_per_step")      # of run.json, beside its scores
@@ -86,7 +87,7 @@ def names(workdirs: Sequence[str]) -> list[str]:
 
 def run(path: str, name: str) -> Run:
     """One workdir. Raises: UserError when it is not one."""
-    folder, notes, config = folders.path(path), [], encoder.read_config(path)
+    folder, notes, config = folders.path(path), [], folders.read_config(path)
 
     def read(file):
         try:

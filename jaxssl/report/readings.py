@@ -1,8 +1,8 @@
 """One sentence for each chart: what it says of this run, with its figures."""
 import numpy as np
 
-from jaxssl.eval import collapse
-from jaxssl.interop.results import SHARE, number
+from jaxssl.evaluation.measures import collapse
+from jaxssl.evaluation.tables.reading import SHARE, number
 from jaxssl.report.markup import middle
 from jaxssl.report.read import Run
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxssl.data import decode
-from jaxssl.interop import results
+from jaxssl.evaluation.tables import reading as results
 from jaxssl.report import curves, figures, look, maps, pictures, readings
 from jaxssl.report.evaluations import ends_of, interval, layer_rows
 from jaxssl.report.markup import Html, isolated, join, tag

@@ -1,0 +1,51 @@
+"""Views as people look at them: originals beside their views, with what was drawn under each."""
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from jaxssl.augment.color import NAMES
+
+CELL, MARGIN, LINE, FONT = 192, 6, 12, 10  # pixels
+
+
+def draw(canvases, views, params, mean, std):
+    """Contact sheet: a row an image, the original's valid part first, then its views, each over its parameters.
+
+    canvases: dict of `image` uint8 [B, S, S, 3] and `size` [B, 2]; views [B, V, size, size, 3] normalised; params as `make` returns.
+    """
+    pixels = np.clip(np.asarray(views, np.float32) * np.asarray(std) + np.asarray(mean), 0, 1)
+    pixels = np.round(pixels * 255).astype(np.uint8)
+    rows, columns = len(pixels), pixels.shape[1] + 1
+    captions = [[caption(params, i, v) for v in range(columns - 1)] for i in range(rows)]
+    lines = max(len(c) for row in captions for c in row)
+    pitch = (CELL + MARGIN, CELL + MARGIN + LINE * lines + MARGIN)
+    sheet = Image.new("RGB", (columns * pitch[0] + MARGIN, rows * pitch[1] + MARGIN), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    for i in range(rows):
+        height, width = (int(x) for x in canvases["size"][i])
+        original = canvases["image"][i, :height, :width]
+        cells = [(original, [f"image {i}", f"{height} x {width} pixels"]), *zip(pixels[i], captions[i])]
+        for column, (image, text) in enumerate(cells):
+            x, y = MARGIN + column * pitch[0], MARGIN + i * pitch[1]
+            scale = CELL / max(image.shape[:2])
+            shape = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+            # nearest when enlarging: the pixels are what one wants to see
+            sheet.paste(Image.fromarray(image).resize(shape, Image.NEAREST if scale > 1 else Image.LANCZOS), (x, y))
+            for k, line in enumerate(text):
+                pen.text((x, y + CELL + MARGIN // 2 + k * LINE), line, "black", font)
+    return sheet
+
+
+def caption(params, i, v):
+    """What was drawn for view `v` of image `i`, as a few short lines."""
+    box = {k: int(x[i, v]) for k, x in params["crop"].items()}
+    lines = [f"crop {box['height']}x{box['width']} at {box['top']},{box['left']}" + (" flip" if params["flip"][i, v] else "")]
+    if "jitter" in params:
+        drawn = {n: float(params["jitter"][n][i, v]) for n in NAMES if n in params["jitter"]}
+        if any(x != (0 if n == "hue" else 1) for n, x in drawn.items()):
+            order = [NAMES[o] for o in params["jitter"]["order"][i, v]]
+            steps = [f"{n} {drawn[n]:+.2f}" if n == "hue" else f"{n} x{drawn[n]:.2f}" for n in order]
+            lines += [", ".join(steps[k : k + 2]) for k in range(0, len(steps), 2)]
+    rest = [name for name in ("gray", "solarize", "invert") if params[name][i, v]]
+    if params["blur"][i, v] > 0:
+        rest.insert(0, f"blur {params['blur'][i, v]:.2f}")
+    return lines + ([", ".join(rest)] if rest else [])

@@ -1,0 +1,93 @@
+"""Where a run begins when it does not begin from its seed: a fresh state with the encoder, and heads of the same names, of other weights."""
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxssl import tree
+from jaxssl.encoder import load as loading
+from jaxssl.errors import UserError, listed, section, whole
+from jaxssl.encoder.formats import covers, short
+
+COPIES = ("", "aux/", "aux/teacher/")       # where a train state keeps params and batch_stats, averages included
+
+
+class Start(NamedTuple):
+    """values: our name ("params/encoder/…") → array f32. note: what was used, unused, missing and assumed, in short. names: every one of them, a line each."""
+    values: dict[str, np.ndarray]
+    note: str
+    names: str
+
+
+def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_missing: str = "") -> Start:
+    """Finds in the weights at `path` (anything that `jaxssl.load` opens) what a train state of these shapes can begin with.
+
+    state: tree of shapes. heads: names of the method's heads. config: the run's. allow_missing: names of tensors, or folders of names
+    ("projector"), with commas between them, that keep the values of the seed when the weights lack them or have another shape.
+    Raises: UserError.
+    """
+    allowed = [a for a in allow_missing.replace(" ", "").split(",") if a]
+    source, choice = loading.load(path), ()
+    lacking = [n for n in heads if n not in source.variables["params"] and n not in allowed]
+    if lacking and source.weights == "teacher" and not source.origin.layout:         # a workdir has both
+        source = loading.load(path, weights="student")
+        choice = (f"the moving average there lacks {', '.join(lacking)}, so this run begins with the student; --config.init_allow_missing={','.join(lacking)} takes the average",)
+    stats = state.aux["batch_stats"]
+    wanted = tree.names({"params": {n: state.params[n] for n in ("encoder", *heads)}, "batch_stats": {n: stats[n] for n in ("encoder", *heads)}})
+    found = tree.names(source.variables)
+    fitting = {name for name in wanted if name in found and found[name].shape == wanted[name].shape}
+    missing = [name for name in wanted if name not in fitting]
+    refused = [name for name in missing if not any(covers(a, name) for a in allowed)]
+    if refused:
+        lacking, other = [short(n) for n in refused], [f"{short(n)} is {found[n].shape} there and {wanted[n].shape} here" for n in refused if n in found]
+        networks = sorted({short(n).split("/")[0] for n in refused})
+        advice = ("Use the model it was trained with, or name in --config.init_allow_missing what may begin from the seed" if "encoder" in networks else
+                  f"Let them begin from the seed: --config.init_allow_missing={','.join(networks)}")
+        raise UserError(f"init_from={path} ({described(source.config['model'])}) lacks {len(refused)} of the {len(wanted)} tensors of this run "
+                        f"({described(config.model)}, heads {', '.join(heads)}): {listed(lacking)}"
+                        f"{f'; of another shape: {listed(other, 3)}' if other else ''}. {advice}"
+                        f"{whole({'missing': lacking})}{whole({'of another shape': other}, 3)}")
+    left = [short(n) for n in found if n not in wanted and short(n).startswith("encoder/")]
+    if left:
+        raise UserError(f"init_from={path} ({described(source.config['model'])}) has {len(left)} encoder tensors that this run ({described(config.model)}) "
+                        f"has no place for: {listed(left)}; without them its weights mean nothing: use the model it was trained with"
+                        f"{whole({'without a place': left})}")
+    idle = [a for a in allowed if not any(covers(a, name) for name in missing)]
+    absent, unused = [short(n) for n in missing], [*(short(n) for n in found if n not in fitting), *source.origin.unused]
+    if idle:
+        raise UserError(f"init_allow_missing names {idle[0]!r}, but nothing of that name is missing in {path} "
+                        f"(missing: {listed(absent)}){whole({'missing': absent})}")
+    begun = f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
+    lines = [f"{begun}: {len(fitting)} tensors used; {len(unused)} unused ({listed(unused)}); {len(missing)} missing, from the seed ({listed(absent)}); "
+             "every name is in text/init_from.txt of the workdir"]
+    notes = [f"note: {note}" for note in (*choice, *source.origin.notes)]
+    lines += notes
+    theirs, own = source.preprocessing, config.augment
+    for key in ("mean", "std", "interpolation"):
+        mine = own[key] if key == "interpolation" else tuple(own[key])
+        if theirs[key] != mine if key == "interpolation" else not np.allclose(theirs[key], mine, atol=1e-3):
+            assumed = key in source.origin.assumed
+            lines.append(f"warning: these weights {'are assumed to have been' if assumed else 'were'} trained on pixels with {key} {theirs[key]}, this run uses {mine}; "
+                         f"set --config.augment.{key} to {'what they were trained with' if assumed else 'keep what they learned'}")
+    if source.module.bn_eps != config.model.bn_eps:
+        lines.append(f"warning: these weights were trained with a batch norm epsilon of {source.module.bn_eps:g}, this run has {config.model.bn_eps:g}; "
+                     f"set --config.model.bn_eps={source.module.bn_eps:g} to keep what they learned")
+    stems = source.config["model"].get("stem", "imagenet"), config.model.stem
+    if stems[0] != stems[1]:                                # of equal shapes: the max pool's padding differs
+        lines.append(f"warning: these weights were trained with the stem {stems[0]!r}, this run has {stems[1]!r}; set --config.model.stem={stems[0]} to keep what they learned")
+    accounts = {"used": [short(n) for n in fitting], "unused": unused, "missing, from the seed": absent}
+    return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *notes, *(section(what, who) for what, who in accounts.items()), ""]))
+
+
+def described(model: Any) -> str:
+    return f"{model['name']}, width {model.get('width', 1.0):g}, {model.get('stem', 'imagenet')} stem"
+
+
+def place(state: Any, start: Start, sharding: Any) -> Any:
+    """`state` with the values of `start` in its parameters, statistics and averages, each placed by its sharding."""
+    def put(name, leaf, where):
+        keys = [name.removeprefix(copy) for copy in COPIES if name.startswith(copy)]
+        values = next((start.values[key] for key in keys if key in start.values), None)
+        return leaf if values is None else jax.make_array_from_callback(leaf.shape, where, lambda index: values[index].astype(leaf.dtype))
+    placed = [put(name, leaf, where) for (name, leaf), where in zip(tree.names(state).items(), jax.tree.leaves(sharding))]
+    return jax.tree.unflatten(jax.tree.structure(state), placed)

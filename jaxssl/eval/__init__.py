@@ -1,1 +1,0 @@
-"""What was learned, measured on frozen features: arrays in, numbers out. Nothing here knows a method."""

@@ -1,0 +1,103 @@
+"""What is evaluated: encoders with the images to try them on, opened and checked before anything is computed."""
+import argparse
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxssl import data as datas, encoder as encoders, typed
+from jaxssl.workdir import folder as workdir
+from jaxssl.evaluation import protocols
+from jaxssl.parallel import mesh as sharding
+from jaxssl.encoder import load as loading
+from jaxssl.encoder import preprocessing
+from jaxssl.data import open as opening
+from jaxssl.errors import UserError, nearest
+
+_SMALL = 64     # a run at fewer pixels was trained on a set of small images, which its own canvas holds as they are
+
+
+class Subject(NamedTuple):
+    """One encoder with its data. path: as given. folder: where its results go. contexts: of its protocols, one for every seed."""
+    path: str
+    encoder: encoders.Encoder
+    data: datas.Data
+    folder: Any
+    contexts: list[protocols.Context]
+
+
+def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str], None]) -> list[Subject]:
+    """The encoders that the flags name, all opened with their data before the first is evaluated. Raises: UserError.
+
+    flags, plan: of `evaluate`. home: where features are cached that have no workdir to go to. log(sentence): progress for a person.
+    """
+    mesh, subjects = sharding.make_mesh(devices=jax.devices()), []
+    given = [(path, True) for paths in flags.workdir for path in paths] + [(path, False) for paths in flags.weights for path in paths]
+    for path, is_run in given:
+        if is_run:
+            own = loading.from_workdir(path, weights=flags.use, step=flags.step, precision=flags.precision)
+        else:
+            own = loading.load(path, weights=flags.use, precision=flags.precision)
+        for sentence in own.origin.account():
+            log(f"{path}: {sentence}")
+        encoders.check_finite(own.name, own.variables)
+        if flags.layer:
+            own.check_layer(flags.layer)
+        trained = own.config.get("data", {})
+        if own.origin.layout and trained.get("source") in set(opening.SOURCES) - {"digits"} and not (plan.data or plan.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))):
+            raise UserError(f"{path} was trained on {trained.get('path')!r}, but a file of weights does not keep the folder of its images; give it with --data")
+        data = open_data(own.config, plan.data, plan.data_keys, resize=own.preprocessing["resize"])
+        protocols.check_labels(plan.options, data)
+        root = workdir.path(path)
+        folder = workdir.path(os.path.expanduser(flags.out)) if flags.out else root if root.is_dir() else root.parent
+        features = os.path.expanduser(flags.cache) or (str(root) if is_run and isinstance(root, Path) and os.access(root, os.W_OK) else os.path.expanduser(home))
+        context = protocols.Context(own, data, mesh, features, select=flags.select, budget=flags.budget, log=log, results=folder)
+        # Copies share features and decoded images.
+        subjects.append(Subject(path, own, data, folder, [dataclasses.replace(context, seed=seed) for seed in plan.seeds]))
+    for subject in subjects:
+        check_writable(subject.folder / "evaluations", "--out")
+        check_writable(Path(subject.contexts[0].folder) / "features", "--cache")
+    return subjects
+
+
+def check_writable(place: Any, flag: str) -> None:
+    """Makes the folder `place`. flag: that names another one. Raises: UserError when nothing can be written there."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        probe = place / f".writable.{os.getpid()}"
+        workdir.write(probe, "")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {place} ({error.strerror or error}); give another folder with {flag}") from error
+
+
+def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -> datas.Data:
+    """The data to evaluate on: those of the config, with `keys` changed; or those at `source` with the keys' or training's defaults. Raises: UserError.
+
+    Unless the keys say otherwise, the canvas is at least `preprocessing.LARGEST` · resize (of the test-time view: its target of the short side, pixels), so that
+    each image is seen as the encoder alone would see it, and never enlarged again. A run's own small images stay on its canvas.
+    """
+    defaults = datas.make.__kwdefaults__
+    unknown = [key for key in keys if key not in defaults]
+    if unknown:
+        raise UserError(f"--data.{unknown[0]}: there is no such key (there are {', '.join(defaults)}){nearest(unknown[0], defaults)}")
+    changed = {key: typed.read(text, defaults[key], f"--data.{key}") for key, text in keys.items()}
+    own = dict(config.get("data", {}))
+    if not (source or own or changed):
+        raise UserError("these weights do not say which images they were trained on; name some with --data")
+    if source:
+        kind = changed.get("source") or opening.detect(source)
+        changed = {"source": kind, "path": "" if kind == "digits" else source, **changed}
+    other = bool(changed.keys() & {"source", "path"})
+    if changed.get("source", own.get("source")) != own.get("source") or source:
+        own = {"canvas": own["canvas"]} if "canvas" in own else {}      # what else the run says is of its own images
+    if changed.keys() & {"source", "path", "split"}:
+        own.update(examples=0, classes=0)           # declared for other images
+    settings = {**own, **changed}
+    drawn = settings.get("source", defaults["source"]) == "digits"      # in the size of the canvas
+    if not drawn and "canvas" not in changed and (other or resize >= _SMALL):
+        settings["canvas"] = max(settings.get("canvas", 0), preprocessing.LARGEST * resize)
+    return datas.make(**settings)

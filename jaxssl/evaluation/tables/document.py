@@ -1,0 +1,77 @@
+"""What an evaluation leaves in `evaluations/*.json`: subject, data, transform, rows with their intervals and published values, and how they came about."""
+import argparse
+import datetime
+import json
+from importlib import metadata
+from typing import Any
+
+from jaxssl import config as configs, durations
+from jaxssl.workdir import folder as workdir
+from jaxssl.errors import UserError
+from jaxssl.evaluation.tables import compare, published
+
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scikit-learn", "scipy", "pillow")
+
+
+def begin(flags: argparse.Namespace, plan: Any, subject: Any, chosen: dict | None) -> dict:
+    """What is written for one encoder, before anything is measured."""
+    encoder, data = subject.encoder, subject.data
+    return {"version": 1, "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "subject": {"name": encoder.name, "weights": encoder.weights, "step": encoder.step, "digest": encoder.digest, "path": subject.path},
+            "data": {"name": data.train.name, "train": named(data.train), "test": named(data.test), "classes": len(data.classes), "digest": subject.contexts[0].digest},
+            "transform": {**encoder.preprocessing, "canvas": data.canvas}, "notes": encoder.origin.notes, "unused": encoder.origin.unused,
+            "command": plan.command, "select": flags.select, "select_by": chosen,
+            "budget": flags.budget, "precision": flags.precision, "seeds": plan.seeds, "seconds": 0., "rows": [], "failed": [], "unfinished": plan.protocols,
+            "packages": {name: _version(name) for name in _PACKAGES}}
+
+
+def rows(subject: Any, plan: Any, tables: list[list]) -> list[dict]:
+    """The rows of all seeds as they are written: with seed, marks of overlap, and the published value where these are the data and the last step of its recipe."""
+    known = not plan.data and not plan.data_keys
+    return [{**row._asdict(), "interval": row.interval and list(row.interval), "interval_classes": getattr(row.interval, "classes", None),
+             "overlaps_best": mark, "seed": context.seed, "published": _published(subject.encoder, row) if known else None}
+            for context, table in zip(subject.contexts, tables) for row, mark in zip(table, compare.overlapping(table))]
+
+
+def _published(encoder, row):
+    if encoder.config.get("method", {}).get("name") not in published.METHODS:
+        return None
+    config = configs.today(encoder.config)
+    found = published.value(config, row, lambda recipe: configs.defaults(recipe, *published.SECTIONS))
+    if found and encoder.step != durations.steps(config["total"], "total", examples=config["data"]["examples"], batch_size=config["batch_size"]):
+        return None         # it is the value of a finished run
+    return found
+
+
+def new_file(folder: Any, created: str) -> str:
+    """A name in `evaluations/` of the folder that is not taken: the time of creation, with a number if need be."""
+    stem, number = created.replace(":", "").replace("-", "").partition("+")[0], 1
+    while (file := folder / "evaluations" / f"{stem}{'' if number == 1 else f'-{number}'}.json").exists():
+        number += 1
+    return str(file)
+
+
+def save(found: dict) -> None:
+    """Writes what was found to its file, atomically; the file itself is not named in it. Raises: UserError when that cannot be done."""
+    text = json.dumps({key: value for key, value in found.items() if key != "file"}, indent=1, default=plain)
+    try:
+        workdir.write(workdir.path(found["file"]), text)
+    except OSError as error:
+        raise UserError(f"cannot write {found['file']} ({error.strerror or error}); give another folder with --out") from error
+
+
+def named(source: Any) -> str:
+    """The name of a source and how many images it has; "" for None."""
+    return "" if source is None else f"{source.name}, {len(source):,} images"
+
+
+def plain(value):
+    """numpy's numbers and arrays, and whatever else a setting holds, as JSON has them."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,92 @@
+"""Masked image modelling: pixels of the hidden patches, predicted from the visible ones.
+
+MAE: He et al. 2021, "Masked autoencoders are scalable vision learners", section 3. SimMIM: Xie et al. 2021, "SimMIM: a simple framework for masked image
+modeling", section 3.4, eq. 1.
+"""
+import jax.numpy as jnp
+from jax import lax
+
+
+def patches(x, size):
+    """Images as rows of patches, in raster order: [B, H, W, C] → [B, N, size² C] with N = (H / size) (W / size); the type stays.
+
+        patches(x, size)[b, i * (W // size) + j] = x[b, i * size:(i + 1) * size, j * size:(j + 1) * size].reshape(-1)
+
+    so the values of a patch are ordered row, column, channel, channel fastest: MAE's p, q, c. A convolution's kernel [size, size, C, D] flattened to
+    [size² C, D] has the same order.
+    Raises: ValueError where `size` does not divide the height and the width.
+    """
+    B, H, W, C = x.shape
+    if size < 1 or H % size or W % size:
+        raise ValueError(f"a patch has {size} pixels a side, which do not divide images of {H} × {W}")
+    x = x.reshape(B, H // size, size, W // size, size, C)                                   # [B, rows, p, columns, q, C]
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, -1, size * size * C)                    # [B, N, size² C]
+
+
+def unpatched(x, size, *, shape=None):
+    """The inverse of `patches`: [B, N, size² C] → [B, H, W, C]. `shape` is (H, W); None says that the images are square.
+
+    Raises: ValueError where the patches do not fill the image.
+    """
+    B, N, P = x.shape
+    rows, columns = (round(N ** .5),) * 2 if shape is None else (side // size for side in shape)
+    if rows * columns != N or P % size ** 2 or shape is not None and tuple(shape) != (rows * size, columns * size):
+        image = "a square image" if shape is None else f"an image of {shape[0]} × {shape[1]}"
+        raise ValueError(f"{N} patches of {P} values, {size} pixels a side, do not fill {image}")
+    x = x.reshape(B, rows, columns, size, size, -1).transpose(0, 1, 3, 2, 4, 5)             # [B, rows, p, columns, q, C]
+    return x.reshape(B, rows * size, columns * size, -1)
+
+
+def pixel_mse(prediction, target, mask, *, normalise=True):
+    """MAE's loss: squared error of the pixels of masked patches, mean over the values of a patch and over all masked patches of the batch.
+
+    The naive loop:
+
+        total = 0
+        for b, n in masked:                                                 # the (b, n) where mask[b, n]
+            y = target[b, n]
+            if normalise:
+                y = (y - mean(y)) / sqrt(var(y) + 1e-6)                     # var divides by P - 1
+            total += mean((prediction[b, n] - y) ** 2)
+        loss = total / len(masked)
+
+    The paper (section 3, "Reconstruction target") says "mean and standard deviation of all pixels in an image patch"; the divisor P - 1 is what torch's
+    `var` does, so the official numbers carry it. An all-equal patch has the target 0.
+
+    Args:
+      prediction: [B, N, P], any float type.
+      target: [B, N, P] pixels as `patches` gives them, in the encoder's scale; no gradient flows to it.
+      mask: [B, N], bool or 0 and 1: 1 where the patch was hidden. Fractions weigh the patches. The mean is over the whole batch: images with more hidden
+        patches count more, and a batch with none gives 0.
+      normalise: by each patch's own mean and variance.
+    Returns: scalar f32, ≥ 0.
+    Raises: ValueError for shapes that do not fit.
+    """
+    return _masked_mean(jnp.square(_error(prediction, target, mask, normalise)), mask)
+
+
+def pixel_l1(prediction, target, mask, *, normalise=False):
+    """SimMIM's loss: as `pixel_mse` with the absolute error, mean(|prediction[b, n] - y|), and pixels in the encoder's scale.
+
+    The mean over masked values is the paper's eq. 1; the official code adds 1e-5 to their number. SimMIM hides units of 32 pixels and predicts all pixels
+    of each: `patches(x, 32)`. The gradient at an error of exactly 0 is 0.
+    """
+    return _masked_mean(jnp.abs(_error(prediction, target, mask, normalise)), mask)
+
+
+def _error(prediction, target, mask, normalise):
+    """[B, N, P] f32; the target is a constant."""
+    if prediction.ndim != 3 or prediction.shape != target.shape or mask.shape != prediction.shape[:2]:
+        raise ValueError(f"prediction, target and mask have shapes {prediction.shape}, {target.shape} and {mask.shape}; expected [B, N, P] twice and [B, N]")
+    target = lax.stop_gradient(target.astype(jnp.float32))
+    if normalise:
+        mean = target.mean(-1, keepdims=True)
+        target = (target - mean) * lax.rsqrt(target.var(-1, keepdims=True, ddof=1) + 1e-6)
+    return prediction.astype(jnp.float32) - target
+
+
+def _masked_mean(error, mask):
+    """[B, N, P] and [B, N] → scalar: each masked patch's mean, weighed by the mask."""
+    mask = mask.astype(jnp.float32)
+    total = mask.sum()
+    return jnp.sum(error.mean(-1) * mask) / jnp.where(total > 0, total, 1.)

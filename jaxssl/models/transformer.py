@@ -1,0 +1,121 @@
+"""Pre-norm transformer blocks over tokens, each with parameters of its own or stacked along a first axis and scanned."""
+import re
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxssl.models import droppath
+
+# What the backward pass finds stored: "full" recomputes all but a block's input, "dots" all but the outputs of its linear layers.
+REMATS = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+FFNS = ("mlp", "swiglu")
+# torch's trunc_normal_(std=.02), which timm and DINOv2 draw with, cuts at ±2: a hundred deviations, so that it is a normal draw.
+NORMAL = nn.initializers.normal(0.02)
+_UNSTACKED = re.compile(r"block(\d+)")
+
+
+def swiglu_width(width: int) -> int:
+    """Hidden width of SwiGLU: two thirds of 4 · width, rounded up to a multiple of eight (DINOv2)."""
+    return (int(4 * width * 2 / 3) + 7) // 8 * 8
+
+
+class Block(nn.Module):
+    """Attention and feed-forward network, each behind a layer norm and in a residual branch (Dosovitskiy et al., arXiv:2010.11929).
+
+    qkv is one linear layer ordered q | k | v, each by heads; GELU is exact. Layer norms and the softmax are computed in float32.
+
+    layer_scale: start of a factor for each channel of both branches (CaiT, arXiv:2103.17239); 0 is none.
+    subset_rate: where positive, stochastic depth in the form of `droppath.on_subset` at this rate.
+    """
+    width: int
+    heads: int
+    ffn: str = "mlp"
+    qk_norm: bool = False
+    layer_scale: float = 0.0
+    subset_rate: float = 0.0
+    eps: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None) -> tuple[jax.Array, None]:
+        """x `[B, N, D]`; drop: the layer's key and rate, or None to drop nothing; rows: as `droppath.by_row` has them. Gives x and None, as a scan wants."""
+        for i, branch in enumerate((self._attend, self._feed)):
+            if drop is None:
+                x = x + branch(x)
+            elif self.subset_rate:
+                x = droppath.on_subset(branch, x, jax.random.fold_in(drop[0], i), self.subset_rate)
+            else:
+                x = droppath.by_row(branch, x, jax.random.fold_in(drop[0], i), drop[1], rows)
+        return x, None
+
+    def _attend(self, x):
+        y = self._dense(3 * self.width, "qkv")(layer_norm(x, self.eps, "norm1"))
+        q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, -1), 2, 0)     # [B, N, 3D] -> 3 × [B, N, heads, D/heads]
+        if self.qk_norm:
+            q, k = layer_norm(q, self.eps, "q_norm"), layer_norm(k, self.eps, "k_norm")
+        y = jax.nn.dot_product_attention(q, k, v)                                    # [B, N, heads, D/heads]
+        return self._scaled(self._dense(self.width, "proj")(y.reshape(x.shape)), "scale1")
+
+    def _feed(self, x):
+        y = layer_norm(x, self.eps, "norm2")
+        if self.ffn == "mlp":
+            y = self._dense(self.width, "fc2")(nn.gelu(self._dense(4 * self.width, "fc1")(y), approximate=False))
+        else:
+            gate, value = jnp.split(self._dense(2 * swiglu_width(self.width), "w12")(y), 2, -1)
+            y = self._dense(self.width, "w3")(nn.silu(gate) * value)
+        return self._scaled(y, "scale2")
+
+    def _dense(self, width, name):
+        return nn.Dense(width, dtype=self.dtype, kernel_init=NORMAL, name=name)
+
+    def _scaled(self, y, name):
+        if not self.layer_scale:
+            return y
+        return y * self.param(name, nn.initializers.constant(self.layer_scale), (self.width,), jnp.float32).astype(y.dtype)
+
+
+def layer_norm(x: jax.Array, eps: float, name: str) -> jax.Array:
+    """Layer norm of the last axis in float32, its statistics in two passes as in torch; in the dtype of x."""
+    return nn.LayerNorm(eps, dtype=jnp.float32, use_fast_variance=False, name=name)(x).astype(x.dtype)
+
+
+def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, rows: jax.Array | None, *, subset: bool, scan: bool, remat: str) -> jax.Array:
+    """x `[B, N, D]` through as many blocks as there are `rates`, within a compact method; `block` are the arguments of `Block`.
+
+    rates: of stochastic depth, `[depth]`; key: of its draws, a layer's is fold_in(key, layer), or None to drop nothing; rows: `[B]` int32, or None for
+    0 to B - 1. subset: in the form of `droppath.on_subset`; scanned, the rates are then one.
+    scan: parameters are stacked as "blocks", with the layer as first axis, and one block is compiled; otherwise they are "block0", "block1", …
+    """
+    drop = None
+    if key is not None:
+        rows = jnp.arange(len(x)) if rows is None else rows
+        drop = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(rates))), jnp.asarray(rates)
+    kind = Block if remat == "none" else nn.remat(Block, policy=REMATS[remat], prevent_cse=not scan)
+    subsets = [float(rate) * subset for rate in rates]
+    if scan:
+        scanned = nn.scan(kind, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(0, nn.broadcast), length=len(rates))
+        return scanned(**block, subset_rate=subsets[0], name="blocks")(x, drop, rows)[0]
+    for i, rate in enumerate(subsets):
+        x = kind(**block, subset_rate=rate, name=f"block{i}")(x, jax.tree.map(lambda a: a[i], drop), rows)[0]
+    return x
+
+
+def stack(params: Mapping) -> dict:
+    """Parameters with "block0", "block1", … as those of a scanned model, with "blocks" `[depth, …]`; others stay, and so do stacked ones."""
+    layers = sorted((name for name in params if _UNSTACKED.fullmatch(name)), key=lambda name: int(name[5:]))
+    if not layers:
+        return dict(params)
+    rest = {name: value for name, value in params.items() if name not in layers}
+    return rest | {"blocks": jax.tree.map(lambda *arrays: jnp.stack(arrays), *(params[name] for name in layers))}
+
+
+def unstack(params: Mapping) -> dict:
+    """The inverse of `stack`: "blocks" `[depth, …]` as "block0", "block1", …"""
+    if "blocks" not in params:
+        return dict(params)
+    rest = {name: value for name, value in params.items() if name != "blocks"}
+    depth = len(jax.tree.leaves(params["blocks"])[0])
+    return rest | {f"block{i}": jax.tree.map(lambda array: array[i], params["blocks"]) for i in range(depth)}

@@ -1,0 +1,185 @@
+"""Join the processes of one run: who am I, how many are we, where is process 0.
+
+The answer comes from flags, else from Slurm, else from a TPU pod (GKE's variables, or a TPU VM's metadata server); else the run has one process
+and nothing is initialised. Collectives between CPU processes go through gloo, JAX's default.
+"""
+import glob
+import importlib.util
+import os
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxssl.parallel import rollcall
+from jaxssl.errors import NotJoined, UserError
+
+PORT = 8476  # the coordinator's port where nothing else says one; JAX_COORDINATOR_PORT overrides it
+GRACE = 60.0  # seconds that JAX itself gets once every process has answered the roll call
+
+
+class Processes(NamedTuple):
+    """This process's place in the run. `index` in [0, count); `local` and `devices`: number of devices here and in all; `kind`: device kind."""
+    index: int
+    count: int
+    local: int
+    devices: int
+    kind: str
+    coordinator: str
+
+
+class Place(NamedTuple):
+    """What the flags or the environment say; `processes` 0, `process_id` -1 and `coordinator` "" mean "not said"."""
+    coordinator: str
+    processes: int
+    process_id: int
+    source: str
+
+
+def join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, timeout: float = 600.0) -> Processes:
+    """Joins the other processes and reports who is here; must run before anything touches a device.
+
+    Each of the first three may be left unset and is then taken from Slurm or the TPU pod. Prints the process's place before it waits.
+    `timeout` seconds: how long to wait for all processes. Raises `UserError` for flags that cannot be right (exit code 2), and
+    `NotJoined` naming who is missing and the likely cause (exit code 75).
+    """
+    place = resolve(coordinator, processes, process_id, os.environ)
+    if place.processes > 1:
+        _initialize(place, timeout)
+    import jax
+
+    devices, local = jax.devices(), jax.local_device_count()
+    result = Processes(jax.process_index(), jax.process_count(), local, len(devices), devices[0].device_kind, place.coordinator)
+    verb = "joined; " if result.count > 1 else ""
+    _say(result.index, result.count, f"{verb}{local} local device{'s' * (local != 1)}, {len(devices)} in all ({result.kind})")
+    return result
+
+
+def leave(code: int) -> None:
+    """Ends this process at once with `code`, without waiting for the others.
+
+    For a failed process of several: an ordinary exit meets JAX's shutdown barrier and hangs for minutes, because the others are waiting in a
+    collective for this very process. They notice the loss by a closed connection or a missed heartbeat.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def resolve(coordinator: str, processes: int, process_id: int, environ: Mapping[str, str]) -> Place:
+    """Flags first, then the environment for whatever they leave open. Raises `UserError` for an incomplete or impossible answer."""
+    if processes < 0 or process_id < -1:
+        raise UserError(f"--processes must be positive and --process_id at least 0; got {processes} and {process_id}")
+    said = bool(coordinator) + (processes > 0) + (process_id >= 0)
+    found = Place("", 0, -1, "flags") if said == 3 or processes == 1 else _from_slurm(environ) or _from_tpu(environ) or Place("", 0, -1, "flags")
+    place = Place(coordinator or found.coordinator, processes or found.processes, process_id if process_id >= 0 else found.process_id, found.source)
+    if place.processes <= 1 and (processes == 1 or not said):
+        return Place("", 1, 0, "one process")
+    missing = [flag for flag, absent in (("--coordinator", not place.coordinator), ("--processes", not place.processes), ("--process_id", place.process_id < 0)) if absent]
+    if missing:
+        raise UserError(
+            f"several processes need --coordinator host:port, --processes N and --process_id i; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing "
+            "and neither Slurm nor a TPU pod says it"
+        )
+    if not 0 <= place.process_id < place.processes:
+        raise UserError(f"--process_id {place.process_id} is out of range: {place.processes} processes are numbered 0 to {place.processes - 1}")
+    rollcall.split(place.coordinator)
+    return place
+
+
+def _from_slurm(environ: Mapping[str, str]) -> Place | None:
+    """A job step (srun) of more than one task. The first node of the step is process 0; the port follows the job number, as JAX does it."""
+    if not all(name in environ for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")) or int(environ.get("SLURM_NTASKS", 1)) < 2:
+        return None
+    port = environ.get("JAX_COORDINATOR_PORT") or str(int(environ["SLURM_JOB_ID"]) % 4096 + 61440)
+    return Place(f"{_first_node(environ['SLURM_STEP_NODELIST'])}:{port}", int(environ["SLURM_NTASKS"]), int(environ["SLURM_PROCID"]), "Slurm")
+
+
+def _first_node(nodes: str) -> str:
+    """"node[001-015,020],other" → "node001"; "node7,node8" → "node7"."""
+    name, bracket, rest = nodes.partition("[")
+    if "," in name or not bracket:
+        return name.split(",")[0]
+    return name + rest.split("]")[0].split(",")[0].split("-")[0]
+
+
+def _from_tpu(environ: Mapping[str, str]) -> Place | None:
+    """A pod slice of several hosts, or several slices: GKE sets variables; a TPU VM asks its metadata server, and only where TPU devices exist."""
+    hosts, worker = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES"), environ.get("TPU_WORKER_ID")
+    slices = {name: environ.get(f"MEGASCALE_{name}") for name in ("COORDINATOR_ADDRESS", "NUM_SLICES", "SLICE_ID")}
+    if not hosts and _on_tpu_vm(environ):
+        endpoints = _metadata("worker-network-endpoints")  # "host,host" or, older, "name:id:ip,name:id:ip"
+        hosts = ",".join(part.split(":")[-1] for part in endpoints.split(",")) if endpoints else None
+        worker = _metadata("agent-worker-number")
+        settings = dict(line.split(":", 1) for line in _metadata("tpu-env").splitlines() if ":" in line)
+        slices = {name: slices[name] or settings.get(f"MEGASCALE_{name}", "").strip(" '") for name in slices}
+    if not hosts or worker in (None, ""):
+        return None
+    names = hosts.split(",")
+    count, number = len(names) * int(slices["NUM_SLICES"] or 1), int(worker) + len(names) * int(slices["SLICE_ID"] or 0)
+    if count < 2:
+        return None
+    first = (slices["COORDINATOR_ADDRESS"] or names[0]).split(":")[0]
+    return Place(f"{first}:{environ.get('JAX_COORDINATOR_PORT') or PORT}", count, number, "TPU pod")
+
+
+def _on_tpu_vm(environ: Mapping[str, str]) -> bool:
+    """TPU device files, libtpu, and nobody said "no TPU": only then is the metadata server worth the wait for an answer."""
+    if environ.get("TPU_SKIP_MDS_QUERY") or "tpu" not in (environ.get("JAX_PLATFORMS") or "tpu"):
+        return False
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")) and importlib.util.find_spec("libtpu") is not None
+
+
+def _metadata(key: str) -> str:
+    """One attribute of a Google Cloud virtual machine; empty where there is none."""
+    host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    request = urllib.request.Request(f"http://{host}/computeMetadata/v1/instance/attributes/{key}", headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def _initialize(place: Place, timeout: float) -> None:
+    """Roll call, then `jax.distributed.initialize` under a guard that speaks before JAX's own fatal abort would."""
+    import jax
+
+    index, count = place.process_id, place.processes
+    _say(index, count, f"coordinator {place.coordinator} (from {place.source}), waiting up to {timeout:g} s")
+    hello = {"process": index, "processes": count, "host": socket.gethostname(), "jax": jax.__version__}
+    start = time.monotonic()
+    try:
+        if index == 0:
+            rollcall.answer_all(rollcall.split(place.coordinator)[1], hello, timeout, lambda text: _say(index, count, text))
+        else:
+            rollcall.report(place.coordinator, hello, timeout)
+    except UserError as error:
+        raise NotJoined(str(error)) from error
+    rest = max(GRACE, timeout - (time.monotonic() - start))
+    guard = threading.Timer(rest, _give_up, (index, count, place.coordinator, rest))
+    guard.daemon = True
+    guard.start()
+    try:
+        # Only Slurm lets JAX choose the devices (one GPU a task); elsewhere a process takes all that it sees, and no metadata is asked.
+        jax.distributed.initialize(
+            place.coordinator, count, index, cluster_detection_method=None if place.source == "Slurm" else "deactivate", initialization_timeout=int(rest) + 60,
+        )
+    finally:
+        guard.cancel()
+
+
+def _give_up(index: int, count: int, coordinator: str, seconds: float) -> None:
+    text = (
+        f"every process answered at {coordinator}, but JAX's coordination service did not come up within {seconds:g} s: "
+        "a process died in between (look at the other logs), or proxy variables of the environment catch its connections (unset http_proxy, https_proxy)"
+    )
+    print(f"process {index}/{count}: {text}", file=sys.stderr)
+    leave(NotJoined.code)
+
+
+def _say(index: int, count: int, text: str) -> None:
+    print(f"process {index}/{count}: {text}", flush=True)

@@ -1,0 +1,267 @@
+"""Everything a run is before it touches data: method, optimizer, schedule, shardings and the jitted step. Built alike by `train` and `plan`."""
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxssl import augment, config as configs, data as datas, durations, models, optim, tree
+from jaxssl.errors import UserError
+from jaxssl.methods import base
+from jaxssl.parallel import mesh as sharding
+from jaxssl.planning import flops
+from jaxssl.training import checks, online
+from jaxssl.training.step import TrainState, init_state, train_step
+
+ENCODER_KERNEL = re.compile(r"(^|/)encoder/.*kernel$")
+# XLA for TPUs copies arrays from HBM to the chip ahead of their use, by default also where one operation then reads the copy once and nothing is won.
+# Here what uses a copy must move four times its bytes. Measured on the ImageNet recipe, v5e:4x4, with ratios of 1.5, 2.5 and 4: 4.31, 4.14 and 4.10 GB to
+# or from HBM a step, 14.7, 13.8 and 13.6 GB as XLA counts bytes.
+TPU_OPTIONS = {"xla_tpu_msa_inefficient_use_to_copy_ratio": 4.0}
+
+
+class Facts(NamedTuple):
+    """What the run needs to know of its data: training images, classes (0: no labels), canvas side, whether all of it stays on the device, and the
+    shorter sides in pixels of a few images (`Data.sides`; empty where the data are not at hand)."""
+    examples: int
+    classes: int
+    canvas: int
+    resident: bool
+    sides: tuple[int, ...] = ()
+
+
+class Job(NamedTuple):
+    """A run ready to start.
+
+    total, warmup: steps. views, local: of an image. width: D of the encoder's features; embedding: K of what the loss compares, None where it compares none.
+    seen: shapes of the batch as the loss sees it (views, local, label, id).
+    state, state_sharding: trees of shapes and of shardings. batch, batch_sharding: likewise, of what the step takes.
+    init(key_data) -> state, step(state, batch) -> (state, metrics), embed(state, batch of canvases) -> [B, D]: jitted, not yet compiled.
+    flops() -> FLOPs of the loss and its gradient for a global batch, without what model.remat and micro_batch compute again; traced when called.
+    order(number, rows) -> ids of the samples of a batch.
+    """
+    facts: Facts
+    mesh: Mesh
+    method: base.Method
+    optim: optim.Optim
+    total: int
+    warmup: int
+    views: int
+    local: int
+    width: int
+    embedding: int | None
+    seen: dict
+    batch: dict
+    batch_sharding: dict
+    state: TrainState
+    state_sharding: TrainState
+    init: Callable
+    step: Callable
+    embed: Callable
+    flops: Callable
+    order: datas.Order
+
+    def duration(self, value: Any, key: str, batch_size: int) -> int:
+        return durations.steps(value, key, examples=self.facts.examples, batch_size=batch_size, total=self.total)
+
+
+def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
+    """Builds the job; nothing is compiled and no array is made. Raises: UserError for every mismatch that can be known here."""
+    checks.config(config, mesh, facts)
+    total, warmup = schedule(config, facts)
+    make_views, test_view = views(config)
+    batch, batch_sharding = batch_shapes(config.batch_size, facts, mesh)
+    seen = seen_shapes(make_views, batch)
+    encoder, plain = method_of(config, mesh, facts, total)
+    checks.needs(config, facts, encoder, plain.needs)
+    method = online.watch(plain, classes=facts.classes, width=encoder.features)
+    params, aux = initial_shapes(method, config, seen)
+    optimizer = optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup)
+
+    def init(key_data):
+        return init_state(key_data, batch=zeros(few(config, seen)), method=method, tx=optimizer.tx)
+
+    state = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    placed = TrainState(sharding.replicated(mesh), sharding.update_slices(state.params, mesh), sharding.update_slices(state.opt_state, mesh),
+                        sharding.auxiliary(state.aux, mesh, method.places), sharding.replicated(mesh))
+    gathered, sliced, restored = movers(config, mesh, state, placed, method.places)
+
+    def step(state, batch):
+        batch = dict(batch)
+        stop = batch.pop("stop").max()
+        state, metrics = train_step(state, batch, method=method, tx=optimizer.tx, augment=lambda key, b: make_views(key, datas.lookup(b)),
+                                    gathered=gathered, sliced=sliced, restored=restored)
+        return state, {**metrics, "stop": stop}
+
+    def embed(state, batch):
+        return method.embed(*gathered(state.params, state.aux), test_view(batch)).pooled
+
+    return Job(facts=facts, mesh=mesh, method=method, optim=optimizer, total=total, warmup=warmup, views=config.augment.views, local=config.local.views,
+               width=encoder.features, embedding=embedding_width(plain, state, seen), seen=seen, batch=batch, batch_sharding=batch_sharding,
+               state=state, state_sharding=placed,
+               init=jax.jit(init, out_shardings=placed),
+               step=jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh))),
+               embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)),
+               flops=functools.partial(loss_flops, config, mesh, facts, total, state, seen),
+               order=datas.shuffled(config.seed, config.batch_size, facts.examples))
+
+
+def schedule(config: Any, facts: Facts) -> tuple[int, int]:
+    """Steps in all and of warm-up. Raises: UserError."""
+    duration = functools.partial(durations.steps, examples=facts.examples, batch_size=config.batch_size)
+    total = duration(config.total, "total")
+    warmup = duration(config.warmup, "warmup", total=total)
+    if not 0 <= warmup < max(total, 1):
+        raise UserError(f"warmup is {warmup} steps of {total} in all; it must be shorter than the run (total={config.total!r}, warmup={config.warmup!r})")
+    return total, warmup
+
+
+def views(config: Any) -> tuple[Callable, Callable]:
+    """(training views, test view) of `config.augment` and `config.local`; the test view resizes the short side (to size·8/7 from 128 pixels on) and crops the centre."""
+    dtype = {"bf16": "bfloat16", "f32": "float32"}[config.precision]
+    a = config.augment
+    try:
+        return augment.pair(a, config.local, dtype=dtype), augment.test_view(size=a.size, interpolation=a.interpolation, mean=a.mean, std=a.std, dtype=dtype)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def seen_shapes(make_views: Callable, batch: dict) -> dict:
+    """Shapes of the batch as the loss sees it."""
+    key = jax.eval_shape(jax.random.key, 0)
+    return jax.eval_shape(lambda key, b: make_views(key, datas.lookup(b)), key, {name: part for name, part in batch.items() if name != "stop"})
+
+
+def few(config: Any, seen: dict) -> dict:
+    """Shapes of a batch of as few images as the network takes."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((2 * config.model.get("bn_groups", 1), *x.shape[1:]), x.dtype), seen)
+
+
+def zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def initial_shapes(method: base.Method, config: Any, seen: dict) -> tuple[Any, Any]:
+    """Shapes of params and aux."""
+    return jax.eval_shape(lambda key: method.init(key, zeros(few(config, seen))), jax.eval_shape(jax.random.key, 0))
+
+
+def embedding_width(method: base.Method, state: TrainState, seen: dict) -> int | None:
+    """K of what the loss compares; None for a method that compares no embeddings."""
+    found = jax.eval_shape(lambda p, a, b, key: method.loss(p, a, b, key, jnp.zeros((), jnp.int32))[1][2], state.params, state.aux, seen, jax.eval_shape(jax.random.key, 0))
+    return found["embeddings"].shape[-1] if "embeddings" in found else None
+
+
+def loss_flops(config: Any, mesh: Mesh, facts: Facts, total: int, state: TrainState, seen: dict) -> float:
+    """See `Job.flops`."""
+    remat = {"remat": {bool: False, str: "none"}[type(config.model.remat)]} if "remat" in config.model else {}
+    loss, key, first = method_of(config, mesh, facts, total, parts=1, **remat)[1].loss, jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((), jnp.int32)
+    return flops.count(jax.make_jaxpr(jax.grad(lambda *a: loss(*a)[0]))(state.params, state.aux, seen, key, first).jaxpr)
+
+
+def movers(config: Any, mesh: Mesh, state: TrainState, placed: TrainState, places: tuple) -> tuple[Callable, Callable, Callable]:
+    """What moves arrays between their slices and where they are used: `gathered`, `sliced` and `restored` of `train_step`."""
+    used, aux_used = sharding.parameters(state.params, mesh), sharding.parameters(state.aux, mesh)
+    stored = sharding.kinds(state.aux, places)
+    read_only = jax.tree.map(lambda kind: kind == "slices", stored)
+
+    def half(tree_):
+        # In bf16 the encoder's kernels are cast before they travel: half the bytes, and it would cast them anyway. Heads compute in float32.
+        if config.precision != "bf16":
+            return tree_
+        cast = [x.astype(jnp.bfloat16) if ENCODER_KERNEL.search(name) and x.ndim > 1 else x for name, x in tree.names(tree_).items()]
+        return jax.tree.unflatten(jax.tree.structure(tree_), cast)
+
+    def gathered(params, aux):
+        read = jax.tree.map(lambda x, h, s, only: jax.lax.with_sharding_constraint(h, s) if only else x, aux, half(aux), aux_used, read_only)
+        return jax.lax.with_sharding_constraint(half(params), used), read
+
+    def sliced(grads):
+        # Two constraints in a row: the sum over devices ends in the first; with the second alone XLA for TPUs splits the convolutions of
+        # the weight gradients over channels and gathers their activations (measured on v5e:4x4: 41 GB moved a step instead of 20).
+        return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(grads, used), placed.params)
+
+    def restored(read, stored):
+        return {name: stored[name] if name in stored and all(jax.tree.leaves(read_only[name])) else part for name, part in read.items()}
+
+    return gathered, sliced, restored
+
+
+def method_of(config: Any, mesh: Mesh, facts: Facts, total: int, *, parts: int = 0, **model: Any) -> tuple[models.Net, base.Method]:
+    """The encoder and the method on it, with its moving average; parts: micro-batches (0: the config's); `model` changes keys of `config.model`."""
+    parts = parts or (config.batch_size // config.micro_batch if config.micro_batch else 1)
+    encoder = models.Net(models.make(**{**config.model, **model}, precision=config.precision), parts)
+    duration = functools.partial(durations.steps, examples=facts.examples, batch_size=config.batch_size, total=total)
+    context = dict(encoder=encoder, net=functools.partial(head_net, parts=parts, groups=config.model.get("bn_groups", 1)), mesh=mesh, batch_size=config.batch_size,
+                   views=config.augment.views, local=config.local.views, classes=facts.classes, examples=facts.examples, total=total, duration=duration)
+    own = {k: v for k, v in config.method.items() if k != "name"}
+    method = base.build(configs.function("method", config), own, context)
+    return encoder, averaged(method, config.ema) if config.ema else method
+
+
+def head_net(module: Any, *, parts: int, groups: int) -> models.Net:
+    """A head behind the seam: in the micro-batches, and with the ghost groups of batch norm, that the encoder has."""
+    return models.Net(module.clone(bn_groups=groups) if groups > 1 and hasattr(module, "bn_groups") else module, parts)
+
+
+def averaged(method: base.Method, decay: float) -> base.Method:
+    """`method` with a moving average of its encoder, `config.ema`. Raises: UserError when it keeps a teacher itself."""
+    made = base.with_teacher(method, ("encoder",), lambda step: decay)
+
+    def init(key, batch):
+        if "teacher" in jax.eval_shape(method.init, key, batch)[1]:
+            raise UserError(f"ema is {decay}, but this method keeps a moving average already, its teacher; leave ema out")
+        return made.init(key, batch)
+    return made._replace(init=init)
+
+
+def describe(config: Any, job: Job) -> str:
+    """What is printed and logged at start: mesh, model, views, learning rate, schedule, optimizer groups."""
+    f, d = job.facts, jax.devices()
+    parameters = sum(x.size for x in jax.tree.leaves(job.state.params))
+    epochs = job.total * config.batch_size / f.examples
+    every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
+    local = f" and {job.local} of {config.local.size}×{config.local.size}" if job.local else ""
+    parts = []
+    if config.micro_batch:
+        parts = [f"micro-batches: {config.batch_size // config.micro_batch} of {config.micro_batch} images, forward twice; the gradient is the whole batch's, and batch norm sees its part"]
+    return "\n".join([
+        f"mesh: {' × '.join(f'{n} {a}' for a, n in job.mesh.shape.items())} = {len(d)} {d[0].device_kind} devices in {jax.process_count()} process(es)",
+        f"data: {f.examples:,} images of at most {f.canvas}×{f.canvas}, {f.classes or 'no'} classes, {'resident on every device' if f.resident else 'streamed'}",
+        f"method: {config.method.name}, {job.views} view{'s' if job.views > 1 else ''} of {config.augment.size}×{config.augment.size}{local}; global batch {config.batch_size} images "
+        f"({config.batch_size // job.mesh.size} a device), {config.precision}",
+        *parts,
+        f"parameters: {parameters:,} ({config.model.name}, features of {job.width})",
+        f"schedule: {job.total} steps ({epochs:.4g} epochs), warm-up {job.warmup} steps; log every {every['log_every']}, "
+        f"evaluate every {every['eval_every']}, save every {every['checkpoint_every']}",
+        job.optim.describe])
+
+
+def compiled(lowered: Any, mesh: Mesh) -> Any:
+    """The executable of a lowered step, with `TPU_OPTIONS` on a mesh of TPUs, as far as the installed compiler knows them."""
+    if mesh.devices.flat[0].platform != "tpu":
+        return lowered.compile()
+    try:
+        return lowered.compile(TPU_OPTIONS)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()
+
+
+def batch_shapes(batch_size: int, facts: Facts, mesh: Mesh) -> tuple[dict, dict]:
+    """Shapes and shardings of what the step takes: indices into the resident store, or decoded canvases; and one stop flag a device."""
+    def arrays(n):
+        return {"image": jax.ShapeDtypeStruct((n, facts.canvas, facts.canvas, 3), jnp.uint8), "size": jax.ShapeDtypeStruct((n, 2), jnp.int32),
+                "label": jax.ShapeDtypeStruct((n,), jnp.int32), "id": jax.ShapeDtypeStruct((n,), jnp.int32)}
+    split, whole = sharding.batch(mesh), sharding.replicated(mesh)
+    flag = jax.ShapeDtypeStruct((mesh.size,), jnp.int32)
+    if not facts.resident:
+        batch = {**arrays(batch_size), "stop": flag}
+        return batch, {name: split for name in batch}
+    store = arrays(facts.examples)
+    return ({"index": jax.ShapeDtypeStruct((batch_size,), jnp.int32), "stop": flag, "store": store},
+            {"index": split, "stop": split, "store": {name: whole for name in store}})

@@ -1,0 +1,290 @@
+"""One process's part in one run: state → restore → loop(step, log, save, evaluate) → re-open, digest, run.json."""
+import hashlib
+import json
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxssl import data as datas, durations, tree
+from jaxssl.workdir import checkpoint, writers
+from jaxssl.workdir import folder as folders
+from jaxssl.training import evaluator as evaluation, job as jobs, monitor, progress
+from jaxssl.parallel import mesh as sharding
+from jaxssl.errors import Interrupted, NonFiniteError
+from jaxssl.evaluation.measures import collapse
+
+
+class Session:
+    """One process's part in one run, from restore to run.json. `step` counts finished updates; `state` is the train state after them."""
+
+    def __init__(self, config, workdir, job, data, stop, screen, watchdog, profile, start):
+        self.config, self.workdir, self.job, self.data, self.start = config, workdir, job, data, start
+        self.stop, self.screen, self.watchdog = stop, screen, watchdog
+        self.folder, self.leader = folders.path(workdir), jax.process_index() == 0
+        self.trace = progress.Trace(profile, str(self.folder / "profile"), screen.note)
+        self.every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
+        self.writers = writers.Writers(workdir, process_index=jax.process_index(), **config.log)
+        self.manager = checkpoint.open_manager(workdir=workdir, **config.checkpoint)
+        self.newest: dict[str, float] = {}           # metrics of the newest step that was looked at; none yet in a run resumed at its last step
+        self.pending: list[dict] = []                # device metrics of the steps since the last look
+        self.overflown: list[str] = []               # arrays of the state that the last look found not finite
+        self.skipped: list[int] = []                 # numbers of the batches left out after a rollback
+        self.past = folders.read_json(self.folder / "rollbacks.json") or {"count": 0, "skipped": []}     # of the whole run: checkpoints do not know the newest
+        self.allowed = int(config.on_nonfinite.partition(":")[2] or 0)
+        self.flags: list = []                        # stop flags of the last two steps
+        self.batches = None
+
+    # -- the run, in order ---------------------------------------------------------------------------------------------
+
+    def train(self) -> dict:
+        self.flops = self.job.flops()
+        start = jobs.describe(self.config, self.job) + "\n" + progress.describe_mfu(self.flops, self.job.mesh.size, jax.devices()[0].device_kind)
+        self.screen.note(start)
+        self.restore()
+        self.trace.resumed(self.step)
+        with self.watchdog.pause(), self.clock.pause("compile"):
+            self.open_data()
+            self.compile()
+        self.writers.text(self.step, {"start": start, "parameters": self.parameter_table(), **self.begun})
+        try:
+            return self.loop()
+        except Interrupted:
+            return self.leave()
+
+    def loop(self) -> dict:
+        self.first_look()
+        if self.due("eval_every") and 0 < self.step < self.job.total and not self.evaluated():
+            self.evaluate()                          # the run was stopped in the middle of it
+        while self.step < self.job.total:
+            self.one_step()
+            last, stopping = self.step == self.job.total, self.asked_to_stop()
+            # An evaluation counts as a save: a stop in the midst of it saves the state.
+            saves = self.due("checkpoint_every") or self.due("eval_every") or last or stopping
+            if (saves or self.due("log_every")) and not self.all_finite(state=saves):
+                self.roll_back()
+                continue
+            if self.due("log_every") or last:
+                self.log()
+            if self.due("checkpoint_every") or last or stopping:
+                self.save()
+            if stopping and not last:
+                return self.leave()
+            if self.due("eval_every") and not last:
+                self.evaluate()
+        return self.finish()
+
+    def due(self, name: str) -> bool:
+        return bool(self.every[name]) and self.step % self.every[name] == 0
+
+    def leave(self) -> dict:
+        """What is left to do when a stop was asked for."""
+        with self.watchdog.pause():
+            self.manager.wait()                      # of a save under way it is not known yet that it needs no other
+            self.save()
+            self.manager.wait()
+        self.screen.note(f"{self.stop.signal or 'stop'}: saved step {self.step}; the same command resumes")
+        return {"stopped": self.step}
+
+    def restore(self) -> None:
+        """The newest checkpoint, or a fresh state from the seed, with the weights of `init_from` in it."""
+        latest, meta, self.begun = self.manager.latest(), {}, {}
+        self.step = latest or 0
+        if latest is not None:
+            self.state, meta = self.manager.restore(self.step, self.job.state, self.job.state_sharding)
+            self.screen.note(f"resuming {self.workdir} at step {self.step}")
+        else:
+            self.state = self.fresh()
+            if (start := self.start()) is not None:
+                from jaxssl.encoder import initial
+                self.state = initial.place(self.state, start, self.job.state_sharding)
+                self.screen.note(start.note)
+                self.begun = {"init_from": start.names}
+        self.skipped = sorted({*meta.get("skipped", []), *self.past["skipped"]})
+        self.clock = progress.Clock(batch_size=self.config.batch_size, total=self.job.total, state=meta.get("clock"))
+        self.writers.truncate(self.step)
+
+    def fresh(self):
+        return self.job.init(np.asarray(jax.random.key_data(jax.random.key(self.config.seed))))
+
+    def open_data(self) -> None:
+        """Decodes a resident set, and starts the stream of batches at the current step."""
+        store = datas.store(self.data, self.data.train) if self.data.resident else None
+        evaluator = evaluation.make(data=self.data, store=store, mesh=self.job.mesh, **self.config.eval)
+        self.monitor = monitor.Monitor(evaluator, self.job.embed, self.job.mesh, self.folder, self.stop)
+        self.store = sharding.put({name: store[name] for name in self.job.batch["store"]}, sharding.replicated(self.job.mesh)) if store else None
+        self.open_batches()
+
+    def open_batches(self) -> None:
+        if self.batches is not None:
+            self.batches.close()
+        self.batches = datas.batches(self.data, drawn=self.job.order, batch_size=self.config.batch_size, start_step=self.step, total_steps=self.job.total,
+                                     process_index=jax.process_index(), process_count=jax.process_count(), skipped=self.skipped)
+        self.ids = hashlib.sha256()                  # of the sample ids since the last logged step, whichever process read them
+        logged = self.step - self.step % (self.every["log_every"] or self.job.total)
+        for step in range(logged, self.step):
+            self.count_ids(step)
+
+    def compile(self) -> None:
+        """The one compile of the train step, ahead of time: the executable cannot be traced again. And that of the look at the state, which a stop has no time for."""
+        shapes = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), (self.job.state, self.job.batch), (self.job.state_sharding, self.job.batch_sharding))
+        self.compiled = jobs.compiled(self.job.step.lower(*shapes), self.job.mesh)
+        self.finite = jax.jit(tree.finite, out_shardings=sharding.replicated(self.job.mesh)).lower(shapes[0]).compile()
+        self.screen.note("compiled")
+
+    def one_step(self) -> None:
+        self.trace.before(self.step)
+        with self.clock.wait():
+            step, batch = next(self.batches)
+        assert step == self.step, (step, self.step)
+        self.state, metrics = self.compiled(self.state, self.to_device(batch))
+        self.count_ids(self.step)
+        if self.pending:
+            jax.block_until_ready(self.pending[-1])  # one step runs while the next is prepared; more in flight would delay a stop
+        self.pending.append(metrics)
+        self.step += 1
+        self.clock.step()
+        self.watchdog.beat(self.step)
+        self.trace.after(self.step, metrics)
+
+    def finish(self) -> dict:
+        """Final evaluation, the last checkpoint re-opened and compared, run.json."""
+        with self.watchdog.pause(), self.clock.pause("eval"):
+            scores = self.monitor.final(self.state)
+        with self.watchdog.pause(), self.clock.pause("save"):
+            self.manager.wait()
+            digest = tree.digest(self.state)
+            self.manager.verify(self.step, self.job.state, self.job.state_sharding, digest)
+        self.report(scores)
+        summary = self.clock.summary()
+        result = {"steps": self.step, "state_sha256": digest, **scores, **self.monitor.untrained(), **summary,
+                  "images_per_second_per_device": summary["images_per_second"] / self.job.mesh.size, "skipped_batches": self.skipped, "broken_images": len(self.data.broken),
+                  "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
+        result = folders.nulled(result)
+        if self.leader:
+            folders.write(self.folder / "run.json", json.dumps(result, indent=1))
+        self.screen.note(f"done: {self.step} steps in {durations.spoken(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in {self.workdir}")
+        return result
+
+    def close(self) -> None:
+        self.trace.stop()
+        if self.batches is not None:
+            self.batches.close()
+        self.writers.close()
+        self.manager.close()
+
+    # -- what happens between steps --------------------------------------------------------------------------------------
+
+    def all_finite(self, *, state: bool) -> bool:
+        """Looks at the metrics of every step since the last look; remembers the newest, and the first bad step if there is one.
+
+        state: also look at every array of the state: a large rate or a running statistic may overflow while loss and gradient are finite. The newest step counts as the bad one then.
+        All processes get the same answer.
+        """
+        first = self.step - len(self.pending)
+        values = jax.device_get(self.pending)
+        self.pending = []
+        self.bad = next((first + i for i, m in enumerate(values) if not m["finite"]), None)
+        if values:
+            self.newest = {k: float(v) for k, v in values[-1 if self.bad is None else self.bad - first].items()}
+        self.overflown = []
+        if self.bad is None and state:
+            self.overflown = [name for name, good in zip(tree.names(self.state), np.asarray(self.finite(self.state))) if not good]
+            self.bad = self.step - 1 if self.overflown else None
+        return self.bad is None
+
+    def log(self) -> None:
+        rates = self.clock.rates(self.step)
+        lr = float(self.job.optim.schedule(self.step - 1))
+        epoch = self.step * self.config.batch_size / self.job.facts.examples
+        used = progress.mfu(self.flops, rates.step_seconds, self.job.mesh.size, jax.devices()[0].device_kind)
+        self.screen.update(self.step, progress.line(self.step, self.job.total, rates, devices=self.job.mesh.size, epoch=epoch, loss=self.newest["loss"], lr=lr, utilisation=used))
+        self.writers.scalars(self.step, {**{k: v for k, v in self.newest.items() if k not in ("finite", "stop")}, "lr": lr, "epoch": epoch, "images_per_second": rates.images_per_second,
+                                         "images_per_second_per_device": rates.images_per_second / self.job.mesh.size, "step_seconds": rates.step_seconds,
+                                         "data_wait_share": rates.data_wait_share, **({} if used is None else {"mfu": used}), "ids_sha256": self.ids.hexdigest()})
+        self.ids = hashlib.sha256()
+
+    def first_look(self) -> None:
+        """Scores of the untrained encoder, of the pixels and of the weights it began with, once per run; a fresh state is a pure function of the seed."""
+        if self.monitor.untrained():
+            return
+        with self.watchdog.pause(), self.clock.pause("eval"):
+            if self.config.init_from:
+                found = self.monitor.first(self.fresh(), start=None if self.step else self.state)
+            else:
+                found = self.monitor.first(self.fresh() if self.step else self.state)
+        self.screen.note("untrained encoder: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+
+    def evaluate(self) -> None:
+        with self.watchdog.pause(), self.clock.pause("eval"):
+            self.report(self.monitor.quick(self.state))
+
+    def evaluated(self) -> bool:
+        """Whether the evaluation due at this step is in the metrics, which process 0 keeps."""
+        found = self.writers.logged(self.step, "rankme")
+        return found if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(found)))
+
+    def report(self, scores: dict) -> None:
+        """Shows and logs scores, with a warning for each sign of collapse."""
+        self.writers.scalars(self.step, scores)
+        self.screen.note(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+        known = {k: v for k, v in self.newest.items() if k.startswith("collapse")}
+        for warning in (collapse.warnings(known, self.job.embedding) if self.job.embedding else []) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
+            self.screen.note(f"warning: {warning}")
+
+    def save(self) -> None:
+        with self.watchdog.pause(), self.clock.pause("save"):
+            self.writers.flush()                     # a resume begins after this step, so nobody would write its rows again
+            self.manager.save(self.step, self.state, {"skipped": self.skipped, "clock": self.clock.state()})
+
+    def asked_to_stop(self) -> bool:
+        """Whether any process was asked to; all get the same answer at the same step, since the flag went through the step itself.
+
+        With several processes it is the previous step's flag that is read: the newest step is still running.
+        """
+        if jax.process_count() == 1:
+            return bool(self.stop)
+        self.flags = [*self.flags[-1:], self.pending[-1]["stop"]]
+        return len(self.flags) == 2 and bool(self.flags[0])
+
+    def roll_back(self) -> None:
+        """After a step whose loss, gradient or new state is not finite: dump it, then stop, or restore and skip its batch."""
+        number = datas.batch_number(self.bad, self.skipped)
+        ids = self.job.order(number)
+        file = self.folder / f"nonfinite_step_{self.bad}.json"
+        if self.leader:
+            folders.write(file, json.dumps({"step": self.bad, "batch": number, "metrics": {k: str(v) for k, v in self.newest.items()}, "overflown": self.overflown,
+                                            "sample_indices": ids.tolist(), "sample_ids": [self.data.train.entry(int(i))[1] for i in ids]}, indent=1))
+        latest = self.manager.latest()
+        named = ", ".join(self.overflown[:3]) + (", …" if len(self.overflown) > 3 else "")
+        which = f"of the train state {len(self.overflown)} arrays are not finite ({named}) after" if self.overflown else "loss or gradient is not finite at"
+        what = f"{which} step {self.bad} (loss {self.newest['loss']}, gradient norm {self.newest['grad_norm']}); its batch is listed in {file}"
+        if self.past["count"] >= self.allowed:
+            spent = f"all {self.allowed} rollbacks of this run are spent; " if self.allowed else ""
+            raise NonFiniteError(f"{what}; {spent}the last checkpoint ({'none yet' if latest is None else f'step {latest}'}) is finite and untouched. "
+                                 "Lower optim.lr, lengthen warmup, set optim.clip, or use --config.on_nonfinite=rollback:3")
+        self.past = {"count": self.past["count"] + 1, "skipped": sorted([*self.skipped, number])}
+        if self.leader:
+            folders.write(self.folder / "rollbacks.json", json.dumps(self.past))
+        self.screen.note(f"warning: {what}; going back to step {latest or 0} and leaving that batch out ({self.allowed - self.past['count']} more rollbacks allowed)")
+        self.trace.stop()
+        self.manager.wait()
+        clock = self.clock
+        self.restore()
+        self.clock = clock
+        self.open_batches()
+
+    # -- small parts ---------------------------------------------------------------------------------------------------
+
+    def to_device(self, batch: dict) -> dict:
+        batch = {**batch, "stop": np.full(jax.local_device_count(), bool(self.stop), np.int32)}
+        named = sharding.put({name: batch[name] for name in self.job.batch if name != "store"}, sharding.batch(self.job.mesh))
+        return named if self.store is None else {**named, "store": self.store}
+
+    def count_ids(self, step: int) -> None:
+        number = datas.batch_number(step, self.skipped)
+        self.ids.update(self.job.order(number).astype("<i8").tobytes())
+
+    def parameter_table(self) -> str:
+        from clu import parameter_overview
+        return parameter_overview.get_parameter_overview(self.job.state.params, include_stats=False)

@@ -1,0 +1,279 @@
+"""Every loss against the paper's loop in numpy float64, and what must hold of all of them. A new loss is one row of CASES and its loop.
+
+The loops are written from the formulas of the docstrings; they share nothing with the losses. Values, slopes, images in another order, one and eight
+devices, and bfloat16 are read off each row.
+"""
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxssl.losses import contrastive, distillation, masked
+
+B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
+MESH = (4, 2)
+
+
+class Case(NamedTuple):
+    name: str
+    function: object  # arrays → scalar, or an array
+    oracle: object  # the same of numpy f64, one element at a time
+    inputs: object  # rng → arrays; those of B rows lie on the batch
+    learned: tuple = (0,)  # which of them gradients flow to; to the other floats there must be none
+
+
+def normal(*shapes):
+    return lambda rng: [rng.normal(size=shape) for shape in shapes]
+
+
+def simplex(rng, *shape):
+    x = rng.gamma(1., size=shape)
+    return x / x.sum(-1, keepdims=True)
+
+
+def cosine(a, b):
+    return a @ b / np.sqrt(a @ a) / np.sqrt(b @ b)
+
+
+def log_softmax(x):
+    return x - x.max() - np.log(np.exp(x - x.max()).sum())
+
+
+def over_pairs(of, V, T):
+    """Mean of of(b, s, t) over images and different views."""
+    return np.mean([of(b, s, t) for b in range(B) for t in range(T) for s in range(V) if s != t])
+
+
+def nt_xent(z, T):
+    _, V, D = z.shape
+    z = np.stack([row / np.sqrt(row @ row) for row in z.reshape(-1, D)])
+    loss = 0.
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        lse = np.log(np.sum([np.exp(z[i] @ z[j] / T) for j in others]))
+        loss += np.mean([lse - z[i] @ z[j] / T for j in others if j // V == i // V])
+    return loss / len(z)
+
+
+def regression(p, z):
+    return over_pairs(lambda b, s, t: 2 - 2 * cosine(p[b, s], z[b, t]), p.shape[1], z.shape[1])
+
+
+def cross_entropy(student, teacher, temp):
+    return over_pairs(lambda b, s, t: -teacher[b, t] @ log_softmax(student[b, s] / temp), student.shape[1], teacher.shape[1])
+
+
+def centered(teacher, center, temp):
+    return np.stack([[np.exp(log_softmax((row - center) / temp)) for row in views] for views in teacher])
+
+
+def sinkhorn(logits, temp, iterations, weight=None):
+    """On the rows that are there, the matrix itself rescaled again and again."""
+    rows = np.reshape(logits, (-1, logits.shape[-1]))
+    here = [i for i in range(len(rows)) if weight is None or np.ravel(weight)[i]]
+    Q = np.exp((rows[here] - rows[here].max()) / temp)
+    for _ in range(iterations):
+        Q = Q / Q.sum(0, keepdims=True) / Q.shape[1]
+        Q = Q / Q.sum(1, keepdims=True) / len(here)
+    out = np.zeros(rows.shape)
+    out[here] = Q * len(here)
+    return out.reshape(logits.shape)
+
+
+def swapped(logits, whole):
+    """SwAV: each whole view is assigned on its own, and predicted from the others."""
+    return cross_entropy(logits, np.stack([sinkhorn(whole[:, t], .05, 3) for t in range(2)], 1), .1)
+
+
+def jax_swapped(logits, whole):
+    codes = jax.vmap(lambda view: distillation.sinkhorn(view, temp=.05), 1, 1)(whole)
+    return distillation.cross_entropy(logits, codes, student_temp=.1)
+
+
+def entropies(student, teacher):
+    def one(p):
+        return -sum(x * np.log(x) for x in p)
+    return np.array([one(teacher.mean((0, 1))), np.mean([one(np.exp(log_softmax(x / .1))) for x in student.reshape(-1, student.shape[-1])]),
+                     np.mean([one(x) for x in teacher.reshape(-1, teacher.shape[-1])])])
+
+
+def jax_entropies(student, teacher):
+    metrics = distillation.distillation_metrics(student, teacher, student_temp=.1)
+    return jnp.stack([metrics[name] for name in ("usage_entropy", "student_entropy", "teacher_entropy")])
+
+
+def pixels(prediction, target, mask, error, normalise):
+    values = []
+    for b, n in np.argwhere(mask):
+        y = target[b, n]
+        if normalise:
+            y = (y - y.mean()) / np.sqrt(np.sum((y - y.mean()) ** 2) / (len(y) - 1) + 1e-6)
+        values.append(np.mean([error(a - c) for a, c in zip(prediction[b, n], y)]))
+    return np.mean(values)
+
+
+def hidden(rng):
+    """Predictions and targets of 5 patches of 8 values, some flat, and masks of unequal counts, one image without."""
+    target = rng.normal(size=(B, 5, 8)) * rng.choice([0., .1, 3.], (B, 5, 1)) + rng.normal(size=(B, 5, 1)).round(2)
+    return [rng.normal(size=(B, 5, 8)), target, (rng.random((B, 5)) < .5) & (np.arange(B) > 0)[:, None]]
+
+
+CASES = [
+    Case("nt_xent", functools.partial(contrastive.nt_xent, temperature=.2), lambda z: nt_xent(z, .2), normal((B, 2, 8))),
+    Case("nt_xent, 3 views in tiles", functools.partial(contrastive.nt_xent, temperature=.1, block=7), lambda z: nt_xent(z, .1), normal((B, 3, 8))),
+    Case("cosine_regression", distillation.cosine_regression, regression, normal((B, 2, 8), (B, 2, 8))),
+    Case("cosine_regression, 2 + 1 views", distillation.cosine_regression, regression, normal((B, 3, 4), (B, 2, 4))),
+    Case("cross_entropy, 2 + 2 views", functools.partial(distillation.cross_entropy, student_temp=.1), lambda s, t: cross_entropy(s, t, .1),
+         lambda rng: [rng.normal(size=(B, 4, 7)), simplex(rng, B, 2, 7)]),
+    Case("cross_entropy, one teacher view", functools.partial(distillation.cross_entropy, student_temp=1.), lambda s, t: cross_entropy(s, t, 1.),
+         lambda rng: [rng.normal(size=(B, 3, 5)), simplex(rng, B, 1, 5)]),
+    Case("swapped prediction", jax_swapped, swapped, lambda rng: [rng.uniform(-1, 1, (B, 3, 6)), rng.uniform(-1, 1, (B, 2, 6))]),
+    Case("centered", functools.partial(distillation.centered, temp=.07), lambda t, c: centered(t, c, .07), normal((B, 2, 6), (6,)), ()),
+    Case("update_center", functools.partial(distillation.update_center, momentum=.9), lambda c, x: .9 * c + .1 * x.reshape(-1, 6).mean(0),
+         normal((6,), (B, 2, 6)), ()),
+    Case("sinkhorn", functools.partial(distillation.sinkhorn, temp=.3), lambda x: sinkhorn(x, .3, 3), normal((B, 2, 6)), ()),
+    Case("sinkhorn, padded", lambda x, w: distillation.sinkhorn(x, temp=.3, iterations=5, weight=w), lambda x, w: sinkhorn(x, .3, 5, w),
+         lambda rng: [rng.normal(size=(B, 3, 6)), rng.random((B, 3)) < .6], ()),
+    Case("distillation_metrics", jax_entropies, entropies, lambda rng: [rng.normal(size=(B, 4, 7)), simplex(rng, B, 2, 7)], ()),
+    Case("pixel_mse", masked.pixel_mse, lambda *x: pixels(*x, np.square, True), hidden),
+    Case("pixel_mse, raw", functools.partial(masked.pixel_mse, normalise=False), lambda *x: pixels(*x, np.square, False), hidden),
+    Case("pixel_l1", masked.pixel_l1, lambda *x: pixels(*x, np.abs, False), hidden),
+]
+every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
+
+
+def arrays(case, scale=1., dtype=np.float32):
+    drawn = case.inputs(np.random.default_rng(len(case.name)))
+    return [x if x.dtype == bool else np.asarray(scale * x, dtype) for x in drawn]
+
+
+def floats(x):
+    return tuple(i for i, a in enumerate(x) if a.dtype != bool)
+
+
+@functools.cache
+def compiled(case):
+    """arrays → the result, and the gradients of the sum of its squares (of a scalar, its own) with respect to all floats."""
+    def total(*x):
+        out = case.function(*x)
+        return (out if out.ndim == 0 else jnp.sum(out ** 2)), out
+
+    def both(*x):
+        grads, out = jax.grad(total, argnums=floats(x), has_aux=True)(*x)
+        return out, grads
+    return jax.jit(both)
+
+
+def assert_near(got, want, tolerance=1e-5):
+    """Relative to each element of a scalar, to the largest of an array: rounding is of that size."""
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * np.abs(want).max() * (np.ndim(want) > 0))
+
+
+@every_loss
+def test_equals_the_loop(case):
+    x = arrays(case)
+    assert_near(compiled(case)(*x)[0], case.oracle(*(a if a.dtype == bool else np.float64(a) for a in x)))
+
+
+@every_loss
+def test_gradient_is_the_slope_of_the_loop(case):
+    """Along random directions, one for each array; and no gradient at all to what a loss takes for given."""
+    x, rng, h = arrays(case), np.random.default_rng(1), 1e-6
+    for i, grad in zip(floats(x), compiled(case)(*x)[1]):
+        if i not in case.learned:
+            assert not np.any(grad), f"array {i} gets a gradient"
+            continue
+        for d in rng.normal(size=(3, *x[i].shape)):
+            ends = [case.oracle(*(np.float64(a) + sign * h * d if j == i else a for j, a in enumerate(x))) for sign in (-1, 1)]
+            np.testing.assert_allclose(np.sum(np.float64(grad) * d), (ends[1] - ends[0]) / (2 * h), rtol=1e-4, atol=1e-5 * np.linalg.norm(grad))
+
+
+def test_gradients_to_targets_are_looked_for():
+    """The check above fails for a loss that lets its target learn."""
+    leaky = Case("leaky", lambda p, z: jnp.mean((p - z) ** 2), lambda p, z: np.mean((p - z) ** 2), normal((B, 3), (B, 3)))
+    with pytest.raises(AssertionError, match="array 1 gets a gradient"):
+        test_gradient_is_the_slope_of_the_loop(leaky)
+
+
+@every_loss
+def test_order_of_images_does_not_matter(case):
+    x, order = arrays(case), np.random.default_rng(2).permutation(B)
+    on_batch = [len(a) == B for a in x]
+    out, grads = compiled(case)(*x)
+    moved, moved_grads = compiled(case)(*(a[order] if batch else a for a, batch in zip(x, on_batch)))
+    assert_near(moved, out[order] if out.shape[:1] == (B,) else out, 2e-6)
+    for i, grad, other in zip(floats(x), grads, moved_grads):
+        assert_near(other, grad[order] if on_batch[i] else grad, 2e-6)
+
+
+@every_loss
+def test_eight_devices_equal_one(case):
+    """Batch axes in slices, everything else whole; what comes back on the batch axis lies there still."""
+    mesh, x = jax.make_mesh(MESH, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2), arrays(case)
+    places = [NamedSharding(mesh, P(("data", "fsdp")) if len(a) == B else P()) for a in x]
+    got = compiled(case)(*(jax.device_put(a, place) for a, place in zip(x, places)))
+    jax.tree.map(assert_near, got, compiled(case)(*x))
+    for i, grad in zip(floats(x), got[1]):
+        assert i not in case.learned or grad.sharding.is_equivalent_to(places[i], grad.ndim)
+
+
+@every_loss
+def test_bfloat16_is_computed_in_float32(case):
+    """Inputs a hundred times as large, so that logits reach thousands: finite, and what float32 makes of the same numbers."""
+    x = arrays(case, scale=100., dtype=jnp.bfloat16)
+    out, grads = compiled(case)(*x)
+    want = compiled(case)(*(a if a.dtype == bool else a.astype(np.float32) for a in x))[0]
+    assert out.dtype == jnp.float32 and all(g.dtype == jnp.bfloat16 for g in grads)
+    assert np.isfinite(out).all() and all(np.isfinite(g.astype(np.float32)).all() for g in grads)
+    assert_near(out, want)
+
+
+def dino(g, student):
+    return distillation.cross_entropy(student, distillation.centered(g["teacher"], g["center_before"], .04), student_temp=.1)
+
+
+# name → ours, from the file's arrays and the one that is differentiated; that array; then what lightly's value and gradient are multiplied by and what is added
+GRADED = {
+    # The mean over views of -cos, where ours is that of 2 - 2 cos.
+    "byol": (lambda g, p: distillation.cosine_regression(p, g["z"]), "p", 2., 2.),
+    # lightly moves the center in the same call, after its use.
+    "dino": (dino, "student", 1., 0.),
+    # lightly takes the codes from the student's whole views; ours from whatever the caller gives.
+    "swav": (lambda g, s: jax_swapped(s, jax.lax.stop_gradient(s[:, :2])), "student", 1., 0.),
+    "mae": (lambda g, x: masked.pixel_mse(x, masked.patches(g["images"], 2), g["mask"]), "prediction", 1., 0.),
+    "simmim": (lambda g, x: masked.pixel_l1(x, masked.patches(g["images"], 2), g["mask"]), "prediction", 1., 0.),
+}
+PLAIN = {
+    "center": lambda g: distillation.update_center(g["center_before"], g["teacher"], .9),
+    "sinkhorn": lambda g: distillation.sinkhorn(g["teacher"], temp=.05),
+    "patches": lambda g: masked.patches(g["images"], 2),
+}
+
+
+@functools.cache
+def goldens():
+    """tests/goldens/make_losses.py made them; float32 but for the mask."""
+    with np.load(Path(__file__).parent / "goldens" / "losses.npz", allow_pickle=False) as file:
+        return {name: jnp.asarray(file[name], None if file[name].dtype == bool else jnp.float32) for name in file.files}
+
+
+@pytest.mark.parametrize("name", [*GRADED, *PLAIN])
+def test_golden_of_lightly(name):
+    g = goldens()
+    if name in PLAIN:
+        return assert_near(jax.jit(PLAIN[name])(g), g[name])
+    ours, predicted, times, plus = GRADED[name]
+    value, grad = jax.jit(jax.value_and_grad(lambda x: ours(g, x)))(g[predicted])
+    assert_near(value, times * g[name] + plus)
+    assert_near(grad, times * g[f"grad_{name}"])
+
+
+def test_every_golden_is_compared():
+    made = {"p", "z", "student", "teacher", "center_before", "images", "prediction", "mask"}
+    assert set(goldens()) == made | set(PLAIN) | set(GRADED) | {f"grad_{name}" for name in GRADED}
