@@ -143,8 +143,11 @@ def describe(config: ConfigDict) -> str:
 
 
 def differences(old: str, new: str) -> list[str]:
-    """Human-readable differences between two `describe` texts, one per key; one that came or went in between is none where it says what its absence means."""
-    a, b = _flat(json.loads(old)), _flat(json.loads(new))
+    """Human-readable differences between two `describe` texts, one per key.
+
+    A key that came or went in between is none where it says what its absence means (`ABSENT`), nor is any in a section that is `OFF` in both.
+    """
+    a, b = (_flat({section: keys for section, keys in json.loads(text).items() if section not in OFF or not OFF[section].items() <= keys.items()}) for text in (old, new))
     missing = "(absent)"
     changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k, ABSENT.get(k, missing)) != b.get(k, ABSENT.get(k, missing))]
     return [f"{k}: {a.get(k, missing)} → {b.get(k, missing)}" for k in changed]
@@ -237,7 +240,7 @@ def section_folder(section: str) -> str:
 def _section_defaults(section, config):
     keys = {key: default for f in reversed(functions(section, config)) for key, default in _defaults(f).items()}
     if "{name}" in SECTIONS[section]:
-        keys = {"name": config[section].name, **keys}
+        keys = {"name": config[section]["name"], **keys}
     return {k: v for k, v in {**keys, **OFF.get(section, {})}.items() if k not in INJECTED.get(section, ())}
 
 
