@@ -40,10 +40,6 @@ def forward(module, x, train=False, key=0, variables=None, **options) -> Feature
     return program(module, train)(variables or start(module, x.shape[-1]), x, jax.random.key(key), options)
 
 
-def gradient(module, variables, x, **options):
-    return jax.jit(jax.grad(lambda v: jnp.square(module.apply(v, x, True, **options).pooled).sum()))(variables)
-
-
 def close(a, b, tolerance=2e-5):
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance), a, b)
 
@@ -116,10 +112,11 @@ def test_starts():
 
 def test_frozen_patch():
     module, x = tiny(frozen_patch=True, positions="sincos"), images()
-    params = jax.jit(lambda key: module.init(key, x, False))(jax.random.key(0))
+    drawn = vit.Patch(32, 8, True, jnp.float32).init(jax.random.key(0), x)["params"]
     bound = (6 / (8 * 8 * 3 + 32))**0.5
-    assert 0.95 * bound < np.abs(params["params"]["patch"]["kernel"]).max() <= bound and not params["params"]["patch"]["bias"].any()
-    for name, value in paths(gradient(module, start(module), x)["params"]).items():
+    assert 0.95 * bound < np.abs(drawn["kernel"]).max() <= bound and not drawn["bias"].any()
+    slopes = jax.jit(jax.grad(lambda v: jnp.square(module.apply(v, x, True).pooled).sum()))(start(module))
+    for name, value in paths(slopes["params"]).items():
         assert bool(np.any(value)) != name.startswith("patch/"), name
 
 
@@ -139,7 +136,7 @@ def test_scanned_and_remat_are_one_network():
         return value, transformer.stack(slopes["params"])
     value, slopes = both(tiny(**changes))
     scale = max(float(np.abs(a).max()) for a in jax.tree.leaves(slopes))
-    for other in ({"scan": False}, {"remat": "full"}, {"scan": False, "remat": "dots"}):
+    for other in ({"remat": "full"}, {"scan": False, "remat": "dots"}):
         same, found = both(tiny(**changes, **other))
         np.testing.assert_allclose(same, value, rtol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-4), found, slopes)
@@ -289,12 +286,12 @@ def test_what_an_image_draws_is_its_places():
     for part in (slice(0, 4), slice(4, 8)):
         micro = forward(module, x[part], True, key=1, rows=jnp.arange(8)[part])
         close(micro, jax.tree.map(lambda a: a[part], whole), 1e-6)
-    order = np.random.default_rng(0).permutation(8)
+    order = np.asarray([6, 0, 3, 5])
     close(forward(module, x[order], True, key=1, rows=jnp.asarray(order)), jax.tree.map(lambda a: a[order], whole), 1e-6)
     same = forward(module, np.repeat(x[:1], 8, 0), True, key=1).pooled
     assert len(np.unique(np.round(same[:, 0], 4))) > 4                               # of 16 patterns of two branches in two blocks
     assert not np.allclose(whole.pooled, forward(module, x, True, key=2).pooled)
-    close(forward(module, x, False, key=1), forward(tiny(), x, variables=start(module)))
+    close(forward(module, images(), False, key=1), forward(tiny(), images()))
 
 
 @pytest.mark.parametrize("changes", [{}, {"drop_rows": True}], ids=["by_row", "subset"])
@@ -302,17 +299,15 @@ def test_scanned_and_remat_draw_alike(changes):
     module, x = dropping(**changes), images(6)
     variables = start(module)
     found = forward(module, x, True, key=1)
-    close(found, forward(dropping(remat="full", **changes), x, True, key=1, variables=variables), 1e-6)
     flat = {"params": transformer.unstack(variables["params"])}
-    close(found, forward(dropping(scan=False, **changes), x, True, key=1, variables=flat))
-    assert not np.allclose(found.pooled, forward(module, x).pooled)
+    close(found, forward(dropping(scan=False, remat="full", **changes), x, True, key=1, variables=flat))
+    assert not np.allclose(found.pooled, forward(module, x, True, key=2).pooled)
 
 
 def test_linear_rates_leave_the_first_block_whole():
     module, x = tiny(drop_path=0.9, drop_rows=True, scan=False, depth=2), images(1)
     same = forward(module, np.repeat(x, 10, 0), True, key=0).pooled
     assert len(np.unique(np.round(same[:, 0], 4))) <= 3                              # one of ten rows has each branch of the second block
-    assert np.isfinite(gradient(module, start(module), x, rngs={"drop": jax.random.key(0)})["params"]["block0"]["qkv"]["kernel"]).all()
 
 
 # timm
@@ -337,27 +332,30 @@ def timm_state(params, torch):
     return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
 
 
-@pytest.mark.parametrize("pool", ["cls", "mean"])
-@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
-def test_is_timms(changes, pool):
+@pytest.mark.parametrize("changes", [{}, {**EVERYTHING, "pool": "mean"}], ids=["plain", "everything"])
+def test_is_timms(changes):
     """Values at two sizes, and gradients, of timm's VisionTransformer with the same parameters."""
     torch = pytest.importorskip("torch", reason="compares with timm's VisionTransformer, which needs torch")
     peers = pytest.importorskip("timm.models.vision_transformer", reason="compares with timm's VisionTransformer", exc_type=(ImportError, RuntimeError))
-    module = tiny(pool=pool, **{**changes, "mask_token": False})
+    module = tiny(**{**changes, "mask_token": False})
     options = {} if not changes else {"qk_norm": True, "init_values": 0.1, "reg_tokens": 2, "no_embed_class": True, "mlp_ratio": 2 * 88 / 32,
                                       "mlp_layer": peers.SwiGLUPacked, "act_layer": torch.nn.SiLU}
     peer = peers.VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=0, dynamic_img_size=True, fc_norm=False,
-                                   global_pool={"cls": "token", "mean": "avg"}[pool], **options)
+                                   global_pool={"cls": "token", "mean": "avg"}[module.pool], **options)
     variables = start(module)
     peer.load_state_dict(timm_state(variables["params"], torch))                     # strict: every tensor of both
+
+    def loss(variables, x):
+        found = module.apply(variables, x, True)
+        return jnp.square(found.pooled).sum(), found
     for x in (images(), images(2, 16, 40)):
-        pixels = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-        tokens = peer.forward_features(pixels)
-        found = forward(module, x)
-        close(found.tokens, tokens[:, -found.tokens.shape[1]:].detach().numpy())
-        close(found.pooled, peer.forward_head(tokens).detach().numpy())
-    peer.forward_head(peer.forward_features(pixels)).square().sum().backward()
-    slopes = timm_state(gradient(module, variables, x)["params"], torch)
+        peer.zero_grad()
+        tokens = peer.forward_features(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+        pooled = peer.forward_head(tokens)
+        pooled.square().sum().backward()
+        (_, found), slopes = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables, x)
+        close(tuple(found), (pooled.detach().numpy(), tokens[:, -found.tokens.shape[1]:].detach().numpy()))
+    slopes = timm_state(slopes["params"], torch)
     scale = max(float(p.grad.abs().max()) for p in peer.parameters())
     for name, parameter in peer.named_parameters():
         if name != "cls_token" or not changes:                                       # its gradient is one tensor's there and two's here
