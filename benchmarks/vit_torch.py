@@ -57,7 +57,8 @@ def main():
 
 def summary(runs):
     keys = ("cpu_seconds", "user_seconds", "seconds")
-    rows = {row: {key: spread([x for run in found for x in run[key]]) for key in keys} | {"peak_gib": round(max(run["peak_gib"] for run in found), 2)} for row, found in runs.items()}
+    rows = {row: {key: spread([x for run in found for x in run[key]]) for key in keys} | {"peak_gib": round(max(run["peak_gib"] for run in found), 2)}
+            for row, found in runs.items()}
 
     def ratio(pages, key):
         ours, theirs = (rows[f"{name}, {pages}"][key]["median"] for name in NAMES)

@@ -102,7 +102,7 @@ def _fit(m):
     if not 0 <= m.drop_path < 1:
         raise UserError(f"model.drop_path is {m.drop_path}; choose a chance from 0 to below 1.")
     if m.drop_rows and m.scan and m.drop_path_shape != "uniform":
-        raise UserError(f"model.drop_rows is on, which needs the same rate in every scanned block; choose model.drop_path_shape=uniform, or model.scan=False.")
+        raise UserError("model.drop_rows is on, which needs the same rate in every scanned block; choose model.drop_path_shape=uniform, or model.scan=False.")
     if not m.eps > 0:
         raise UserError(f"model.eps is {m.eps}; choose a positive number, such as 1e-6.")
 
