@@ -11,7 +11,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxssl-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
-import jax  # noqa: E402: after the flags above
+from jaxssl.parallel import runtime  # noqa: E402: after the flags above
 
-# One program at a time, as `runtime.configure` has it: the collectives of programs in flight wait for one another's threads, on few cores for ever.
-jax.config.update("jax_cpu_enable_async_dispatch", False)
+runtime.settle()    # as the commands do; what a test starts inherits it
