@@ -2,6 +2,8 @@
 import os
 import tempfile
 
+from limits import pytest_collection_finish, pytest_configure, pytest_sessionfinish  # noqa: F401: hooks
+
 # Little optimisation: tests run small programs a few times, and compiling them is what costs (a third of the time without it).
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
