@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import compiled
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -59,3 +60,29 @@ def test_one_process_ends_too(tmp_path, body, where):
 def test_collection_that_stands_still_ends_the_workers(tmp_path):
     code, said, seconds = session(tmp_path, {"a": LOCKED}, *OPTIONS)
     assert code != 0 and seconds < 60 and re.search(r"test_a.py\", line \d+ in <module>", said), said
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}-cache").write_bytes(bytes(100))
+        os.utime(tmp_path / f"{i}-cache", (i, i))
+    compiled.prune(tmp_path, 250)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["2-cache", "3-cache"]
+
+
+PROGRAM = "import jax, jax.numpy as jnp; print(jax.jit(lambda x: jnp.sin(x @ x).sum())(jnp.ones((9, 9))))"
+
+
+@pytest.mark.parametrize("torn", [lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b[:-200] + bytes(200)], ids=["half", "empty", "zeros"])
+def test_an_entry_torn_by_a_kill_is_compiled_again(tmp_path, torn):
+    """JAX does not write in one step. What cannot be read is a warning."""
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+    def value():
+        done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    first, files = value(), [f for f in tmp_path.iterdir() if f.name.endswith("-cache")]
+    for file in files:
+        file.write_bytes(torn(file.read_bytes()))
+    assert files and value() == first
