@@ -35,9 +35,9 @@ def walk(root: Path, outside_links: bool = False) -> Listing:
                         waiting.append(f"{below}{name}/")
                         found.folder(f"{below}{name}/")
                     elif what == "inside":
-                        found.left["link to a folder inside"] += 1
+                        found.left["links to folders of the set"] += 1
                     elif what == "special" or not what and not entry.is_file(follow_symlinks=False):
-                        found.skipped["pipe, socket or device"] += 1
+                        found.skipped["pipes, sockets and devices"] += 1
                     elif low.endswith(EXTENSIONS) or listing.kind(low) == "no extension" and listing.sniff(_head(entry.path)):
                         images.append(below + name)
                     else:

@@ -69,7 +69,7 @@ def decide(found: Listing, *, depth: int = 1, splits: str = "auto", held: bool =
         said.append((name, level[name], loose))
         top = name
     part = Part("", top)
-    said = [f"{shown(name)} holds {'all' if not loose else f'{inside:,} of the'} images, and is no class" + (f"; {loose:,} beside it have no label" if loose else "")
+    said = [f"{shown(name)} holds {'all' if not loose else f'{inside:,} of the'} images, and is no class" + (f"; {many(loose, 'image')} beside it: no label" if loose else "")
             for name, inside, loose in said]
     if splits == "auto":
         _check_classes(found, part, level, alone=True)

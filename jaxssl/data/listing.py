@@ -1,6 +1,7 @@
 """Which files of a folder or an archive are images, and what the others are: shared by both."""
 import collections
 import dataclasses
+import os
 import posixpath
 import re
 
@@ -40,7 +41,7 @@ class Listing:
         if self.skipped:
             lines.append(f"skipped {many(self.skipped.total(), 'file')} of other kinds than the images this program reads: {counted(self.skipped)}")
         if self.left:
-            lines.append(f"left out hidden and system files and folders: {counted(self.left)}")
+            lines.append(f"left out: {counted(self.left)}")
         return lines
 
 
@@ -75,7 +76,7 @@ def sniff(head: bytes) -> bool:
 def hidden(name: str) -> str:
     """Why a file or folder of that name (one part of a path) is left out: what it is counted under, or ""."""
     if name.startswith("."):
-        return name if name in (".git", ".DS_Store", ".ipynb_checkpoints", ".thumbnails") or name.startswith(".Trash") else "hidden"
+        return name if name in (".git", ".DS_Store", ".ipynb_checkpoints", ".thumbnails") or name.startswith(".Trash") else "hidden files and folders"
     return name if name.lower() in SYSTEM else ""
 
 
@@ -91,6 +92,6 @@ def refuse_empty(found: Listing, below: str = ""):
         raise UserError(f"{place} holds no images{f' (left out: {counted(found.left)})' if found.left else ''}; "
                         f"put {', '.join(EXTENSIONS)} files there, as class/name.jpg or side by side.")
     packed = next((k for k in found.skipped if k in _PACKED), "")
-    hint = ("; open an archive with data.source='zip' and its path, a held-out one with data.test_path." if packed == ".zip" else
+    hint = ("; open an archive with data.source='zip' and its path, a held-out one with data.test_path." if packed == ".zip" and os.path.isdir(found.where) else
             f"; unpack the {packed} files first." if packed else ".")
     raise UserError(f"{place} holds no image this program reads: found {counted(found.skipped)}; supported are {', '.join(EXTENSIONS)}{hint}")

@@ -63,7 +63,7 @@ def _listed(path, archive, size) -> Archive:
         elif why := left[folder] or listing.hidden(last):
             found.left[why] += 1
         elif inner_link:
-            found.left["link inside the archive"] += 1
+            found.left["links inside the archive"] += 1
         elif listing.is_image(last) or listing.kind(last) == "no extension" and listing.sniff(_head(archive, entry)):
             _check(path, entry, name, size)
             twice += name in found.entries
@@ -75,7 +75,7 @@ def _listed(path, archive, size) -> Archive:
         folder = name[:name.rfind("/") + 1]
         found.counts[folder] = found.counts.get(folder, 0) + 1
     if twice:
-        found.notes.append(f"{twice:,} entries of the archive have the name of another; the last of each counts, as when it is unpacked")
+        found.notes.append(f"{twice:,} image{'s' if twice > 1 else ''} of the archive under the name of another; the last of each counts, as when it is unpacked")
     return found
 
 
