@@ -19,11 +19,11 @@ def walk(root: Path, outside_links: bool = False) -> Listing:
     Links to folders inside the root are not followed: what they show is listed under its own name already.
     """
     found, real, waiting = Listing(str(root)), root.resolve(), [""]
-    images = found.images
+    top, images = str(root), found.images
     while waiting:
         below, before = waiting.pop(), len(images)
         try:
-            with os.scandir(root / below) as entries:
+            with os.scandir(f"{top}/{below[:-1]}" if below else top) as entries:
                 for entry in entries:
                     name = entry.name
                     low = name.lower()
@@ -87,9 +87,10 @@ def _contents(path, most: int) -> bytes:
     """At most `most` bytes of a regular file. Raises OSError, and for anything else than a regular file too."""
     number = os.open(path, _REGULAR)
     with open(number, "rb") as file:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
+        facts = os.fstat(number)
+        if not stat.S_ISREG(facts.st_mode):
             raise OSError(errno.EINVAL, "no regular file")
-        return file.read(most)
+        return file.read(min(most, facts.st_size + 1))      # room for `most` bytes need not be found for a small one
 
 
 class Folder:

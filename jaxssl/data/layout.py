@@ -17,6 +17,7 @@ HELD = ("val", "test")          # the first of these that is there, and has labe
 _ROLES = {word: role for role, words in WORDS.items() for word in words}
 # Words beside a split's own that change nothing ("train_images", "Test Set", "seg_train").
 _FILL = frozenset(("set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "jpeg", "jpegs", "jpg", "png", "photos", "pictures", "seg", "full"))
+_LIKELY = re.compile("tr(ai)?n|val|dev|test|eval", re.I)        # in every name that may be a split's: most folders are looked at no further
 _LAYERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "rgb", "photos", "pictures", "frames"))
 _NOTES = frozenset(("masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentations", "segmentationclass", "segmentationobject",
                     "gt", "groundtruth", "depth"))
@@ -37,7 +38,9 @@ class Layout(NamedTuple):
 
 
 def words(name: str) -> list[str]:
-    """The words of a folder's name, lower case, without numbers: "Train_Images2017" -> train, images."""
+    """The words of a folder's name, lower case, without numbers: "Train_Images2017" -> train, images; none where no split's word is among them."""
+    if not _LIKELY.search(name):
+        return []
     found = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
     return [word.removesuffix("set") if word.removesuffix("set") in _ROLES else word for word in found if word]
 
@@ -201,7 +204,7 @@ def classes_of(counts, depth: int, part: Part) -> tuple[dict[str, int], tuple[st
     for folder in counts:
         if not folder.startswith(part.below):
             continue
-        inner = folder[start:].split("/")[:-1] if folder.startswith(part.top) else []
+        inner = folder[start:-1].split("/", depth) if len(folder) > start and folder.startswith(part.top) else []
         name = "/".join(inner[:depth]) if len(inner) >= depth else ""
         named[folder] = name if name.isascii() and name.isprintable() else shown(unicodedata.normalize("NFC", name))
     classes = tuple(sorted(set(named.values()) - {""}))
