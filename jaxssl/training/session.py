@@ -39,7 +39,7 @@ class Session:
 
     def train(self) -> dict:
         self.flops = self.job.flops()
-        start = jobs.describe(self.config, self.job) + "\n" + progress.describe_mfu(self.flops, self.job.mesh.size, jax.devices()[0].device_kind)
+        start = "\n".join([*self.data.said, jobs.describe(self.config, self.job)]) + "\n" + progress.describe_mfu(self.flops, self.job.mesh.size, jax.devices()[0].device_kind)
         self.screen.note(start)
         self.restore()
         self.trace.resumed(self.step)

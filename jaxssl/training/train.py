@@ -28,7 +28,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         def claim():
             if new:
                 start()                              # what cannot begin is refused before the workdir is claimed
-            return folders.claim(workdir, configs.describe(config), data.images, total=job.total, allow_change=allow_config_change, leader=leader)
+            return folders.claim(workdir, configs.describe(config), data.images, told={"read_as": list(data.said)}, total=job.total, allow_change=allow_config_change, leader=leader)
         former = agreement.reach(claim)
         if former and former["steps"] >= job.total:
             print(f"{workdir} is finished ({former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
