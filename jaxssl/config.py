@@ -143,11 +143,23 @@ def describe(config: ConfigDict) -> str:
 
 
 def differences(old: str, new: str) -> list[str]:
-    """Human-readable differences between two `describe` texts, one per key; one that came or went in between is none where it says what its absence means."""
-    a, b = _flat(json.loads(old)), _flat(json.loads(new))
-    missing = "(absent)"
-    changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k, ABSENT.get(k, missing)) != b.get(k, ABSENT.get(k, missing))]
+    """Human-readable differences between two `describe` texts, one per key.
+
+    A key that came or went in between is none where its absence is known to mean the same: what came has its default, what went is in `ABSENT`; nor is
+    any in a section that is `OFF` in both.
+    """
+    a, b = (_flat({section: keys for section, keys in json.loads(text).items() if section not in OFF or not OFF[section].items() <= keys.items()}) for text in (old, new))
+    missing, meant = "(absent)", {**_usual(json.loads(new)), **ABSENT}
+    changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k, meant.get(k, missing)) != b.get(k, meant.get(k, missing))]
     return [f"{k}: {a.get(k, missing)} → {b.get(k, missing)}" for k in changed]
+
+
+def _usual(config: dict) -> dict:
+    """{"section.key": default as JSON has it} of a resolved config's keys; {} for another object."""
+    if not all(isinstance(config.get(section), dict) for section in SECTIONS):
+        return {}
+    defaults = {**_defaults(settings), **{section: _section_defaults(section, ConfigDict(config)) for section in SECTIONS}}
+    return _flat(json.loads(json.dumps(defaults)))
 
 
 def today(config: dict) -> dict:
@@ -237,7 +249,7 @@ def section_folder(section: str) -> str:
 def _section_defaults(section, config):
     keys = {key: default for f in reversed(functions(section, config)) for key, default in _defaults(f).items()}
     if "{name}" in SECTIONS[section]:
-        keys = {"name": config[section].name, **keys}
+        keys = {"name": config[section]["name"], **keys}
     return {k: v for k, v in {**keys, **OFF.get(section, {})}.items() if k not in INJECTED.get(section, ())}
 
 

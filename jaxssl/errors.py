@@ -1,5 +1,6 @@
 """What went wrong, said in one sentence; `main` prints it and exits with the `code` of its kind."""
 import difflib
+import re
 from collections.abc import Collection, Iterable
 
 SHOWN = 5    # names in a sentence
@@ -48,3 +49,12 @@ def whole(lists: dict[str, Collection[str]], most: int = SHOWN) -> str:
 def section(what: str, names: Collection[str]) -> str:
     """A heading with the number of names, and every name on a line, sorted."""
     return "\n".join([f"{what} ({len(names)}):", *(f"  {name}" for name in sorted(names))])
+
+
+# What acts on a terminal or turns the order of the text around it: control characters, line and paragraph separators, and Unicode's direction overrides.
+_ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def shown(name: str) -> str:
+    """`name` of a file, folder or class with whatever would act on a terminal or a page written as an escape (`\\x1b`); other names as they are."""
+    return name if name.isprintable() else _ACTS.sub(lambda match: match[0].encode("unicode_escape").decode(), name)

@@ -52,7 +52,7 @@ def fit(value: Any, default: Any, name: str, kind: Any = None, *, or_tuple: bool
         like += ", or a tuple of them, one a view" if or_tuple else ""
     elif isinstance(default, tuple):
         value = value if isinstance(value, tuple) else (value,)
-        kind = tuple[type(default[0]), ...] if kind is tuple and default else kind
+        kind = tuple[next(t for t in (bool, int, float, str) if isinstance(default[0], t)), ...] if kind is tuple and default else kind
         open_ended = typing.get_origin(kind) is tuple
         value = _plain(value, kind) if open_ended else value
         good = _fits(value, kind) if open_ended else len(value) == len(default) and all(map(number, value))

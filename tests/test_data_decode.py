@@ -121,8 +121,9 @@ def test_shrinking_is_antialiased():
 def corrupt():
     png, jpeg = encode(Image.fromarray(scene())), encode(Image.fromarray(scene(64, 64)), "JPEG")
     return {"empty": b"", "text": b"hello, this is no image", "cut PNG": png[:len(png) // 2], "cut JPEG": jpeg[:len(jpeg) // 2],
-            "header only": jpeg[:20], "GIF": encode(Image.fromarray(scene()), "GIF"), "TIFF": encode(Image.fromarray(scene()), "TIFF"),
-            "BMP": encode(Image.fromarray(scene()), "BMP"), "damaged PNG": png[:60] + bytes(20) + png[80:]}
+            "header only": jpeg[:20], "PPM": encode(Image.fromarray(scene()), "PPM"), "ICO": encode(Image.fromarray(scene()), "ICO"),
+            "floating-point TIFF": encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"),
+            "32-bit TIFF": encode(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"), "damaged PNG": png[:60] + bytes(20) + png[80:]}
 
 
 @pytest.mark.parametrize("name", sorted(corrupt()))

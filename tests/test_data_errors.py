@@ -16,7 +16,7 @@ def place(tmp_path):
     """Everything that can be wrong, in one folder."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
-    for name in ("a.txt", "b.txt", "c.gif", "README"):
+    for name in ("a.txt", "b.txt", "c.pdf", "README"):
         (tmp_path / "text" / name).write_text("x")
     for name in ("images/cat/1.png", "images/dog/1.png", "other/cat/1.png", "other/cow/1.png", "flat/1.png", "split/train/cat/1.png",
                  "split/train/dog/1.png", "split/val/1.png"):
@@ -52,7 +52,7 @@ TABLE = [
     (dict(source="folder", path="/nowhere/at/all"), "does not exist.*check the path"),
     (dict(source="folder", path="gs://bucket/images"), "is a URL.*gcsfuse"),
     (dict(source="folder", path="{}/empty"), "empty holds no images.*class/name.jpg"),
-    (dict(source="folder", path="{}/text"), r"\.txt \(2\), \.gif \(1\), no extension \(1\).*supported are \.jpg, \.jpeg, \.png, \.webp"),
+    (dict(source="folder", path="{}/text"), r"\.txt \(2\), \.pdf \(1\), no extension \(1\).*supported are \.jpg, \.jpeg, \.png, \.webp"),
     (dict(source="folder", path="{}/good.zip"), "is a file.*use data.source='zip'"),
     (dict(source="folder", path="{}/text/a.txt"), "is a file.*give the folder"),
     (dict(source="zip", path="{}/images"), "is a folder.*use data.source='folder'"),

@@ -137,7 +137,7 @@ def test_broken_images_are_left_out_and_listed(tmp_path, folder, capsys):
     assert "max_broken=0.01 allows" in capsys.readouterr().err and not (tmp_path / "none").exists()
     assert run("pack", folder, tmp_path / "packed", "--max_broken", ".2") == 0
     train = json.loads((tmp_path / "packed/manifest.json").read_text())["splits"]["train"]
-    assert train["examples"] == 11 and train["broken"] == [["cat/00.png", "no JPEG, PNG or WEBP file"]]
+    assert train["examples"] == 11 and train["broken"] == [["cat/00.png", "no JPEG, PNG, WEBP, BMP, GIF or TIFF file"]]
     assert len(data.make(source="array_record", path=str(tmp_path / "packed")).train) == 11
 
 
@@ -328,7 +328,7 @@ def test_inspect(tmp_path, folder, capsys):
     assert run("inspect", folder, "--out", tmp_path / "sheet.png") == 0
     train, test = capsys.readouterr().out.split(f"{folder}/test")
     for expected in ("images    13", "PNG L 1", "JPEG RGB 3", "height    min 27, median 43.5, max 200", "width     min 20", "256–362", "cat 7", "dog 6",
-                     "broken    1", "dog/01.jpg: no JPEG, PNG or WEBP file"):
+                     "broken    1", "dog/01.jpg: no JPEG, PNG, WEBP, BMP, GIF or TIFF file"):
         assert expected in train, (expected, train)
     assert "images    5" in test and "broken    0" in test
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxssl import data
-from jaxssl.data import decode, digits, listing, sources
+from jaxssl.data import decode, digits, sources
 from jaxssl.errors import UserError
 
 
@@ -227,12 +227,6 @@ def test_huge_files_are_broken(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxssl.data.folder.MAX_BYTES", 10)
     with pytest.raises(decode.Broken, match="larger"):
         source.read(0)
-
-
-def test_common_folder():
-    assert listing.common_folder(["a/b/1.png", "a/b/c/2.png"]) == "a/b/"
-    assert listing.common_folder(["ab/1.png", "abc/2.png"]) == ""
-    assert listing.common_folder(["1.png"]) == "" and listing.common_folder([]) == ""
 
 
 # Held-out sets

@@ -21,7 +21,7 @@ def small():
     """A tiny encoder with its projector, drawn by numpy, for digits of 16 pixels."""
     config = json.loads(tiny.config_of("simclr").to_json_best_effort())
     module = models.make(**config["model"], precision="f32")
-    hollow = encoders.Encoder("tiny", config, "student", None, module, {"projector": heads.Projector((config["method"]["hidden"], config["method"]["dim"]))}, {})
+    hollow = encoders.Encoder("tiny", config, "student", None, module, {"projector": (heads.Projector((config["method"]["hidden"], config["method"]["dim"])), "encoder")}, {})
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -68,8 +68,8 @@ sealed.defvjp(lambda h: (h, None), _refuse)
 class Sealed(encoders.Encoder):
     """An encoder whose features cannot be differentiated, and which must be asked for its inference mode."""
 
-    def forward(self, variables, x, *, layer="backbone", train=False):
-        assert not train
+    def forward(self, variables, x, *, layer="backbone", train=False, key=None):
+        assert not train and key is None
         h, stats = super().forward(variables, x, layer=layer, train=train)
         return sealed(h), stats
 

@@ -3,16 +3,18 @@ import dataclasses
 import functools
 
 from jaxssl.data import identity, open as opening
+from jaxssl.data.decode import MAX_PIXELS
 from jaxssl.data.order import Order, batch_number, evenly, ids, shuffled
 from jaxssl.data.pipeline import batches, cores, eval_batches, lookup, store
 from jaxssl.data.sizes import short_sides
 from jaxssl.data.sources import Declared, Source, hold_out
-from jaxssl.errors import UserError, nearest
+from jaxssl.errors import UserError, nearest, shown
 
 __all__ = ["Data", "Order", "Source", "batch_number", "batches", "declared", "eval_batches", "evenly", "ids", "lookup", "make", "shuffled", "store"]
 RESIDENT = ("auto", "yes", "no")
 # Keys that only some sources read (test_split is left out: a recipe names it for TFDS, and may be run on a folder).
-READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "holdout": ("folder", "zip", "tfds", "array_record")}
+READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "splits": ("folder", "zip"), "outside_links": ("folder",),
+           "holdout": ("folder", "zip", "tfds", "array_record")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Data:
     max_broken: float           # share of undecodable images above which a run stops
     # (set, id) of every undecodable image that this process has met, in training and in evaluation; it fills as they are read
     broken: set[tuple[str, str]] = dataclasses.field(default_factory=set, repr=False, compare=False)
+    said: tuple[str, ...] = ()  # how files and folders were read, what was skipped, what is held out: a sentence each, without the path of the set
 
     @functools.cached_property
     def sides(self) -> tuple[int, ...]:
@@ -39,6 +42,11 @@ class Data:
         return identity.describe(self.train, self.test, self.classes)
 
     @property
+    def described(self) -> dict:
+        """`images`, and under `identity.READ_AS` what `said` says: for people, not to be compared (`identity.same`)."""
+        return self.images | {identity.READ_AS: list(self.said)}
+
+    @property
     def decoded_bytes(self) -> int:
         """What the decoded sets take."""
         return (len(self.train) + (len(self.test) if self.test is not None else 0)) * self.canvas**2 * 3
@@ -46,38 +54,49 @@ class Data:
 
 def make(*, source: str = "digits", path: str = "", test_path: str = "", variant: str = "cluttered", canvas: int = 32,
          split: str = "train", test_split: str = "", class_depth: int = 1, holdout: float = .1, workers: int = -1,
+         splits: str = "auto", outside_links: bool = False, max_pixels: int = MAX_PIXELS,
          resident: str = "auto", resident_gb: float = 1., max_broken: float = .01, examples: int = 0, classes: int = 0) -> Data:
     """Opens the data: lists what is there and decodes nothing.
 
     source       digits, folder, zip, tfds or array_record
-    path         the folder, archive or prepared directory; with train/ and test/ (or val/, validation/) in it, both are used
+    path         the folder, archive or prepared directory. With folders in it, or in the one folder that wraps everything, that are named like splits
+                 (train, training, trn; val, valid, validation, dev; test, testing, eval; any case, "train_images" too), training uses the first kind and
+                 val is held out, or test where there is no val with labels; test beside val is left for the end (`test_split`)
     test_path    the same for the held-out set, if it lies elsewhere; "none" = do not use the one found at `path`
+    splits       auto: as above; none: every folder is a class, whatever it is called
+    outside_links   whether links that lead out of the folder are followed; else they are refused
     variant      of the digits: cluttered or clean
     canvas       side in pixels of the square that images are shrunk into
-    split, test_split   names of the TFDS splits; test_split "" = test or validation, the first with labels
+    split, test_split   names of the TFDS splits; test_split "" = test or validation, the first with labels. Where a folder or archive has both, it says which
     class_depth  how many folder levels make a class name
     holdout      share held out (by a hash of each id) when there are labels and no test set; 0 = none
     workers      decoding processes; 0 = threads of the main process, -1 = one a core, 16 at most
     resident     whether the decoded set lives in device memory: yes, no, or auto: when it takes at most `resident_gb` (10⁹ bytes)
-    max_broken   share of undecodable images above which the run stops
+    max_pixels   an image of more is broken (width times height)
+    max_broken   share of the whole set that may be undecodable; above it the run stops
     examples, classes   the expected numbers of training images and classes; 0 = whatever is there. They let a run be
                  planned where the data are not (`declared`), and a set that differs is refused.
 
     Raises UserError.
     """
     _check(canvas=canvas, holdout=holdout, workers=workers, resident=resident, resident_gb=resident_gb,
-           max_broken=max_broken, examples=examples, classes=classes, class_depth=class_depth)
-    _check_read(source, variant=variant, split=split, class_depth=class_depth, holdout=holdout)
+           max_broken=max_broken, examples=examples, classes=classes, class_depth=class_depth, max_pixels=max_pixels)
+    _check_read(source, variant=variant, split=split, class_depth=class_depth, holdout=holdout, splits=splits, outside_links=outside_links)
     train, test = opening.open_source(source, path, test_path=test_path, variant=variant, canvas=canvas, split=split,
-                                      test_split=test_split, depth=class_depth)
+                                      test_split=test_split, depth=class_depth, splits=splits, outside_links=outside_links)
+    said = getattr(train, "said", ())
+    for whole in filter(None, (train, test)):
+        whole.max_pixels = max_pixels
     if test is None:
         train, test = hold_out(train, holdout)
+        if test is not None:
+            said += (f"held out: {len(test):,} of {len(train) + len(test):,} images, by a hash of each name (data.holdout={holdout:g})",)
     if test is not None:
         opening.same_classes(train, test)
     for key, wanted, found in (("examples", examples, len(train)), ("classes", classes, len(train.classes))):
         if wanted and wanted != found:
-            raise UserError(f"data.{key}={wanted:,} was declared, but {train.name} has {found:,}; correct the number, or the path, or set it to 0.")
-    return _data(train, test, canvas, resident, resident_gb, workers, max_broken)
+            raise UserError(f"data.{key}={wanted:,} was declared, but {shown(train.name)} has {found:,}; correct the number, or the path, or set it to 0.")
+    return dataclasses.replace(_data(train, test, canvas, resident, resident_gb, workers, max_broken), said=said)
 
 
 def declared(**config) -> Data:
@@ -109,7 +128,7 @@ def _check_read(source, **keys):
 def _check(*, resident, **numbers):
     if resident not in RESIDENT:
         raise UserError(f"data.resident='{resident}' is none of {', '.join(RESIDENT)}{nearest(resident, RESIDENT)}")
-    least = {"canvas": 1, "class_depth": 1, "workers": -1}
+    least = {"canvas": 1, "class_depth": 1, "workers": -1, "max_pixels": 1}
     for key, value in numbers.items():
         if not value >= least.get(key, 0):
             raise UserError(f"data.{key}={value} makes no sense; it must be at least {least.get(key, 0)}.")

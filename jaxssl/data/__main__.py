@@ -5,8 +5,9 @@ import os
 import sys
 import time
 
-from jaxssl.data import open as opening
-from jaxssl.errors import UserError
+from jaxssl.data import layout, open as opening
+from jaxssl.data.decode import MAX_PIXELS
+from jaxssl.errors import UserError, shown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,7 +19,6 @@ def parser() -> argparse.ArgumentParser:
     pack.add_argument("destination", metavar="DST", help="folder to make; must not exist, or be empty")
     pack.add_argument("--size", type=int, default=0, help="shrink images whose longer side exceeds this many pixels (default: keep all as they are)")
     pack.add_argument("--shards", type=int, default=1, help="files a split is divided into (default: %(default)s)")
-    pack.add_argument("--max_broken", type=float, default=.01, help="stop above this share of images that cannot be decoded (default: %(default)s)")
     inspect = commands.add_parser("inspect", help="print what a set holds", description=(
         "Prints counts, sizes, classes, kinds and broken files of a set, and draws a contact sheet."))
     inspect.add_argument("source_path", metavar="SRC", help="folder, zip, prepared TFDS directory, packed set, or the word digits")
@@ -31,6 +31,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--test_split", default="", help="held-out TFDS split (default: test or validation)")
         command.add_argument("--variant", default="cluttered", help="of the digits: cluttered or clean (default: %(default)s)")
         command.add_argument("--class_depth", type=int, default=1, help="folder levels that make a class name (default: %(default)s)")
+        command.add_argument("--splits", default="auto", choices=layout.SPLITS, help="none = every folder is a class, whatever it is called (default: %(default)s)")
+        command.add_argument("--outside_links", action="store_true", help="follow links that lead out of SRC")
+        command.add_argument("--max_pixels", type=int, default=MAX_PIXELS, help="an image of more is broken (default: %(default)s)")
+        command.add_argument("--max_broken", type=float, default=.01, help="share of a set that may be broken in training (default: %(default)s)")
     return top
 
 
@@ -53,8 +57,14 @@ class Progress:
 def _open(args):
     kind = opening.detect(args.source_path) if args.source == "auto" else args.source
     path = "" if kind == "digits" else args.source_path
-    return kind, opening.open_source(kind, path, test_path=args.test_path, variant=args.variant, split=args.split,
-                                     test_split=args.test_split, depth=args.class_depth)
+    if args.class_depth < 1 or args.max_pixels < 1 or not 0 <= args.max_broken <= 1:
+        raise UserError(f"--class_depth {args.class_depth}, --max_pixels {args.max_pixels} and --max_broken {args.max_broken} make no sense; "
+                        "the first two are at least 1, and the third is a share between 0 and 1.")
+    folders = {"depth": args.class_depth, "splits": args.splits, "outside_links": args.outside_links} if kind in ("folder", "zip") else {}
+    train, test = opening.open_source(kind, path, test_path=args.test_path, variant=args.variant, split=args.split, test_split=args.test_split, **folders)
+    for source in filter(None, (train, test)):
+        source.max_pixels = args.max_pixels
+    return kind, (train, test)
 
 
 def _pack(args):
@@ -66,22 +76,42 @@ def _pack(args):
                    options={"source": kind, "path": os.path.basename(os.path.abspath(args.source_path))}, progress=Progress("packed"))
     for split, facts in content["splits"].items():
         print(f"{split}: {facts['examples']:,} images in {facts['shards']} shard(s), {len(facts['broken'])} broken left out, sha256 {facts['sha256'][:16]}")
-    print(f"{args.destination}: use it with data.source=array_record data.path={args.destination}")
+    print(f"{shown(args.destination)}: use it with data.source=array_record data.path={shown(args.destination)}")
 
 
 def _inspect(args):
     from jaxssl.data.inspect import contact_sheet, describe
     if args.limit < 0:
         raise UserError(f"--limit {args.limit} makes no sense; it is a number of images to look at (0 = all).")
-    _, sources = _open(args)
-    for source in filter(None, sources):
-        print(describe(source, limit=args.limit, progress=Progress("decoded"))[0])
-    if args.out:
+    out = _outside(args) if args.out else ""
+    _, (train, test) = _open(args)
+    for sentence in getattr(train, "said", ()):
+        print(f"read as     {sentence}")
+    for source in filter(None, (train, test)):
+        print(describe(source, limit=args.limit, max_broken=args.max_broken, progress=Progress("decoded"))[0])
+    if test is not None:
         try:
-            contact_sheet(sources[0]).save(args.out)
+            opening.same_classes(train, test)
+        except UserError as error:
+            print(f"warning     training would refuse this set: {error}")
+    if out:
+        try:
+            contact_sheet(train).save(out)
         except (OSError, ValueError) as error:
-            raise UserError(f"Cannot write the contact sheet {args.out} ({error}); choose another --out, ending in .png.") from error
-        print(f"contact sheet: {args.out}")
+            raise UserError(f"Cannot write the contact sheet {shown(args.out)} ({error}); choose another --out, ending in .png.") from error
+        print(f"contact sheet: {shown(args.out)}")
+
+
+def _outside(args) -> str:
+    """Where --out goes, which is not into the sets that are looked at, nor in the place of what is no file. Raises UserError."""
+    out = os.path.realpath(os.path.expanduser(args.out))
+    for path in (args.source_path, args.test_path):
+        root = os.path.realpath(os.path.expanduser(path))
+        if path not in ("", "digits", opening.NO_TEST) and os.path.exists(root) and os.path.commonpath([root, out]) == root:
+            raise UserError(f"The contact sheet {shown(args.out)} would lie in {shown(path)}, among the images that are looked at; choose another --out, or --out '' for none.")
+    if os.path.exists(out) and not os.path.isfile(out):
+        raise UserError(f"The contact sheet {shown(args.out)} would take the place of something that is no file; choose another --out, ending in .png.")
+    return out
 
 
 def main(argv=None) -> int:

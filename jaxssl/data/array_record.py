@@ -11,12 +11,13 @@ from pathlib import Path
 
 from jaxssl.data.decode import Broken
 from jaxssl.data.sources import UNLABELLED
-from jaxssl.errors import UserError
+from jaxssl.errors import UserError, shown
 
 MANIFEST, FORMAT = "manifest.json", "jaxssl.records.1"
 WRITER_OPTIONS = "group_size:1,uncompressed"       # one record a group: random access; images are compressed already
 _HEADER = struct.Struct("<4siH")
 _MAGIC = b"jxs1"
+MOST_SHARDS, _MOST = 99_999, 10**12     # more than any set has
 
 
 def encode(image: bytes, label: int, name: str) -> bytes:
@@ -31,7 +32,9 @@ def decode(record: bytes) -> tuple[bytes, int, str]:
         raise Broken("not a record of this program")
     _, label, length = _HEADER.unpack_from(record)
     start = _HEADER.size + length
-    return record[start:], label, record[_HEADER.size:start].decode("utf-8", "surrogateescape")
+    if start > len(record):
+        raise Broken("its record is cut")
+    return record[start:], label, shown(record[_HEADER.size:start].decode("utf-8", "surrogateescape"))
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:
@@ -58,40 +61,62 @@ def manifest(root: Path) -> dict:
     if not path.is_file():
         raise UserError(f"data.path='{root}' is not a packed set (no {MANIFEST} in it); make one with `python -m jaxssl.data pack SRC DST`.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] == FORMAT:
+            _check(content)
             return content
-        found = content["format"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        found = f"{type(error).__name__}: {error}"
-    raise UserError(f"{path} is not a manifest of format {FORMAT} ({found}); pack the set again.")
+        found = f"format {content['format']!r}"
+    except KeyError as error:
+        found = f"it has no {error}"
+    except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
+        found = str(error)
+    raise UserError(f"{shown(str(path))} is not a manifest of format {FORMAT} ({shown(found)[:300]}); pack the set again.")
+
+
+def _check(content):
+    """Raises ValueError or KeyError for a manifest with numbers or types that no packed set has."""
+    if not (isinstance(content["classes"], list) and all(isinstance(name, str) for name in content["classes"])):
+        raise ValueError("classes is no list of names")
+    if len(set(content["classes"])) < len(content["classes"]):
+        raise ValueError("classes has a name twice")
+    if not isinstance(content["splits"], dict) or "train" not in content["splits"]:
+        raise ValueError("splits has no train")
+    for split in ("train", "test"):
+        for key, most in (("examples", _MOST), ("shards", MOST_SHARDS)) if split in content["splits"] else ():
+            number = content["splits"][split][key]
+            if type(number) is not int or not 1 <= number <= most:
+                raise ValueError(f"splits.{split}.{key} is {str(number)[:40]}, not a whole number from 1 to {most:,}")
 
 
 def open_splits(root: Path):
     """-> (training source, held-out source or None)."""
     content = manifest(root)
-    test = Packed(root, content, "test") if "test" in content["splits"] else None
-    return Packed(root, content, "train"), test
+    train, test = Packed(root, content, "train"), Packed(root, content, "test") if "test" in content["splits"] else None
+    train.said = (f"training images: the {len(train):,} of the pack" + (f"; held out: its {len(test):,} test images" if test else ""),
+                  f"{len(train.classes):,} classes" if train.classes else "no classes")
+    return train, test
 
 
 class Packed:
     """One split of a packed set."""
+    said: tuple[str, ...] = ()
 
     def __init__(self, root: Path, content: dict, split: str):
-        self.name, self.classes = f"{root} ({split})", tuple(content["classes"])
+        self.name, self.classes = f"{root} ({split})", tuple(map(shown, content["classes"]))
         self.root, self.split, self.count = root, split, content["splits"][split]["examples"]
         shards = content["splits"][split]["shards"]
         paths = [root / shard_name(split, i, shards) for i in range(shards)]
         missing = [p.name for p in (*paths, root / index_name(split)) if not p.is_file()]
         if missing:
-            raise UserError(f"{root} lacks {len(missing)} of the {shards + 1} files of its {split} set ({missing[0]}{', …' if missing[1:] else ''}); copy the whole directory again.")
+            raise UserError(f"{shown(str(root))} lacks {len(missing)} of the {shards + 1} files of its {split} set ({missing[0]}{', …' if missing[1:] else ''}); "
+                            "copy the whole directory again.")
         try:
             self.records = library()[0].ArrayRecordDataSource([str(p) for p in paths])
             found = len(self.records)
         except (ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"{root} cannot be read ({error}); a shard may be truncated: copy it again.") from error
+            raise UserError(f"{shown(str(root))} cannot be read ({shown(str(error))}); a shard may be truncated: copy it again.") from error
         if found != self.count:
-            raise UserError(f"{root} holds {found:,} {split} records where its manifest says {self.count:,}; copy the whole directory again.")
+            raise UserError(f"{shown(str(root))} holds {found:,} {split} records where its manifest says {self.count:,}; copy the whole directory again.")
 
     def __len__(self):
         return self.count
@@ -102,14 +127,14 @@ class Packed:
     @functools.cached_property
     def index(self) -> list:
         """[(label, id)], from the index beside the shards. Raises UserError."""
-        file = self.root / index_name(self.split)
+        file, last = self.root / index_name(self.split), len(self.classes) - 1
         try:
-            with open(file) as lines:
-                entries = [(int(label), str(name)) for label, name in map(json.loads, lines)]
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); copy the whole directory again.") from error
+            with open(file, encoding="utf-8") as lines:
+                entries = [_entry(line, last) for line in lines]
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{shown(str(file))} cannot be read ({type(error).__name__}: {shown(str(error))[:300]}); copy the whole directory again.") from error
         if len(entries) != self.count:
-            raise UserError(f"{file} lists {len(entries):,} images where the manifest says {self.count:,}; copy the whole directory again.")
+            raise UserError(f"{shown(str(file))} lists {len(entries):,} images where the manifest says {self.count:,}; copy the whole directory again.")
         return entries
 
     def read(self, index):
@@ -117,7 +142,10 @@ class Packed:
             record = self.records[index]
         except (ValueError, RuntimeError, OSError) as error:
             raise Broken(f"{type(error).__name__}: {error}") from error
-        return decode(record)
+        image, label, name = decode(record)
+        if not UNLABELLED <= label < max(len(self.classes), 1):
+            raise Broken(f"its record has label {label}, and there are {len(self.classes)} classes")
+        return image, label if self.classes else UNLABELLED, name
 
     def entry(self, index):
         label, name = self.index[index]
@@ -125,3 +153,13 @@ class Packed:
 
     def id(self, index):
         return self.index[index][1]
+
+
+def _entry(line: str, last: int) -> tuple[int, str]:
+    """(label, id) of a line of an index. last: label of the last class."""
+    label, name = json.loads(line)
+    if type(label) is not int or not isinstance(name, str):
+        raise TypeError(f"{line.strip()[:60]!r} is not a label and a name")
+    if not UNLABELLED <= label <= max(last, 0):
+        raise ValueError(f"label {str(label)[:40]} of {name[:60]!r}, where there are {last + 1} classes")
+    return label, shown(name)

@@ -6,17 +6,20 @@ antialiased bicubic filter to fit S×S with its aspect ratio kept, and placed to
 size of the valid part travels with it. libjpeg's reduced-scale decoding is not used: it changes pixels.
 """
 import io
+import re
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxssl.data.order import mix
-from jaxssl.errors import UserError
+from jaxssl.errors import UserError, shown
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".jpe", ".dib")
+MAX_PIXELS = 89_478_485     # of an image, unless data.max_pixels says otherwise: Pillow's own limit
 MAX_BYTES = 256 * 2**20     # an encoded image above this is taken for broken rather than read
 SUBSTITUTES = 16
 _ORIENTATION = 0x0112
@@ -28,29 +31,62 @@ class Broken(Exception):
     """An image that cannot be decoded; the message says why."""
 
 
-def rgb(encoded: bytes) -> Image.Image:
-    """The decoded RGB picture, upright. Raises `Broken`."""
+class Seen(NamedTuple):
+    """What a decoded file was. peak: its largest value where it is 16-bit grey, else None; alpha: whether it was laid on white."""
+    format: str
+    mode: str
+    peak: int | None
+    alpha: bool
+
+
+def rgb(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The decoded RGB picture, upright: of an animation or a file of pages the first. Raises `Broken`."""
+    return look(encoded, max_pixels)[0]
+
+
+def look(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, Seen]:
+    """`rgb`, and what the file was. Raises `Broken`."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS):
+        Image.MAX_IMAGE_PIXELS = max_pixels             # asked for by the config; the check below holds for everything else
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Broken(f"{image.width}×{image.height} pixels exceed the limit of {Image.MAX_IMAGE_PIXELS}")
+            if image.width * image.height > min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels):
+                raise Broken(_too_large(f"{image.width}×{image.height}", max_pixels))
             image.load()
-            return _upright(_to_rgb(image), image)
+            seen = Seen(image.format, image.mode, int(np.asarray(image).max()) if image.mode.startswith("I") else None, _see_through(image))
+            return _upright(_to_rgb(image), image), seen
     except Broken:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise Broken(_too_large((re.findall(r"\d+", str(error)) or ["its"])[0], max_pixels)) from error
     except UnidentifiedImageError as error:
         raise Broken(f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from error
     except Exception as error:      # Pillow's plugins raise whatever their parser trips over
-        raise Broken(f"{type(error).__name__}: {error}") from error
+        raise Broken(f"{type(error).__name__}: {shown(str(error))}") from error
+
+
+def _too_large(pixels: str, limit: int) -> str:
+    return f"{pixels} pixels exceed data.max_pixels={limit}; raise it (a pixel takes 3 to 8 bytes while decoding), or shrink the image"
+
+
+def _see_through(image) -> bool:
+    return "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
 
 
 def _to_rgb(image):
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode == "F":
+        raise Broken("its pixels are floating-point numbers, whose black and white are not known; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):                       # 16-bit grey, in one of Pillow's spellings
         grey = np.asarray(image).astype(np.float32)
+        if grey.max(initial=0) > 65535:
+            raise Broken("its pixels have more than 16 bits; convert it to 8 or 16 bits")
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):                       # the one grey that is see-through
+            grey = np.where(grey == clear, 65535, grey)
         return Image.fromarray(np.clip(np.rint(grey / 257), 0, 255).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
+    if _see_through(image):
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
@@ -69,7 +105,7 @@ def _upright(picture, image):
     return ImageOps.exif_transpose(picture)
 
 
-def canvas(image, size: int, prepare: Callable | None = None) -> tuple[np.ndarray, np.ndarray]:
+def canvas(image, size: int, prepare: Callable | None = None, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, np.ndarray]:
     """`image` (encoded bytes, or uint8 [h,w,3]) -> canvas uint8 [S,S,3], int32 [2] = (h, w) of the valid part. Raises `Broken`.
 
     prepare(uint8 [h,w,3]) -> uint8 [h',w',3] is called first; what it leaves larger than the canvas is shrunk.
@@ -79,7 +115,7 @@ def canvas(image, size: int, prepare: Callable | None = None) -> tuple[np.ndarra
             raise Broken(f"an array of {image.dtype} {image.shape} where uint8 [h, w, 3] was expected")
         picture = None
     else:
-        picture = rgb(image)
+        picture = rgb(image, max_pixels)
     if prepare is not None:
         image, picture = prepare(image if picture is None else np.asarray(picture)), None
     height, width = image.shape[:2] if picture is None else picture.size[::-1]
@@ -96,21 +132,26 @@ def canvas(image, size: int, prepare: Callable | None = None) -> tuple[np.ndarra
     return out, np.array((height, width), np.int32)
 
 
+def pixel_limit(source) -> int:
+    """The pixels that an image of `source` may have."""
+    return getattr(source, "max_pixels", MAX_PIXELS)
+
+
 def sample(source, index: int, size: int, prepare: Callable | None = None):
     """Sample `index` of `source`, or the first of its substitutes that can be decoded.
 
     -> canvas uint8 [S,S,3], size int32 [2], label, the index that was used, and `[(index, reason)]` of those that are
     broken. The substitutes of an index are a pure function of it, so every process and every resume picks the same.
     """
-    broken, tried = [], index
+    broken, tried, limit = [], index, pixel_limit(source)
     for attempt in range(SUBSTITUTES + 1):
         try:
             image, label, _ = source.read(tried)
-            pixels, valid = canvas(image, size, prepare)
+            pixels, valid = canvas(image, size, prepare, limit)
             return pixels, valid, label, tried, broken
         except Broken as error:
             broken.append((tried, str(error)))
         tried = int(mix(np.uint64(index * (SUBSTITUTES + 1) + attempt)) % np.uint64(len(source)))
     names = ", ".join(source.entry(i)[1] for i, _ in broken[:3])
-    raise UserError(f"{SUBSTITUTES + 1} images in a row cannot be decoded in {source.name} ({names}, …; "
+    raise UserError(f"{SUBSTITUTES + 1} images in a row cannot be decoded in {shown(source.name)} ({names}, …; "
                     f"{broken[0][1]}); run `python -m jaxssl.data inspect` on it.")

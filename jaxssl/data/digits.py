@@ -130,6 +130,7 @@ class Digits:
         """`variant` "cluttered" (always 32×32) or "clean" (`size`×`size`, one image a glyph)."""
         self.variant, self.size, self.test = variant, size, test
         self.name = f"digits ({variant}, {'test' if test else 'train'})"
+        self.said = ("the embedded digits, 10 classes; held out: a fifth of the glyphs",)
         self.glyph, self.render = _which(variant, test)
         self.labels = _glyphs()[1][self.glyph]
 

@@ -1,60 +1,93 @@
 """`python -m jaxssl.data inspect`: what is in a set, in numbers and in a contact sheet."""
 import collections
 import contextlib
-import io
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxssl.data.decode import FORMATS, Broken, canvas, rgb
+from jaxssl.data.decode import Broken, canvas, look, pixel_limit
+from jaxssl.data.listing import many
 from jaxssl.data.order import evenly
 from jaxssl.data.pipeline import NAMED, ahead, cores
+from jaxssl.errors import shown
 
+_FEW = 3                                        # images named in a warning
+_DIM_BITS = 14                                  # 16-bit images whose largest value has no more bits than this come from a camera of fewer
 _BAR = 40                                       # characters of the longest bar
 ROWS, COLUMNS, TILE = 24, 10, 68    # of the contact sheet; a tile is its side in pixels, a gap of 4 included
 _NAME = 24                          # characters of a class name that fit beside a row
 
 
-def describe(source, *, limit: int = 0, progress=None) -> tuple[str, int]:
+class Fact(NamedTuple):
+    """What was found of one image. kind: such as "JPEG RGB"; for a broken image the reason, with size None. mean: 0 to 255, and flat: one colour, both as training
+    sees it; peak: the largest value of 16-bit grey, else None; alpha: whether it was laid on white."""
+    name: str
+    label: int
+    kind: str
+    size: tuple[int, int] | None = None     # (height, width)
+    length: int = 0
+    mean: float = 0.
+    flat: bool = False
+    peak: int | None = None
+    alpha: bool = False
+
+
+def describe(source, *, limit: int = 0, max_broken: float = .01, progress=None) -> tuple[str, int]:
     """The report on a source as text, and how many broken images it has. Decodes every image, or `limit` of them."""
-    indices = evenly(len(source), limit)
-    sizes, kinds, labels, broken, total = [], collections.Counter(), collections.Counter(), [], 0
-    with ThreadPoolExecutor(cores()) as pool, contextlib.closing(ahead(pool, lambda i: _facts(source, int(indices[i])), len(indices))) as facts:
-        for place, fact in enumerate(facts):
-            name, label, kind, shape, length = fact
-            labels[label] += 1
-            if shape is None:
-                broken.append((name, kind))
-            else:
-                sizes.append(shape)
-                kinds[kind] += 1
-                total += length
+    indices, facts = evenly(len(source), limit), []
+    with ThreadPoolExecutor(cores()) as pool, contextlib.closing(ahead(pool, lambda i: _facts(source, int(indices[i])), len(indices))) as found:
+        for fact in found:
+            facts.append(fact)
             if progress is not None:
-                progress(place + 1, len(indices))
-    lines = [f"{source.name}", f"  images    {len(source):,}" + (f" ({len(indices):,} looked at)" if len(indices) < len(source) else "")]
-    lines += [f"  encoded   {total / 2**20:,.1f} MiB", "  kinds     " + ", ".join(f"{kind} {n:,}" for kind, n in kinds.most_common())]
-    if sizes:
-        lines += _sizes(np.array(sizes))
+                progress(len(facts), len(indices))
+    labels = collections.Counter(fact.label for fact in facts)
+    whole, broken = [fact for fact in facts if fact.size], [fact for fact in facts if not fact.size]
+    kinds = collections.Counter(fact.kind for fact in whole)
+    lines = [f"{shown(source.name)}", f"  images    {len(source):,}" + (f" ({len(indices):,} looked at)" if len(indices) < len(source) else "")]
+    lines += [f"  encoded   {sum(fact.length for fact in whole) / 2**20:,.1f} MiB", "  kinds     " + ", ".join(f"{kind} {n:,}" for kind, n in kinds.most_common())]
+    if whole:
+        lines += _sizes(np.array([fact.size for fact in whole])) + _brightness(whole)
     lines += _classes(source, labels)
-    lines += [f"  broken    {len(broken):,}"] + [f"    {name}: {why}" for name, why in broken[:NAMED]]
+    lines += [f"  broken    {len(broken):,}"] + [f"    {fact.name}: {fact.kind}" for fact in broken[:NAMED]]
     if len(broken) > NAMED:
         lines.append(f"    … and {len(broken) - NAMED:,} more")
+    if len(broken) > max_broken * len(facts):
+        lines.append(f"  warning   training would refuse this set: {len(broken):,} of {len(facts):,} images cannot be decoded, and data.max_broken={max_broken:g} allows "
+                     f"{max_broken:.4g} of the set; mend them, delete them, or raise data.max_broken")
     return "\n".join(lines), len(broken)
 
 
-def _facts(source, index):
-    """-> (id, label, kind such as "JPEG RGB", (height, width), bytes); a broken image has its reason for kind and None for size."""
+def _facts(source, index) -> Fact:
     label, name = source.entry(index)
     try:
         image = source.read(index)[0]
         if isinstance(image, np.ndarray):
-            return name, label, "array RGB", image.shape[:2], image.nbytes
-        picture = rgb(image)
-        with Image.open(io.BytesIO(image), formats=FORMATS) as header:
-            return name, label, f"{header.format} {header.mode}", picture.size[::-1], len(image)
+            return Fact(name, label, "array RGB", image.shape[:2], image.nbytes, float(image.mean()), int(np.ptp(image)) == 0)
+        picture, seen = look(image, pixel_limit(source))
+        mean = float(np.asarray(picture.reduce(max(1, min(picture.size) // 64))).mean())
+        flat = all(low == high for low, high in picture.getextrema())
+        return Fact(name, label, f"{seen.format} {seen.mode}", picture.size[::-1], len(image), mean, flat, seen.peak, seen.alpha)
     except Broken as error:
-        return name, label, str(error), None, 0
+        return Fact(name, label, shown(str(error)))
+
+
+def _brightness(facts: list[Fact]) -> list[str]:
+    """How bright the images are as training sees them, and what is likely to be an accident of their format."""
+    means = np.array([fact.mean for fact in facts])
+    lines = [f"  bright    mean {means.mean():.0f} of 255, from {means.min():.0f} to {means.max():.0f} an image"]
+    if flat := [fact for fact in facts if fact.flat]:
+        clear = sum(fact.alpha for fact in flat)
+        lines.append(f"  warning   {many(len(flat), 'image')} of one colour" + (f", {clear:,} of them once their transparency is laid on white" if clear else "")
+                     + f", teaching nothing: {', '.join(fact.name for fact in flat[:_FEW])}{', …' if len(flat) > _FEW else ''}")
+    deep = [fact for fact in facts if fact.peak is not None]
+    peak = max((fact.peak for fact in deep), default=0)
+    if deep and peak.bit_length() <= _DIM_BITS:
+        times = 2 ** (16 - peak.bit_length())
+        lines.append(f"  warning   the largest value of {many(len(deep), '16-bit image')} is {peak:,}: {peak.bit_length()} bits are used, so they are {times} times too dark; "
+                     f"multiply their values by {times}, or convert them to 8 bits")
+    return lines
 
 
 def _sizes(sizes):
@@ -105,7 +138,7 @@ def contact_sheet(source) -> Image.Image:
 def _place(sheet, draw, source, index, corner):
     """One tile: the image shrunk, or enlarged by whole pixels, to fit; a crossed box where it is broken."""
     try:
-        pixels, (height, width) = canvas(source.read(index)[0], TILE - 4)
+        pixels, (height, width) = canvas(source.read(index)[0], TILE - 4, max_pixels=pixel_limit(source))
         times = max(1, (TILE - 4) // max(height, width))
         tile = Image.fromarray(pixels[:height, :width])
         sheet.paste(tile.resize((width * times, height * times), Image.NEAREST), (corner[0] + 2, corner[1] + 2))

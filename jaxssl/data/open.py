@@ -1,13 +1,15 @@
 """A path and the name of a kind of source -> the source, or one sentence that says what is wrong."""
+import functools
 import os
+import stat
 import zipfile
 from pathlib import Path
 
-from jaxssl.data import array_record, listing, tfds
+from jaxssl.data import array_record, layout, tfds
 from jaxssl.data.digits import Digits
 from jaxssl.data.folder import Folder, walk
 from jaxssl.data.zip import Zip, members
-from jaxssl.errors import UserError, nearest
+from jaxssl.errors import UserError, nearest, shown
 
 SOURCES = ("digits", "folder", "zip", "tfds", "array_record")
 VARIANTS = ("cluttered", "clean")
@@ -18,58 +20,71 @@ class Absent(UserError):
     """The data are not on this machine."""
 
 
-def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, split="train", test_split="", depth=1):
-    """-> (training source, held-out source or None). Raises UserError."""
+def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, split="train", test_split="", depth=1, splits="auto", outside_links=False):
+    """-> (training source, held-out source or None); what was made of the folders is in the `said` of the first. Raises UserError."""
     if source not in SOURCES:
-        raise UserError(f"data.source='{source}' is not known; choose one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
+        raise UserError(f"data.source='{shown(source)}' is not known; choose one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
     if source == "digits":
         if path or test_path:
-            raise UserError(f"data.path='{path or test_path}' has no use with data.source='digits', which is built in, held-out glyphs included; did you mean data.source='folder'?")
+            raise UserError(f"data.path='{shown(path or test_path)}' has no use with data.source='digits', which is built in, held-out glyphs included; "
+                            "did you mean data.source='folder'?")
         if variant not in VARIANTS:
             raise UserError(f"data.variant='{variant}' is not known; choose one of {', '.join(VARIANTS)}{nearest(variant, VARIANTS)}")
         return Digits(variant, canvas, test=False), Digits(variant, canvas, test=True)
-    root = existing(path, source, "data.path")
-    train, test = _splits(source, root, split, test_split, depth)
+    if splits not in layout.SPLITS:
+        raise UserError(f"data.splits='{splits}' is not known; choose one of {', '.join(layout.SPLITS)}{nearest(splits, layout.SPLITS)}")
+    opened = functools.partial(_splits, source, depth=depth, splits=splits, outside_links=outside_links)
+    train, test = opened(existing(path, source, "data.path"), split, test_split, held=not test_path)
     if not test_path:
-        hollow = [name for name in listing.TESTS if (root / name).is_dir()] if source == "folder" and test is None and (root / listing.TRAIN).is_dir() else []
-        if hollow:
-            raise UserError(f"{root / hollow[0]} holds no images; put some there, or set data.test_path=none to hold out training images instead")
         return train, test
     if test_path == NO_TEST:
         return train, None
-    whole, test = _splits(source, existing(test_path, source, "data.test_path"), test_split or split, "", depth)
-    return train, whole if test_split or test is None else test
+    whole, test = opened(existing(test_path, source, "data.test_path"), test_split or split, test_split if source in ("folder", "zip") else "", held=True)
+    test = whole if test is None or test_split and source in ("tfds", "array_record") else test
+    train.said = (*train.said, *(f"data.test_path: {sentence}" for sentence in whole.said))
+    return train, test
 
 
-def _splits(source, root, split, test_split, depth):
-    """-> (training source, held-out source or None) at one path."""
+def _splits(source, root, split, test_split, *, held, depth, splits, outside_links):
+    """-> (training source, held-out source or None) at one path. held: whether the held-out one is wanted."""
     if source == "tfds":
         return tfds.open_splits(root, split, test_split)
     if source == "array_record":
         return array_record.open_splits(root)
-    kind, files = (Zip, members(str(root))) if source == "zip" else (Folder, walk(root))
-    train, test = listing.split_folders(list(files))
-    return kind(str(root), files, train, depth), kind(str(root), files, test, depth) if test else None
+    kind, found = (Zip, members(str(root))) if source == "zip" else (Folder, walk(root, outside_links))
+    read = layout.decide(found, depth=depth, splits=splits, held=held, test_split=test_split)
+    train = kind(str(root), found, read.train, depth)
+    train.said = read.said
+    return train, kind(str(root), found, read.held, depth) if read.held else None
 
 
 def existing(path: str, source: str, key: str) -> Path:
     """`path` as the kind of thing that `source` reads. Raises Absent when nothing is there, UserError when it is the wrong kind."""
+    name = shown(path)
     if not path:
         raise Absent(f"{key} is empty; data.source='{source}' needs the path of the data, for instance --config.{key}=/data/images.")
     if "://" in path:
-        raise Absent(f"{key}='{path}' is a URL, and images are read from a file system; copy the data to a disk, or mount the bucket (gcsfuse).")
-    root = Path(path).expanduser()
-    if not root.exists():
+        raise Absent(f"{key}='{name}' is a URL, and images are read from a file system; copy the data to a disk, or mount the bucket (gcsfuse).")
+    root = Path(os.path.expanduser(path))
+    try:
+        mode = os.stat(root).st_mode
+    except FileNotFoundError:
         around = root.parent
         hint = nearest(root.name, os.listdir(around)) if around.is_dir() and os.access(around, os.R_OK) else ""
-        raise Absent(f"{key}='{path}' does not exist (looked in {around.absolute()}){hint or '; check the path.'}")
-    if source == "zip" and root.is_dir():
-        raise UserError(f"{key}='{path}' is a folder, not a zip; use data.source='folder'.")
-    if source in ("folder", "tfds") and not root.is_dir():
+        raise Absent(f"{key}='{name}' does not exist (looked in {shown(str(around.absolute()))}){shown(hint) or '; check the path.'}") from None
+    except (OSError, ValueError) as error:      # ValueError: a zero byte
+        raise Absent(f"{key}='{name}' cannot be looked at ({getattr(error, 'strerror', None) or error}); check the path and the right to enter the folders above it.") from None
+    folder = stat.S_ISDIR(mode)
+    if not folder and not stat.S_ISREG(mode):
+        raise UserError(f"{key}='{name}' is a pipe, a socket or a device, which is not read; give a folder of images, or a file on a disk.")
+    if source == "zip" and folder:
+        raise UserError(f"{key}='{name}' is a folder, not a zip; use data.source='folder'.")
+    if source in ("folder", "tfds") and not folder:
         other = "zip" if root.suffix.lower() == ".zip" else "folder"
-        raise UserError(f"{key}='{path}' is a file, and data.source='{source}' reads a folder" + ("; use data.source='zip'." if other == "zip" else "; give the folder that holds it."))
-    if not os.access(root, os.R_OK | (os.X_OK if root.is_dir() else 0)):
-        raise UserError(f"No permission to read {key}='{path}'; change its mode or run as its owner.")
+        hint = "use data.source='zip'." if other == "zip" else "give the folder that holds it."
+        raise UserError(f"{key}='{name}' is a file, and data.source='{source}' reads a folder; {hint}")
+    if not os.access(root, os.R_OK | (os.X_OK if folder else 0)):
+        raise UserError(f"No permission to read {key}='{name}'; change its mode or run as its owner.")
     return root
 
 
@@ -81,7 +96,7 @@ def detect(path: str) -> str:
     if root.is_file():
         if root.suffix.lower() == ".zip" or zipfile.is_zipfile(root):
             return "zip"
-        raise UserError(f"SRC '{path}' is a file that is no zip; give a folder, a zip, a prepared TFDS directory or a packed set.")
+        raise UserError(f"SRC '{shown(path)}' is a file that is no zip; give a folder, a zip, a prepared TFDS directory or a packed set.")
     if (root / array_record.MANIFEST).is_file():
         return "array_record"
     if any(next(root.glob(f"{depth}{tfds.INFO}"), None) for depth in ("", "*/", "*/*/")):
@@ -96,5 +111,5 @@ def same_classes(train, test):
     missing, extra = sorted(set(train.classes) - set(test.classes)), sorted(set(test.classes) - set(train.classes))
     parts = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
              for what, names in (("missing", missing), ("unknown", extra)) if names]
-    raise UserError(f"The held-out set {test.name} has other classes than {train.name}: {' and '.join(parts) or 'in another order'}; "
+    raise UserError(f"The held-out set {shown(test.name)} has other classes than {shown(train.name)}: {' and '.join(parts) or 'in another order'}; "
                     "name its folders alike, give another data.test_path, or set data.test_path=none.")

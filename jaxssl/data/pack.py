@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from jaxssl.data import array_record
-from jaxssl.data.decode import Broken, rgb
+from jaxssl.data.decode import Broken, pixel_limit, rgb
 from jaxssl.data.pipeline import Tally, ahead, cores
-from jaxssl.errors import UserError
+from jaxssl.errors import UserError, shown
 
 JPEG_QUALITY = 95
 
@@ -30,9 +30,9 @@ def pack(train, test, destination: str, *, size: int = 0, shards: int = 1, max_b
     """
     if size < 0 or shards < 1:
         raise UserError(f"--size {size} and --shards {shards} make no sense; the size is a number of pixels (0 = as they are), and there is at least one shard.")
-    final = Path(os.path.abspath(destination))          # "." has no name to put a partial one beside
+    final = Path(os.path.abspath(os.path.expanduser(destination)))          # "." has no name to put a partial one beside
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise UserError(f"{final} exists and is not an empty folder; choose another DST, or delete it first.")
+        raise UserError(f"{shown(str(final))} exists and is not an empty folder; choose another DST, or delete it first.")
     _, writers = array_record.library()
     splits = {"train": train} | ({"test": test} if test is not None else {})
     partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
@@ -51,7 +51,7 @@ def pack(train, test, destination: str, *, size: int = 0, shards: int = 1, max_b
         else:
             os.replace(partial, final)
     except OSError as error:
-        raise UserError(f"Cannot write {final}: {error.strerror or error}; choose another DST or make room.") from error
+        raise UserError(f"Cannot write {shown(str(final))}: {error.strerror or error}; choose another DST or make room.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return content
@@ -85,7 +85,7 @@ def _split(source, split, folder, writers, size, shards, max_broken, progress) -
             finally:
                 writer.close()
     if not sizes:
-        raise UserError(f"None of the images of {source.name} can be decoded; see why with `python -m jaxssl.data inspect`.")
+        raise UserError(f"None of the images of {shown(source.name)} can be decoded; see why with `python -m jaxssl.data inspect`.")
     (folder / array_record.index_name(split)).write_text("\n".join(lines) + "\n")
     sides = np.array(sizes)
     return {"examples": len(sizes), "shards": shards, "sha256": digest.hexdigest(), "broken": broken,
@@ -105,7 +105,7 @@ def _one(source, index, size):
             picture, jpeg = Image.fromarray(image), False
             image = _encoded(picture, jpeg)
         else:
-            picture, jpeg = rgb(image), image[:2] == b"\xff\xd8"
+            picture, jpeg = rgb(image, pixel_limit(source)), image[:2] == b"\xff\xd8"
         if size and max(picture.size) > size:
             scale = size / max(picture.size)
             picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.BICUBIC)

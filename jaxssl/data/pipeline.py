@@ -12,11 +12,10 @@ import numpy as np
 
 from jaxssl.data import order
 from jaxssl.data.decode import sample
-from jaxssl.errors import UserError
+from jaxssl.errors import UserError, shown
 
 log = logging.getLogger("jaxssl.data")
 NAMED = 20          # broken images named in the log
-SETTLED = 1000      # images (or all, if fewer) after which the share of broken ones is taken at its word
 _CHUNK = 64
 _AHEAD = 256        # tasks waiting for a pool of threads
 
@@ -27,7 +26,7 @@ def cores() -> int:
 
 
 class Tally:
-    """Counts the images seen in one pass, keeps the broken ones among them, names the first, and stops the run above `max_broken`.
+    """Keeps the broken images met in one pass, each once, names the first, and stops the run when they are more than `max_broken` of the whole set.
 
     `known`: (set, id) of the broken images met in any pass (`Data.broken`); those are not named again, and the ones met here join them.
     """
@@ -37,7 +36,7 @@ class Tally:
         self.seen, self.broken, self.known = 0, set(), set() if known is None else known
 
     def add(self, seen: int, broken):
-        """`broken`: [(index, reason)] met while `seen` images were read. Raises UserError above the share."""
+        """`broken`: [(index, reason)] met while `seen` rows were read, of which some may be padding or come again. Raises UserError above the share."""
         self.seen += seen
         for index, reason in broken:
             if index in self.broken:
@@ -48,13 +47,13 @@ class Tally:
                 continue
             self.known.add((self.source.name, name))
             if len(self.known) <= NAMED:
-                log.warning("broken image %s: %s; %s", name, reason, self.fate)
+                log.warning("broken image %s: %s; %s", shown(name), shown(reason), self.fate)
             if len(self.known) == NAMED:
                 log.warning("further broken images are counted, not named")
         n = len(self.source)
-        if len(self.broken) > self.max_broken * max(min(self.seen, n), min(SETTLED, n)):
-            raise UserError(f"{len(self.broken)} of the first {self.seen} images of {self.source.name} cannot be decoded, more than "
-                            f"data.max_broken={self.max_broken:g} allows; see them with `python -m jaxssl.data inspect`, mend them, or raise data.max_broken.")
+        if len(self.broken) > self.max_broken * n:
+            raise UserError(f"{len(self.broken):,} of the first {max(len(self.broken), min(self.seen, n)):,} images of {shown(self.source.name)} cannot be decoded, more than "
+                            f"data.max_broken={self.max_broken:g} allows of its {n:,}; see them with `python -m jaxssl.data inspect`, mend them, or raise data.max_broken.")
 
 
 def store(data, source, *, progress=None, prepare=None) -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxssl.errors import UserError
+from jaxssl.data.decode import pixel_limit
+from jaxssl.errors import UserError, shown
 
 UNLABELLED = -1
 
@@ -13,7 +14,8 @@ UNLABELLED = -1
 class Source(Protocol):
     """Random access to images. Must survive pickling: files are opened where they are read."""
     name: str                       # for messages: the path
-    classes: tuple[str, ...]        # () = no labels
+    classes: tuple[str, ...]        # () = no labels; harmless on a terminal, as ids are
+    # said: tuple[str, ...] on a training set: how its files and folders were read. max_pixels: int, where not the default.
 
     def __len__(self) -> int: ...
 
@@ -33,6 +35,10 @@ class Subset:
     def __init__(self, source: Source, indices: Sequence[int]):
         self.source, self.indices = source, np.asarray(indices, np.int64)
         self.name, self.classes = source.name, source.classes
+
+    @property
+    def max_pixels(self):
+        return pixel_limit(self.source)
 
     def __len__(self):
         return len(self.indices)
@@ -57,7 +63,7 @@ class Declared:
         return self.examples
 
     def read(self, index):
-        raise UserError(f"{self.name} is not on this machine: data.examples only declares its size, for planning.")
+        raise UserError(f"{shown(self.name)} is not on this machine: data.examples only declares its size, for planning.")
 
     entry = id = read
 

@@ -1,14 +1,16 @@
 """Sets prepared by tensorflow_datasets, read without TensorFlow: the prepared directory must hold ArrayRecord files."""
+import json
 from pathlib import Path
 
 from jaxssl.data.decode import Broken
 from jaxssl.data.order import evenly
 from jaxssl.data.sources import UNLABELLED
-from jaxssl.errors import UserError, nearest
+from jaxssl.errors import UserError, nearest, shown
 
 TESTS = ("test", "validation")
 LOOKS = 8           # records read to see whether a split has labels
-INFO = "dataset_info.json"
+INFO, FEATURES = "dataset_info.json", "features.json"
+_CLASS_KEYS = ("type", "pythonClassName", "python_class_name")      # under which features.json names a class: of the old format, and two spellings of the new
 
 
 def prepared(root: Path) -> Path:
@@ -31,10 +33,51 @@ def _builder(directory: Path):
     except ImportError:
         raise UserError("data.source='tfds' needs tensorflow_datasets, which is not installed; pip install tensorflow-datasets array_record, "
                         "or choose data.source='folder', 'zip' or 'array_record'.") from None
+    _check_classes(directory)
     try:
         return tensorflow_datasets.builder_from_directory(directory)
     except Exception as error:      # whatever a damaged directory makes the library raise
-        raise UserError(f"{directory} is not a readable TFDS set ({type(error).__name__}: {error}); prepare it again.") from error
+        raise UserError(f"{shown(str(directory))} is not a readable TFDS set ({type(error).__name__}: {shown(str(error))}); prepare it again.") from error
+
+
+def _check_classes(directory: Path):
+    """Raises UserError when features.json names a class that is not one of tensorflow_datasets' own features: the library would import, and so run, its module."""
+    from tensorflow_datasets import features
+    file, known = directory / FEATURES, _names(features.FeatureConnector)
+    try:
+        if not file.is_file():      # a pipe would be waited for
+            raise FileNotFoundError(f"no {FEATURES}")
+        named = _classes(json.loads(file.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{shown(str(directory))} is not a readable TFDS set ({FEATURES}: {shown(str(error))}); prepare it again.") from error
+    for name in named:
+        if name not in known:
+            raise UserError(f"{shown(str(file))} names the class {shown(name)[:200]!r}, which is no feature of tensorflow_datasets, and is not imported; "
+                            "prepare the set with the library's own features, or pack its images with `python -m jaxssl.data pack` where it was made.")
+
+
+def _names(kind) -> set[str]:
+    """The full names of the library's classes of features that are loaded."""
+    below = {f"{kind.__module__}.{kind.__qualname__}"} if kind.__module__.startswith("tensorflow_datasets.") else set()
+    return below.union(*map(_names, kind.__subclasses__()))
+
+
+def _classes(content) -> list[str]:
+    """Every text under a key that may name a class, at any depth; texts that are JSON themselves are looked into."""
+    found, waiting = [], [content]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, list):
+            waiting += here
+        elif isinstance(here, dict):
+            found += [value for key, value in here.items() if key in _CLASS_KEYS and isinstance(value, str)]
+            waiting += here.values()
+        elif isinstance(here, str) and any(key in here for key in _CLASS_KEYS):
+            try:
+                waiting.append(json.loads(here))
+            except ValueError:
+                continue
+    return found
 
 
 def open_splits(root: Path, split: str, test_split: str):
@@ -49,18 +92,23 @@ def open_splits(root: Path, split: str, test_split: str):
     held = [TFDS(builder, name, directory) for name in names]
     if len(held) > 1:               # a contest's test split has no labels (imagenet2012's are all -1)
         held.sort(key=lambda source: not source.labelled())
-    return TFDS(builder, split, directory), held[0] if held else None
+    train = TFDS(builder, split, directory)
+    unused = [name for name in splits if name != split.split("[")[0] and (not held or name != held[0].split.split("[")[0])]
+    train.said = (f"training images: split {split} ({len(train):,})" + (f"; held out: split {held[0].split} ({len(held[0]):,})" if held else ""),
+                  *([f"splits not used: {', '.join(unused)}"] if unused else []))
+    return train, held[0] if held else None
 
 
 class TFDS:
     """One split of a prepared set: encoded images, at random. directory: of the set, with its records and what describes them."""
+    said: tuple[str, ...] = ()
 
     def __init__(self, builder, split: str, directory: Path):
         from tensorflow_datasets import decode, features
         self.name, self.split, self.directory = f"{builder.info.full_name} ({split})", split, directory
         self.image = _feature(builder.info, features.Image, "image")
         self.label = _feature(builder.info, features.ClassLabel, "label", required=False)
-        self.classes = tuple(builder.info.features[self.label].names) if self.label else ()
+        self.classes = tuple(map(shown, builder.info.features[self.label].names)) if self.label else ()
         try:
             self.records = builder.as_data_source(split, decoders={self.image: decode.SkipDecoding()})
         except Exception as error:
@@ -102,6 +150,6 @@ def _feature(info, kind, usual: str, required: bool = True) -> str | None:
     if len(names) == 1:
         return names[0]
     if names or required:
-        raise UserError(f"{info.full_name} has {len(names)} features of kind {kind.__name__} ({', '.join(names) or 'none'}), and none is named "
+        raise UserError(f"{shown(info.full_name)} has {len(names)} features of kind {kind.__name__} ({', '.join(names) or 'none'}), and none is named "
                         f"'{usual}'; pack the one you want from a folder instead.")
     return None

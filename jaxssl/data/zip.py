@@ -3,6 +3,7 @@
 A source carries the offset of each image, so worker processes reopen the file without listing it again, and reads go
 through `os.pread`, which has no shared position: one handle serves every thread and survives a fork.
 """
+import contextlib
 import os
 import stat
 import struct
@@ -12,59 +13,132 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from jaxssl.data import listing
+from jaxssl.data import layout, listing
 from jaxssl.data.decode import MAX_BYTES, Broken
-from jaxssl.errors import UserError
+from jaxssl.data.layout import Part
+from jaxssl.data.listing import Listing
+from jaxssl.errors import UserError, shown
 
 _LOCAL_HEADER = 30      # bytes, before the name and the extra field, whose lengths stand at 26 and 28
+_UTF8 = 0x800           # the flag that says that a name is UTF-8
 _LONGEST_LINK = 4096    # bytes of a target: PATH_MAX of Linux
 
 
-def members(path: str) -> dict[str, zipfile.ZipInfo]:
-    """The files of the archive by name. Refuses names and links that leave it, and what cannot be read at random."""
+class Archive(Listing):
+    """What an archive holds. entries: the archive's own record of each image."""
+    entries: dict[str, zipfile.ZipInfo]
+
+
+def members(path: str) -> Archive:
+    """The images of the archive, and what else is in it. Refuses names and links that leave it, and what cannot be read at random."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            return {e.filename: e for e in entries if not e.is_dir() and not _refused(path, archive, e)}
+            return _listed(path, archive, os.path.getsize(path))
     except PermissionError:
-        raise UserError(f"No permission to read {path}; change its mode or run as its owner.") from None
-    except (zipfile.BadZipFile, OSError, EOFError, struct.error, zlib.error, NotImplementedError) as error:
-        raise UserError(f"{path} is not a readable zip ({error}); it may be truncated: copy or download it again, "
+        raise UserError(f"No permission to read {shown(path)}; change its mode or run as its owner.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown(path)}: the name {error.object!r} of an entry says that it is UTF-8, and is not; pack the images again with another program.") from None
+    # Absurd numbers in its directory make the library raise the last few.
+    except (zipfile.BadZipFile, OSError, EOFError, struct.error, zlib.error, NotImplementedError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{shown(path)} is not a readable zip ({shown(str(error)) or type(error).__name__}); it may be truncated: copy or download it again, "
                         "or check it with `python3 -m zipfile -t`.") from None
 
 
-def _refused(path, archive, entry) -> bool:
-    """True for a link inside the archive (its target is listed under its own name). Raises UserError for what is unsafe."""
-    name = PurePosixPath(entry.filename.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or name.parts[:1] and name.parts[0].endswith(":"):
-        raise UserError(f"{path}: the entry {entry.filename!r} points out of the archive, which is refused; pack it again with relative names.")
-    link = stat.S_ISLNK(entry.external_attr >> 16)
-    image = listing.is_image(entry.filename) and not listing.hidden(entry.filename)
-    if (link or image) and entry.flag_bits & 1:
-        raise UserError(f"{path}: {entry.filename!r} is encrypted; pack the images without a password.")
-    if link:
+def _listed(path, archive, size) -> Archive:
+    found = Archive(path)
+    found.entries, left, twice = {}, {}, 0
+    for entry in archive.infolist():
+        name, is_folder = _name(entry), entry.filename.endswith(("/", "\\"))
+        inner_link = _refused(path, archive, entry, name)
+        if not name:
+            continue
+        base = name.rfind("/") + 1
+        folder, last = name[:base], name[base:]
+        if folder not in left:
+            left[folder] = listing.hidden_path(folder)
+            for at in (i + 1 for i, letter in enumerate(folder) if letter == "/"):
+                found.folder(folder[:at])
+        if is_folder:
+            found.folder(name + "/")
+        elif why := left[folder] or listing.hidden(last):
+            found.left[why] += 1
+        elif inner_link:
+            found.left["links inside the archive"] += 1
+        elif listing.is_image(last) or listing.kind(last) == "no extension" and listing.sniff(_head(archive, entry)):
+            _check(path, entry, name, size)
+            twice += name in found.entries
+            found.entries[name] = entry
+        else:
+            found.skipped[listing.kind(last)] += 1
+    found.images = sorted(found.entries)
+    for name in found.images:
+        folder = name[:name.rfind("/") + 1]
+        found.counts[folder] = found.counts.get(folder, 0) + 1
+    if twice:
+        found.notes.append(f"{twice:,} image{'s' if twice > 1 else ''} of the archive under the name of another; the last of each counts, as when it is unpacked")
+    return found
+
+
+def _name(entry) -> str:
+    """The name of an entry, '/'-separated, without "." and empty parts: as packers of other systems meant it."""
+    name = entry.filename
+    if not entry.flag_bits & _UTF8 and not name.isascii():      # the format's old code page, by which nobody packs; macOS packs UTF-8 and does not say so
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    if "\\" in name or "./" in name or "//" in name or name.endswith(("/", "/.")):
+        name = "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+    return name
+
+
+def _head(archive, entry) -> bytes:
+    """The first bytes of an entry; none when it cannot be read."""
+    try:
         with archive.open(entry) as file:
-            target = file.read(_LONGEST_LINK).decode("utf-8", "replace")
-        inside = os.path.normpath(f"{name.parent}/{target}")
-        if target.startswith("/") or inside.startswith(".."):
-            raise UserError(f"{path}: the link {entry.filename!r} leads out of the archive, which is refused; pack it again with the file itself.")
-        return True
-    if image and entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UserError(f"{path}: {entry.filename!r} is neither stored nor deflated; pack the images with `zip -0`.")
-    return False
+            return file.read(listing.SNIFFED)
+    except Exception:               # encrypted, damaged, of an unknown method: the library raises as many kinds
+        return b""
+
+
+def _check(path, entry, name, size):
+    """Raises UserError for an image that cannot be read at random, or whose numbers point out of the archive."""
+    if entry.flag_bits & 1:
+        raise UserError(f"{shown(path)}: {name!r} is encrypted; pack the images without a password.")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{shown(path)}: {name!r} is neither stored nor deflated; pack the images with `zip -0`.")
+    if entry.header_offset < 0 or entry.header_offset + entry.compress_size > size or entry.file_size >= 2**63:
+        raise UserError(f"{shown(path)}: {name!r} claims {entry.compress_size:,} bytes at {entry.header_offset:,} for an image of {entry.file_size:,}, "
+                        f"and the archive has {size:,}; it is damaged: copy or download it again.")
+
+
+def _refused(path, archive, entry, name) -> bool:
+    """True for a link inside the archive (its target is listed under its own name). Raises UserError for what is unsafe."""
+    if name == entry.filename and ".." not in name and ":" not in name and name[:1] != "/" and not stat.S_ISLNK(entry.external_attr >> 16):
+        return False                # most are
+    place = PurePosixPath(entry.filename.replace("\\", "/"))
+    if place.is_absolute() or ".." in place.parts or place.parts[:1] and place.parts[0].endswith(":"):
+        raise UserError(f"{shown(path)}: the entry {entry.filename!r} points out of the archive, which is refused; pack it again with relative names.")
+    if not stat.S_ISLNK(entry.external_attr >> 16):
+        return False
+    if entry.flag_bits & 1:
+        raise UserError(f"{shown(path)}: {name!r} is encrypted; pack the images without a password.")
+    with archive.open(entry) as file:
+        target = file.read(_LONGEST_LINK).decode("utf-8", "replace")
+    inside = os.path.normpath(f"{place.parent}/{target}")
+    if target.startswith("/") or inside.startswith(".."):
+        raise UserError(f"{shown(path)}: the link {name!r} leads out of the archive, which is refused; pack it again with the file itself.")
+    return True
 
 
 class Zip:
     """The images of a zip archive, in the order of their names."""
+    said: tuple[str, ...] = ()
 
-    def __init__(self, path: str, entries: dict[str, zipfile.ZipInfo] | None = None, below: str = "", depth: int = 1):
-        """`entries`: the archive's files, if they are already listed; `below`: only those in this folder of it."""
-        entries = members(path) if entries is None else entries
-        self.path, self.below = str(path), below
-        self.name = f"{path}:{below.rstrip('/')}" if below else str(path)
-        self.names = listing.pick(list(entries), str(path), below)
-        self.labels, self.classes = listing.label(self.names, depth, below)
-        chosen = [entries[n] for n in self.names]
+    def __init__(self, path: str, found: Archive, part: Part, depth: int = 1):
+        """`found`: what the archive holds; `part`: which of it."""
+        self.path, self.below = str(path), part.below
+        self.name = f"{path}:{part.below.rstrip('/')}" if part.below else str(path)
+        self.names, self.labels, self.classes = layout.label(found, part, depth)
+        chosen = [found.entries[n] for n in self.names]
         self.where = np.array([(e.header_offset, e.compress_size, e.file_size, e.CRC) for e in chosen], np.int64)
         self.deflated = np.array([e.compress_type == zipfile.ZIP_DEFLATED for e in chosen])
         self._handle = None
@@ -100,4 +174,4 @@ class Zip:
         return self.labels[index], self.id(index)
 
     def id(self, index):
-        return self.names[index][len(self.below):]
+        return shown(self.names[index][len(self.below):])

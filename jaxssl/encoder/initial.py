@@ -79,6 +79,25 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *notes, *(section(what, who) for what, who in accounts.items()), ""]))
 
 
+def add(start: Start | None, place: str, path: str, *, state: Any) -> Start:
+    """`start` and, for the networks in `state.aux` at `place` ("frozen/teacher": {"params": …, "batch_stats": …}), the weights at `path`: a method's `loads`.
+
+    Raises: UserError when a tensor is missing there or has another shape.
+    """
+    source, networks = loading.load(path), state.aux
+    for part in place.split("/"):
+        networks = networks[part]
+    wanted, found = tree.names(networks), tree.names(source.variables)
+    faults = [f"{name} is {found[name].shape} there and {wanted[name].shape} here" if name in found else f"{name} is missing" for name in wanted
+              if name not in found or found[name].shape != wanted[name].shape]
+    if faults:
+        raise UserError(f"{path} ({described(source.config['model'])}) does not hold the network that this run reads from it ({place}): {listed(faults)}; "
+                        f"give weights of the same architecture{whole({'faults': faults})}")
+    note = f"{place}: {len(wanted)} tensors from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
+    values = {f"aux/{place}/{name}": found[name] for name in wanted}
+    return Start({**(start.values if start else {}), **values}, "\n".join([*([start.note] if start else []), note]), "\n".join([*([start.names] if start else []), note]))
+
+
 def described(model: Any) -> str:
     return f"{model['name']}, width {model.get('width', 1.0):g}, {model.get('stem', 'imagenet')} stem"
 
@@ -86,7 +105,7 @@ def described(model: Any) -> str:
 def place(state: Any, start: Start, sharding: Any) -> Any:
     """`state` with the values of `start` in its parameters, statistics and averages, each placed by its sharding."""
     def put(name, leaf, where):
-        keys = [name.removeprefix(copy) for copy in COPIES if name.startswith(copy)]
+        keys = [name, *(name.removeprefix(copy) for copy in COPIES if name.startswith(copy))]
         values = next((start.values[key] for key in keys if key in start.values), None)
         return leaf if values is None else jax.make_array_from_callback(leaf.shape, where, lambda index: values[index].astype(leaf.dtype))
     placed = [put(name, leaf, where) for (name, leaf), where in zip(tree.names(state).items(), jax.tree.leaves(sharding))]

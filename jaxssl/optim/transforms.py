@@ -1,6 +1,6 @@
 """The links of the common chain, each an optax transformation that looks every array up in the table of rules.
 
-Slots keep the names that `optax` gives them, since checkpoints know them by name.
+Slots, empty ones too, keep the places and names that they have in a chain of optax's own masked links: checkpoints know them by these.
 """
 from collections.abc import Callable
 from typing import Any
@@ -66,7 +66,7 @@ def adapt(coefficient: float, table: Table, *, stacked: bool) -> optax.GradientT
 
     def update(updates, state, params=None):
         return _each(lambda path, u, p: one(u, p) if table[path].adapt and table[path].stacked == stacked else u, updates, params), state
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda _: optax.MaskedState(optax.EmptyState()), update)
 
 
 def rate(schedule: schedules.Schedule, peak: float, table: Table) -> optax.GradientTransformation:

@@ -1,5 +1,6 @@
 """Everything a run is before it touches data: method, optimizer, schedule, shardings and the jitted step. Built alike by `train` and `plan`."""
 import functools
+import os
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ ENCODER_KERNEL = re.compile(r"(^|/)encoder/.*kernel$")
 # Here what uses a copy must move four times its bytes. Measured on the ImageNet recipe, v5e:4x4, with ratios of 1.5, 2.5 and 4: 4.31, 4.14 and 4.10 GB to
 # or from HBM a step, 14.7, 13.8 and 13.6 GB as XLA counts bytes.
 TPU_OPTIONS = {"xla_tpu_msa_inefficient_use_to_copy_ratio": 4.0}
+# XLA for CPUs: the first weights are drawn once, and optimizing the code that draws them cost half as much as the step. At this level they are the same
+# to the last bit; at level 0 two fifths cheaper, and a fifth of the arrays differ by up to 6e-8 (benchmarks/compile_init.py).
+INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 
 
 class Facts(NamedTuple):
@@ -102,7 +106,7 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     return Job(facts=facts, mesh=mesh, method=method, optim=optimizer, total=total, warmup=warmup, views=config.augment.views, local=config.local.views,
                width=encoder.features, embedding=embedding_width(plain, state, seen), seen=seen, batch=batch, batch_sharding=batch_sharding,
                state=state, state_sharding=placed,
-               init=jax.jit(init, out_shardings=placed),
+               init=jax.jit(init, out_shardings=placed, compiler_options=init_options(mesh)),
                step=jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh))),
                embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)),
                flops=functools.partial(loss_flops, config, mesh, facts, total, state, seen),
@@ -238,6 +242,12 @@ def describe(config: Any, job: Job) -> str:
         f"schedule: {job.total} steps ({epochs:.4g} epochs), warm-up {job.warmup} steps; log every {every['log_every']}, "
         f"evaluate every {every['eval_every']}, save every {every['checkpoint_every']}",
         job.optim.describe])
+
+
+def init_options(mesh: Mesh) -> dict | None:
+    """`INIT_OPTIONS` on CPUs, unless XLA_FLAGS chooses a level."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return INIT_OPTIONS if on_cpu and not any(name in os.environ.get("XLA_FLAGS", "") for name in INIT_OPTIONS) else None
 
 
 def compiled(lowered: Any, mesh: Mesh) -> Any:

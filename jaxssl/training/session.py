@@ -1,6 +1,8 @@
 """One process's part in one run: state → restore → loop(step, log, save, evaluate) → re-open, digest, run.json."""
 import hashlib
 import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,14 +17,32 @@ from jaxssl.errors import Interrupted, NonFiniteError
 from jaxssl.evaluation.measures import collapse
 
 
+class Run(NamedTuple):
+    """What is trained. start() gives the weights that a fresh state begins with (`encoder.initial.Start`), or None for those of the seed."""
+    config: Any
+    workdir: str
+    job: jobs.Job
+    data: datas.Data
+    start: Callable[[], Any]
+
+
+class Watch(NamedTuple):
+    """Who looks on. stop: true once this process was asked to stop. profile: (first, last) steps of a profiler trace, or None."""
+    stop: Any
+    screen: progress.Progress
+    watchdog: Any
+    profile: tuple[int, int] | None
+
+
 class Session:
     """One process's part in one run, from restore to run.json. `step` counts finished updates; `state` is the train state after them."""
 
-    def __init__(self, config, workdir, job, data, stop, screen, watchdog, profile, start):
-        self.config, self.workdir, self.job, self.data, self.start = config, workdir, job, data, start
-        self.stop, self.screen, self.watchdog = stop, screen, watchdog
+    def __init__(self, run: Run, watch: Watch):
+        self.config, self.workdir, self.job, self.data, self.start = run
+        self.stop, self.screen, self.watchdog, profile = watch
+        config, job, workdir = self.config, self.job, self.workdir
         self.folder, self.leader = folders.path(workdir), jax.process_index() == 0
-        self.trace = progress.Trace(profile, str(self.folder / "profile"), screen.note)
+        self.trace = progress.Trace(profile, str(self.folder / "profile"), self.screen.note)
         self.every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
         self.writers = writers.Writers(workdir, process_index=jax.process_index(), **config.log)
         self.manager = checkpoint.open_manager(workdir=workdir, **config.checkpoint)
@@ -39,7 +59,7 @@ class Session:
 
     def train(self) -> dict:
         self.flops = self.job.flops()
-        start = jobs.describe(self.config, self.job) + "\n" + progress.describe_mfu(self.flops, self.job.mesh.size, jax.devices()[0].device_kind)
+        start = "\n".join([*self.data.said, jobs.describe(self.config, self.job)]) + "\n" + progress.describe_mfu(self.flops, self.job.mesh.size, jax.devices()[0].device_kind)
         self.screen.note(start)
         self.restore()
         self.trace.resumed(self.step)

@@ -11,7 +11,7 @@ from jaxssl.workdir import folder as folders
 from jaxssl.training import evaluator as evaluation, job as jobs, progress
 from jaxssl.parallel import agreement, mesh as sharding
 from jaxssl.errors import UserError
-from jaxssl.training.session import Session
+from jaxssl.training.session import Run, Session, Watch
 from jaxssl.training.watchdog import Stop, Watchdog
 
 
@@ -28,7 +28,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         def claim():
             if new:
                 start()                              # what cannot begin is refused before the workdir is claimed
-            return folders.claim(workdir, configs.describe(config), data.images, total=job.total, allow_change=allow_config_change, leader=leader)
+            return folders.claim(workdir, configs.describe(config), data.images, told={"read_as": list(data.said)}, total=job.total, allow_change=allow_config_change, leader=leader)
         former = agreement.reach(claim)
         if former and former["steps"] >= job.total:
             print(f"{workdir} is finished ({former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
@@ -36,7 +36,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         if former and leader:
             folders.set_aside(workdir, former)
         with progress.Progress(job.total, active=leader) as screen, Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()) as watchdog:
-            session = Session(config, workdir, job, data, stop, screen, watchdog, profile_steps, start)
+            session = Session(Run(config=config, workdir=workdir, job=job, data=data, start=start), Watch(stop=stop, screen=screen, watchdog=watchdog, profile=profile_steps))
             try:
                 result = session.train()
             finally:
@@ -84,8 +84,13 @@ def write_report(workdir: str, screen: progress.Progress, watchdog: Watchdog) ->
 
 
 def beginning(config: Any, job: jobs.Job) -> Any:
-    """The weights of `init_from` (an `interop.initial.Start`), or None. Raises: UserError when this run cannot begin with them."""
-    if not config.init_from:
+    """The weights of `init_from` and of the method's `loads` (an `encoder.initial.Start`), or None. Raises: UserError when this run cannot begin with them."""
+    if not (config.init_from or job.method.loads):
         return None
     from jaxssl.encoder import initial               # the readers of other formats are imported only when there is something to read
-    return initial.read(config.init_from, state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
+    start = None
+    if config.init_from:
+        start = initial.read(config.init_from, state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
+    for place, path in job.method.loads.items():
+        start = initial.add(start, place, path, state=job.state)
+    return start

@@ -18,10 +18,10 @@ RUN = ("model", "method", "data", "augment")     # sections of a run's config
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
 
 
-def claim(workdir: str, config_text: str, images: dict, *, total: int, allow_change: bool, leader: bool) -> dict | None:
+def claim(workdir: str, config_text: str, images: dict, *, told: dict = {}, total: int, allow_change: bool, leader: bool) -> dict | None:
     """Makes `workdir` this run's own, or finds that it already is; returns what its run.json holds, or None. The run of a run.json with `total` steps is finished, and stays as it is.
 
-    images: `jaxssl.data.Data.images` of the run.
+    images: `jaxssl.data.Data.images` of the run. told: what is written beside them for people, and never compared.
     Raises: UserError when it cannot be written, holds foreign files, or a run with another config or on other images (the differences are listed).
     """
     folder = path(workdir)
@@ -31,11 +31,11 @@ def claim(workdir: str, config_text: str, images: dict, *, total: int, allow_cha
         raise UserError(f"cannot make workdir {workdir}: {getattr(error, 'strerror', None) or error}; choose a folder you may write to") from error
     if isinstance(folder, Path) and not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"no permission to write in workdir {workdir}; choose another folder")
-    texts = {"config.json": config_text, "data.json": json.dumps(images, indent=1)}
+    texts = {"config.json": config_text, "data.json": json.dumps({**images, **told}, indent=1)}
     there = {name for name in texts if (folder / name).exists()}         # a run of an earlier version has no data.json, and gets one
     former = None
     if "config.json" in there:
-        changed = {name: _differences(folder / name, texts[name]) for name in sorted(there)}
+        changed = {name: _differences(folder / name, texts[name], told) for name in sorted(there)}
         for name, what in (("config.json", "with another config"), ("data.json", "on other images")):
             if (lines := changed.get(name)) and not allow_change:
                 raise UserError(f"workdir {workdir} belongs to a run {what} ({'; '.join(lines[:12])}{f'; and {len(lines) - 12} more' if len(lines) > 12 else ''}); "
@@ -92,9 +92,9 @@ def set_aside(workdir: str, former: dict) -> None:
     (folder / "run.json").unlink()
 
 
-def _differences(file, text: str) -> list[str]:
+def _differences(file, text: str, told: dict) -> list[str]:
     try:
-        return configs.differences(file.read_text(), text)
+        return [line for line in configs.differences(file.read_text(), text) if line.partition(":")[0] not in told]
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error}), so it is not known whose run this is; restore it from a copy, or use another workdir") from error
 

@@ -181,10 +181,14 @@ def _on_devices(queries, reference, k, ids, block, mesh):
     q_ids, r_ids = (None, None) if ids is None else (_small(ids[0], ids), _small(ids[1], ids))
     asked = [(padded(queries, at, rows, whole), None if ids is None else padded(q_ids, at, rows, whole)) for at in range(0, n, rows)]
     best = [(jnp.full((rows, k), -jnp.inf), jnp.full((rows, k), len(reference), jnp.int32)) for _ in asked]
+    running = ()
     # the reference is the long side: each of its blocks travels to the devices once
     for start in range(0, len(reference), wide):
         r, own = padded(reference, start, wide, split), None if ids is None else padded(r_ids, start, wide, split)
-        best = [_merge(so_far, *these, r, own, start, len(reference), k=k, mesh=mesh) for so_far, these in zip(best, asked)]
+        for i, these in enumerate(asked):
+            best[i] = _merge(best[i], *these, r, own, start, len(reference), k=k, mesh=mesh)
+            jax.block_until_ready(running)      # one runs while the next is prepared: further ahead, blocks of the reference would pile up on the devices
+            running = best[i]
     similarity, index = (np.concatenate([np.asarray(part) for part in parts])[:n] for parts in zip(*best))
     return np.where(similarity == _EXCLUDED, -np.inf, similarity).astype(np.float32), index.astype(np.int64)
 
