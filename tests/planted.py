@@ -139,7 +139,7 @@ PLANTS = {
     "resumed order shifted": Plant(order_shifted, ("test_session.py::test_a_stop_in_the_middle_of_each_evaluation",)),
     "embed in train mode": Plant(embed_in_train_mode, ("test_stories.py::test_story[simclr]",)),
     "view sees the batch": Plant(view_sees_the_batch, ("test_augment.py::test_a_view_does_not_depend_on_the_rest_of_the_batch",)),
-    "masked pixels leak": Plant(masked_pixels_leak, ("test_stories.py::test_story[{method}]",), has="method.mask_ratio"),
+    "masked pixels leak": Plant(masked_pixels_leak, ("test_stories.py::test_hidden_pixels_are_not_seen[{method}]",), has="method.mask_ratio"),
 }
 
 

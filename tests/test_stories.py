@@ -8,7 +8,7 @@ import pytest
 
 from jaxssl import tree
 from jaxssl.parallel import mesh as sharding
-from jaxssl.training.job import describe
+from jaxssl.training import job as jobs
 from jaxssl.workdir import checkpoint
 from tests.tiny import METHODS, Tiny, config_of
 
@@ -145,6 +145,29 @@ def test_other_topologies(method, devices, fsdp, tmp_path):
     assert [m["loss"] for m in many.run(2, start=1)] == pytest.approx([m["loss"] for m in one.run(2, start=1)], rel=1e-4)
 
 
+@pytest.mark.parametrize("method", [m for m in METHODS if "mask_ratio" in config_of(m).method])
+def test_hidden_pixels_are_not_seen(method):
+    """Features depend on so many patches as the ratio leaves, and with other pixels in the hidden ones they are the same to the last bit."""
+    config = config_of(method)
+    job = jobs.prepare(config, sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True))
+    batch = {name: jax.random.normal(jax.random.key(1), x.shape, x.dtype) if x.dtype == jnp.float32 else jnp.zeros(x.shape, x.dtype) for name, x in jobs.few(config, job.seen).items()}
+    params, aux = jax.jit(job.method.init)(jax.random.key(0), batch)
+
+    @jax.jit
+    def features(views):
+        def summed(views):
+            found = job.method.loss(params, aux, {**batch, "views": views}, jax.random.key(2), jnp.zeros((), jnp.int32))[1][2]["features"]
+            return jnp.sum(found * jax.random.normal(jax.random.key(3), found.shape)), found
+        slope, found = jax.grad(summed, has_aux=True)(views)
+        return found, slope
+    views, p = batch["views"], config.model.patch
+    found, slope = features(views)
+    seen = np.asarray(slope).reshape(*views.shape[:2], views.shape[2] // p, p, views.shape[3] // p, p, -1).any((3, 5, 6))      # [B, V, rows, columns]
+    assert (seen.sum((2, 3)) == int(seen[0, 0].size * (1 - config.method.mask_ratio) + 1e-6)).all()
+    hidden = np.repeat(np.repeat(~seen, p, 2), p, 3)[..., None]
+    np.testing.assert_array_equal(features(jnp.where(hidden, 3.0, views))[0], found)
+
+
 def test_moving_average_of_the_encoder():
     """`ema`: average ← d·average + (1 − d)·encoder after every update, embed uses it, and no gradient touches it."""
     tiny = Tiny(config_of("simclr", ema="0.9"), devices=1)
@@ -163,6 +186,6 @@ def test_moving_average_of_the_encoder():
 
 def test_description_names_the_rule_and_groups():
     tiny = Tiny(config_of("simclr"), devices=8)
-    text = describe(tiny.config, tiny.job)
+    text = jobs.describe(tiny.config, tiny.job)
     for word in ("8 data × 1 fsdp", "global batch 16 images (2 a device)", "lr = ", "warm-up 3 steps", "decay 0", "parameters"):
         assert word in text, word
