@@ -17,4 +17,4 @@ from jaxssl.parallel import runtime  # noqa: E402: after the flags above
 
 runtime.settle()    # as the commands do; what a test starts inherits it
 
-pytest_plugins = ["tests.scale"]    # --every, groups of tests that share a worker, and what forty methods would cost
+pytest_plugins = ["tests.scale"]    # --every, what shares a worker, and what forty methods would cost

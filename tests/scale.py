@@ -1,4 +1,4 @@
-"""What keeps a suite of forty methods affordable: two tiers, groups that share a worker, and a forecast from what the stories of this run cost.
+"""What keeps a suite of forty methods affordable: two tiers, files that share a worker and stories that do not, and a forecast from what this run cost.
 
 Tests marked `every` are the whole product (each method on each topology, in each kind of process); they run with --every.
 """
@@ -25,10 +25,19 @@ def pytest_collection_modifyitems(config, items):
         left_out = [item for item in items if item.get_closest_marker("every")]
         items[:] = [item for item in items if not item.get_closest_marker("every")]
         config.hook.pytest_deselected(items=left_out)
-    # For --dist loadgroup: tests of a file share their fixtures, so they share a worker, but for files that say otherwise (`xdist_group`); each story stands alone.
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid if STORY in item.nodeid else item.path.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """--dist loadfile, where tests of a file share a worker and its fixtures, but for the stories, which share nothing. (xdist 3.8's loadgroup groups nothing under pytest 9.2.)"""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if STORY in nodeid else nodeid.partition("::")[0]
+    return Scheduling(config, log)
 
 
 def _cpu():
@@ -54,7 +63,7 @@ def pytest_terminal_summary(terminalreporter):
     for reports in terminalreporter.stats.values():
         for report in reports:
             if getattr(report, "when", "") == "teardown":
-                costs[report.nodeid.partition("@")[0]] = dict(report.user_properties).get("cpu_seconds", 0)
+                costs[report.nodeid] = dict(report.user_properties).get("cpu_seconds", 0)
     for line in forecast(costs):
         terminalreporter.write_line(line)
 
@@ -69,6 +78,6 @@ def forecast(costs: dict[str, float]) -> list[str]:
         return []
     mean, total = sum(by_method.values()) / len(by_method), sum(costs.values())
     rest = total - sum(by_method.values())
-    return [f"CPU-seconds of a method's story: {', '.join(f'{name} {seconds:.0f}' for name, seconds in sorted(by_method.items()))}; mean {mean:.0f}",
+    return [f"CPU-seconds of a method's story: {', '.join(f'{name} {seconds:.1f}' for name, seconds in sorted(by_method.items()))}; mean {mean:.1f}",
             f"this run: {total:.0f} CPU-seconds in {len(costs)} tests; with {METHODS} methods {rest + METHODS * mean:.0f} ({rest:.0f} + {METHODS} × {mean:.0f}), "
             f"{(rest + METHODS * mean) / 120:.0f} minutes of two cores"]

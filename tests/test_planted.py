@@ -8,7 +8,7 @@ import pytest
 from tests.planted import PLANTS
 from tests.tiny import METHODS, ROOT, config_of, kinds_of_state
 
-pytestmark = [pytest.mark.every, pytest.mark.xdist_group("planted")]
+pytestmark = pytest.mark.every
 
 
 def bearer(has):
