@@ -16,3 +16,5 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 from jaxssl.parallel import runtime  # noqa: E402: after the flags above
 
 runtime.settle()    # as the commands do; what a test starts inherits it
+
+pytest_plugins = ["tests.scale"]    # --every, groups of tests that share a worker, and what forty methods would cost

@@ -71,9 +71,10 @@ def shard(z, mesh):
     return jax.device_put(z, NamedSharding(mesh, P(("data", "fsdp"))))
 
 
-@pytest.mark.parametrize("block", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("V", [2, 3])
-def test_equals_the_loop(V, block):
+# Two views in the dense form, three in tiles of 7, the order of images and the slopes at .1: tests/test_losses.py, as for every loss.
+@pytest.mark.parametrize("V, form", [(2, "tiles of 7"), (2, "tiles of 16"), (2, "one tile"), (3, "dense"), (3, "tiles of 16"), (3, "one tile")])
+def test_equals_the_loop(V, form):
+    block = FORMS[form]
     z = embeddings(13, V, 8)
     np.testing.assert_allclose(value(z, temperature=.07, block=block), loop(z, .07), rtol=1e-6)
 
@@ -113,10 +114,10 @@ def test_live_lightly():
 def test_invariances(block):
     z = jnp.float32(embeddings(15, 3, 8))
     rng = np.random.default_rng(1)
-    images, views = rng.permutation(15), rng.permutation(3)
+    views = np.array([2, 0, 1])
     scale = jnp.float32(10 ** rng.uniform(-4, 4, (15, 3, 1)))
     loss, grad = value_and_grad(z, block=block)
-    assert_same(value_and_grad(z[images][:, views], block=block), (loss, grad[images][:, views]))
+    assert_same(value_and_grad(z[:, views], block=block), (loss, grad[:, views]))
     scaled, scaled_grad = value_and_grad(z * scale, block=block)
     assert_same((scaled, scaled_grad * scale), (loss, grad))        # the gradient shrinks as the embedding grows
     assert abs(jnp.sum(grad * z, -1)).max() < 1e-7                  # and is orthogonal to it
@@ -124,7 +125,7 @@ def test_invariances(block):
     assert abs(value(other, block=block) - loss) > .1             # which rows belong together does matter
 
 
-@pytest.mark.parametrize("T, block", [(1e-3, 0), (1e-3, 5), (.1, 5), (1., 0)])
+@pytest.mark.parametrize("T, block", [(1e-3, 0), (1e-3, 5), (1., 0)])
 def test_gradient_is_the_slope_of_the_loop(block, T):
     z = embeddings(6, 3, 5, noise=.1)
     _, grad = value_and_grad(jnp.float32(z), temperature=T, block=block)

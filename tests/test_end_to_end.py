@@ -14,19 +14,18 @@ import numpy as np
 import pytest
 
 from jaxssl.workdir import checkpoint
-from tests.tiny import METHODS
+from tests.tiny import METHODS, covering, small, spec
 
 ROOT = Path(__file__).parent.parent
-SIMCLR = ["--config", "configs/digits/simclr.py"]
-FLAGS = ["--config.batch_size=16", "--config.total=40", "--config.warmup=2", "--config.log_every=1", "--config.eval_every=0",
-         "--config.checkpoint_every=5", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16", "--config.data.variant=clean",
+FLAGS = ["--config.batch_size=16", "--config.total=40", "--config.warmup=2", "--config.log_every=1", "--config.eval_every=0", "--config.checkpoint_every=5",
          "--config.eval.reference=200", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false", "--config.report=false"]
+# Methods whose runs are stopped, killed and shared by processes: all kinds of state, once; every method with --every.
+STATES = [method if method in covering() else pytest.param(method, marks=pytest.mark.every) for method in METHODS]
 
 
 def config_flags(method):
-    """The config of `method`: digits/<method>.py where it exists, else SimCLR's with the method's name and its own defaults."""
-    own = f"configs/digits/{method}.py"
-    return ["--config", own] if (ROOT / own).exists() else [*SIMCLR, f"--config.method.name={method}"]
+    """The config of a tiny `method`."""
+    return ["--config", spec(method)[0], *(f"--config.{key}={value}" for key, value in small(method).items())]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def cache(tmp_path_factory):
 def start(cache):
     """start(workdir, *flags) -> a running process on two emulated devices, SimCLR's unless the flags name a config."""
     def go(workdir, *flags, environment=None):
-        flags = flags if "--config" in flags else (*SIMCLR, *flags)
+        flags = flags if "--config" in flags else (*config_flags("simclr"), *flags)
         environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT), **(environment or {})}
         return subprocess.Popen([sys.executable, "-m", "jaxssl.main", *FLAGS, "--workdir", str(workdir), f"--compilation_cache={cache}", *flags], cwd=ROOT, env=environment,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -116,7 +115,7 @@ def wait_for_step(workdir, process, step):
     return False
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", STATES)
 def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, start, finish, tmp_path, method):
     """After a SIGTERM, and after a SIGKILL. Both come while steps are traced: the first ends a trace and keeps it, the run after it begins in the midst of the steps to trace."""
     workdir, whole = tmp_path / "run", uninterrupted(method)

@@ -46,11 +46,11 @@ class Slow:
 
 def test_a_stop_in_the_middle_of_each_evaluation(monkeypatch, tmp_path):
     """First look, in between, at the end: left after the batch at hand, with the step saved; the evaluation is done by the run that follows."""
-    def life(stop_in):
+    def life(stop_in, workdir="run"):
         evaluator = Slow(stop_in)
         monkeypatch.setattr(evaluation, "make", functools.wraps(evaluation.make)(lambda **_: evaluator))
         flags = {**SMALL, "total": "4", "warmup": "0", "eval_every": "2", "checkpoint_every": "0", "log.tensorboard": "false", "report": "false"}
-        return train.run(str(ROOT / "configs/digits/simclr.py"), flags, str(tmp_path / "run")), evaluator
+        return train.run(str(ROOT / "configs/digits/simclr.py"), flags, str(tmp_path / workdir)), evaluator
 
     def saved():
         return sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
@@ -67,6 +67,7 @@ def test_a_stop_in_the_middle_of_each_evaluation(monkeypatch, tmp_path):
     assert result == {"stopped": 4} and evaluator.batches == 3 + 1 and 4 in saved() and scored() == [2]
     result, evaluator = life(0)
     assert result["steps"] == 4 and result["rankme_untrained"] == 3.0 and evaluator.evaluations == 1 and scored() == [2, 4]
+    assert result["state_sha256"] == life(0, "whole")[0]["state_sha256"]        # the second half saw the batches that it would have seen
 
 
 def test_a_stop_between_two_linear_fits(monkeypatch, tmp_path):

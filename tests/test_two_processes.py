@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_end_to_end import FLAGS, config_flags, records
-from tests.tiny import METHODS
+from tests.test_end_to_end import FLAGS, STATES, config_flags, records
 
 ROOT = Path(__file__).parent.parent
 TWO = [*FLAGS, "--config.total=12", "--config.checkpoint_every=4"]
@@ -31,7 +30,7 @@ def cache(tmp_path_factory):
     return f"--compilation_cache={tmp_path_factory.mktemp('cache')}"
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=STATES)
 def both(request, tmp_path_factory, cache):
     """(workdir, output, flags) of an uninterrupted run of each method in two processes."""
     workdir, flags = tmp_path_factory.mktemp("two") / "run", config_flags(request.param)

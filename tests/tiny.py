@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxssl import config as configs, data as datas
+from jaxssl import config as configs, data as datas, tree
 from jaxssl.training import job as jobs
 from jaxssl.parallel import mesh as sharding
 from jaxssl.data import pipeline
@@ -13,15 +13,57 @@ from jaxssl.data import pipeline
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(p.stem for p in (ROOT / "jaxssl" / "methods").glob("*.py") if p.stem not in ("__init__", "base"))
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.py"))
-SMALL = {"batch_size": "16", "total": "30", "warmup": "3", "model.name": "resnet10", "model.width": "0.0625", "model.stem": "cifar", "augment.size": "16",
-         "data.canvas": "16", "data.variant": "clean"}
+# The family of a method's encoder, the module that its name begins with -> what makes it tiny.
+ENCODERS = {"resnet": {"model.name": "resnet10", "model.width": "0.0625", "model.stem": "cifar"},
+            "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"}}
+LESS = {"augment.size": "16", "data.canvas": "16", "data.variant": "clean"}
+BRIEF = {"batch_size": "16", "total": "30", "warmup": "3", **LESS}
+SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR
+
+
+def spec(method: str) -> tuple[str, dict]:
+    """(config file, what to change in it): digits/<method>.py where it exists, else SimCLR's with the method's name and its own defaults."""
+    own = Path("configs") / "digits" / f"{method}.py"
+    return (str(own), {}) if (ROOT / own).exists() else ("configs/digits/simclr.py", {"method.name": method})
+
+
+@functools.cache
+def _small(method):
+    file, name = spec(method)
+    config = configs.load(str(ROOT / file), name)
+    encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
+    return {**name, **LESS, **encoder, **({"local.size": "8"} if config.local.views else {})}
+
+
+def small(method: str) -> dict[str, str]:
+    """What makes a run of `method` tiny, its schedule aside: key -> text of a flag."""
+    return dict(_small(method))
 
 
 def config_of(method: str, **changes):
-    """The tiny config of `method`: digits/<method>.py where it exists, else SimCLR's with the method's name and its own defaults."""
-    own = ROOT / "configs" / "digits" / f"{method}.py"
-    spec, name = (own, {}) if own.exists() else (ROOT / "configs" / "digits" / "simclr.py", {"method.name": method})
-    return configs.load(str(spec), {**name, **SMALL, **changes})
+    """The tiny config of `method`."""
+    return configs.load(str(ROOT / spec(method)[0]), {**BRIEF, **small(method), **changes})
+
+
+@functools.cache
+def kinds_of_state(method: str) -> frozenset[tuple[str, str]]:
+    """(top key of aux, place between steps) of every array that `method` keeps beside its parameters; from shapes alone."""
+    config = config_of(method)
+    mesh, facts = sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)
+    seen = jobs.seen_shapes(jobs.views(config)[0], jobs.batch_shapes(config.batch_size, facts, mesh)[0])
+    made = jobs.method_of(config, mesh, facts, 30)[1]
+    aux = jobs.initial_shapes(made, config, seen)[1]
+    return frozenset((name.partition("/")[0], kind) for name, kind in tree.names(sharding.kinds(aux, made.places)).items())
+
+
+@functools.cache
+def covering() -> tuple[str, ...]:
+    """SimCLR, whose runs other tests need anyway, and the fewest methods (as a greedy choice finds them) with which every kind of state that any method keeps is
+    there: what a stop, a kill or a second process could lose."""
+    chosen = ["simclr"]
+    while missing := set().union(*map(kinds_of_state, METHODS)).difference(*map(kinds_of_state, chosen)):
+        chosen.append(max(METHODS, key=lambda m: (len(kinds_of_state(m) & missing), -len(kinds_of_state(m)))))
+    return tuple(chosen)
 
 
 @functools.cache
@@ -53,3 +95,7 @@ class Tiny:
             self.state, metrics = self.job.step(self.state, self.batch(step))
             found.append({k: float(v) for k, v in metrics.items()})
         return found
+
+    def named(self, part: str) -> dict[str, np.ndarray]:
+        """name -> array of a part of the state, on the host."""
+        return tree.names(jax.tree.map(np.asarray, getattr(self.state, part)))

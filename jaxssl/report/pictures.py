@@ -62,8 +62,9 @@ def views(config: dict, data: Any, *, count: int = 6) -> list[Viewed]:
     places = datas.ids(seed, 0, config["batch_size"], len(data.train))[:count]
     samples = [decode.sample(data.train, int(p), data.canvas) for p in places]
     canvases = {"image": np.stack([s[0] for s in samples]), "size": np.stack([s[1] for s in samples])}
-    key = jax.random.fold_in(jax.random.key(seed), 0)      # as the train step does at step 0
-    batch = jax.tree.map(np.asarray, jax.jit(augment.make(**a, dtype=dtype, return_params=True))(key, canvases))
+    key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))[0]      # as the train step does at step 0
+    made = augment.pair(a, config.get("local", {"views": 0}), dtype=dtype, return_params=True)
+    batch = jax.tree.map(np.asarray, jax.jit(made)(key, canvases))
     pixels = batch["views"].astype(np.float32) * np.asarray(a["std"], np.float32) + np.asarray(a["mean"], np.float32)
     pixels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     return [Viewed(data.train.entry(s[3])[1], s[0][:s[1][0], :s[1][1]], pixels[i], [caption(batch["view_params"], i, v) for v in range(a["views"])])
