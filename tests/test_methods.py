@@ -17,7 +17,7 @@ from jaxssl import config as configs, tree
 from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.models import Features, Net
-from tests.tiny import ROOT, SMALL, Tiny, config_of
+from tests.tiny import ROOT, SMALL, Tiny
 
 TOTAL, STEP = 10, 3
 
@@ -180,18 +180,18 @@ def test_a_wrong_key_is_named(method, key):
 
 
 # On one device in one pass, or on eight in two micro-batches, whose batch norm is that of two ghost groups: the loss is the same, and with it the whole step.
-VIT = {"model.width": "16", "model.depth": "2", "model.heads": "2", "model.drop_path": ".2", "method.hidden": "16"}
+SIZES = {"byol": {}, "dino": {"model.image": "16", "model.width": "16", "model.depth": "2", "model.heads": "2", "model.drop_path": ".2", "method.hidden": "16", "local.size": "8"}}
 
 
-@pytest.mark.parametrize("method", ["byol", "dino"])
+@pytest.mark.parametrize("method", SIZES)
 def test_neither_devices_nor_micro_batches_change_it(method):
-    def config(**changes):
-        if method == "byol":
-            return config_of(method, **changes)
-        small = {key: value for key, value in SMALL.items() if not key.startswith("model")}
-        return configs.load(str(ROOT / "configs" / "digits" / "dino.py"), {**small, "model.image": "16", "local.size": "8", **VIT, **changes})
-    groups = {"model.bn_groups": "2"} if method == "byol" else {}
-    one = Tiny(config(**groups), devices=1).run(2)
-    many = Tiny(config(micro_batch="8"), devices=8, fsdp=2).run(2)
+    vit = "model.image" in SIZES[method]
+    small = {key: value for key, value in SMALL.items() if not (vit and key.startswith("model."))}
+
+    def tiny(devices, **changes):
+        config = configs.load(str(ROOT / "configs" / "digits" / f"{method}.py"), {**small, **SIZES[method], **changes})
+        return Tiny(config, devices).run(2)
+
+    one, many = tiny(1, **({} if vit else {"model.bn_groups": "2"})), tiny(8, micro_batch="8")
     for a, b in zip(one, many):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
