@@ -5,6 +5,7 @@ Oracles are timm's and transformers' own programs where they are installed, and 
 import dataclasses
 import json
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from jaxssl.encoder import formats as interop, initial, load as loading
 from jaxssl.encoder.formats import families, files, names, records, resnets, safetensors as native, timm, transformers, vits
 from jaxssl.errors import UserError
 from jaxssl.models import positions
+from tests.goldens import make_names
 
 SIDES = {"timm": timm.SIDES[vits], "transformers": transformers.SIDES[vits]}
 CASES = {"plain": {}, "mean": {"pool": "mean"}, "registers": {"registers": 3, "layer_scale": 0.1}, "bare registers": {"registers": 3}, "scale": {"layer_scale": 0.1, "mask_token": True},
@@ -59,6 +61,14 @@ def test_tables_are_complete_and_pieces_one_to_one(library, case):
     assert {t.ours for t in table.values()} == set(tree.names(encoder.variables)) and len({t.piece for t in table.values()}) == len(table)
     assert sum(a.size for a in names.theirs(table, tree.names(encoder.variables)).values()) - sum(a.size for a in tree.names(encoder.variables).values()) in (0, 32 * encoder.module.registers)
     assert not table.keys() & SIDES[library].constants(encoder.module, 16).keys()
+
+
+@pytest.mark.parametrize("library", SIDES)
+@pytest.mark.parametrize("case", make_names.VITS)
+def test_names_and_shapes_are_the_librarys_own(library, case):
+    """Against digests taken from the libraries; `python tests/goldens/make_names.py` made them."""
+    golden = json.loads(Path(make_names.__file__).with_name("names.json").read_text())
+    assert make_names.digest({name: a.shape for name, a in theirs(made(**make_names.VITS[case]), library).items()}) == golden[library][f"vit {case}"]
 
 
 @pytest.mark.parametrize("library, case", [*(("timm", case) for case in CASES), *(("transformers", case) for case in THEIRS)])
