@@ -47,7 +47,8 @@ A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("fl
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
 # Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
 ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "optim.lr_rules": [], "optim.rules": [], "optim.layer_decay": 1.0, "optim.clip_by": "all",
-          "optim.momentum": .9, "optim.nesterov": False, "optim.trust_coefficient": 1e-3, "optim.b1": .9, "optim.b2": .999, "optim.rho": .99, "optim.eps": 1e-8}
+          "optim.momentum": .9, "optim.nesterov": False, "optim.trust_coefficient": 1e-3, "optim.b1": .9, "optim.b2": .999, "optim.rho": .99, "optim.eps": 1e-8,
+          "model.drop_path": 0.0, "micro_batch": 0}
 
 
 def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
@@ -166,8 +167,10 @@ def today(config: dict) -> dict:
     """A config of any version (nested dicts) with the keys of this one, as far as `ABSENT` knows what those that came or went mean."""
     config = {section: dict(keys) if isinstance(keys, dict) else keys for section, keys in config.items()}
     for path, value in ABSENT.items():
-        section, key = path.split(".")
-        if key in _section_defaults(section, config):
+        section, _, key = path.rpartition(".")
+        if not section:
+            config.setdefault(key, value)
+        elif key in _section_defaults(section, config):
             config[section].setdefault(key, value)
         elif config[section].get(key) == value:
             del config[section][key]

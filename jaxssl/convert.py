@@ -19,21 +19,22 @@ from jaxssl.command import guarded
 NAMES = "names.json"
 
 
-def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), prefix: str = "", model: str = "", preprocessing: dict | None = None) -> dict:
+def run(source: str, destination: str, *, allow_missing: tuple[str, ...] = (), prefix: str = "", model: str = "", preprocessing: dict | None = None,
+        told: dict | None = None) -> dict:
     """Converts, reads back what it wrote, and returns {layout, used, unused, missing, notes, model, …}: names as SRC has them, and sentences.
 
     DST holds the weights, and NAMES with every name that was used, unused and missing.
 
     allow_missing: names of tensors, or folders of names ("encoder/stage4"), that are drawn from seed 0 when SRC lacks them.
     prefix: what stands before every wanted name in SRC. model: the architecture, where the names leave it open.
-    preprocessing: size, mean, std or interpolation that SRC does not state.
+    preprocessing: size, mean, std or interpolation that SRC does not state. told: the same of a vision transformer's heads, eps and pool.
     Raises: UserError; DST is not there then.
     """
     with files.fresh(destination) as partial:
         if interop.is_workdir(source):
             raise UserError(f"{source} is a run's workdir; use python -m jaxssl.export --workdir {source} --format safetensors --out {destination}")
         with encoders.understood(source):
-            found = interop.read(source, model=model, prefix=prefix, preprocessing=preprocessing)
+            found = interop.read(source, model=model, prefix=prefix, preprocessing=preprocessing, told=told)
             interop.demand(found, allow_missing)
             variables = encoders.fill(found.config, found.variables) if found.missing else found.variables
             made = encoders.build(found.config, variables, name=found.name, weights=found.weights, step=found.step,
@@ -73,7 +74,7 @@ def three(value: str) -> tuple[float, ...]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m jaxssl.convert", allow_abbrev=False,
-                                description="Read weights of torchvision, timm, transformers, SimCLR's official code or an export, and write them as ours.",
+                                description="Read weights of torchvision, timm, transformers, SimCLR's official code, DINO, DINOv2, DeiT, MAE, MoCo v3 or an export, and write them as ours.",
                                 epilog="Exit code 2: wrong input, or a tensor is missing that --allow_missing does not name.")
     p.add_argument("source", metavar="SRC", help=".safetensors, .npz, .pth (read with weights_only), or a folder with such a file")
     p.add_argument("destination", metavar="DST", help="a new folder")
@@ -81,6 +82,9 @@ def parser() -> argparse.ArgumentParser:
                    help="names or folders of names that may be missing, with commas between them; they are drawn from seed 0")
     p.add_argument("--prefix", default="", help="what stands before every wanted name, for example module.encoder_q.")
     p.add_argument("--model", default="", help="the architecture, where the names leave it open, for example resnet50")
+    p.add_argument("--heads", type=int, default=None, help="of a vision transformer's attention, where nothing states them (MoCo v3's ViT-S has 12)")
+    p.add_argument("--eps", type=float, default=None, help="of a vision transformer's layer norms")
+    p.add_argument("--pool", choices=("cls", "mean"), default=None, help="what a vision transformer's feature is")
     p.add_argument("--size", type=int, default=None, help="side of the images it was trained on")
     p.add_argument("--mean", type=three, default=None, metavar="R,G,B", help="of pixels in [0, 1]")
     p.add_argument("--std", type=three, default=None, metavar="R,G,B")
@@ -91,11 +95,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     flags = parser().parse_args(argv)
-    stated = {key: getattr(flags, key) for key in ("size", "mean", "std", "interpolation") if getattr(flags, key) is not None}
+    stated, told = ({key: getattr(flags, key) for key in keys if getattr(flags, key) is not None} for keys in (("size", "mean", "std", "interpolation"), ("heads", "eps", "pool")))
 
     def body():
         allowed = tuple(name for name in flags.allow_missing.split(",") if name)
-        print(report(run(flags.source, flags.destination, allow_missing=allowed, prefix=flags.prefix, model=flags.model, preprocessing=stated)))
+        print(report(run(flags.source, flags.destination, allow_missing=allowed, prefix=flags.prefix, model=flags.model, preprocessing=stated, told=told)))
         print(f"done: {flags.destination}", flush=True)
 
     return guarded(body, flags.debug)

@@ -5,6 +5,7 @@ selected on a held-out part of the training images. Results go to `evaluations/*
 there and the others go on.
 """
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -18,11 +19,10 @@ from typing import Any, NamedTuple
 from jaxssl import typed
 from jaxssl.errors import NonFiniteError, UserError, nearest
 from jaxssl.command import guarded
+from jaxssl.evaluation.request import HOME, Request, check
 
-SELECT_BY = ("rankme", "alphareq")
 _IMAGES = 25_600        # that --select_by measures, RankMe's number
 _INTERRUPTED = 130      # as shells have it
-_HOME = os.path.join("~", ".cache", "jaxssl")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,22 +43,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", default="0", metavar="0,1,…", help="seeds of the protocols; several give mean ± std (default: %(default)s)")
     p.add_argument("--data", default="", metavar="SOURCE", help="other data than the run's own: a folder, a zip, a prepared TFDS or packed set, or 'digits'")
     p.add_argument("--precision", default="f32", help="of the arithmetic: f32 or bf16 (default: %(default)s)")
-    p.add_argument("--cache", default="", metavar="DIR", help=f"of the features (default: the workdir, or {_HOME})")
+    p.add_argument("--cache", default="", metavar="DIR", help=f"of the features (default: the workdir, or {HOME})")
     p.add_argument("--out", default="", metavar="DIR", help="where evaluations/*.json go (default: the workdir, or the folder of the weights)")
     p.add_argument("--json", action="store_true", help="print what is written instead of the table")
-    p.add_argument("--compilation_cache", default=os.path.join(_HOME, "xla"), metavar="DIR", help="persistent; 'off' turns it off (default: %(default)s)")
+    p.add_argument("--compilation_cache", default=os.path.join(HOME, "xla"), metavar="DIR", help="persistent; 'off' turns it off (default: %(default)s)")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
-
-
-class Plan(NamedTuple):
-    """What is to be run, checked before anything is loaded. options: protocol -> its keywords that were set."""
-    protocols: list[str]
-    options: dict[str, dict]
-    seeds: list[int]
-    data: str
-    data_keys: dict[str, str]
-    command: str
 
 
 class Measured(NamedTuple):
@@ -74,23 +64,23 @@ class Untrustworthy(RuntimeError):
     """A protocol did what would make every number of the table worthless."""
 
 
-def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
-    """Evaluates what the flags name, writes a file for each encoder after every protocol, prints, and returns what was written.
+def run(request: Request, *, as_json: bool = False, debug: bool = False) -> list[dict]:
+    """Evaluates what is asked for, writes a file for each encoder after every protocol, prints, and returns what was written.
 
     Raises: UserError: nothing was computed; or, at the end and with everything else written and printed, a protocol failed.
     """
     from jaxssl.evaluation import subjects as opened
     from jaxssl.evaluation.tables import document
     from jaxssl.evaluation.tables import compare, show
-    subjects, chosen = opened.load(flags, plan, home=_HOME, log=_log), None
-    if flags.select_by:
-        subjects, chosen = select_by(flags, subjects)
+    subjects, chosen = opened.load(request, log=_log), None
+    if request.select_by:
+        subjects, chosen = select_by(request, subjects, quiet=as_json)
     documents, members, failed = [], [], []
     for subject in subjects:
-        found = document.begin(flags, plan, subject, chosen)
+        found = document.begin(request, subject, chosen)
         try:
-            for measured in measure(subject, plan, debug=flags.debug):
-                found.update(rows=document.rows(subject, plan, measured.tables), failed=measured.failed, unfinished=measured.unfinished, seconds=round(measured.seconds, 1))
+            for measured in measure(subject, request, debug=debug):
+                found.update(rows=document.rows(subject, request, measured.tables), failed=measured.failed, unfinished=measured.unfinished, seconds=round(measured.seconds, 1))
                 if found["rows"]:
                     found.setdefault("file", document.new_file(subject.folder, found["created"]))
                     document.save(found)
@@ -101,13 +91,13 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
         if found["rows"]:
             documents.append(found)
             members.append((subject.encoder, compare.Member(subject.path, subject.encoder.config.get("seed"), measured.tables, found["data"]["digest"])))
-    together = compare.summary(compare.grouped(members)) if documents and (len(subjects) > 1 or len(plan.seeds) > 1) else []
+    together = compare.summary(compare.grouped(members)) if documents and (len(subjects) > 1 or len(request.seeds) > 1) else []
     if alone := compare.alone([member for _, member in members]):
         _log(f"not compared, since not every encoder has it: {', '.join(alone)}")
     for found in documents:
         found["comparison"] = together
         document.save(found)
-    if flags.json and documents:
+    if as_json and documents:
         print(json.dumps(documents if len(documents) > 1 else documents[0], indent=1, default=document.plain))
     elif documents:
         for found in documents:
@@ -120,7 +110,7 @@ def run(flags: argparse.Namespace, plan: Plan) -> list[dict]:
     return documents
 
 
-def select_by(flags: argparse.Namespace, subjects: list) -> tuple[list, dict]:
+def select_by(request: Request, subjects: list, *, quiet: bool) -> tuple[list, dict]:
     """The subject that the label-free measure prefers, and the record of it. No label is read.
 
     Raises: UserError when their training images are not the same, or too few to measure.
@@ -131,40 +121,40 @@ def select_by(flags: argparse.Namespace, subjects: list) -> tuple[list, dict]:
     images = [subject.contexts[0].digest.partition("-")[0] for subject in subjects]        # the first half is of the training images
     first, other = subjects[0], next((subject for subject, own in zip(subjects, images) if own != images[0]), None)
     if other:
-        raise UserError(f"--select_by {flags.select_by} compares what was measured on the same images, and the training images of {first.path} ({document.named(first.data.train)}) and "
+        raise UserError(f"--select_by {request.select_by} compares what was measured on the same images, and the training images of {first.path} ({document.named(first.data.train)}) and "
                         f"{other.path} ({document.named(other.data.train)}) differ; give --data, so that all are measured on the same")
     values = {}
     for subject in subjects:
-        x = subject.contexts[0].features("train", flags.layer or "backbone").x
+        x = subject.contexts[0].features("train", request.layer or "backbone").x
         try:
-            values[subject.path] = labelfree.measure(flags.select_by, labelfree.sample(x, _IMAGES))
+            values[subject.path] = labelfree.measure(request.select_by, labelfree.sample(x, _IMAGES))
         except ValueError as error:
-            raise UserError(f"{flags.select_by} of {subject.path} on {len(x)} images: {error}; give more images with --data") from error
+            raise UserError(f"{request.select_by} of {subject.path} on {len(x)} images: {error}; give more images with --data") from error
     if not any(map(math.isfinite, values.values())):
-        raise UserError(f"--select_by {flags.select_by}: none of them has more than two directions that hold variance, so all have collapsed; train again, or give more images with --data")
-    best = max(subjects, key=lambda subject: labelfree.better(flags.select_by, values[subject.path]))
-    if not flags.json:
-        show.selection(flags.select_by, values, best.path)
-    return [best], {"by": flags.select_by, "layer": flags.layer or "backbone", "values": {path: value if math.isfinite(value) else None for path, value in values.items()}, "chosen": best.path}
+        raise UserError(f"--select_by {request.select_by}: none of them has more than two directions that hold variance, so all have collapsed; train again, or give more images with --data")
+    best = max(subjects, key=lambda subject: labelfree.better(request.select_by, values[subject.path]))
+    if not quiet:
+        show.selection(request.select_by, values, best.path)
+    return [best], {"by": request.select_by, "layer": request.layer or "backbone", "values": {path: value if math.isfinite(value) else None for path, value in values.items()}, "chosen": best.path}
 
 
-def measure(subject: Any, plan: Plan, *, debug: bool = False) -> Iterator[Measured]:
+def measure(subject: Any, request: Request, *, debug: bool = False) -> Iterator[Measured]:
     """Runs every protocol with every seed; yields what there is after each. A protocol that fails is recorded and the others go on.
 
     Raises: Untrustworthy when a protocol changed the encoder, or chose on test images without being asked to.
     """
     start, tables, failed, before = time.monotonic(), [[] for _ in subject.contexts], [], subject.encoder.digest
-    todo = [(name, context, table) for context, table in zip(subject.contexts, tables) for name in plan.protocols]
+    todo = [(name, context, table) for context, table in zip(subject.contexts, tables) for name in request.protocols]
     for number, (name, context, table) in enumerate(todo, 1):
         _log(f"{subject.path}: {name}" + (f", seed {context.seed}" if len(subject.contexts) > 1 else ""))
         try:
-            table += _trusted(context, name, plan.options[name], before)
+            table += _trusted(context, name, request.of(name), before)
         except Untrustworthy:
             raise
         except Exception as error:      # whatever it is, the other protocols are not to blame
             if debug or not isinstance(error, UserError | NonFiniteError | ValueError):
                 traceback.print_exc()
-            failed.append({"protocol": name, "seed": context.seed, "why": _why(error, plan.options[name])})
+            failed.append({"protocol": name, "seed": context.seed, "why": _why(error, request.of(name))})
             _log(f"{subject.path}: {name} failed: {failed[-1]['why']}")
         yield Measured(tables, failed, list(dict.fromkeys(name for name, *_ in todo[number:])), time.monotonic() - start)
 
@@ -192,51 +182,45 @@ def _why(error, options):
     return f"{told} (with {options})" if options else told
 
 
-def plan(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> Plan:
-    """The flags checked against what there is. Raises: UserError."""
+def asked(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> Request:
+    """The flags as a request, checked. Raises: UserError."""
     from jaxssl.evaluation import protocols
-    if not (flags.workdir or flags.weights):
-        raise UserError("nothing to evaluate: give --workdir DIR (a run) or --weights FILE (an export)")
-    for name, value, choices in (("select", flags.select, protocols.SELECT), ("budget", flags.budget, protocols.BUDGETS),
-                                 ("select_by", flags.select_by, ("", *SELECT_BY)), ("precision", flags.precision, ("f32", "bf16"))):
-        if value not in choices:
-            other = f"; --select_by {value} picks among several runs" if name == "select" and value in SELECT_BY else ""
-            raise UserError(f"--{name} is {value!r}; choose one of {', '.join(filter(None, choices))}{other or nearest(value, choices)}")
-    given = [path for paths in (*flags.workdir, *flags.weights) for path in paths]
-    twice = next((path for place, path in enumerate(given) if os.path.abspath(path) in map(os.path.abspath, given[:place])), None)
-    if twice:
-        raise UserError(f"{twice} is named twice, and a comparison would count it twice; name every run once")
-    names = protocols.names() if flags.protocols == "all" else list(dict.fromkeys(filter(None, flags.protocols.split(","))))
-    if not names:
-        raise UserError(f"--protocols is {flags.protocols!r}; name some of {', '.join(protocols.names())}, or all")
-    if flags.step is not None and flags.weights:
-        raise UserError(f"--step {flags.step} says which checkpoint of a --workdir is evaluated, and --weights holds one alone; leave it out, or evaluate them one after the other")
-    known = {name: protocols.options(name) for name in names}
-    if flags.layer and not flags.select_by and not any("layer" in own for own in known.values()):
-        readers = [name for name in protocols.names() if "layer" in protocols.options(name)]
-        raise UserError(f"--layer {flags.layer} has no use with {', '.join(names)}; it is read by {', '.join(readers)}, and by --select_by")
-    options = {name: {"layer": flags.layer} if flags.layer and "layer" in known[name] else {} for name in names}
-    for text in flags.set:
+    names = tuple(protocols.names() if flags.protocols == "all" else dict.fromkeys(filter(None, flags.protocols.split(","))))
+    try:
+        seeds = tuple(int(seed) for seed in flags.seeds.split(","))
+    except ValueError:
+        raise UserError(f"--seeds is {flags.seeds!r}; write whole numbers with commas: 0,1,2") from None
+    request = Request(workdirs=tuple(sum(flags.workdir, [])), weights=tuple(sum(flags.weights, [])), use=flags.use, step=flags.step, protocols=names,
+                      layer=flags.layer, select=flags.select, select_by=flags.select_by, budget=flags.budget, seeds=seeds, data=flags.data, precision=flags.precision,
+                      cache=flags.cache, out=flags.out, command=shlex.join(["python", "-m", "jaxssl.evaluate", *argv]))
+    check(request)
+    return dataclasses.replace(request, options=options(flags.set, names), data_keys=data_keys(rest))
+
+
+def options(texts: Sequence[str], names: Sequence[str]) -> dict[str, dict]:
+    """`protocol.option=value` as {protocol: {option: value}}. Raises: UserError."""
+    from jaxssl.evaluation import protocols
+    known, found = {name: protocols.options(name) for name in names}, {}
+    for text in texts:
         path, equals, value = text.partition("=")
         name, _, option = path.partition(".")
         if not equals or name not in known:
             raise UserError(f"--set {text!r}: write protocol.option=value, with one of the protocols that are run ({', '.join(names)}){nearest(name, names)}")
         if option not in known[name]:
             raise UserError(f"--set {path}: {name} has no such option (it has {', '.join(known[name]) or 'none'}){nearest(option, known[name])}")
-        options[name][option] = typed.read(value, known[name][option], f"--set {path}", protocols.annotations(name)[option])
-    try:
-        seeds = [int(seed) for seed in flags.seeds.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds is {flags.seeds!r}; write whole numbers with commas: 0,1,2") from None
-    if min(seeds) < 0 or max(seeds) >= 2**32 or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds is {flags.seeds!r}; write different numbers from 0 to 2**32 - 1")
-    data_keys = {}
+        found.setdefault(name, {})[option] = typed.read(value, known[name][option], f"--set {path}", protocols.annotations(name)[option])
+    return found
+
+
+def data_keys(rest: Sequence[str]) -> dict[str, str]:
+    """`--data.key=value` arguments as {key: value}. Raises: UserError for anything else."""
+    found = {}
     for argument in rest:
         key, equals, value = argument.removeprefix("--data.").partition("=")
         if not argument.startswith("--data.") or not equals:
             raise UserError(f"unknown argument {argument!r}; keys of the data are written --data.key=value, and --help lists the flags")
-        data_keys[key] = value
-    return Plan(names, options, seeds, flags.data, data_keys, shlex.join(["python", "-m", "jaxssl.evaluate", *argv]))
+        found[key] = value
+    return found
 
 
 def _log(sentence):
@@ -248,10 +232,10 @@ def main(argv: list[str] | None = None) -> int:
     flags, rest = parser().parse_known_args(argv)
 
     def body():
-        checked = plan(flags, rest, argv)
+        request = asked(flags, rest, argv)
         from jaxssl.parallel import runtime
         runtime.configure(flags.compilation_cache)
-        run(flags, checked)
+        run(request, as_json=flags.json, debug=flags.debug)
 
     try:
         return guarded(body, flags.debug)

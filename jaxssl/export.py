@@ -20,6 +20,7 @@ from jaxssl.encoder import preprocessing
 from jaxssl.data.decode import sample
 from jaxssl.data.open import detect
 from jaxssl.errors import UserError
+from jaxssl.evaluation.tables import reading as results
 from jaxssl.report import card
 from jaxssl.command import guarded
 
@@ -46,6 +47,7 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
     with interop.files.fresh(folder) as partial:
         encoder = loading.from_workdir(workdir, weights=use, step=step) if workdir else loading.load(weights, weights=use)
         encoders.check_finite(encoder.name, encoder.variables)
+        interop.target(format, encoder.module)
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))
         check |= {"folder": str(folder), "format": format, "notes": [*encoder.origin.notes, *(target.notes(encoder, partial) if hasattr(target, "notes") else [])]}
@@ -127,7 +129,7 @@ def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[
     for index in datas.evenly(len(source), count):
         canvas, (height, width), *_ = sample(source, int(index), side)
         found.append(np.ascontiguousarray(canvas[:height, :width]))
-    return found, interop.results.last_part(source.name)
+    return found, results.last_part(source.name)
 
 
 def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir: str, licence: str) -> str:
@@ -136,8 +138,8 @@ def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir
     if workdir and "://" not in workdir:
         files = sorted((Path(workdir) / "evaluations").glob("*.json"))
         readable = [found for found in map(read_json, files) if isinstance(found, dict) and found.get("version") == 1 and isinstance(found.get("rows"), list)]
-        evaluations = sorted((found for found in readable if interop.results.table(found.get("subject")).get("digest") == encoder.digest), key=lambda found: str(found.get("created", "")))
-        run = interop.results.table(read_json(Path(workdir) / "run.json"))
+        evaluations = sorted((found for found in readable if results.table(found.get("subject")).get("digest") == encoder.digest), key=lambda found: str(found.get("created", "")))
+        run = results.table(read_json(Path(workdir) / "run.json"))
         served = "teacher" if encoder.config.get("ema") else "student"      # what the run's own evaluation looked at
         run = run if run.get("steps") == encoder.step and encoder.weights == served else None
     return card.render(name=encoder.name, config=interop.records.public(encoder.config), weights=encoder.weights, step=encoder.step, digest=encoder.digest,

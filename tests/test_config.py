@@ -40,7 +40,7 @@ def test_only_keys_of_one_value_a_view_take_tuples():
         if not isinstance(configs.config_get(config, path), float):
             continue
         if path in configs.A_VIEW:
-            found = configs.load(DIGITS, {"augment.views": "3", path: "(0., .5, 1.)"})
+            found = configs.load(DIGITS, {"augment.views": "3", "local.views": "3", path: "(0., .5, 1.)"})
             augment.make(**found.augment)
         else:
             with pytest.raises(UserError, match=f"{path} is .*it takes a float such as [^,]*$"):

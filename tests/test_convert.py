@@ -10,9 +10,9 @@ import safetensors.numpy
 
 from jaxssl import convert, encoder as encoders, export, main, tree
 from jaxssl.training import train
-from jaxssl.encoder import load as loading
+from jaxssl.encoder import initial, load as loading
 from jaxssl.errors import UserError
-from jaxssl.encoder.formats import files, initial, names, records, safetensors as native, torchvision
+from jaxssl.encoder.formats import files, names, records, safetensors as native, torchvision
 from tests.test_encoder import workdir_of
 from tests.test_interop import config_of, lone, made
 from tests.tiny import ROOT, SMALL, Tiny, config_of as run_config
@@ -35,7 +35,7 @@ def test_a_torchvision_file_becomes_ours(tmp_path, converted):
     assert code == 0 and "used: 60 tensors" in said and "unused: 1 (fc.weight)" in said and "missing, drawn from seed 0: 0 (none)" in said and "note: preprocessing assumed" in said
     accounts = json.loads((tmp_path / "out" / convert.NAMES).read_text())
     assert str(tmp_path / "out" / convert.NAMES) in said and accounts["unused"] == ["fc.weight"] and accounts["missing"] == []
-    assert accounts["used"] == sorted(torchvision.table(*names.resnet(made(config_of()).module)))
+    assert accounts["used"] == sorted(torchvision.table(made(config_of()).module))
     encoder, original = loading.load(tmp_path / "out"), made(config_of())
     assert encoder.digest == tree.digest(records.parts(original.variables, ("encoder",))) and encoder.layers == ("backbone",)
     assert encoder.preprocessing == {"size": 24, "resize": 24, "interpolation": "bilinear", "mean": (0.1, 0.2, 0.3), "std": (0.229, 0.224, 0.225)}
@@ -59,7 +59,7 @@ def test_missing_tensors_are_refused_unless_named(tmp_path, converted):
 
 def test_an_export_of_ours_is_read_and_a_changed_one_refused(tmp_path, converted):
     encoder = made(config_of())
-    records.write_torch(encoder, tmp_path, "timm", torchvision.table(*names.resnet(encoder.module)))
+    records.write_torch(encoder, tmp_path, "timm", torchvision.table(encoder.module))
     code, said, _ = converted(tmp_path / files.WEIGHTS)
     assert code == 0 and "layout: timm" in said and "used: 60 tensors" in said
     assert loading.load(tmp_path / "out").config["method"] == config_of()["method"] and loading.load(tmp_path / "out").step == 5
@@ -84,7 +84,7 @@ def test_other_files_are_one_sentence(tmp_path, converted, make, words):
 
 def test_a_prefix_takes_one_network_out_of_a_checkpoint(tmp_path, converted):
     encoder = made(config_of())
-    tensors = names.theirs(torchvision.table(*names.resnet(encoder.module)), tree.names(records.parts(encoder.variables, ("encoder",))))
+    tensors = names.theirs(torchvision.table(encoder.module), tree.names(records.parts(encoder.variables, ("encoder",))))
     both = {f"module.encoder_q.{n}": a for n, a in tensors.items()} | {f"module.encoder_k.{n}": a * 2 for n, a in tensors.items()}
     safetensors.numpy.save_file(both, tmp_path / "moco.safetensors")
     assert "begin with 'module.encoder_k.' or 'module.encoder_q.'" in converted(tmp_path / "moco.safetensors")[2]
@@ -183,10 +183,10 @@ def test_a_run_begins_with_the_weights_wherever_they_lie(tmp_path):
     expected = tree.names(encoder.variables)
     seen, fresh = tree.names(state), tree.names(tiny.state)
     for name, value in seen.items():
-        key = name.removeprefix("aux/").removeprefix("ema/")
+        key = name.removeprefix("aux/").removeprefix("teacher/")
         np.testing.assert_array_equal(value, expected.get(key, fresh[name]), err_msg=name)
         assert value.sharding == tree.names(tiny.job.state_sharding)[name] and value.dtype == fresh[name].dtype
-    assert sum(n.removeprefix("aux/").removeprefix("ema/") in expected for n in seen) == len(expected) + len(tree.names(records.parts(encoder.variables, ("encoder",))))
+    assert sum(n.removeprefix("aux/").removeprefix("teacher/") in expected for n in seen) == len(expected) + len(tree.names(records.parts(encoder.variables, ("encoder",))))
     assert f"{len(expected)} tensors used; 0 unused (none); 0 missing" in start.note
     tiny.state = state
     assert np.isfinite(tiny.run(1)[0]["loss"])

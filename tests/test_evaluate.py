@@ -115,7 +115,7 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
     (["--seeds", "1,1"], "different numbers"), (["--dta=x"], "unknown argument"), (["--data.pth=x"], "did you mean 'path'"), (["--data.canvas=big"], "takes a int"),
     (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--layer", "projector.1", "--protocols", "layers,labelfree"], "it is read by augmented, fewshot"),
     (["--protocols", ""], "name some of augmented"), (["--protocols", ","], "name some of augmented"), (["--step", "2", "--weights", "file"], "--step 2 says which checkpoint"),
-    (["--set", "linear.lrs=fast", "--protocols", "linear"], "--set linear.lrs is 'fast'; it takes a float"),
+    (["--set", "linear.lrs=fast", "--protocols", "linear"], "--set linear.lrs is ('fast',), a tuple; it takes a tuple such as (0.1,)"),
     (["--set", "augmented.lrs=.1,fast", "--protocols", "augmented"], "takes a float"), (["--set", "semi.per_class=x", "--protocols", "semi"], "takes a int"), (["--set", "linear.batch_size=0", "--protocols", "linear"], "linear.batch_size is 0"),
     (["--set", "fewshot.tries=0", "--protocols", "fewshot"], "fewshot.tries is 0"), (["--set", "fewshot.n=0", "--protocols", "fewshot"], "fewshot.n is 0"),
     (["--set", "retrieval.against=tset", "--protocols", "retrieval"], "choose test"), (["--data", "nowhere"], "does not exist"), (["--precision", "f16"], "f32")])
@@ -442,10 +442,10 @@ def test_published_values_stand_beside_their_recipe_and_protocol_only():
 def test_published_values_are_those_of_finished_runs():
     config = json.loads(configs.describe(configs.load("configs/cifar10/simclr.py:sgd200", {"data.path": "x"})))
     row = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
-    plan = evaluate.Plan(["knn"], {"knn": {}}, [0], "", {}, "")
+    plan = evaluate.Request(protocols=("knn",))
     for step, other, value in ((19_531, {}, .848), (19_000, {}, None), (None, {}, None), (19_531, {"data": "elsewhere"}, None)):       # 200 · 50,000 / 512 steps
         subject = types.SimpleNamespace(encoder=types.SimpleNamespace(config=config, step=step), contexts=[types.SimpleNamespace(seed=0)])
-        found, = document.rows(subject, plan._replace(**other), [[row]])
+        found, = document.rows(subject, dataclasses.replace(plan, **other), [[row]])
         assert (found["published"] or {}).get("value") == value
 
 

@@ -36,7 +36,7 @@ def photo(tmp_path):
 def imported(tmp_path):
     """The path of a torchvision-like file of a small ResNet with the 7×7 stem, beside a config that says 64 pixels."""
     encoder = made(config_of(stem="imagenet"))
-    tensors = names.theirs(torchvision.table(*names.resnet(encoder.module)), tree.names(records.parts(encoder.variables, ("encoder",))))
+    tensors = names.theirs(torchvision.table(encoder.module), tree.names(records.parts(encoder.variables, ("encoder",))))
     (tmp_path / "imported").mkdir()
     safetensors.numpy.save_file(tensors, tmp_path / "imported" / "model.safetensors")
     cfg = '{"input_size": [3, 64, 64], "crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]}'

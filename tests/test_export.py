@@ -103,7 +103,7 @@ def test_an_export_that_differs_is_removed(tmp_path, monkeypatch, fails, damage)
 
 def test_every_tensor_has_a_place_or_is_listed():
     encoder = made(config_of())
-    table = torchvision.table(*names.resnet(encoder.module))
+    table = torchvision.table(encoder.module)
     named = tree.names(records.parts(encoder.variables, ("encoder",)))
     assert set(names.theirs(table, named)) == set(table)
     with pytest.raises(UserError, match=r"1 without one \(params/encoder/new\), 1 missing \(batch_stats/encoder/stem/norm/mean\)"):

@@ -16,7 +16,7 @@ from jaxssl import encoder as encoders, models, tree
 from jaxssl.encoder import formats as interop
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError
-from jaxssl.encoder.formats import files, names, records, safetensors as native, simclr, timm, torchvision, transformers
+from jaxssl.encoder.formats import files, names, records, resnets, safetensors as native, simclr, timm, torchvision, transformers
 from tests.goldens import make_names
 
 LIBRARIES = {"torchvision": torchvision, "timm": timm, "transformers": transformers}
@@ -45,7 +45,7 @@ def shapes_of(name):
 @pytest.mark.parametrize("library", [*LIBRARIES, "simclr"])
 @pytest.mark.parametrize("name", models.resnet.LAYERS)
 def test_tables_are_complete_and_one_to_one(library, name):
-    table = (simclr if library == "simclr" else LIBRARIES[library]).table(*models.resnet.LAYERS[name])
+    table = (simclr if library == "simclr" else LIBRARIES[library]).table(models.make(name=name))
     assert sorted(t.ours for t in table.values()) == sorted(shapes_of(name))
 
 
@@ -55,7 +55,7 @@ def test_names_and_shapes_are_the_librarys_own(library, name):
     """Against digests taken from the libraries; `python tests/goldens/make_names.py` made them."""
     ours = shapes_of(name)
     turned = lambda shape, axes: shape if axes is None else tuple(shape[a] for a in axes)
-    theirs = {n: turned(ours[t.ours].shape, names.AXES[t.layout][0]) for n, t in LIBRARIES[library].table(*models.resnet.LAYERS[name]).items()}
+    theirs = {n: turned(ours[t.ours].shape, names.AXES[t.layout][0]) for n, t in LIBRARIES[library].table(models.make(name=name)).items()}
     golden = json.loads((Path(make_names.__file__).parent / "names.json").read_text())
     assert make_names.digest(theirs) == golden[library][name]
 
@@ -76,7 +76,7 @@ def test_simclr_names_follow_its_object_tree(name):
     expected = {f"resnet_model/{place}/{i}/{v}" for place, layers in lists.items() for i, layer in enumerate(layers) for v in variables.get(layer, ())}
     if kind == "basic":        # their first block projects although nothing changes; ours does not, and such a file is refused
         expected = {n for n in expected if not n.startswith("resnet_model/block_groups/0/layers/0/shortcut_layers")}
-    assert set(simclr.table(kind, depths)) == expected
+    assert set(simclr.table(models.make(name=name))) == expected
 
 
 def test_layouts_are_those_of_a_convolution_and_a_matrix():
@@ -92,13 +92,13 @@ def test_layouts_are_those_of_a_convolution_and_a_matrix():
 def test_round_trip_is_bitwise(tmp_path, library, name):
     encoder = made(config_of(name))
     side = LIBRARIES[library]
-    records.write_torch(encoder, tmp_path, library, side.table(*names.resnet(encoder.module)))
+    records.write_torch(encoder, tmp_path, library, side.table(encoder.module))
     found = interop.read(tmp_path)
     expected = records.parts(encoder.variables, ("encoder",))
     assert tree.digest(found.variables) == tree.digest(expected) and not found.missing and not found.unused
     # the same tensors without our record: another program's file
     tensors, metadata = files.read(tmp_path / files.WEIGHTS)
-    assert metadata["format"] == "pt" and sum(n.endswith("num_batches_tracked") for n in tensors) == len(names.places(*names.resnet(encoder.module)))
+    assert metadata["format"] == "pt" and sum(n.endswith("num_batches_tracked") for n in tensors) == len(resnets.places(encoder.module))
     safetensors.numpy.save_file({**tensors, "fc.weight" if library != "transformers" else "classifier.1.weight": np.zeros((2, 4), np.float32)}, tmp_path / "lone.safetensors")
     lone = interop.read(tmp_path / "lone.safetensors")
     interop.demand(lone)
@@ -109,7 +109,7 @@ def test_round_trip_is_bitwise(tmp_path, library, name):
 def test_simclr_file_gives_encoder_and_head(tmp_path):
     encoder = made(config_of("resnet50", stem="imagenet"))
     named = tree.names(encoder.variables)
-    table = simclr.table(*names.resnet(encoder.module))
+    table = simclr.table(encoder.module)
     head = {"0/dense/kernel": "params/projector/linear1/kernel", "0/bn_relu/bn/gamma": "params/projector/norm1/scale", "0/bn_relu/bn/beta": "params/projector/norm1/bias",
             "0/bn_relu/bn/moving_mean": "batch_stats/projector/norm1/mean", "0/bn_relu/bn/moving_variance": "batch_stats/projector/norm1/var",
             "1/dense/kernel": "params/projector/linear2/kernel", "1/bn_relu/bn/gamma": "params/projector/norm2/scale",
@@ -123,7 +123,7 @@ def test_simclr_file_gives_encoder_and_head(tmp_path):
     assert found.config["model"]["stem"] == "tensorflow" and found.notes == ()
     assert found.config["method"] == {"name": "simclr", "layers": 2, "hidden": 8, "dim": 4} and found.config["augment"]["std"] == (1.0, 1.0, 1.0)
     # their ResNet-18 has one projection more than ours, which would change every feature
-    basic = {f"model/{n}": np.zeros((3, 3, 3, 4) if n.endswith("kernel") else 4, np.float32) for n in simclr.table(*models.resnet.LAYERS["resnet18"])}
+    basic = {f"model/{n}": np.zeros((3, 3, 3, 4) if n.endswith("kernel") else 4, np.float32) for n in simclr.table(models.make(name="resnet18"))}
     np.savez(tmp_path / "basic.npz", **basic, **{"model/resnet_model/block_groups/0/layers/0/shortcut_layers/0/conv2d/kernel": np.zeros((1, 1, 4, 4), np.float32)})
     with pytest.raises(UserError, match="1 tensors have no place in resnet18.*shortcut_layers"):
         interop.demand(interop.read(tmp_path / "basic.npz"))
@@ -213,7 +213,7 @@ def test_torch_files_only_with_a_current_torch(tmp_path, monkeypatch):
 def test_torch_files_are_read_with_weights_only(tmp_path):
     torch = pytest.importorskip("torch", reason="torch is an optional extra")
     encoder = made(config_of())
-    tensors = names.theirs(torchvision.table(*names.resnet(encoder.module)), tree.names(records.parts(encoder.variables, ("encoder",))))
+    tensors = names.theirs(torchvision.table(encoder.module), tree.names(records.parts(encoder.variables, ("encoder",))))
     torch.save({"state_dict": {f"module.encoder_q.{n}": torch.from_numpy(a) for n, a in tensors.items()} | {"module.queue": torch.zeros(3)}, "epoch": 3}, tmp_path / "moco.pth")
     with pytest.raises(UserError, match="begin with 'module.encoder_q.'.*--prefix module.encoder_q."):
         interop.read(tmp_path / "moco.pth")
@@ -228,7 +228,7 @@ def test_torch_files_are_read_with_weights_only(tmp_path):
 def lone(tmp_path, name="resnet10", stem="cifar", **changes):
     """A torchvision file without our record; a change to None takes a tensor out."""
     encoder = made(config_of(name, stem=stem))
-    tensors = names.theirs(torchvision.table(*names.resnet(encoder.module)), tree.names(records.parts(encoder.variables, ("encoder",))))
+    tensors = names.theirs(torchvision.table(encoder.module), tree.names(records.parts(encoder.variables, ("encoder",))))
     tensors = {n: a for n, a in {**tensors, **{k.replace("_", "."): v for k, v in changes.items()}}.items() if a is not None}
     safetensors.numpy.save_file(tensors, tmp_path / "lone.safetensors")
     return tmp_path / "lone.safetensors"
@@ -327,7 +327,7 @@ def test_errors_have_every_name(tmp_path):
 def torchvisions(name="resnet10", stem="cifar"):
     """torchvision's tensors of a random encoder, and the digest of ours."""
     encoder = made(config_of(name, stem=stem), heads=())
-    return names.theirs(torchvision.table(*names.resnet(encoder.module)), tree.names(encoder.variables)), encoder.digest
+    return names.theirs(torchvision.table(encoder.module), tree.names(encoder.variables)), encoder.digest
 
 
 @pytest.mark.parametrize("length", [0x4B50, 0x0280, 0x0480])

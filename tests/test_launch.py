@@ -60,6 +60,14 @@ esac
 """
 
 
+@pytest.mark.parametrize(("given", "expected"), [({}, "glibc.malloc.hugetlb=1"), ({"GLIBC_TUNABLES": "glibc.malloc.check=1"}, "glibc.malloc.hugetlb=1:glibc.malloc.check=1")])
+def test_huge_pages_are_asked_for_beside_what_the_user_set(given, expected):
+    clean = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    done = subprocess.run(["bash", "-c", f"source '{LAUNCH}/_venv.sh'; echo $GLIBC_TUNABLES"], env=clean | given, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == expected, done.stderr
+    assert 'export GLIBC_TUNABLES="glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}"' in (LAUNCH / "local.sh").read_text()
+
+
 @pytest.fixture
 def clone(tmp_path):
     """The scripts in another place, whose name has a space, with a Python that only records."""

@@ -157,6 +157,7 @@ def build(config: dict, variables: dict, *, name: str, weights: str = "student",
     """
     preprocessing.check(config)
     module = models.make(**config["model"], precision=precision)
+    variables = {**variables, "batch_stats": {n: {} for n in variables["params"]} | variables["batch_stats"]}      # files keep no empty ones
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
     heads = {n: head for n, head in heads.items() if head[1] == "encoder" or head[1] in heads}
     encoder = Encoder(name, config, weights, step, module, heads, jax.tree.map(lambda a: np.asarray(a, np.float32), variables), origin)

@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxssl import tree
+from jaxssl import models, tree
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError, listed, section, whole
-from jaxssl.encoder.formats import covers, short
+from jaxssl.encoder.formats import covers, families, short
+from jaxssl.encoder.formats.families import described
 
 COPIES = ("", "aux/", "aux/teacher/")       # where a train state keeps params and batch_stats, averages included
 
@@ -34,7 +35,8 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
         choice = (f"the moving average there lacks {', '.join(lacking)}, so this run begins with the student; --config.init_allow_missing={','.join(lacking)} takes the average",)
     stats = state.aux["batch_stats"]
     wanted = tree.names({"params": {n: state.params[n] for n in ("encoder", *heads)}, "batch_stats": {n: stats[n] for n in ("encoder", *heads)}})
-    found = tree.names(source.variables)
+    family = families.of(source.module)
+    found, resized = family.fitted(tree.names(source.variables), wanted, source.module)
     fitting = {name for name in wanted if name in found and found[name].shape == wanted[name].shape}
     missing = [name for name in wanted if name not in fitting]
     refused = [name for name in missing if not any(covers(a, name) for a in allowed)]
@@ -47,7 +49,7 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
                         f"({described(config.model)}, heads {', '.join(heads)}): {listed(lacking)}"
                         f"{f'; of another shape: {listed(other, 3)}' if other else ''}. {advice}"
                         f"{whole({'missing': lacking})}{whole({'of another shape': other}, 3)}")
-    left = [short(n) for n in found if n not in wanted and short(n).startswith("encoder/")]
+    left = [short(n) for n in found if n not in wanted and n not in family.OPTIONAL and short(n).startswith("encoder/")]
     if left:
         raise UserError(f"init_from={path} ({described(source.config['model'])}) has {len(left)} encoder tensors that this run ({described(config.model)}) "
                         f"has no place for: {listed(left)}; without them its weights mean nothing: use the model it was trained with"
@@ -60,7 +62,7 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     begun = f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
     lines = [f"{begun}: {len(fitting)} tensors used; {len(unused)} unused ({listed(unused)}); {len(missing)} missing, from the seed ({listed(absent)}); "
              "every name is in text/init_from.txt of the workdir"]
-    notes = [f"note: {note}" for note in (*choice, *source.origin.notes)]
+    notes = [f"note: {note}" for note in (*choice, *resized, *source.origin.notes)]
     lines += notes
     theirs, own = source.preprocessing, config.augment
     for key in ("mean", "std", "interpolation"):
@@ -69,12 +71,7 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
             assumed = key in source.origin.assumed
             lines.append(f"warning: these weights {'are assumed to have been' if assumed else 'were'} trained on pixels with {key} {theirs[key]}, this run uses {mine}; "
                          f"set --config.augment.{key} to {'what they were trained with' if assumed else 'keep what they learned'}")
-    if source.module.bn_eps != config.model.bn_eps:
-        lines.append(f"warning: these weights were trained with a batch norm epsilon of {source.module.bn_eps:g}, this run has {config.model.bn_eps:g}; "
-                     f"set --config.model.bn_eps={source.module.bn_eps:g} to keep what they learned")
-    stems = source.config["model"].get("stem", "imagenet"), config.model.stem
-    if stems[0] != stems[1]:                                # of equal shapes: the max pool's padding differs
-        lines.append(f"warning: these weights were trained with the stem {stems[0]!r}, this run has {stems[1]!r}; set --config.model.stem={stems[0]} to keep what they learned")
+    lines += other_arithmetic(source, models.make(**config.model, precision="f32"))
     accounts = {"used": [short(n) for n in fitting], "unused": unused, "missing, from the seed": absent}
     return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *notes, *(section(what, who) for what, who in accounts.items()), ""]))
 
@@ -91,15 +88,22 @@ def add(start: Start | None, place: str, path: str, *, state: Any) -> Start:
     faults = [f"{name} is {found[name].shape} there and {wanted[name].shape} here" if name in found else f"{name} is missing" for name in wanted
               if name not in found or found[name].shape != wanted[name].shape]
     if faults:
-        raise UserError(f"{path} ({described(source.config['model'])}) does not hold the network that this run reads from it ({place}): {listed(faults)}; "
+        raise UserError(f"{path} ({source.config['model']['name']}) does not hold the network that this run reads from it ({place}): {listed(faults)}; "
                         f"give weights of the same architecture{whole({'faults': faults})}")
     note = f"{place}: {len(wanted)} tensors from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
     values = {f"aux/{place}/{name}": found[name] for name in wanted}
     return Start({**(start.values if start else {}), **values}, "\n".join([*([start.note] if start else []), note]), "\n".join([*([start.names] if start else []), note]))
 
 
-def described(model: Any) -> str:
-    return f"{model['name']}, width {model.get('width', 1.0):g}, {model.get('stem', 'imagenet')} stem"
+def other_arithmetic(source: Any, own: Any) -> list[str]:
+    """Warnings on what shapes do not show and the run does otherwise than the weights were trained."""
+    lines, family = [], families.of(source.module)
+    for key, (theirs, mine) in family.UNSEEN.items() if isinstance(own, family.MODULE) else ():
+        was, now = getattr(source.module, key), getattr(own, key)
+        if was != now:
+            lines.append(f"warning: these weights {'are assumed to have been' if key in source.origin.assumed else 'were'} trained with {theirs.format(was)}, "
+                         f"this run has {mine.format(now)}; set --config.model.{key}={was} to keep what they learned")
+    return lines
 
 
 def place(state: Any, start: Start, sharding: Any) -> Any:

@@ -9,7 +9,8 @@ from jaxssl.errors import UserError, nearest
 
 
 def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
-    """The encoder in a workdir, an export folder, or one file of weights (ours, torchvision's, timm's, transformers' or SimCLR's layout).
+    """The encoder in a workdir, an export folder, or one file of weights (ours, or the layout of torchvision, timm, transformers or SimCLR; DINO's, DINOv2's, DeiT's,
+    MAE's and MoCo v3's are timm's).
 
     weights: of a workdir with a moving average, "student" or "teacher" ("" is the teacher). A file holds one of them; another one is refused.
     precision: of the arithmetic, "f32" or "bf16". Raises: UserError: nothing there, damaged, changed since its export, incomplete, or unknown.

@@ -1,5 +1,4 @@
 """What is evaluated: encoders with the images to try them on, opened and checked before anything is computed."""
-import argparse
 import dataclasses
 import os
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import jax
 from jaxssl import data as datas, encoder as encoders, typed
 from jaxssl.workdir import folder as workdir
 from jaxssl.evaluation import protocols
+from jaxssl.evaluation.request import HOME, Request
 from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import load as loading
 from jaxssl.encoder import preprocessing
@@ -29,34 +29,34 @@ class Subject(NamedTuple):
     contexts: list[protocols.Context]
 
 
-def load(flags: argparse.Namespace, plan: Any, *, home: str, log: Callable[[str], None]) -> list[Subject]:
-    """The encoders that the flags name, all opened with their data before the first is evaluated. Raises: UserError.
+def load(request: Request, *, log: Callable[[str], None]) -> list[Subject]:
+    """The encoders that a request names, all opened with their data before the first is evaluated. Raises: UserError.
 
-    flags, plan: of `evaluate`. home: where features are cached that have no workdir to go to. log(sentence): progress for a person.
+    log(sentence): progress for a person.
     """
     mesh, subjects = sharding.make_mesh(devices=jax.devices()), []
-    given = [(path, True) for paths in flags.workdir for path in paths] + [(path, False) for paths in flags.weights for path in paths]
+    given = [(path, True) for path in request.workdirs] + [(path, False) for path in request.weights]
     for path, is_run in given:
         if is_run:
-            own = loading.from_workdir(path, weights=flags.use, step=flags.step, precision=flags.precision)
+            own = loading.from_workdir(path, weights=request.use, step=request.step, precision=request.precision)
         else:
-            own = loading.load(path, weights=flags.use, precision=flags.precision)
+            own = loading.load(path, weights=request.use, precision=request.precision)
         for sentence in own.origin.account():
             log(f"{path}: {sentence}")
         encoders.check_finite(own.name, own.variables)
-        if flags.layer:
-            own.check_layer(flags.layer)
+        if request.layer:
+            own.check_layer(request.layer)
         trained = own.config.get("data", {})
-        if own.origin.layout and trained.get("source") in set(opening.SOURCES) - {"digits"} and not (plan.data or plan.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))):
+        if own.origin.layout and trained.get("source") in set(opening.SOURCES) - {"digits"} and not (request.data or request.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))):
             raise UserError(f"{path} was trained on {trained.get('path')!r}, but a file of weights does not keep the folder of its images; give it with --data")
-        data = open_data(own.config, plan.data, plan.data_keys, resize=own.preprocessing["resize"])
-        protocols.check_labels(plan.options, data)
+        data = open_data(own.config, request.data, request.data_keys, resize=own.preprocessing["resize"])
+        protocols.check_labels({name: request.of(name) for name in request.protocols}, data)
         root = workdir.path(path)
-        folder = workdir.path(os.path.expanduser(flags.out)) if flags.out else root if root.is_dir() else root.parent
-        features = os.path.expanduser(flags.cache) or (str(root) if is_run and isinstance(root, Path) and os.access(root, os.W_OK) else os.path.expanduser(home))
-        context = protocols.Context(own, data, mesh, features, select=flags.select, budget=flags.budget, log=log, results=folder)
+        folder = workdir.path(os.path.expanduser(request.out)) if request.out else root if root.is_dir() else root.parent
+        features = os.path.expanduser(request.cache) or (str(root) if is_run and isinstance(root, Path) and os.access(root, os.W_OK) else os.path.expanduser(HOME))
+        context = protocols.Context(own, data, mesh, features, select=request.select, budget=request.budget, log=log, results=folder)
         # Copies share features and decoded images.
-        subjects.append(Subject(path, own, data, folder, [dataclasses.replace(context, seed=seed) for seed in plan.seeds]))
+        subjects.append(Subject(path, own, data, folder, [dataclasses.replace(context, seed=seed) for seed in request.seeds]))
     for subject in subjects:
         check_writable(subject.folder / "evaluations", "--out")
         check_writable(Path(subject.contexts[0].folder) / "features", "--cache")

@@ -2,6 +2,7 @@
 import json
 import re
 
+from jaxssl.encoder.formats import families
 from jaxssl.evaluation.tables import reading as results
 
 LIBRARY = {"timm": "timm", "transformers": "transformers", "torchvision": "pytorch", "onnx": "onnx", "stablehlo": "jax", "safetensors": "jax"}
@@ -38,13 +39,9 @@ def render(*, name: str, config: dict, weights: str, step: int | None, digest: s
         "Config": f"<details><summary>of the run</summary>\n\n```json\n{as_json}\n```\n\n</details>"}
     front = ["---", f"license: {json.dumps(licence or 'unknown')}", f"library_name: {LIBRARY[format]}", "pipeline_tag: image-feature-extraction",
              f"tags: [image-feature-extraction, {'self-supervised, ' if 'method' in config else ''}jaxssl]", "---", ""]
-    summary = (f"An image encoder, {described(model)}: images to {width} features. The {text(weights)}{f' of step {text(step)}' if step is not None else ''}, "
+    summary = (f"An image encoder, {text(families.described(model))}: images to {width} features. The {text(weights)}{f' of step {text(step)}' if step is not None else ''}, "
                f"exported by jaxssl {version} for {format}.")
     return "\n".join([*front, title, "", summary, "", *(f"## {heading}\n\n{body}\n" for heading, body in sections.items())])
-
-
-def described(model: dict) -> str:
-    return f"{text(model['name'])} ({text(model.get('stem', 'imagenet'))} stem, width {model.get('width', 1.0):g})"
 
 
 def data(config: dict) -> str:

@@ -23,7 +23,7 @@ ENCODER_KERNEL = re.compile(r"(^|/)encoder/.*kernel$")
 # or from HBM a step, 14.7, 13.8 and 13.6 GB as XLA counts bytes.
 TPU_OPTIONS = {"xla_tpu_msa_inefficient_use_to_copy_ratio": 4.0}
 # XLA for CPUs: the first weights are drawn once, and optimizing the code that draws them cost half as much as the step. At this level they are the same
-# to the last bit; at level 0 two fifths cheaper, and a fifth of the arrays differ by up to 6e-8 (benchmarks/compile_init.py).
+# to the last bit; at level 0 two fifths cheaper, and a tenth of the arrays differ by up to 6e-8 (benchmarks/compile_init.py).
 INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 
-from jaxssl import config as configs
 from jaxssl.errors import Temporary, UserError
 
 RUN = ("model", "method", "data", "augment")     # sections of a run's config
@@ -94,6 +93,7 @@ def set_aside(workdir: str, former: dict) -> None:
 
 def _differences(file, text: str, told: dict) -> list[str]:
     try:
+        from jaxssl import config as configs              # here, so that reading a run's folder goes without ml_collections
         return [line for line in configs.differences(file.read_text(), text) if line.partition(":")[0] not in told]
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error}), so it is not known whose run this is; restore it from a copy, or use another workdir") from error

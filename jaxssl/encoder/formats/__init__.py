@@ -1,6 +1,7 @@
 """Weights in and out. One file per format: name table, what is written, and the code that opens it; `read` takes in any of them.
 
 Written: torchvision, timm, transformers, safetensors (ours), onnx, stablehlo. Read: torchvision, timm, transformers, simclr, safetensors.
+What is a ResNet's and what a vision transformer's is asked of `families`.
 """
 import importlib
 import re
@@ -14,7 +15,7 @@ import numpy as np
 from jaxssl import encoder as encoders, models, tree
 from jaxssl.workdir import folder as folders
 from jaxssl.errors import UserError, listed, nearest, whole
-from jaxssl.encoder.formats import files, foreign, names, records
+from jaxssl.encoder.formats import families, files, foreign, names, records
 
 WRITTEN = ("timm", "torchvision", "transformers", "safetensors", "onnx", "stablehlo")
 
@@ -42,31 +43,35 @@ class Weights(NamedTuple):
     notes: tuple[str, ...]
 
 
-def target(name: str) -> ModuleType:
-    """The module of a format that is written. Raises: UserError for an unknown one."""
+def target(name: str, module=None) -> ModuleType:
+    """The module of a format that is written. Raises: UserError for an unknown one, or one that cannot hold a network like `module`."""
     if name not in WRITTEN:
         raise UserError(f"format {name!r} is not one of {', '.join(WRITTEN)}{nearest(name, WRITTEN)}")
+    if module is not None:
+        families.demand(module, name)
     return importlib.import_module(f"jaxssl.encoder.formats.{name}")
 
 
-def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: dict | None = None) -> Weights:
+def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: dict | None = None, told: dict | None = None) -> Weights:
     """The weights in a file or a folder (ours, torchvision's, timm's, transformers', SimCLR's).
 
     model: the architecture ("resnet50"), where the names leave it open. prefix: what stands before every wanted name; others are unused.
+    told: heads, eps or pool of a vision transformer, instead of what is stated beside the weights or assumed.
     preprocessing: size, mean, std or interpolation, instead of what is stated beside the weights or assumed.
     A file of ours must be whole: its names, shapes and digest are checked here. For the others, `demand` does it.
     Raises: UserError.
     """
-    if model and model not in models.resnet.LAYERS:
-        raise UserError(f"model {model!r} is not one of {', '.join(models.resnet.LAYERS)}{nearest(model, models.resnet.LAYERS)}")
+    if model:
+        families.named(model)
     path = Path(path)
     with files.readable(path):
         file = locate(path)
         tensors, metadata = files.read(file)
     record = records.parse(file, metadata)
     if record is not None:
-        if prefix or model:
-            raise UserError(f"{file} is a file of ours, which says itself what it holds; leave out {'--prefix' if prefix else '--model'}, which is for files of other programs")
+        if prefix or model or told:
+            raise UserError(f"{file} is a file of ours, which says itself what it holds; leave out --{'prefix' if prefix else 'model' if model else next(iter(told))}, "
+                            "which is for files of other programs")
         return own(file, tensors, record, preprocessing or {})
     if prefix and any(name.startswith(prefix + ".") for name in tensors):
         prefix += "."
@@ -74,25 +79,25 @@ def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: 
     if prefix and not found:
         begins = sorted({name.partition(".")[0] for name in tensors})
         raise UserError(f"no name in {file.name} begins with {prefix!r}; they begin with {listed(begins)}: give another --prefix{nearest(prefix, begins)}")
-    found = foreign.named(found)
-    layout = foreign.detect(file, found)
-    side = importlib.import_module(f"jaxssl.encoder.formats.{layout}")
-    found = {side.canonical(short): name for short, name in found.items()}
-    model = model or foreign.architecture(side, found)
-    table = {**side.table(*models.resnet.LAYERS[model]), **(side.head(list(found)) if hasattr(side, "head") else {})}
+    family, side, found = foreign.detect(file, found)
+    if model and model not in family.NAMES:
+        raise UserError(f"{file.name} holds a {family.WORD}, and {model} is none; leave out --model")
     with files.readable(path):
-        config, assumed, replaced = foreign.config(side, layout, path, model, {short: tensors[name] for short, name in found.items()}, preprocessing or {})
-    used = {name: t for name, t in table.items() if name in found}
-    quantised = [f"{found[name]} {tensors[found[name]].dtype}" for name in used if not jnp.issubdtype(tensors[found[name]].dtype, jnp.floating)]
+        config, assumed, replaced = foreign.config(family, side, path, model, {short: tensors[name] for short, name in found.items()}, preprocessing or {}, told or {})
+    table = {**side.table(models.make(**config["model"], precision="f32")), **side.head(list(found))}
+    quantised = [f"{found[name]} {tensors[found[name]].dtype}" for name in table if name in found and not jnp.issubdtype(tensors[found[name]].dtype, jnp.floating)]
     if quantised:
         raise UserError(f"{len(quantised)} tensors of {file.name} are no floating-point numbers ({listed(quantised)}), so they are quantised or no weights; save them in float32"
                         f"{whole({'no floating-point numbers': quantised})}")
-    variables = {t.ours: names.turned(np.asarray(tensors[found[name]], np.float32), names.AXES[t.layout][1]) for name, t in used.items()}
+    missing, broken = names.gone(table, found)
+    used = [name for name in table if name in found and name not in broken]
+    variables = names.ours(table, {name: np.asarray(tensors[found[name]], np.float32) for name in used})
     left = [name for name in found if name not in table]
-    refused = [name for name in left if re.match(side.BODY, name) and not re.fullmatch(side.KNOWN, name)]
-    return Weights(layout=layout, name=path.stem if path.is_file() else path.name, config=config, variables=collections(variables), weights="student", step=None,
-                   used=tuple(found[name] for name in used), unused=(*(found[name] for name in left), *(name for name in tensors if not name.startswith(prefix))),
-                   missing={t.ours: prefix + name for name, t in table.items() if name not in used}, refused=tuple(found[name] for name in refused),
+    refused = [name for name in left if re.match(side.body, name) and not re.fullmatch(side.known, name)]
+    return Weights(layout=side.layout, name=path.stem if path.is_file() else path.name, config=config, variables=collections(variables), weights="student", step=None,
+                   used=tuple(found[name] for name in used),
+                   unused=(*(found[name] for name in (*left, *sorted(broken))), *(name for name in tensors if not name.startswith(prefix))),
+                   missing={ours: prefix + name for ours, name in missing.items()}, refused=tuple(found[name] for name in refused),
                    assumed=assumed, replaced=replaced, notes=foreign.notes(config, assumed) + replaced)
 
 
@@ -158,17 +163,20 @@ def own(file: Path, tensors: dict[str, np.ndarray], record: dict, stated: dict) 
     if layout == "safetensors":
         named, used = tensors, tuple(tensors)
     else:
-        side = target(layout)
         name = config.get("model", {}).get("name")
-        if name not in models.resnet.LAYERS:
+        if name not in families.NAMES:
             raise UserError(f"{file} was exported from {name!r}, which this version of jaxssl does not have")
-        table = side.table(*models.resnet.LAYERS[name])
+        module, side = models.make(**config["model"], precision="f32"), target(layout).SIDES[families.named(name)]
+        table, constants = side.table(module), side.constants(module, config["augment"]["size"])
         body = {n: a for n, a in tensors.items() if not n.endswith(names.COUNTERS)}
-        gone, extra = sorted(table.keys() - body.keys()), sorted(body.keys() - table.keys())
+        gone, extra = sorted((table.keys() | constants.keys()) - body.keys()), sorted(body.keys() - table.keys() - constants.keys())
         if gone or extra:
             raise UserError(f"{file} was changed since it was exported: {len(gone)} tensors are missing ({listed(gone)}), "
                             f"{len(extra)} are not part of it ({listed(extra)}); export it again{whole({'missing': gone, 'not part of it': extra})}")
-        named, used = {t.ours: names.turned(body[n], names.AXES[t.layout][1]) for n, t in table.items()}, tuple(table)
+        other = [n for n, a in constants.items() if not np.array_equal(body[n], a)]
+        if other:
+            raise UserError(f"{file} was changed since it was exported: {len(other)} tensors have other values than this network ({listed(other)}); export it again")
+        named, used = names.ours(table, body), tuple(table)
     variables = collections(named)
     if tree.digest(variables) != record["digest"]:
         raise UserError(f"{file} was changed since it was exported: its tensors do not have the digest that it names; it is corrupted or edited: export it again")

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxssl import models, tree
-from jaxssl.encoder.formats import arrays, files, names, records, safetensors
+from jaxssl.encoder.formats import arrays, files, names, records, resnets, safetensors
 
 OPSET, IR = 17, 8       # of 2022: read by every onnxruntime from 1.12 on
 FILE = "model.onnx"
@@ -35,9 +35,9 @@ class Graph:
         self.initializers.append(self.numpy_helper.from_array(names.turned(self.tensors[ours], axes), ours))
         return ours
 
-    def unit(self, x: str, place: names.Place, stride: int, relu: bool = True) -> str:
+    def unit(self, x: str, place: resnets.Place, stride: int, relu: bool = True) -> str:
         """Convolution, norm and, unless it is the last of a block, ReLU at `place`."""
-        conv, norm = names.ours(place)
+        conv, norm = resnets.ours(place)
         kernel = f"params/{conv}/kernel"
         size = self.tensors[kernel].shape[0]
         x = self.node("Conv", [x, self.constant(kernel, names.AXES["conv"][0])], conv, kernel_shape=[size, size], strides=[stride] * 2, pads=[size // 2] * 4)
@@ -50,20 +50,20 @@ class Graph:
         stride = 2 if stage > 1 and block == 0 else 1
         y = x
         for unit in range(1, units + 1):
-            y = self.unit(y, names.Place(stage, block, unit), stride if unit == strided else 1, relu=unit < units)
-        shortcut = names.Place(stage, block, 0)
-        if f"params/{names.ours(shortcut)[0]}/kernel" in self.tensors:
+            y = self.unit(y, resnets.Place(stage, block, unit), stride if unit == strided else 1, relu=unit < units)
+        shortcut = resnets.Place(stage, block, 0)
+        if f"params/{resnets.ours(shortcut)[0]}/kernel" in self.tensors:
             x = self.unit(x, shortcut, stride, relu=False)
         path = f"encoder/stage{stage}/block{block}"
         return self.node("Relu", [self.node("Add", [x, y], f"{path}/sum")], f"{path}/relu")
 
 
 def graph(onnx, encoder):
-    """The encoder as an ONNX model. Raises: UserError when it is no ResNet, AssertionError when a tensor is left over."""
-    kind, depths = names.resnet(encoder.module)
+    """A ResNet as an ONNX model. Raises: AssertionError when a tensor is left over."""
+    kind, depths = encoder.module.kind, encoder.module.depths
     g = Graph(onnx.helper, onnx.numpy_helper, tree.names(records.parts(encoder.variables, ("encoder",))), encoder.module.bn_eps)
     pool = models.resnet.POOL.get(encoder.module.stem)
-    x = g.unit("images", names.Place(0, 0, 1), 2 if pool else 1)
+    x = g.unit("images", resnets.Place(0, 0, 1), 2 if pool else 1)
     if pool:
         x = g.node("MaxPool", [x], "encoder/stem/pool", kernel_shape=[3, 3], strides=[2, 2], pads=[pool[0]] * 2 + [pool[1]] * 2)
     for stage, depth in enumerate(depths, 1):

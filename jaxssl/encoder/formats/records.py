@@ -11,7 +11,7 @@ from jaxssl.encoder.formats import files, names
 
 KEY, VERSION = "jaxssl", 1
 FIELDS = ("version", "layout", "name", "weights", "step", "digest", "config")
-ASSUMED = ("architecture", "size", "resize", "interpolation", "mean", "std")
+ASSUMED = ("architecture", "heads", "eps", "pool", "size", "resize", "interpolation", "mean", "std")
 
 
 def parts(variables: dict, wanted: tuple[str, ...]) -> dict:
@@ -71,10 +71,13 @@ def valid(record: dict) -> dict[str, bool]:
             "replaced": words(record.get("replaced", []))}
 
 
-def write_torch(encoder, folder: Path, layout: str, table: dict[str, names.Tensor]) -> None:
-    """The encoder (without heads) as a torch state dict in `folder/model.safetensors`. Raises: UserError when a tensor has no place in `table`."""
+def write_torch(encoder, folder: Path, layout: str, table: dict[str, names.Tensor], constants: dict[str, np.ndarray] = {}) -> None:
+    """The encoder (without heads) as a torch state dict in `folder/model.safetensors`. constants: what the library's network has beside ours.
+
+    Raises: UserError when a tensor has no place in `table`.
+    """
     variables = parts(encoder.variables, ("encoder",))
     tensors = names.theirs(table, tree.names(variables))
     counter = np.asarray(encoder.step or 0, np.int64)
     counters = {name.removesuffix("running_var") + names.COUNTERS: counter for name in table if name.endswith(".running_var")}
-    files.write(folder / files.WEIGHTS, {**tensors, **counters}, metadata(encoder, layout, variables))
+    files.write(folder / files.WEIGHTS, {**tensors, **constants, **counters}, metadata(encoder, layout, variables))

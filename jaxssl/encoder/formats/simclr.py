@@ -10,7 +10,7 @@ A tensor is named by its place in the object tree: `model/resnet_model/block_gro
 """
 import re
 
-from jaxssl.encoder.formats import names
+from jaxssl.encoder.formats import names, resnets
 
 STEM = "resnet_model/initial_conv_relu_max_pool/0/conv2d/kernel"
 BODY = r"resnet_model/"
@@ -23,7 +23,7 @@ def canonical(name: str) -> str:
     return name.removeprefix("model/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
 
 
-def place(p: names.Place, kind: str) -> tuple[str, str]:
+def place(p: resnets.Place, kind: str) -> tuple[str, str]:
     """Layers without weights count in their lists: an identity in the stem, drop block behind each convolution of a bottleneck."""
     if not p.stage:
         return "resnet_model/initial_conv_relu_max_pool/0", "resnet_model/initial_conv_relu_max_pool/2"
@@ -33,8 +33,8 @@ def place(p: names.Place, kind: str) -> tuple[str, str]:
     return tuple(f"{block}/{units if p.unit else shortcut}/{first + i}" for i in range(2))
 
 
-def table(kind: str, depths: tuple[int, ...]) -> dict[str, names.Tensor]:
-    return names.table(kind, depths, lambda p: place(p, kind), LEAVES, "same")
+def table(module) -> dict[str, names.Tensor]:
+    return resnets.table(module, lambda p: place(p, module.kind), LEAVES, "same")
 
 
 def head(found: list[str]) -> dict[str, names.Tensor]:
@@ -47,3 +47,6 @@ def head(found: list[str]) -> dict[str, names.Tensor]:
         for leaf, collection in (("scale", "params"), ("mean", "batch_stats"), ("var", "batch_stats"), *((("bias", "params"),) if i < count - 1 else ())):
             entries[f"{theirs}/bn_relu{LEAVES[leaf]}"] = f"{collection}/projector/norm{i + 1}/{leaf}"
     return {name: names.Tensor(mine, "same") for name, mine in entries.items()}
+
+
+SIDES = {resnets: names.Side("simclr", STEM, BODY, KNOWN, table, canonical, head)}

@@ -6,30 +6,29 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxssl.encoder.formats import arrays, files, names, records
+from jaxssl.encoder.formats import arrays, files, names, records, resnets
 
 STEM = "conv1.weight"
 BODY = r"(conv1|bn1|layer\d+)\."                 # names of the network itself
 KNOWN = r"fc\.(weight|bias)|(.*\.)?" + names.COUNTERS   # names that a ResNet has beside its encoder: classifier, counters
 
 
-def canonical(name: str) -> str:
-    return name
-
-
-def place(p: names.Place) -> tuple[str, str]:
+def place(p: resnets.Place) -> tuple[str, str]:
     if not p.stage:
         return "conv1", "bn1"
     block = f"layer{p.stage}.{p.block}"
     return (f"{block}.conv{p.unit}", f"{block}.bn{p.unit}") if p.unit else (f"{block}.downsample.0", f"{block}.downsample.1")
 
 
-def table(kind: str, depths: tuple[int, ...]) -> dict[str, names.Tensor]:
-    return names.table(kind, depths, place, names.TORCH, "conv")
+def table(module) -> dict[str, names.Tensor]:
+    return resnets.table(module, place, resnets.TORCH, "conv")
+
+
+SIDES = {resnets: names.Side("torchvision", STEM, BODY, KNOWN, table)}
 
 
 def write(encoder, folder: Path) -> None:
-    records.write_torch(encoder, folder, "torchvision", table(*names.resnet(encoder.module)))
+    records.write_torch(encoder, folder, "torchvision", table(encoder.module))
 
 
 def usage(encoder, folder: Path) -> tuple[str, str]:

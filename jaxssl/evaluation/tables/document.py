@@ -1,5 +1,4 @@
 """What an evaluation leaves in `evaluations/*.json`: subject, data, transform, rows with their intervals and published values, and how they came about."""
-import argparse
 import datetime
 import json
 from importlib import metadata
@@ -8,26 +7,27 @@ from typing import Any
 from jaxssl import config as configs, durations
 from jaxssl.workdir import folder as workdir
 from jaxssl.errors import UserError
+from jaxssl.evaluation.request import Request
 from jaxssl.evaluation.tables import compare, published
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scikit-learn", "scipy", "pillow")
 
 
-def begin(flags: argparse.Namespace, plan: Any, subject: Any, chosen: dict | None) -> dict:
+def begin(request: Request, subject: Any, chosen: dict | None) -> dict:
     """What is written for one encoder, before anything is measured."""
     encoder, data = subject.encoder, subject.data
     return {"version": 1, "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "subject": {"name": encoder.name, "weights": encoder.weights, "step": encoder.step, "digest": encoder.digest, "path": subject.path},
             "data": {"name": data.train.name, "train": named(data.train), "test": named(data.test), "classes": len(data.classes), "digest": subject.contexts[0].digest},
             "transform": {**encoder.preprocessing, "canvas": data.canvas}, "notes": encoder.origin.notes, "unused": encoder.origin.unused,
-            "command": plan.command, "select": flags.select, "select_by": chosen,
-            "budget": flags.budget, "precision": flags.precision, "seeds": plan.seeds, "seconds": 0., "rows": [], "failed": [], "unfinished": plan.protocols,
+            "command": request.command, "select": request.select, "select_by": chosen,
+            "budget": request.budget, "precision": request.precision, "seeds": list(request.seeds), "seconds": 0., "rows": [], "failed": [], "unfinished": list(request.protocols),
             "packages": {name: _version(name) for name in _PACKAGES}}
 
 
-def rows(subject: Any, plan: Any, tables: list[list]) -> list[dict]:
+def rows(subject: Any, request: Request, tables: list[list]) -> list[dict]:
     """The rows of all seeds as they are written: with seed, marks of overlap, and the published value where these are the data and the last step of its recipe."""
-    known = not plan.data and not plan.data_keys
+    known = not request.data and not request.data_keys
     return [{**row._asdict(), "interval": row.interval and list(row.interval), "interval_classes": getattr(row.interval, "classes", None),
              "overlaps_best": mark, "seed": context.seed, "published": _published(subject.encoder, row) if known else None}
             for context, table in zip(subject.contexts, tables) for row, mark in zip(table, compare.overlapping(table))]

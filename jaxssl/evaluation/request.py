@@ -1,0 +1,74 @@
+"""What an evaluation is asked for: one frozen object, checked before anything is loaded."""
+import dataclasses
+import os
+from collections.abc import Mapping
+
+from jaxssl.errors import UserError, nearest
+
+SELECT_BY = ("rankme", "alphareq")
+HOME = os.path.join("~", ".cache", "jaxssl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What `evaluate.run` does.
+
+    workdirs, weights: paths of runs, and of exports or files of weights. use: "student", "teacher" or "" (the teacher where there is one). step: of the
+    checkpoint of a workdir, None for the newest. protocols: names. options: protocol -> its keywords that are set. layer: for protocols that look at one.
+    select: settings are selected on "validation" or "test". select_by: only the best of several by "rankme" or "alphareq" is evaluated, which reads no label.
+    budget: "short" or "published". seeds: of the protocols. data, data_keys: another source than a run's own, and keys of the data section as text.
+    precision: "f32" or "bf16". cache, out: folders of the features and of evaluations/; "" is the workdir, or `HOME`. command: as a person would type it.
+    """
+    workdirs: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    use: str = ""
+    step: int | None = None
+    protocols: tuple[str, ...] = ("knn", "linear")
+    options: Mapping[str, dict] = dataclasses.field(default_factory=dict)
+    layer: str = ""
+    select: str = "validation"
+    select_by: str = ""
+    budget: str = "short"
+    seeds: tuple[int, ...] = (0,)
+    data: str = ""
+    data_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    precision: str = "f32"
+    cache: str = ""
+    out: str = ""
+    command: str = ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (*self.workdirs, *self.weights)
+
+    def of(self, protocol: str) -> dict:
+        """The keywords of a protocol: those that are set, and the layer where it looks at one."""
+        from jaxssl.evaluation import protocols      # with it comes JAX, which a command's --help does without
+        own = {"layer": self.layer} if self.layer and "layer" in protocols.options(protocol) else {}
+        return own | dict(self.options.get(protocol, {}))
+
+
+def check(request: Request) -> None:
+    """Against what there is. Raises: UserError."""
+    from jaxssl.evaluation import protocols
+    if not request.paths:
+        raise UserError("nothing to evaluate: give --workdir DIR (a run) or --weights FILE (an export)")
+    for name, choices in (("select", protocols.SELECT), ("budget", protocols.BUDGETS), ("select_by", ("", *SELECT_BY)), ("precision", ("f32", "bf16"))):
+        value = getattr(request, name)
+        if value not in choices:
+            other = f"; --select_by {value} picks among several runs" if name == "select" and value in SELECT_BY else ""
+            raise UserError(f"--{name} is {value!r}; choose one of {', '.join(filter(None, choices))}{other or nearest(value, choices)}")
+    absolute = [os.path.abspath(path) for path in request.paths]
+    twice = next((path for place, path in enumerate(request.paths) if absolute[place] in absolute[:place]), None)
+    if twice:
+        raise UserError(f"{twice} is named twice, and a comparison would count it twice; name every run once")
+    if not request.protocols:
+        raise UserError(f"--protocols names none; name some of {', '.join(protocols.names())}, or all")
+    if request.step is not None and request.weights:
+        raise UserError(f"--step {request.step} says which checkpoint of a --workdir is evaluated, and --weights holds one alone; leave it out, or evaluate them one after the other")
+    known = {name: protocols.options(name) for name in request.protocols}
+    if request.layer and not request.select_by and not any("layer" in own for own in known.values()):
+        readers = [name for name in protocols.names() if "layer" in protocols.options(name)]
+        raise UserError(f"--layer {request.layer} has no use with {', '.join(request.protocols)}; it is read by {', '.join(readers)}, and by --select_by")
+    if not request.seeds or min(request.seeds) < 0 or max(request.seeds) >= 2**32 or len(set(request.seeds)) < len(request.seeds):
+        raise UserError(f"--seeds is {','.join(map(str, request.seeds))!r}; write different numbers from 0 to 2**32 - 1")

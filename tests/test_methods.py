@@ -1,0 +1,197 @@
+"""Every method against its paper: the loss and the state it leaves, from a loop in numpy over tiny networks; what teaches it and what does not.
+
+A method joins with a row in `CASES` and an oracle, (params, aux, batch, step, make's keys) -> loss, {path in aux: what the step leaves there}, in numpy.
+"""
+import functools
+import importlib
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxssl import config as configs, tree
+from jaxssl.errors import UserError
+from jaxssl.methods import base
+from jaxssl.models import Features, Net
+from tests.tiny import ROOT, SMALL, Tiny
+
+TOTAL, STEP = 10, 3
+
+
+class Average(nn.Module):
+    """The smallest encoder: a linear map of the mean colour, for images of any size."""
+    features: int = 5
+
+    @nn.compact
+    def __call__(self, x, train, rows=None):
+        return Features(nn.Dense(self.features, name="linear")(x.mean((1, 2))), x.reshape(len(x), -1, 3))
+
+
+class Case(NamedTuple):
+    method: str
+    oracle: object
+    keys: dict
+    local: int = 0
+
+
+# -- the papers, in numpy -----------------------------------------------------------------------------------------------------------------------------------
+
+def encoded(params, views):
+    return views.mean((2, 3)) @ params["linear"]["kernel"] + params["linear"]["bias"]                            # [B, V, D]
+
+
+def normed(x, params):
+    """Batch norm of the last axis over all others."""
+    axes = tuple(range(x.ndim - 1))
+    return (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5) * params["scale"] + params["bias"]
+
+
+def perceptron(params, x):
+    return np.maximum(normed(x @ params["linear1"]["kernel"], params["norm1"]), 0) @ params["linear2"]["kernel"]
+
+
+def unit(x, axis=-1):
+    return x / np.linalg.norm(x, axis=axis, keepdims=True)
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def pairs(views, targets):
+    return [(s, t) for t in range(targets) for s in range(views) if s != t]
+
+
+def byol(params, aux, batch, step, keys):
+    teacher = aux["teacher"]["params"]
+    p = perceptron(params["predictor"], perceptron(params["projector"], encoded(params["encoder"], batch["views"])))
+    z = perceptron(teacher["projector"], encoded(teacher["encoder"], batch["views"]))
+    return np.mean([np.sum((unit(p[b, s]) - unit(z[b, t])) ** 2) for b in range(len(p)) for s, t in pairs(2, 2)]), {}
+
+
+def prototype_logits(params, h, norm):
+    for i in (1, 2):
+        layer = params[f"linear{i}"]
+        h = normed(h @ layer["kernel"], params[f"norm{i}"]) if norm else h @ layer["kernel"] + layer["bias"]
+        h = h / 2 * (1 + np.vectorize(math.erf)(h / math.sqrt(2)))
+    h = unit(h @ params["linear3"]["kernel"] + params["linear3"]["bias"])
+    return h @ unit(params["prototypes"]["kernel"], 0) * params["prototypes"].get("gain", 1)
+
+
+def dino(params, aux, batch, step, keys):
+    teacher, norm = aux["teacher"]["params"], keys.get("norm", False)
+    h = np.concatenate([encoded(params["encoder"], batch[name]) for name in ("views", "local") if name in batch], 1)
+    s, t = prototype_logits(params["head"], h, norm), prototype_logits(teacher["head"], encoded(teacher["encoder"], batch["views"]), norm)
+    warm = .04 + (.07 - .04) * min(step / 6, 1)                                                                 # "6_steps", below
+    loss = np.mean([-softmax((t[b, j] - aux["center"]) / warm) @ np.log(softmax(s[b, i] / .1)) for b in range(len(s)) for i, j in pairs(s.shape[1], t.shape[1])])
+    return loss, {"center": .9 * aux["center"] + .1 * t.mean((0, 1))}
+
+
+HEAD = dict(prototypes=6, hidden=4, bottleneck=3, teacher_temp_warmup="6_steps")
+CASES = {
+    "byol": Case("byol", byol, dict(hidden=16, dim=3, tau=.9)),
+    "dino": Case("dino", dino, dict(HEAD, tau=.9), local=3),
+    "dino without crops": Case("dino", dino, dict(HEAD, tau=.8, norm=True, norm_last_layer=False)),
+}
+
+
+# -- what holds for each ------------------------------------------------------------------------------------------------------------------------------------
+
+@functools.cache
+def made(name):
+    """(method, params, aux, batch) of a case: what teaches is not what it starts as, so that one is not taken for the other."""
+    case, rng = CASES[name], np.random.default_rng(0)
+    batch = {"views": rng.normal(size=(4, 2, 4, 4, 3)).astype(np.float32), "label": np.zeros(4, np.int32), "id": np.arange(4, dtype=np.int32)}
+    if case.local:
+        batch["local"] = rng.normal(size=(4, case.local, 2, 2, 3)).astype(np.float32)
+    context = dict(encoder=Net(Average()), net=Net, mesh=None, batch_size=4, views=2, local=case.local, classes=0, examples=40, total=TOTAL,
+                   duration=lambda value, key: int(value.removesuffix("_steps")))
+    method = base.build(importlib.import_module(f"jaxssl.methods.{case.method}").make, case.keys, context)
+    state = jax.tree.map(lambda a: np.asarray(a) + .3 * rng.normal(size=a.shape).astype(np.float32), jax.jit(method.init)(jax.random.key(0), batch))
+    params, aux = state
+    return method, params, aux, batch
+
+
+def step_of(name, params, aux):
+    method, _, _, batch = made(name)
+    return method.loss(params, aux, batch, jax.random.key(1), jnp.int32(STEP))
+
+
+each = pytest.mark.parametrize("name", CASES)
+
+
+@each
+def test_loss_is_the_papers(name):
+    _, params, aux, batch = made(name)
+    loss, (left, metrics, seen) = jax.jit(functools.partial(step_of, name))(params, aux)
+    wide = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, aux, batch))
+    want, changed = CASES[name].oracle(*wide, STEP, CASES[name].keys)
+    assert loss == pytest.approx(want, rel=1e-5)
+    for path, value in changed.items():
+        np.testing.assert_allclose(tree.names(left)[path], value, rtol=1e-5, atol=1e-6, err_msg=path)
+    before, after = tree.names(aux), tree.names(left)
+    assert before.keys() == after.keys()
+    for path in before:                                     # and nothing else in aux but running statistics
+        if path not in changed and not path.startswith("batch_stats/"):
+            np.testing.assert_array_equal(before[path], after[path], err_msg=path)
+    assert all(np.ndim(value) == 0 and np.isfinite(value) for value in metrics.values())
+    assert seen["features"].shape[:2] == (4, 2)
+
+
+@each
+def test_gradient_reaches_all_that_trains_and_nothing_else(name):
+    """The stop-gradient that keeps it from collapse: none through the target; and every network of params is trained."""
+    _, params, aux, _ = made(name)
+    trained, state = jax.jit(jax.grad(lambda *a: step_of(name, *a)[0], (0, 1)))(params, aux)
+    for path, gradient in tree.names(state).items():
+        if path.startswith(("teacher/", "center")):
+            assert not np.any(gradient), path
+    for network, gradients in trained.items():
+        assert any(np.abs(gradient).max() > 1e-6 for gradient in jax.tree.leaves(gradients)), network
+
+
+@each
+def test_teacher_is_the_average(name):
+    """Two updates, by the formula of the paper; statistics too. What is evaluated is the teacher."""
+    method, params, aux, batch = made(name)
+    want, tau0 = aux["teacher"], CASES[name].keys["tau"]
+    for step in (STEP, STEP + 1):
+        params = jax.tree.map(lambda a: a + np.float32(step), params)
+        tau = 1 - (1 - tau0) * (math.cos(math.pi * step / TOTAL) + 1) / 2
+        current = {"params": params, "batch_stats": aux["batch_stats"]}
+        want = {part: {network: jax.tree.map(lambda old, new: tau * old + (1 - tau) * new, want[part][network], current[part][network]) for network in want[part]} for part in want}
+        params, aux = method.post(params, aux, jnp.int32(step))
+    for path, value in tree.names(aux["teacher"]).items():
+        np.testing.assert_allclose(value, tree.names(want)[path], rtol=1e-5, atol=1e-6, err_msg=path)
+    features = method.embed(params, aux, batch["views"][:, 0]).pooled
+    np.testing.assert_allclose(features, encoded(want["params"]["encoder"], batch["views"])[:, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method, key", [("byol", "tau"), ("byol", "dim"), ("dino", "student_temp"), ("dino", "center_momentum"), ("dino", "layers")])
+def test_a_wrong_key_is_named(method, key):
+    make = importlib.import_module(f"jaxssl.methods.{method}").make
+    with pytest.raises(UserError, match=f"method.{key} is -1"):
+        make(**{"encoder": Net(Average()), "net": Net, "total": 1, **({"duration": None} if method == "dino" else {}), key: -1})
+
+
+# On one device in one pass, or on eight in two micro-batches, whose batch norm is that of two ghost groups: the loss is the same, and with it the whole step.
+SIZES = {"byol": {}, "dino": {"model.image": "16", "model.width": "16", "model.depth": "2", "model.heads": "2", "model.drop_path": ".2", "method.hidden": "16", "local.size": "8"}}
+
+
+@pytest.mark.parametrize("method", SIZES)
+def test_neither_devices_nor_micro_batches_change_it(method):
+    vit = "model.image" in SIZES[method]
+    small = {key: value for key, value in SMALL.items() if not (vit and key.startswith("model."))}
+
+    def tiny(devices, **changes):
+        config = configs.load(str(ROOT / "configs" / "digits" / f"{method}.py"), {**small, **SIZES[method], **changes})
+        return Tiny(config, devices).run(2)
+
+    one, many = tiny(1, **({} if vit else {"model.bn_groups": "2"})), tiny(8, micro_batch="8")
+    for a, b in zip(one, many):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
