@@ -1,4 +1,4 @@
-"""MAE: its loss against a loop, what the encoder sees, and that neither micro-batches nor devices change it."""
+"""MAE: its loss against a loop, what the encoder sees, and that micro-batches do not change it."""
 import functools
 
 import jax
@@ -133,11 +133,6 @@ def config(**changes):
     small = {"batch_size": "16", "total": "30", "warmup": "3", "augment.size": "16", "data.canvas": "16", "data.variant": "clean",
              "model.width": "32", "model.depth": "1", "model.heads": "2", "method.width": "16", "method.depth": "1", "method.heads": "2"}
     return configs.load(str(ROOT / "configs/digits/mae.py"), {**small, **changes})
-
-
-def test_one_device_is_eight():
-    runs = [[step["loss"] for step in Tiny(config(), devices).run(3)] for devices in (1, 8)]
-    assert runs[0] == pytest.approx(runs[1], rel=1e-4) and len(set(runs[0])) == 3
 
 
 @pytest.mark.parametrize("changes, words", [

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import config as configs, tree
+from jaxssl import tree
 from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.models import Features, Net
-from tests.tiny import ROOT, SMALL, Tiny
 
 TOTAL, STEP = 10, 3
 
@@ -177,21 +176,3 @@ def test_a_wrong_key_is_named(method, key):
     make = importlib.import_module(f"jaxssl.methods.{method}").make
     with pytest.raises(UserError, match=f"method.{key} is -1"):
         make(**{"encoder": Net(Average()), "net": Net, "total": 1, **({"duration": None} if method == "dino" else {}), key: -1})
-
-
-# On one device in one pass, or on eight in two micro-batches, whose batch norm is that of two ghost groups: the loss is the same, and with it the whole step.
-SIZES = {"byol": {}, "dino": {"model.image": "16", "model.width": "16", "model.depth": "2", "model.heads": "2", "model.drop_path": ".2", "method.hidden": "16", "local.size": "8"}}
-
-
-@pytest.mark.parametrize("method", SIZES)
-def test_neither_devices_nor_micro_batches_change_it(method):
-    vit = "model.image" in SIZES[method]
-    small = {key: value for key, value in SMALL.items() if not (vit and key.startswith("model."))}
-
-    def tiny(devices, **changes):
-        config = configs.load(str(ROOT / "configs" / "digits" / f"{method}.py"), {**small, **SIZES[method], **changes})
-        return Tiny(config, devices).run(2)
-
-    one, many = tiny(1, **({} if vit else {"model.bn_groups": "2"})), tiny(8, micro_batch="8")
-    for a, b in zip(one, many):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)

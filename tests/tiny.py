@@ -1,5 +1,6 @@
 """Tiny versions of every method, built by listing the folders: a new method or config is covered by existing."""
 import functools
+import runpy
 from pathlib import Path
 
 import jax
@@ -16,15 +17,23 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.
 # The family of a method's encoder, the module that its name begins with -> what makes it tiny.
 ENCODERS = {"resnet": {"model.name": "resnet10", "model.width": "0.0625", "model.stem": "cifar"},
             "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"}}
-LESS = {"augment.size": "16", "data.canvas": "16", "data.variant": "clean"}
+LESS = {"augment.size": "16", "data.source": "digits", "data.canvas": "16", "data.variant": "clean"}
 BRIEF = {"batch_size": "16", "total": "30", "warmup": "3", **LESS}
 SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR
+# Whatever a recipe has: arithmetic that can be compared, and an optimizer whose first moments are the gradient.
+PLAIN = {"precision": "f32", "data.path": "", "data.test_path": "", "data.examples": "0", "data.classes": "0", "optim.name": "adamw", "optim.lr": "4e-3", "optim.scaling": "none"}
+WIDTHS, WIDEST = ("hidden", "dim", "prototypes", "bottleneck"), 64
 
 
+@functools.cache
 def spec(method: str) -> tuple[str, dict]:
-    """(config file, what to change in it): digits/<method>.py where it exists, else SimCLR's with the method's name and its own defaults."""
-    own = Path("configs") / "digits" / f"{method}.py"
-    return (str(own), {}) if (ROOT / own).exists() else ("configs/digits/simclr.py", {"method.name": method})
+    """(config, what to change in it): of the first data set of these that has one for `method`, the variant with local crops where there is one; else SimCLR's with the method's name."""
+    for file in (Path("configs") / data / f"{method}.py" for data in ("digits", "cifar10", "folder", "imagenet")):
+        if (ROOT / file).exists():
+            scope = runpy.run_path(str(ROOT / file))
+            best = max(("", *scope.get("VARIANTS", ())), key=lambda variant: scope["get_config"](variant).get("local", {}).get("views", 0) > 0)
+            return f"{file}:{best}".rstrip(":"), {}
+    return "configs/digits/simclr.py", {"method.name": method}
 
 
 @functools.cache
@@ -32,11 +41,12 @@ def _small(method):
     file, name = spec(method)
     config = configs.load(str(ROOT / file), name)
     encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
-    return {**name, **LESS, **encoder, **({"local.size": "8"} if config.local.views else {})}
+    heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
+    return {**name, **LESS, **PLAIN, **encoder, **heads, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
 
 
 def small(method: str) -> dict[str, str]:
-    """What makes a run of `method` tiny, its schedule aside: key -> text of a flag."""
+    """What makes a run of `method` tiny and plain, its schedule aside: key -> text of a flag."""
     return dict(_small(method))
 
 
