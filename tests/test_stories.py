@@ -53,17 +53,12 @@ def assert_average(before, aux, params):
         np.testing.assert_allclose(gone[k], share * way[k], rtol=1e-3, atol=1e-6 * np.abs(old[k]).max(), err_msg=k)
 
 
-def crops_alone(config):
-    """Crops and flips are views enough: other changes of pixels have tests of their own (test_augment*.py), and compiling them would be a tenth of a story."""
-    return {f"{section}.{key}": "0." for section in ("augment", *(["local"] if config.local.views else [])) for key in ("jitter", "gray", "blur", "solarize", "invert")}
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_story(method, tmp_path):
     # The first program computes the whole batch on eight devices (ghost groups, where there is batch norm), the second two micro-batches on one: one comparison for both.
     config = config_of(method)
     groups = [{"model.bn_groups": n} if "bn_groups" in config.model else {} for n in "21"]
-    eight, one = Tiny(config_of(method, **crops_alone(config), **groups[0]), devices=8, fsdp=2), Tiny(config_of(method, micro_batch="8", **crops_alone(config), **groups[1]), devices=1)
+    eight, one = Tiny(config_of(method, **groups[0]), devices=8, fsdp=2), Tiny(config_of(method, micro_batch="8", **groups[1]), devices=1)
     start, key = one.named("params"), np.asarray(one.state.key)
     assert_spread(eight)
 
