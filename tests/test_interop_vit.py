@@ -325,7 +325,7 @@ def test_features_are_the_target_librarys(tmp_path, library, case, size):
     native.save(encoder, tmp_path / "w.safetensors")
     found = export.run(weights=str(tmp_path / "w.safetensors"), format=library, out=str(tmp_path / "out"), images=3)
     assert found["difference"] < 1e-5 and loading.load(tmp_path / "out").digest == encoder.digest
-    assert f"{'vit_tiny, patch 8, 16 px'}" in (tmp_path / "out" / "README.md").read_text()
+    assert "patch 8, 16 px" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_stablehlo_holds_a_vision_transformer(tmp_path):
