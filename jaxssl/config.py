@@ -1,6 +1,7 @@
 """Configurations: load a file, complete it with every default, override, lock, validate, resolve durations.
 
-A config file is Python with `get_config(variant="") -> ConfigDict`; loading one executes it, so run only files you trust.
+A config file is Python with `get_config(variant="") -> ConfigDict`, and may state in `PUBLISHED` which values are published for its variants; loading one executes
+it, so run only files you trust.
 It lists what a recipe sets. Everything else is completed from the keyword signatures of the functions that use the section, where each default lives
 once: of the function in `SECTIONS`, and of the one that the section's `name` selects (`FAMILIES`). So a resolved config holds every key that something
 reads, and an unknown one is a typo.
@@ -44,6 +45,8 @@ OFF = {"local": {"views": 0}}
 CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
 A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
+# What a config file states of a published value.
+PUBLISHED = {"protocol": str, "setting": dict, "value": (int, float), "source": str, "weights": str}
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
 # Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
 ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "optim.lr_rules": [], "optim.rules": [], "optim.layer_decay": 1.0, "optim.clip_by": "all",
@@ -116,6 +119,30 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     for section, check in CHECKS.items():
         _named(check)(**config[section])
     return config.lock()
+
+
+def published(spec: str) -> tuple[ConfigDict | None, list[dict]]:
+    """(the completed config of `path.py[:variant]` without overrides, what the file's `PUBLISHED` states for it); (None, []) where it states nothing.
+
+    Each value is {"protocol", "setting": what the setting of a result must hold, "value", "source"}, with "weights" ("student" or "teacher") if it is of these alone.
+    Raises: UserError when something else is stated.
+    """
+    path, _, variant = spec.partition(":")
+    module, config = _opened(spec)
+    table, variants = getattr(module, "PUBLISHED", {}), ("", *getattr(module, "VARIANTS", ()))
+    if not isinstance(table, dict) or not table.keys() <= set(variants):
+        raise UserError(f"{path}: PUBLISHED is {table!r}, and should be a dict from variants ({', '.join(map(repr, variants))}) to lists of values")
+    values = table.get(variant, ())
+    for each in values if isinstance(values, (list, tuple)) else [values]:
+        if not isinstance(each, dict) or not PUBLISHED.keys() - {"weights"} <= each.keys() <= PUBLISHED.keys() or not all(isinstance(each[k], PUBLISHED[k]) for k in each):
+            raise UserError(f"{path}: PUBLISHED[{variant!r}] holds {each!r}; write dict(protocol=\"knn\", setting=dict(k=200), value=0.9, source=\"where it is printed\"), "
+                            "with weights=\"student\" or \"teacher\" if it is of these alone")
+    if not values:
+        return None, []
+    for section in SECTIONS:
+        if section not in config:
+            config[section] = ConfigDict()
+    return complete(config), [dict(each) for each in values]
 
 
 def complete(config: ConfigDict) -> ConfigDict:
@@ -261,6 +288,11 @@ def _defaults(f):
 
 
 def _execute(spec):
+    return _opened(spec)[1]
+
+
+def _opened(spec):
+    """(the config file as a module, the config of its variant)"""
     path, _, variant = spec.partition(":")
     file = Path(path)
     if not file.is_file():
@@ -287,7 +319,7 @@ def _execute(spec):
     for section in SECTIONS:
         if section in config and not isinstance(config[section], ConfigDict):
             raise UserError(f"{path} sets {section} to {config[section]!r}, but it is a section; write {section}=dict(key=value), or leave it out for its defaults")
-    return config
+    return module, config
 
 
 def _set(config, path, text):

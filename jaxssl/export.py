@@ -22,6 +22,7 @@ from jaxssl.data.open import detect
 from jaxssl.errors import UserError
 from jaxssl.evaluation.tables import reading as results
 from jaxssl.report import card
+from jaxssl.workdir import published
 from jaxssl.command import guarded
 
 LIMIT = 1e-4          # largest feature difference, of an image's largest feature, in float32
@@ -51,6 +52,8 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))
         check |= {"folder": str(folder), "format": format, "notes": [*encoder.origin.notes, *(target.notes(encoder, partial) if hasattr(target, "notes") else [])]}
+        if stated := published.read(workdir or weights, encoder.config):
+            published.keep(str(partial), {"recipe": published.recipe(encoder.config), "values": stated}, new=True)
         (partial / "README.md").write_text(describe(target, encoder, check, workdir, licence), encoding="utf-8", errors="replace")
     return check
 

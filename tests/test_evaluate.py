@@ -1,6 +1,7 @@
 """The evaluate command: what it writes, compares, selects and refuses; a planted leak and a protocol that trains the encoder are caught."""
 import dataclasses
 import json
+import re
 import shutil
 import sys
 import types
@@ -14,7 +15,8 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 from jaxssl import config as configs, data as datas, evaluate, typed
-from jaxssl.workdir import checkpoint
+from jaxssl.errors import UserError
+from jaxssl.workdir import checkpoint, published as recipes
 from jaxssl.evaluation import protocols
 from jaxssl.evaluation import subjects
 from jaxssl.evaluation.tables import document
@@ -26,6 +28,7 @@ from jaxssl.evaluation.tables import compare, published
 from jaxssl.evaluation.protocols import Row, augmented, labelfree
 from tests.probed import Labelled
 from tests.test_cache import drawn
+from tests.tiny import CONFIGS, ROOT
 
 FAST = ["--set", "knn.k=5,20"]
 
@@ -391,8 +394,13 @@ def test_select_by_wants_the_same_images(runs, call, monkeypatch, tmp_path):
     assert code == 0 and "→" in out, err
 
 
-def matched(config, row):
-    return published.value(config, row, lambda recipe: configs.defaults(recipe, *published.SECTIONS))
+KNN = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
+
+
+def stated(spec):
+    """(config of a shipped file as JSON has it, what a run of it keeps in published.json)"""
+    config = configs.load(f"configs/{spec}", {"data.path": "x"})
+    return json.loads(configs.describe(config)), recipes.of(f"configs/{spec}", config)
 
 
 def trained(length):
@@ -401,52 +409,91 @@ def trained(length):
     return Row("augmented", "frozen, crop and flip", "backbone", "accuracy", .8, 10_000, None, setting, "", 0., "fixed")
 
 
-@pytest.mark.parametrize("spec", ["cifar10/simclr.py", "cifar10/simclr.py:sgd200", "imagenet/simclr.py", "imagenet/simclr.py:1000ep", "imagenet/simclr.py:small_batch"])
-def test_any_other_key_of_the_recipe_has_no_published_value(spec):
-    config = json.loads(configs.describe(configs.load(f"configs/{spec}", {"data.path": "x"})))
-    knn = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
-    row = knn if "sgd200" in spec else trained(published.budget(config, "augmented"))
-    assert matched(config, row)
-    paths = [(key, None) for key in ("batch_size", "total", "warmup", "ema")] + [("data", "examples"), ("data", "classes")] + [(s, key) for s in published.SECTIONS for key in config[s]]
+@pytest.fixture
+def kept(tmp_path):
+    """kept(spec) -> (config, a workdir that holds config.json and published.json)"""
+    def make(spec):
+        config, found = stated(spec)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        recipes.keep(str(tmp_path / "run"), found, new=True)
+        return config, tmp_path / "run"
+    return make
+
+
+@pytest.mark.parametrize("spec", [f"{file.removeprefix('configs/')}{':' * bool(variant)}{variant}" for file in CONFIGS for variant in configs._opened(str(ROOT / file))[0].__dict__.get("PUBLISHED", {})])
+def test_any_other_key_of_the_recipe_has_no_published_value(spec, kept):
+    config, folder = kept(spec)
+    values = recipes.read(folder, config)
+    assert values and all(each["protocol"] in protocols.names() and each["source"] and 0 < each["value"] < 1 for each in values)
+    paths = [(key, None) for key in recipes.KEYS + ("init_from",)] + [("data", key) for key in recipes.DATA] + [(s, key) for s in recipes.SECTIONS for key in config[s]]
     assert len(paths) > 50
     for section, key in paths:
         changed = {**config, section: {**config[section], key: "other"} if key else "other"}
-        assert (matched(changed, row) is None) == (f"{section}.{key}" not in published.FREE), (section, key)
-    for changed in ({"seed": 3}, {"log_every": 1}, {"data": {**config["data"], "path": "elsewhere"}}):
-        assert matched({**config, **changed}, row)
+        assert (recipes.read(folder, changed) == []) == (f"{section}.{key}" not in recipes.FREE), (section, key)
+    for changed in ({"seed": 3}, {"log_every": 1}, {"precision": "f32"}, {"data": {**config["data"], "path": "elsewhere"}}):
+        assert recipes.read(folder, {**config, **changed}) == values
+    assert recipes.read(folder, {}) == [] and recipes.read(folder.parent, config) == []
+    (folder / "published.json").write_text("{")
+    assert recipes.read(folder, config) == []
 
 
-def test_published_values_stand_beside_their_recipe_and_protocol_only():
-    spec = configs.load("configs/cifar10/simclr.py:sgd200", {"data.path": "x"})
-    config = json.loads(configs.describe(spec))
-    row = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
-    found = matched(config, row)
-    assert found["value"] == .848 and "lightly" in found["source"]
-    for other in (row._replace(setting={"k": 20, "temperature": .1}), row._replace(layer="projector.1"), row._replace(metric="recall@2"), row._replace(selected="validation"),
-                  row._replace(protocol="linear")):
-        assert matched(config, other) is None
-    assert matched({**config, "total": "100_epochs"}, row) is None and matched({}, row) is None
-    for variant, path, value in (("", "cifar10", .91), ("", "imagenet", .645), (":1000ep", "imagenet", .693), (":small_batch", "imagenet", .628)):
-        config = json.loads(configs.describe(configs.load(f"configs/{path}/simclr.py{variant}", {"data.path": "x"})))
-        length = published.budget(config, "augmented")
+def test_published_values_stand_beside_their_protocol_only():
+    _, found = stated("cifar10/simclr.py:sgd200")
+    match = published.value(found["values"], KNN, "student")
+    assert match["value"] == .848 and "lightly" in match["source"]
+    for other in (KNN._replace(setting={"k": 20, "temperature": .1}), KNN._replace(layer="projector.1"), KNN._replace(metric="recall@2"), KNN._replace(selected="validation"),
+                  KNN._replace(protocol="linear")):
+        assert published.value(found["values"], other, "student") is None
+    assert published.value([], KNN, "student") is None
+    own = [{**found["values"][0], "weights": "teacher"}]
+    assert published.value(own, KNN, "student") is None and published.value(own, KNN, "teacher")
+    for spec, value in (("cifar10/simclr.py", .91), ("imagenet/simclr.py", .645), ("imagenet/simclr.py:1000ep", .693), ("imagenet/simclr.py:small_batch", .628)):
+        config, found = stated(spec)
+        length = augmented.published(config)
         row = trained(length)
-        assert matched(config, row)["value"] == value
-        found = matched(config, row)
+        match = published.value(found["values"], row, "student")
+        assert match["value"] == value
         for shorter in ({"epochs": 1.}, {"batch_size": 256}, {"lr": 5.}, {"weight_decay": 1e-4}):
-            assert matched(config, row._replace(setting={**row.setting, **shorter})) is None
-        assert matched(config, row._replace(setting={})) is None and matched(config, row._replace(selected="validation")) is None
-        assert f"{length['epochs']:g} epochs of batch {length['batch_size']}" in found["source"]       # the published budget is that of the published value
-    assert (published.budget(config, "augmented"), published.budget({}, "augmented")) == ({"epochs": 90., "batch_size": 4096, "lrs": (.1,)},) * 2
+            assert published.value(found["values"], row._replace(setting={**row.setting, **shorter}), "student") is None
+        assert published.value(found["values"], row._replace(setting={}), "student") is None and published.value(found["values"], row._replace(selected="validation"), "student") is None
+        assert f"{length['epochs']:g} epochs of batch {length['batch_size']}" in match["source"]       # the published budget is that of the published value
+    assert augmented.published(config) == augmented.published({}) == {"epochs": 90., "batch_size": 4096, "lrs": (.1,)}
 
 
-def test_published_values_are_those_of_finished_runs():
-    config = json.loads(configs.describe(configs.load("configs/cifar10/simclr.py:sgd200", {"data.path": "x"})))
-    row = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
+def test_published_values_are_those_of_finished_runs(kept):
+    config, folder = kept("cifar10/simclr.py:sgd200")
     plan = evaluate.Request(protocols=("knn",))
-    for step, other, value in ((19_531, {}, .848), (19_000, {}, None), (None, {}, None), (19_531, {"data": "elsewhere"}, None)):       # 200 · 50,000 / 512 steps
-        subject = types.SimpleNamespace(encoder=types.SimpleNamespace(config=config, step=step), contexts=[types.SimpleNamespace(seed=0)])
-        found, = document.rows(subject, dataclasses.replace(plan, **other), [[row]])
-        assert (found["published"] or {}).get("value") == value
+    (folder / "model.safetensors").write_bytes(b"")
+    for step, other, value in ((19_531, {}, .848), (19_000, {}, None), (None, {}, None), (19_531, {"data": "elsewhere"}, None),       # 200 · 50,000 / 512 steps
+                               (19_531, {"data_keys": {"split": "x"}}, None)):
+        for path in (folder, folder / "model.safetensors"):
+            subject = types.SimpleNamespace(encoder=types.SimpleNamespace(config=config, step=step, weights="student"), path=str(path), contexts=[types.SimpleNamespace(seed=0)])
+            found, = document.rows(subject, dataclasses.replace(plan, **other), [[KNN]])
+            assert (found["published"] or {}).get("value") == value
+
+
+def test_a_run_keeps_what_its_file_states_only_for_the_files_own_recipe(tmp_path):
+    """Where it runs may be said by flags, what it does may not; a run that goes on by another recipe loses it for good."""
+    spec = "configs/cifar10/simclr.py:sgd200"
+    assert recipes.of(spec, configs.load(spec, {"data.path": "x", "seed": "3", "precision": "f32", "model.remat": "true"}))
+    for key, text in (("batch_size", "256"), ("optim.lr", ".1"), ("total", "100_epochs"), ("data.examples", "0"), ("init_from", "x"), ("local.views", "2")):
+        assert recipes.of(spec, configs.load(spec, {key: text})) is None, key
+    assert recipes.of("configs/digits/simclr.py", configs.load("configs/digits/simclr.py")) is None
+    recipes.keep(str(tmp_path), recipes.of(spec, configs.load(spec)), new=True)
+    write = (tmp_path / "config.json").write_text
+    for config, stays in ((configs.load(spec, {"log_every": "7"}), True), (configs.load(spec, {"optim.lr": ".1"}), False), (configs.load(spec), False)):
+        write(configs.describe(config))
+        recipes.keep(str(tmp_path), None, new=False)
+        assert (tmp_path / "published.json").exists() == stays
+
+
+@pytest.mark.parametrize("table, words", [("[]", "a dict from variants"), ("{'big': []}", "a dict from variants"), ("{'': [dict(value=.5)]}", "write dict(protocol="),
+                                          ("{'': [dict(protocol='knn', setting={}, value='half', source='x')]}", "write dict(protocol="), ("{'': 3}", "write dict(protocol=")])
+def test_what_a_config_file_states_is_checked(tmp_path, table, words):
+    file = tmp_path / "own.py"
+    file.write_text(f"from ml_collections import ConfigDict\nPUBLISHED = {table}\ndef get_config(variant=''):\n    return ConfigDict(dict(method=dict(name='simclr')))\n")
+    with pytest.raises(UserError, match=re.escape(words)):
+        configs.published(str(file))
 
 
 @pytest.mark.parametrize("stem, epochs, batch_size", [("cifar", 100., 512), ("imagenet", 90., 4096)])

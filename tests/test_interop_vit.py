@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxssl import convert, encoder as encoders, export, models, tree
+from jaxssl import config as configs, convert, data as datas, encoder as encoders, export, models, tree
 from jaxssl.encoder import formats as interop, initial, load as loading
 from jaxssl.encoder.formats import families, files, names, records, resnets, safetensors as native, timm, transformers, vits
 from jaxssl.errors import UserError
 from jaxssl.models import positions
+from jaxssl.parallel import mesh as sharding
+from jaxssl.training import job as jobs
 from tests.goldens import make_names
+from tests.tiny import SMALL
 
 SIDES = {"timm": timm.SIDES[vits], "transformers": transformers.SIDES[vits]}
 CASES = {"plain": {}, "mean": {"pool": "mean"}, "registers": {"registers": 3, "layer_scale": 0.1}, "bare registers": {"registers": 3}, "scale": {"layer_scale": 0.1, "mask_token": True},
@@ -259,6 +262,16 @@ def test_formats_that_a_family_does_not_have(tmp_path):
     assert families.of(made().module) is vits and families.named("resnet50") is resnets and sorted(p.name for p in tmp_path.iterdir()) == ["w.safetensors"]
 
 
+def test_flags_of_a_vision_transformer_are_no_resnets(tmp_path):
+    encoder = encoders.build(config := {"model": {"name": "resnet10", "width": 1 / 16, "stem": "cifar"}, "augment": {"size": 16, **VIEW}}, encoders.fill(config, {"params": {}, "batch_stats": {}}), name="r")
+    tensors = names.theirs(interop.target("torchvision").table(encoder.module), tree.names(encoder.variables))
+    with pytest.raises(UserError, match="holds a ResNet, which has no heads to state; leave out --heads"):
+        interop.read(saved(tmp_path / "r.safetensors", tensors), told={"heads": 4})
+    native.save(made(), tmp_path / "ours.safetensors")
+    with pytest.raises(UserError, match="says itself what it holds; leave out --eps"):
+        interop.read(tmp_path / "ours.safetensors", told={"eps": 1e-5})
+
+
 @pytest.mark.parametrize("model, name", [({}, "vit_tiny_patch16_224"), ({"name": "vit_base", "patch": 32, "image": 384, "width": 32}, "vit_base_patch32_384"), ({"name": "vit_huge", "patch": 14, "image": 224, "width": 32}, "vit_huge_patch14_224"),
                                          ({"ffn": "swiglu"}, "vit_giant_patch14_dinov2"), ({"name": "vit_small", "width": 32, "depth": 1}, "vit_small_patch8_224")])
 def test_timms_name_is_one_that_it_has(model, name):
@@ -290,6 +303,20 @@ def test_positions_of_another_size_are_interpolated_and_told(tmp_path, kernel, i
     expected = np.concatenate([table[0, :1], positions.resize(table[0, 1:], (side, side), kernel)])[None]
     np.testing.assert_array_equal(start.values["params/encoder/pos"], expected)
     assert (f"note: positions of 4×4 patches are interpolated to 3×3 by the kernel {kernel!r}" in start.note) == (image == 24) and "0 missing" in start.note
+
+
+def test_a_whole_run_begins_with_a_vision_transformer_of_another_size(tmp_path):
+    """The state of a job as the training program makes it, on eight devices in slices; only shapes are looked at."""
+    text = "from ml_collections import ConfigDict\n\n\ndef get_config(variant):\n    return ConfigDict({'method': {'name': 'simclr'}, 'data': {'source': 'digits'}, 'optim': {'name': 'adamw'}, 'model': {'name': 'vit_tiny'}})\n"
+    (tmp_path / "run.py").write_text(text)
+    small = {k: v for k, v in SMALL.items() if not k.startswith("model.")}
+    config = configs.load(str(tmp_path / "run.py"), {**small, **{f"model.{k}": v for k, v in dict(width="32", depth="2", heads="4", patch="4", image="16").items()}})
+    data = datas.make(source="digits", variant="clean", canvas=16)
+    job = jobs.prepare(config, sharding.make_mesh(devices=jax.devices(), fsdp=2), jobs.Facts(len(data.train), len(data.classes), data.canvas, True))
+    native.save(source := made(patch=4, image=32), tmp_path / "s.safetensors")
+    start = initial.read(str(tmp_path / "s.safetensors"), state=job.state, heads=tuple(job.method.heads), config=config, allow_missing="projector")
+    assert start.values.keys() == tree.names(source.variables).keys() and start.values["params/encoder/pos"].shape == (1, 17, 32)
+    assert "interpolated to 4×4 by the kernel 'antialias'" in start.note and "9 missing, from the seed (projector/" in start.note
 
 
 def test_stacked_blocks_begin_unstacked_ones_and_back(tmp_path):
@@ -325,7 +352,7 @@ def test_features_are_the_target_librarys(tmp_path, library, case, size):
     native.save(encoder, tmp_path / "w.safetensors")
     found = export.run(weights=str(tmp_path / "w.safetensors"), format=library, out=str(tmp_path / "out"), images=3)
     assert found["difference"] < 1e-5 and loading.load(tmp_path / "out").digest == encoder.digest
-    assert f"{'vit_tiny, patch 8, 16 px'}" in (tmp_path / "out" / "README.md").read_text()
+    assert "patch 8, 16 px" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_stablehlo_holds_a_vision_transformer(tmp_path):

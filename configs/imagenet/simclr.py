@@ -14,6 +14,14 @@ Variants: 1000ep: 1,000 epochs, published 69.3 %. small_batch: batch 256 and the
 from ml_collections import ConfigDict
 
 VARIANTS = ("1000ep", "small_batch", "laptop")
+# Variant -> published values, each with the protocol and the setting of it by which it was measured.
+LINEAR = dict(protocol="augmented", setting=dict(epochs=90.0, batch_size=4096, lr=0.1, weight_decay=0.0))
+HOW = "linear (SGD on augmented views, 90 epochs of batch 4096)"
+PUBLISHED = {
+    "": [dict(LINEAR, value=0.645, source=f"google-research/simclr README: {HOW} after 100 epochs of batch 4096")],
+    "1000ep": [dict(LINEAR, value=0.693, source=f"arXiv 2002.05709, section 6: {HOW} after 1,000 epochs")],
+    "small_batch": [dict(LINEAR, value=0.628, source=f"arXiv 2002.05709, table B.1: {HOW} after 100 epochs of batch 256, square-root rate")],
+}
 
 
 def get_config(variant=""):

@@ -180,11 +180,11 @@ class ResNet(nn.Module):
         drops = iter(droppath.rates(sum(self.depths), self.drop_path, "linear").tolist())
         drawn = train and self.drop_path and self.has_rng("drop")
         keys = iter(jax.random.split(self.make_rng("drop"), sum(self.depths))) if drawn else None
-        rows = jnp.arange(len(x), dtype=jnp.int32) if rows is None else rows
+        rows = jnp.arange(len(x), dtype=jnp.int32) if drawn and rows is None else rows
         x = Stem(self.stem, self.width, norm, name="stem")(x.astype(self.dtype), train)
         for i, depth in enumerate(self.depths):
             own = tuple(next(drops) for _ in range(depth))
             stage = Stage(self.kind, depth, self.width * 2 ** i, 1 if i == 0 else 2, self.zero_init, self.remat, norm, own, name=f"stage{i + 1}")
             x = stage(x, train, None if keys is None else [next(keys) for _ in range(depth)], rows)
-        tokens = x.reshape(len(x), -1, x.shape[-1]).astype(jnp.float32)              # [B, H, W, D] -> [B, H·W, D]
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)              # [B, H, W, D] -> [B, H·W, D]
         return Features(x.astype(jnp.float32).mean((1, 2)), tokens)

@@ -189,7 +189,7 @@ class ViT(nn.Module):
         x = x + places                                                              # [B, N, D] float32
         if keep is not None:
             x = jnp.take_along_axis(x, keep[..., None], 1)                          # [B, N, D] -> [B, n, D]
-        x = jnp.concatenate([*(jnp.broadcast_to(t, (len(x), *t.shape[1:])) for t in prefix), x], 1)       # [B, 1 + R + n, D]
+        x = jnp.concatenate([*(jnp.broadcast_to(t, (x.shape[0], *t.shape[1:])) for t in prefix), x], 1)       # [B, 1 + R + n, D]
         block = {"width": self.width, "heads": self.heads, "ffn": self.ffn, "qk_norm": self.qk_norm, "layer_scale": self.layer_scale, "eps": self.eps,
                  "dtype": self.dtype}
         key = self.make_rng("drop") if train and self.drop_path and self.has_rng("drop") else None

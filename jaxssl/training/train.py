@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jaxssl import config as configs, data as datas
-from jaxssl.workdir import writers
+from jaxssl.workdir import published, writers
 from jaxssl.workdir import folder as folders
 from jaxssl.training import evaluator as evaluation, job as jobs, progress
 from jaxssl.parallel import agreement, mesh as sharding
@@ -28,7 +28,12 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         def claim():
             if new:
                 start()                              # what cannot begin is refused before the workdir is claimed
-            return folders.claim(workdir, configs.describe(config), data.images, told={"read_as": list(data.said)}, total=job.total, allow_change=allow_config_change, leader=leader)
+            stated = published.of(spec, config) if new else None
+            found = folders.claim(workdir, configs.describe(config), data.images, told={"read_as": list(data.said)}, total=job.total, allow_change=allow_config_change,
+                                  leader=leader)
+            if leader:
+                published.keep(workdir, stated, new=new)
+            return found
         former = agreement.reach(claim)
         if former and former["steps"] >= job.total:
             print(f"{workdir} is finished ({former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)

@@ -64,8 +64,9 @@ def vision_transformer(encoder) -> dict:
     """Architecture, pooling and arguments of a vision transformer: a name that timm has, and every argument in which ours may differ from it."""
     m, size = encoder.module, encoder.preprocessing["size"]
     learned = m.positions == "learned"
+    moving = learned and m.resize == "antialias"                                   # timm interpolates by that kernel, and no other
     for wrong, what in ((m.eps != 1e-6, f"a layer norm epsilon of {m.eps:g}"),
-                        (learned and size != m.image and m.resize != "antialias", f"positions of {m.image} pixels interpolated by {m.resize!r} to {size}")):
+                        (learned and size != m.image and not moving, f"positions of {m.image} pixels interpolated by {m.resize!r} to {size}")):
         if wrong:
             raise UserError(f"timm's vision transformers cannot have {what}; use --format {'transformers, ' if m.eps != 1e-6 else ''}stablehlo or safetensors")
     image = m.image if learned else size
@@ -74,8 +75,8 @@ def vision_transformer(encoder) -> dict:
     return {"architecture": architecture(encoder.config["model"].get("name", "vit_small"), m, image), "global_pool": {"cls": "token", "mean": "avg"}[m.pool],
             "model_args": {"img_size": image, "patch_size": m.patch, "in_chans": m.channels, "embed_dim": m.width, "depth": m.depth, "num_heads": m.heads, "mlp_ratio": ratio,
                            "qk_norm": m.qk_norm, "init_values": m.layer_scale or None, "class_token": m.cls, "reg_tokens": m.registers,
-                           "no_embed_class": not prefixed, "dynamic_img_size": learned, "global_pool": {"cls": "token", "mean": "avg"}[m.pool], "fc_norm": False},
-            "pretrained_cfg": {"fixed_input_size": not learned, "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head"}}
+                           "no_embed_class": not prefixed, "dynamic_img_size": moving, "global_pool": {"cls": "token", "mean": "avg"}[m.pool], "fc_norm": False},
+            "pretrained_cfg": {"fixed_input_size": not moving, "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head"}}
 
 
 def architecture(name: str, module, image: int) -> str:

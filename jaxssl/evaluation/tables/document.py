@@ -4,8 +4,8 @@ import json
 from importlib import metadata
 from typing import Any
 
-from jaxssl import config as configs, durations
-from jaxssl.workdir import folder as workdir
+from jaxssl import durations
+from jaxssl.workdir import folder as workdir, published as recipes
 from jaxssl.errors import UserError
 from jaxssl.evaluation.request import Request
 from jaxssl.evaluation.tables import compare, published
@@ -27,20 +27,19 @@ def begin(request: Request, subject: Any, chosen: dict | None) -> dict:
 
 def rows(subject: Any, request: Request, tables: list[list]) -> list[dict]:
     """The rows of all seeds as they are written: with seed, marks of overlap, and the published value where these are the data and the last step of its recipe."""
-    known = not request.data and not request.data_keys
-    return [{**row._asdict(), "interval": row.interval and list(row.interval), "interval_classes": getattr(row.interval, "classes", None),
-             "overlaps_best": mark, "seed": context.seed, "published": _published(subject.encoder, row) if known else None}
+    stated = stated_for(subject) if not request.data and not request.data_keys else []
+    return [{**row._asdict(), "interval": row.interval and list(row.interval), "interval_classes": getattr(row.interval, "classes", None), "overlaps_best": mark,
+             "seed": context.seed, "published": published.value(stated, row, subject.encoder.weights)}
             for context, table in zip(subject.contexts, tables) for row, mark in zip(table, compare.overlapping(table))]
 
 
-def _published(encoder, row):
-    if encoder.config.get("method", {}).get("name") not in published.METHODS:
-        return None
-    config = configs.today(encoder.config)
-    found = published.value(config, row, lambda recipe: configs.defaults(recipe, *published.SECTIONS))
-    if found and encoder.step != durations.steps(config["total"], "total", examples=config["data"]["examples"], batch_size=config["batch_size"]):
-        return None         # it is the value of a finished run
-    return found
+def stated_for(subject: Any) -> list[dict]:
+    """The published values of the recipe that the subject finished; none before its last step."""
+    encoder = subject.encoder
+    stated = recipes.read(subject.path, encoder.config)
+    if stated and encoder.step != durations.steps(encoder.config["total"], "total", examples=encoder.config["data"]["examples"], batch_size=encoder.config["batch_size"]):
+        return []
+    return stated
 
 
 def new_file(folder: Any, created: str) -> str:
