@@ -84,7 +84,7 @@ def local_loss():
 
 def lars_mask_dropped():
     """Biases and norms are decayed and adapted like weights."""
-    patch("jaxssl.optim.rules", "defaults", lambda probe_lr: (("^probe/", {"adam": probe_lr}),))
+    patch("jaxssl.optim", "defaults", lambda probe_lr: (("^probe/", {"adam": probe_lr}),))
 
 
 def order_shifted():

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxssl import config as configs, data as datas, main
-from jaxssl.training import job as jobs
+from jaxssl.training import checks, job as jobs
 from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import UserError
 
@@ -205,9 +205,9 @@ def test_pack_without_its_index(attempt, images):
 
 
 def against(sides, size):
-    """What `job.check` says of images with these shorter sides and views of `size`."""
+    """What `checks.config` says of images with these shorter sides and views of `size`."""
     config = configs.load(FOLDER, {"augment.size": str(size), "data.canvas": str(size), "batch_size": "8"})
-    jobs.check(config, sharding.make_mesh(devices=jax.devices()), jobs.Facts(1000, 2, size, False, tuple(sides)))
+    checks.config(config, sharding.make_mesh(devices=jax.devices()), jobs.Facts(1000, 2, size, False, tuple(sides)))
 
 
 def test_images_far_smaller_than_a_crop(images):

@@ -22,11 +22,12 @@ def gradients(tiny):
     return found
 
 
-def assert_near(ours, theirs, tolerance):
-    """Every array within `tolerance` of the largest entry of all."""
+def assert_near(ours, theirs):
+    """All arrays together within 1e-5 of their norm, and every entry within 5e-5 of the largest: sums over thousands of places are rounded that much."""
     scale = max(np.abs(x).max() for x in theirs.values())
     for name, x in theirs.items():
-        np.testing.assert_allclose(ours[name], x, rtol=0, atol=tolerance * scale, err_msg=name)
+        np.testing.assert_allclose(ours[name], x, rtol=0, atol=5e-5 * scale, err_msg=name)
+    assert sum(np.sum((ours[name] - x) ** 2) for name, x in theirs.items()) <= 1e-10 * sum(np.sum(x**2) for x in theirs.values())
 
 
 def assert_spread(tiny):
@@ -92,7 +93,7 @@ def test_story(method, tmp_path):
     # One device: the same gradient and state after a step, the same losses; and it goes on from the eight devices' file.
     others = one.run(1)
     theirs = gradients(one)
-    assert_near(ours, theirs, 1e-5)
+    assert_near(ours, theirs)
     for name, x in one.named("aux").items():
         np.testing.assert_allclose(ours_aux[name], x, rtol=1e-4, atol=1e-5 * max(np.abs(x).max(), 1e-6), err_msg=name)
     others += one.run(3, start=1)
@@ -135,7 +136,7 @@ def test_other_topologies(method, devices, fsdp, tmp_path):
     losses = one.run(1)
     theirs = gradients(one)
     assert many.run(1)[0]["loss"] == pytest.approx(losses[0]["loss"], rel=1e-4)
-    assert_near(gradients(many), theirs, 1e-5)
+    assert_near(gradients(many), theirs)
     manager = checkpoint.open_manager(workdir=tmp_path, asynchronous=False)
     manager.save(1, one.state, {})
     saved = tree.digest(one.state)
