@@ -101,7 +101,8 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
     assert next(r for r in found["rows"] if r["metric"] == "rankme" and r["layer"] == "backbone")["value"] == pytest.approx(rank.rankme(encoder.embed()(
         {k: datas.store(data, data.train)[k] for k in ("image", "size")})), rel=1e-3)
     assert {row["layer"] for row in found["rows"] if row["protocol"] == "labelfree"} == {"backbone", "projector.2"}
-    for words in ("k=5 T=0.07", "fewshot", "1 a class", "lidar", "transform: size 16", "95 %", "chosen: k=", "validation", "[1]"):
+    assert all((row["unit"] == "share") == (row["protocol"] != "labelfree") for row in found["rows"])
+    for words in ("k=5 T=0.07", "fewshot", "1 a class", "lidar", "lidar (rank)", "uniformity (nats)", "stable rank ", "transform: size 16", "95 %", "chosen: k=", "validation", "[1]"):
         assert words in out, words
     code, out, _ = call("--workdir", str(workdir), "--protocols", "knn", "--json", *FAST)
     assert code == 0 and json.loads(out)["rows"][0]["value"] == found["rows"][0]["value"] and len(written(workdir)) == 2
@@ -206,7 +207,7 @@ def leaky(context, *, says="validation"):
     """Predicts the class that is most frequent among the test images, and calls it a validated choice."""
     labels = context.features("test").labels
     best = int(np.bincount(labels).argmax())
-    return [Row("planted", f"class {best}", "backbone", "accuracy", float(np.mean(labels == best)), len(labels), None, {"class": best}, "", 0., says)]
+    return [Row("planted", f"class {best}", "backbone", "accuracy", float(np.mean(labels == best)), len(labels), None, {"class": best}, "", 0., says, "share")]
 
 
 def test_a_planted_leak_is_caught(choices, runs, call, monkeypatch):
@@ -290,7 +291,7 @@ def test_an_interrupted_run_is_not_averaged_with_finished_ones(runs, call, monke
 def rows_of(values, outcomes=None, variant="k=1", protocol="knn"):
     """A table of one row a protocol run."""
     intervals = [None if outcomes is None else bootstrap.interval(o, np.zeros(len(o)), ids=np.arange(len(o))) for o in (outcomes or values)]
-    return [[Row(protocol, variant, "backbone", "accuracy", v, 1, i, {}, "", 0., "fixed")] for v, i in zip(values, intervals)]
+    return [[Row(protocol, variant, "backbone", "accuracy", v, 1, i, {}, "", 0., "fixed", "share")] for v, i in zip(values, intervals)]
 
 
 def test_groups_that_share_seeds_are_paired_by_seed():
@@ -325,7 +326,7 @@ def test_only_the_same_images_are_paired():
 
 def test_rows_whose_intervals_overlap_are_marked():
     def row(value, interval, protocol="knn"):
-        return Row(protocol, "", "backbone", "accuracy", value, 1, interval, {}, "", 0., "fixed")
+        return Row(protocol, "", "backbone", "accuracy", value, 1, interval, {}, "", 0., "fixed", "share")
     rows = [row(.5, (.4, .6)), row(.8, (.7, .9)), row(.71, (.6, .8)), row(.69, (.68, .699)), row(.9, None), row(.5, (.4, .6), "layers")]
     assert compare.overlapping(rows) == [False, True, True, False, False, False]
     assert compare.overlapping(rows[:2]) == [False, False] and compare.overlapping([]) == []
@@ -394,7 +395,7 @@ def test_select_by_wants_the_same_images(runs, call, monkeypatch, tmp_path):
     assert code == 0 and "→" in out, err
 
 
-KNN = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
+KNN = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed", "share")
 
 
 def stated(spec):
@@ -406,7 +407,7 @@ def stated(spec):
 def trained(length):
     """A row of `augmented` after such a budget."""
     setting = {"lr": length["lrs"][0], "lrs": {}, "epochs": length["epochs"] * 1.001, "batch_size": length["batch_size"], "weight_decay": 0., "momentum": .9}
-    return Row("augmented", "frozen, crop and flip", "backbone", "accuracy", .8, 10_000, None, setting, "", 0., "fixed")
+    return Row("augmented", "frozen, crop and flip", "backbone", "accuracy", .8, 10_000, None, setting, "", 0., "fixed", "share")
 
 
 @pytest.fixture

@@ -354,6 +354,17 @@ def test_evaluation_table(page):
     assert text.index("20.0 %") < text.index("<details><summary>set/test, student, step 30, 2026-01-01") < text.index("10.0 %")
 
 
+def test_a_row_says_its_unit_and_an_older_one_is_guessed_by_its_name():
+    def shown(**row):
+        return evaluations.table(evaluation(.6, (.5, .7), published=None, note="", **row)["rows"]).replace("\u00a0", " ")
+    for row, share in (({"metric": "kappa"}, False), ({"metric": "kappa", "unit": "share"}, True), ({"metric": "recall@2"}, True), ({"metric": "linear CKA", "unit": "cosine"}, False)):
+        text = shown(**row)
+        assert ("60.0 %" in text and "50.0 % to 70.0 %" in text and "<svg" in text) == share and ("0.6<" in text) == (not share), row
+        assert ("cosine" in text) == (row.get("unit") == "cosine") and "share" not in text
+    entry = {"protocol": "x", "variant": "", "layer": "backbone", "metric": "kappa", "groups": [{"name": "a", "mean": .5, "std": None, "n": 1}], "tests": []}
+    assert "<b>0.5</b>" in evaluations.together({"comparison": [entry]}) and "50.0" in evaluations.together({"comparison": [entry | {"unit": "share"}]})
+
+
 def test_what_failed_and_what_is_left_is_said():
     found = evaluation(.6, None) | {"failed": [{"protocol": "mlp", "seed": 0, "why": "no <labels>"}, {"protocol": "knn", "seed": 2, "why": "few"}], "unfinished": ["semi", "layers"]}
     text = evaluations.one(None, found)
@@ -366,7 +377,8 @@ def test_means_and_paired_tests_are_shown():
     labels = np.repeat([0, 1], 50)
 
     def row(metric, value, outcomes):
-        return Row("knn", "k=20", "backbone", metric, value, 100, None if outcomes is None else bootstrap.interval(outcomes.astype(float), labels, ids=np.arange(100)), {}, "", 0., "fixed")
+        interval = None if outcomes is None else bootstrap.interval(outcomes.astype(float), labels, ids=np.arange(100))
+        return Row("knn", "k=20", "backbone", metric, value, 100, interval, {}, "", 0., "fixed", "share" if metric == "accuracy" else "rank")
     right = np.arange(100) < 70
     groups = {"<a>": [compare.Member("<a>", 0, [[row("accuracy", .7, right), row("rankme", 5., None)]], "d")],
               "b": [compare.Member("b", 0, [[row("accuracy", .5, np.arange(100) < 50), row("rankme", 7., None)]], "d")]}

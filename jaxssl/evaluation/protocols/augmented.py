@@ -57,7 +57,7 @@ def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_
                "weight_decay": weight_decay, "momentum": .9, "nesterov": True, "train": len(rows), "frozen": True, "encoder_sha256": trained.digest, "losses": trained.losses}
     note = "; ".join(filter(None, (shortened(plan, whole["epochs"]), f"lr {lrs[best]:g} is the best of {len(lrs)}" if len(lrs) > 1 else "")))
     return [Row("augmented", "frozen, crop and flip", layer, "accuracy", float(np.mean(correct)), len(truth), context.interval(correct, truth, ids), setting, note,
-                time.monotonic() - start, context.select if len(lrs) > 1 else "fixed")]
+                time.monotonic() - start, context.select if len(lrs) > 1 else "fixed", "share")]
 
 
 def published(config: Mapping[str, Any]) -> dict:

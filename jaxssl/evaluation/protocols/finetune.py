@@ -51,4 +51,4 @@ def tuned(context: Context, rows: np.ndarray, protocol: str, variant: str, layer
     setting = {**chosen, **options, "epochs": plan.epochs, "steps": plan.steps, "batch_size": plan.batch_size, "train": len(rows), "losses": trained.losses,
                "describe": trained.describe, **more}
     return Row(protocol, variant, layer, "accuracy", float(np.mean(correct)), len(truth), context.interval(correct, truth, ids), setting, shortened(plan, published),
-               time.monotonic() - start, "fixed")
+               time.monotonic() - start, "fixed", "share")

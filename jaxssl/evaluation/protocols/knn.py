@@ -43,4 +43,4 @@ def _row(context, layer, setting, result, test, reference, seconds):
     vote = "majority" if temperature is None else f"T={temperature:g}"
     note = f"k lowered to the {reference} reference images" if k > reference else ""
     return Row("knn", f"k={k} {vote}", layer, "accuracy", result.accuracy, len(correct), context.interval(correct, test.labels, test.ids),
-               {"k": k, "vote": "majority" if temperature is None else "weighted", "temperature": temperature, "reference": reference}, note, seconds, "fixed")
+               {"k": k, "vote": "majority" if temperature is None else "weighted", "temperature": temperature, "reference": reference}, note, seconds, "fixed", "share")

@@ -45,7 +45,7 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple[str, ...] = 
     note = f"best of {len(heads)} heads: {head.form} features{'' if len(names) == 1 else f' of {head.block}'}, lr {head.lr:g}, weight decay {head.weight_decay:g}"
     context.log(f"linear: {note}")
     return [Row("linear", f"{len(heads)} heads", head.block if len(names) == 1 else f"chosen: {head.block}", "accuracy", result.accuracy, len(v), context.interval(result.predictions == v, v, ids), setting,
-                note, time.monotonic() - start, context.select)]
+                note, time.monotonic() - start, context.select, "share")]
 
 
 def _features(context, which, names):

@@ -22,4 +22,4 @@ def run(context: Context, *, layer: str = "backbone", layers: int = 2, hidden: i
                "best_epoch": result.best, "last_epoch": result.last, "curve": [point._asdict() for point in result.curve]}
     note = f"epoch {result.best} of {epochs} is the best; the last gives {100 * result.last:.1f} %"
     return [Row("mlp", f"{layers} layers of {hidden}", layer, "accuracy", result.accuracy, len(test.labels),
-                context.interval(result.predictions == test.labels, test.labels, test.ids), setting, note, time.monotonic() - start, context.select)]
+                context.interval(result.predictions == test.labels, test.labels, test.ids), setting, note, time.monotonic() - start, context.select, "share")]

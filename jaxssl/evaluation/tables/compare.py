@@ -85,7 +85,7 @@ def summary(groups: Mapping[str, Sequence[Member]]) -> list[dict]:
             per_group[name] = _Group({member.seed: mean for member, mean in zip(group, means)}, {member.data for member in group}, [row.interval for own in rows for row in own])
         first, *others = per_group.items()
         results = [{"name": name, "against": first[0], **_test(other, first[1])} for name, other in others]
-        found.append({**dict(zip(("protocol", "variant", "layer", "metric"), k)), "groups": entries, "tests": [r for r in results if "p" in r],
+        found.append({**dict(zip(("protocol", "variant", "layer", "metric"), k)), "unit": tables[0][k][0].unit, "groups": entries, "tests": [r for r in results if "p" in r],
                       "untested": [r for r in results if "why" in r]})
     return found
 
