@@ -102,25 +102,30 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
         {k: datas.store(data, data.train)[k] for k in ("image", "size")})), rel=1e-3)
     assert {row["layer"] for row in found["rows"] if row["protocol"] == "labelfree"} == {"backbone", "projector.2"}
     assert all((row["unit"] == "share") == (row["protocol"] != "labelfree") for row in found["rows"])
-    for words in ("k=5 T=0.07", "fewshot", "1 a class", "lidar", "lidar (rank)", "uniformity (nats)", "stable rank ", "transform: size 16", "95 %", "chosen: k=", "validation", "[1]"):
+    for words in ("k=5 T=0.07", "fewshot", "1 a class", "lidar", "lidar (rank)", "uniformity (nats)", "stable rank ", "transform: size 16", "95 %", "chosen: k=", "validation",
+                  "[1]"):
         assert words in out, words
     code, out, _ = call("--workdir", str(workdir), "--protocols", "knn", "--json", *FAST)
     assert code == 0 and json.loads(out)["rows"][0]["value"] == found["rows"][0]["value"] and len(written(workdir)) == 2
 
 
 @pytest.mark.parametrize("flags, words", [
-    ([], "nothing to evaluate"), (["--protocols", "knn,retreival"], "did you mean 'retrieval'"), (["--select", "tset"], "did you mean 'test'"), (["--select", "rankme"], "--select_by rankme picks among"), (["--seeds", "4294967296"], "2**32"),
+    ([], "nothing to evaluate"), (["--protocols", "knn,retreival"], "did you mean 'retrieval'"), (["--select", "tset"], "did you mean 'test'"),
+    (["--select", "rankme"], "--select_by rankme picks among"), (["--seeds", "4294967296"], "2**32"),
     (["--set", "retrieval.recall=()", "--protocols", "retrieval"], "retrieval.recall is empty"), (["--set", "retrieval.recall=1,0", "--protocols", "retrieval"], "from 1 on"),
     (["--set", "augmented.lrs=0", "--protocols", "augmented"], "above 0"), (["--set", "augmented.images=-5", "--protocols", "augmented"], "0 or more"),
-    (["--set", "lbfgs.steps=-1", "--protocols", "lbfgs"], "at least 1"), (["--set", "mlp.lr=-1", "--protocols", "mlp"], "above 0"), (["--set", "mlp.lr=1e20", "--protocols", "mlp"], "diverged"),
+    (["--set", "lbfgs.steps=-1", "--protocols", "lbfgs"], "at least 1"), (["--set", "mlp.lr=-1", "--protocols", "mlp"], "above 0"),
+    (["--set", "mlp.lr=1e20", "--protocols", "mlp"], "diverged"),
     (["--set", "linear.lrs=1e38", "--protocols", "linear"], "every head of the grid diverged"),
     (["--budget", "shrot"], "did you mean 'short'"), (["--select_by", "rankne"], "did you mean 'rankme'"), (["--set", "knn.kk=3"], "it has k, temperature"),
-    (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--set", "knn.k=5,0"], "k must"), (["--seeds", "0,x"], "whole numbers"),
+    (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--set", "knn.k=5,0"], "k must"),
+    (["--seeds", "0,x"], "whole numbers"),
     (["--seeds", "1,1"], "different numbers"), (["--dta=x"], "unknown argument"), (["--data.pth=x"], "did you mean 'path'"), (["--data.canvas=big"], "takes a int"),
     (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--layer", "projector.1", "--protocols", "layers,labelfree"], "it is read by augmented, fewshot"),
     (["--protocols", ""], "name some of augmented"), (["--protocols", ","], "name some of augmented"), (["--step", "2", "--weights", "file"], "--step 2 says which checkpoint"),
     (["--set", "linear.lrs=fast", "--protocols", "linear"], "--set linear.lrs is ('fast',), a tuple; it takes a tuple such as (0.1,)"),
-    (["--set", "augmented.lrs=.1,fast", "--protocols", "augmented"], "takes a float"), (["--set", "semi.per_class=x", "--protocols", "semi"], "takes a int"), (["--set", "linear.batch_size=0", "--protocols", "linear"], "linear.batch_size is 0"),
+    (["--set", "augmented.lrs=.1,fast", "--protocols", "augmented"], "takes a float"), (["--set", "semi.per_class=x", "--protocols", "semi"], "takes a int"),
+    (["--set", "linear.batch_size=0", "--protocols", "linear"], "linear.batch_size is 0"),
     (["--set", "fewshot.tries=0", "--protocols", "fewshot"], "fewshot.tries is 0"), (["--set", "fewshot.n=0", "--protocols", "fewshot"], "fewshot.n is 0"),
     (["--set", "retrieval.against=tset", "--protocols", "retrieval"], "choose test"), (["--data", "nowhere"], "does not exist"), (["--precision", "f16"], "f32")])
 def test_wrong_flags_are_one_sentence(call, runs, flags, words):
@@ -370,7 +375,8 @@ def test_a_collapsed_encoder_is_never_chosen(runs, call, monkeypatch):
 
 def test_a_choice_of_features_does_not_hide_a_measure(call, runs):
     """The linear grid may choose another block for each run; what only some runs have is named."""
-    rows = [types.SimpleNamespace(protocol="linear", variant="4 heads", layer=f"chosen: {block}", metric="accuracy", value=.5, interval=None) for block in ("backbone", "projector.1")]
+    rows = [types.SimpleNamespace(protocol="linear", variant="4 heads", layer=f"chosen: {block}", metric="accuracy", value=.5, interval=None)
+            for block in ("backbone", "projector.1")]
     lone = types.SimpleNamespace(protocol="knn", variant="k=5", layer="backbone", metric="accuracy", value=.5, interval=None)
     members = [compare.Member("a", 0, [[rows[0], lone]], "d"), compare.Member("b", 1, [[rows[1]]], "d")]
     entry, = compare.summary({"a": members[:1], "b": members[1:]})
@@ -421,7 +427,8 @@ def kept(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("spec", [f"{file.removeprefix('configs/')}{':' * bool(variant)}{variant}" for file in CONFIGS for variant in configs._opened(str(ROOT / file))[0].__dict__.get("PUBLISHED", {})])
+@pytest.mark.parametrize("spec", [f"{file.removeprefix('configs/')}{':' * bool(variant)}{variant}" for file in CONFIGS
+                                  for variant in configs._opened(str(ROOT / file))[0].__dict__.get("PUBLISHED", {})])
 def test_any_other_key_of_the_recipe_has_no_published_value(spec, kept):
     config, folder = kept(spec)
     values = recipes.read(folder, config)
@@ -456,7 +463,8 @@ def test_published_values_stand_beside_their_protocol_only():
         assert match["value"] == value
         for shorter in ({"epochs": 1.}, {"batch_size": 256}, {"lr": 5.}, {"weight_decay": 1e-4}):
             assert published.value(found["values"], row._replace(setting={**row.setting, **shorter}), "student") is None
-        assert published.value(found["values"], row._replace(setting={}), "student") is None and published.value(found["values"], row._replace(selected="validation"), "student") is None
+        assert published.value(found["values"], row._replace(setting={}),
+                               "student") is None and published.value(found["values"], row._replace(selected="validation"), "student") is None
         assert f"{length['epochs']:g} epochs of batch {length['batch_size']}" in match["source"]       # the published budget is that of the published value
     assert augmented.published(config) == augmented.published({}) == {"epochs": 90., "batch_size": 4096, "lrs": (.1,)}
 

@@ -69,8 +69,10 @@ def one(run: Run | None, found: dict, *, older: bool = False) -> Html:
                                        f"step {subject['step']}" if subject.get("step") is not None else "") if x)
     rows = [row for row in found["rows"] if isinstance(row, dict)]
     body = [table(rows) if rows else tag("p", "It holds no rows.", class_="missing")]
-    legend = [words for words, shown in (("The highest of a protocol and measure is bold; ≈ marks results whose interval overlaps its: the order is not settled.", any(row.get("overlaps_best") for row in rows)),
-                                         ("An interval over classes says what to expect of other classes, not of other images of these.", any(row.get("interval_classes") for row in rows))) if shown]
+    legend = [words for words, shown in (("The highest of a protocol and measure is bold; ≈ marks results whose interval overlaps its: the order is not settled.",
+                                          any(row.get("overlaps_best") for row in rows)),
+                                         ("An interval over classes says what to expect of other classes, not of other images of these.",
+                                          any(row.get("interval_classes") for row in rows))) if shown]
     if legend:
         body.append(tag("p", " ".join(legend), class_="reading"))
     body += [undone(found), together(found)]
@@ -133,7 +135,8 @@ def table(rows: Sequence[dict]) -> Html:
     for row in rows:
         groups.setdefault(str(row.get("protocol") or "–"), []).append(row)
     bodies = [tag("tbody", tag("tr", tag("th", protocol, colspan=len(names), scope="rowgroup"), class_="group"),
-                  *(tag("tr", tag("td", _what(row)), tag("td", _value(row, own), class_="n"), tag("td", _scale(row)), tag("td", _published(row), class_="published") if known else None)
+                  *(tag("tr", tag("td", _what(row)), tag("td", _value(row, own), class_="n"), tag("td", _scale(row)), tag("td", _published(row), class_="published") if known
+                        else None)
                     for row in own))
               for protocol, own in groups.items()]
     settings = [(_name(row), tag("code", text)) for row in rows if (text := results.short(row.get("setting")))]
@@ -198,7 +201,8 @@ def comparison(runs: Sequence[Run]) -> Html:
     rows = []
     for key in keys:
         found = [column.get(key) for column in columns]
-        best = max((row for row in found if row), key=lambda row: row["value"]) if any(row and results.is_share(row) for row in found) else None     # of other measures, more is not better
+        shares = any(row and results.is_share(row) for row in found)        # of other measures, more is not better
+        best = max((row for row in found if row), key=lambda row: row["value"]) if shares else None
         what = "; ".join(filter(None, (key.metric, key.layer, key.images, results.conditions(key))))
         rows.append((join([tag("b", " · ".join(filter(None, (key.protocol, key.variant)))), tag("small", what)]), *(_compared(row, best) for row in found)))
     which = ", ".join(f"{run.name}: {_weights(documents[-1])}" for run, documents in zip(runs, measured) if documents)

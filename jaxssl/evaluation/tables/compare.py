@@ -67,7 +67,8 @@ def summary(groups: Mapping[str, Sequence[Member]]) -> list[dict]:
     """Every measure that all members have: mean ± std of each group, and a paired test of every group against the first.
 
     groups: members that differ in their training seed alone, by name. A member's value is its mean over the seeds of the evaluation; with a
-    single member, mean and std are over those seeds. The tests pair seeds where two groups share at least two, otherwise images, and only what was measured on the same data; `untested` says of the others why there is no test.
+    single member, mean and std are over those seeds. The tests pair seeds where two groups share at least two, otherwise images, and only what was
+    measured on the same data; `untested` says of the others why there is no test.
     """
     members = [member for group in groups.values() for member in group]
     tables = [_by_key(member) for member in members]

@@ -70,7 +70,8 @@ def mean(rows: Sequence[dict]) -> dict:
     shared = {key: value for key, value in first.items() if all(row.get(key) == value for row in rows)}
     settings = [table(row.get("setting")) for row in rows]
     middle = math.fsum(values) / len(values)
-    return {**shared, "variant": str(first.get("variant") or "").partition(":")[0], "value": middle, "std": math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (len(values) - 1)),
+    return {**shared, "variant": str(first.get("variant") or "").partition(":")[0], "value": middle,
+            "std": math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (len(values) - 1)),
             "seeds": [row.get("seed") for row in rows], "setting": {key: value for key, value in settings[0].items() if all(own.get(key) == value for own in settings)},
             "interval": None, "interval_classes": None, "overlaps_best": False}
 
