@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl import config as configs, data as datas, evaluate, typed
+from jaxssl import config as configs, data as datas, evaluate, export, typed
 from jaxssl.errors import UserError
 from jaxssl.workdir import checkpoint, published as recipes
 from jaxssl.evaluation import protocols
 from jaxssl.evaluation import subjects
 from jaxssl.evaluation.tables import document
 from jaxssl.parallel import mesh as sharding
+from jaxssl.training import train
 from jaxssl.encoder import load as loading
 from jaxssl.data.sources import Subset
 from jaxssl.evaluation.measures import bootstrap, rank
@@ -494,6 +495,46 @@ def test_a_run_keeps_what_its_file_states_only_for_the_files_own_recipe(tmp_path
         write(configs.describe(config))
         recipes.keep(str(tmp_path), None, new=False)
         assert (tmp_path / "published.json").exists() == stays
+
+
+def test_training_writes_published_json_when_it_claims_a_workdir(tmp_path, monkeypatch):
+    class Untrained:
+        """Instead of the session: nothing is compiled, the workdir is left as it was claimed."""
+
+        def __init__(self, *_):
+            pass
+
+        def train(self):
+            return {"stopped": 0}
+
+        def close(self):
+            pass
+    monkeypatch.setattr(train, "Session", Untrained)
+    value = {"protocol": "knn", "setting": {"k": 20}, "value": .9, "source": "a paper"}
+    file = tmp_path / "own.py"
+    file.write_text((ROOT / "configs/digits/simclr.py").read_text() + f"\n\nPUBLISHED = {{'clean': [{value}]}}\n")
+    for name, variant, flags, expected in (("as_stated", ":clean", {"seed": "5"}, [value]), ("other", ":clean", {"optim.lr": ".1"}, []), ("default", "", {}, [])):
+        train.run(f"{file}{variant}", flags, str(tmp_path / name))
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert recipes.read(tmp_path / name, config) == expected and (tmp_path / name / "published.json").exists() == bool(expected)
+    train.run(f"{file}:clean", {"seed": "5"}, str(tmp_path / "as_stated"))
+    assert (tmp_path / "as_stated" / "published.json").exists()
+    train.run(f"{file}:clean", {"seed": "5", "optim.lr": ".1"}, str(tmp_path / "as_stated"), allow_config_change=True)
+    assert not (tmp_path / "as_stated" / "published.json").exists()
+
+
+def test_an_export_keeps_what_is_published_for_its_run(workdir, tmp_path):
+    config, values = json.loads((workdir / "config.json").read_text()), [{"protocol": "knn", "setting": {"k": 20}, "value": .9, "source": "a paper"}]
+    recipes.keep(str(workdir), {"recipe": recipes.recipe(config), "values": values}, new=True)
+    try:
+        export.run(format="safetensors", out=str(tmp_path / "first"), workdir=str(workdir), images=2)
+    finally:
+        (workdir / "published.json").unlink()
+    export.run(format="safetensors", out=str(tmp_path / "again"), weights=str(tmp_path / "first"), images=2)
+    for path in (tmp_path / "first", tmp_path / "again", tmp_path / "again" / "model.safetensors"):
+        assert recipes.read(path, loading.load(path).config) == values
+    export.run(format="safetensors", out=str(tmp_path / "none"), workdir=str(workdir), images=2)
+    assert not (tmp_path / "none" / "published.json").exists()
 
 
 @pytest.mark.parametrize("table, words", [("[]", "a dict from variants"), ("{'big': []}", "a dict from variants"), ("{'': [dict(value=.5)]}", "write dict(protocol="),
