@@ -54,7 +54,8 @@ def main():
         for _ in range(args.rounds):
             for name, (who, size, origin) in rows.items():
                 runs[name].append(worker(who, size, origin, zips[size]))
-    result = {"command": f"python benchmarks/augment.py {Path(args.images).name} --rounds {args.rounds}", "machine": machine("jax", "jaxlib", "torch", "torchvision", "lightly", "pillow", "grain", "numpy") | {"load_average_at_start": before},
+    result = {"command": f"python benchmarks/augment.py {Path(args.images).name} --rounds {args.rounds}",
+              "machine": machine("jax", "jaxlib", "torch", "torchvision", "lightly", "pillow", "grain", "numpy") | {"load_average_at_start": before},
               "rows": {name: {key: spread([r[key] for r in run]) for key in run[0]} for name, run in runs.items()}}
     result["against_bars"] = bars(result["rows"])
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")

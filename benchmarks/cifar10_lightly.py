@@ -64,9 +64,11 @@ def main():
 
 def recipe(train, test, seed, epochs):
     """The overrides of configs/cifar10/simclr.py:laptop that both sides follow."""
-    overrides = {"seed": seed, "total": f"{epochs}_epochs", "batch_size": BATCH, "warmup": f"{100 * WARMUP:g}_percent", "log_every": 20, "eval_every": 0, "checkpoint_every": 0, "report": False,
+    overrides = {"seed": seed, "total": f"{epochs}_epochs", "batch_size": BATCH, "warmup": f"{100 * WARMUP:g}_percent", "log_every": 20, "eval_every": 0, "checkpoint_every": 0,
+                 "report": False,
                  "data.path": train, "data.test_path": test, "method.temperature": TEMPERATURE, "method.hidden": HIDDEN, "method.dim": DIM, "eval.reference": REFERENCE,
-                 "eval.queries": QUERIES, "optim.name": "adamw", "optim.lr": LR, "optim.scaling": "none", "optim.weight_decay": DECAY, "model.name": "resnet10", "model.width": 0.25,
+                 "eval.queries": QUERIES, "optim.name": "adamw", "optim.lr": LR, "optim.scaling": "none", "optim.weight_decay": DECAY, "model.name": "resnet10",
+                 "model.width": 0.25,
                  "model.stem": "imagenet", "precision": "f32", **{f"augment.{k}": v for k, v in JITTER.items()}}
     return "configs/cifar10/simclr.py:laptop", {k: str(v) for k, v in overrides.items()}
 
@@ -99,13 +101,15 @@ def lightly(train, test, seed, epochs):
                            cj_hue=JITTER["hue"], min_scale=0.08, random_gray_scale=0.2, gaussian_blur=0.0, hf_prob=0.5,
                            normalize={"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616]})
     encoder = resnet10()
-    head = torch.nn.Sequential(torch.nn.Linear(128, HIDDEN, bias=False), torch.nn.BatchNorm1d(HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, DIM, bias=False), torch.nn.BatchNorm1d(DIM))
+    head = torch.nn.Sequential(torch.nn.Linear(128, HIDDEN, bias=False), torch.nn.BatchNorm1d(HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, DIM, bias=False),
+                               torch.nn.BatchNorm1d(DIM))
     torch.nn.init.zeros_(head[4].bias).requires_grad_(False)
     start_at(initial(*recipe(train, test, seed, epochs)), encoder, head)
     model = torch.nn.Sequential(encoder, head)
     untrained = score(knn, encoder, images, labels, test)
     decayed = [p for p in model.parameters() if p.ndim > 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": DECAY}, {"params": [p for p in model.parameters() if p.ndim <= 1 and p.requires_grad], "weight_decay": 0.0}], lr=LR)
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": DECAY}, {"params": [p for p in model.parameters() if p.ndim <= 1 and p.requires_grad], "weight_decay": 0.0}],
+                                  lr=LR)
     total = round(epochs * len(images) / BATCH)
     warmup = round(WARMUP * total)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: t / warmup if t < warmup else 0.5 * (1 + math.cos(math.pi * (t - warmup) / (total - warmup))))
@@ -125,7 +129,8 @@ def lightly(train, test, seed, epochs):
                 break
     seconds = time.time() - begin
     trained = score(knn, encoder, images, labels, test)
-    return {"knn": trained, "knn_untrained": untrained, "train_seconds": seconds, "images_per_second": total * BATCH / seconds, "compile_seconds": 0.0, "wall_seconds": time.time() - start}
+    return {"knn": trained, "knn_untrained": untrained, "train_seconds": seconds, "images_per_second": total * BATCH / seconds, "compile_seconds": 0.0,
+            "wall_seconds": time.time() - start}
 
 
 class Views:

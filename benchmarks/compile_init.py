@@ -47,10 +47,12 @@ def main():
         jax.block_until_ready(ours)
         seconds["running_init"] = round(time.process_time() - start, 2)
         same = jax.tree.map(lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), ours, compiled["init_by_default"](key))
-        rows[name] = {"cpu_seconds": seconds, "init_over_step": round(seconds["init"] / seconds["step"], 3), "arrays": len(jax.tree.leaves(same)), "equal": sum(jax.tree.leaves(same))}
+        rows[name] = {"cpu_seconds": seconds, "init_over_step": round(seconds["init"] / seconds["step"], 3), "arrays": len(jax.tree.leaves(same)),
+                      "equal": sum(jax.tree.leaves(same))}
         print(name, rows[name], flush=True)
     result = {"command": "python benchmarks/compile_init.py", "machine": machine("jax", "jaxlib"), "options": jobs.INIT_OPTIONS, "rows": rows,
-              "against_bars": {"init_over_step (bar .25)": max(row["init_over_step"] for row in rows.values()), "arrays that differ (bar 0)": sum(row["arrays"] - row["equal"] for row in rows.values())}}
+              "against_bars": {"init_over_step (bar .25)": max(row["init_over_step"] for row in rows.values()),
+                               "arrays that differ (bar 0)": sum(row["arrays"] - row["equal"] for row in rows.values())}}
     (ROOT / "benchmarks/results/compile_init.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["against_bars"]))
 

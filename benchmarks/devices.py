@@ -45,7 +45,8 @@ def main():
                    "largest_relative_loss_difference": max(abs(a / b - 1) for a, b in zip(run["losses"], reference[name]["losses"])),
                    "relative_loss_differences": [float(f"{abs(a / b - 1):.2g}") for a, b in zip(run["losses"], reference[name]["losses"])],
                    "largest_gradient_difference": max(abs(a - b) for a, b in zip(run["gradient"], reference[name]["gradient"])) / scale} for name, run in runs.items()}
-    result = {"command": "python benchmarks/devices.py", "steps": STEPS, "bars": {"loss": 1e-4, "gradient": 1e-5}, "machine": machine("jax", "jaxlib", "flax", "optax"), "rows": rows}
+    result = {"command": "python benchmarks/devices.py", "steps": STEPS, "bars": {"loss": 1e-4, "gradient": 1e-5}, "machine": machine("jax", "jaxlib", "flax", "optax"),
+              "rows": rows}
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(rows, indent=1))
 

@@ -40,8 +40,10 @@ def main():
         raise SystemExit(f"evaluate wrote {len(made)} files instead of one; its message is above")
     reported = timed("jaxssl.report", args.workdir)
     page, config = folder / "report.html", json.loads((folder / "config.json").read_text())
-    result = {"command": "python benchmarks/evaluate_all.py --workdir runs/cifar10", "run": {"model": config["model"], "size": config["augment"]["size"], "step": made[0]["subject"]["step"]},
-              "evaluate": {**evaluated, **told(made[0])}, "report": {**reported, "megabytes": round(page.stat().st_size / 1e6, 2), "browser": opened(page)}, "machine": machine(*PACKAGES)}
+    result = {"command": "python benchmarks/evaluate_all.py --workdir runs/cifar10",
+              "run": {"model": config["model"], "size": config["augment"]["size"], "step": made[0]["subject"]["step"]},
+              "evaluate": {**evaluated, **told(made[0])}, "report": {**reported, "megabytes": round(page.stat().st_size / 1e6, 2), "browser": opened(page)},
+              "machine": machine(*PACKAGES)}
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: result[key] for key in ("evaluate", "report")}, indent=1))
 

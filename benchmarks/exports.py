@@ -71,7 +71,8 @@ def measure(format, args, folder):
     except UserError as error:
         return {"refused": str(error)}
     row = {key: found[key] for key in ("difference", "preprocessing", "images") if key in found}
-    row |= {"megabytes": round(sum(f.stat().st_size for f in (folder / "out").iterdir()) / 1e6, 1), "seconds": round(time.perf_counter() - start, 1), "load": round(os.getloadavg()[0], 1)}
+    row |= {"megabytes": round(sum(f.stat().st_size for f in (folder / "out").iterdir()) / 1e6, 1), "seconds": round(time.perf_counter() - start, 1),
+            "load": round(os.getloadavg()[0], 1)}
     shutil.rmtree(folder / "out")
     return row
 

@@ -37,7 +37,8 @@ def main():
             with tempfile.TemporaryDirectory() as folder:
                 run = train.run(str(ROOT / "configs/cifar10/simclr.py:sgd200"), overrides, f"{folder}/run")
             step_seconds = run["train_seconds"] / run["steps"]
-            rows.append({"epochs": epochs, "seed": seed, "seconds_per_epoch": run["train_seconds"] / epochs, "mfu": progress.mfu(run["flops_per_step"], step_seconds, 1, jax.devices()[0].device_kind),
+            rows.append({"epochs": epochs, "seed": seed, "seconds_per_epoch": run["train_seconds"] / epochs,
+                         "mfu": progress.mfu(run["flops_per_step"], step_seconds, 1, jax.devices()[0].device_kind),
                          **{k: run[k] for k in ("knn", "linear", "images_per_second", "data_wait_share", "compile_seconds", "wall_seconds")}})
             result = {"command": "python benchmarks/gpu_cifar10.py --train train.zip --test test.zip", "device": jax.devices()[0].device_kind,
                       "machine": machine("jax", "jaxlib", "flax", "optax"), "rows": rows}

@@ -46,12 +46,15 @@ def main():
 
 def run(tunable, steps, folder, name):
     """User, system and wall seconds, and millions of page faults."""
-    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"} | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | ({"GLIBC_TUNABLES": tunable} if tunable else {})
-    command = [sys.executable, "-m", "jaxssl.main", "--config", "configs/digits/simclr.py", f"--config.total={steps}", "--config.warmup=10", "--workdir", f"{folder}/{name}", f"--compilation_cache={folder}/cache"]
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"} | {"JAX_PLATFORMS": "cpu",
+                                                                                    "PYTHONPATH": str(ROOT)} | ({"GLIBC_TUNABLES": tunable} if tunable else {})
+    command = [sys.executable, "-m", "jaxssl.main", "--config", "configs/digits/simclr.py", f"--config.total={steps}", "--config.warmup=10", "--workdir", f"{folder}/{name}",
+               f"--compilation_cache={folder}/cache"]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"user": after.ru_utime - before.ru_utime, "system": after.ru_stime - before.ru_stime, "wall": time.perf_counter() - start, "faults_millions": (after.ru_minflt - before.ru_minflt) / 1e6}
+    return {"user": after.ru_utime - before.ru_utime, "system": after.ru_stime - before.ru_stime, "wall": time.perf_counter() - start,
+            "faults_millions": (after.ru_minflt - before.ru_minflt) / 1e6}
 
 
 def setting():

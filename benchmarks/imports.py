@@ -46,7 +46,8 @@ def main():
         print(library, rows[library], flush=True)
     result = {"command": "python benchmarks/imports.py test.zip", "model": "resnet50 at 224 px", "images": args.images,
               "machine": machine("jax", "jaxlib", "torch", "torchvision", "timm", "safetensors", "numpy"), "rows": rows,
-              "against_bars": {"largest_difference (bar 1e-4)": max(r["difference"] for r in rows.values()), "round_trip_bitwise": all(r["round_trip_bitwise"] for r in rows.values())}}
+              "against_bars": {"largest_difference (bar 1e-4)": max(r["difference"] for r in rows.values()),
+                               "round_trip_bitwise": all(r["round_trip_bitwise"] for r in rows.values())}}
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["against_bars"]))
 
@@ -79,7 +80,8 @@ def measure(library, canvases, folder, path):
     rounding = {"theirs": export.relative(exact, theirs[:CHUNK]), "ours": export.relative(exact, ours[:CHUNK])}
     back = load_file(folder / "back" / "model.safetensors")
     compared = [n for n in tensors if not n.endswith("num_batches_tracked") and not n.startswith("fc.")]
-    return {"difference": export.relative(theirs, ours), f"difference_from_float64_on_{CHUNK}_images": rounding, "features": list(ours.shape), "largest_feature": float(np.abs(theirs).max()),
+    return {"difference": export.relative(theirs, ours), f"difference_from_float64_on_{CHUNK}_images": rounding, "features": list(ours.shape),
+            "largest_feature": float(np.abs(theirs).max()),
             "used": len(report["used"]), "unused": len(report["unused"]), "missing": len(report["missing"]), "tensors_compared": len(compared),
             "round_trip_bitwise": all(torch.equal(tensors[n], back[n]) and tensors[n].dtype == back[n].dtype for n in compared),
             "seconds": round(time.perf_counter() - start, 1)}

@@ -3,8 +3,8 @@
     python benchmarks/linear_grid.py --workdir runs/cifar10 [runs/digits]        # writes benchmarks/results/linear_grid.json
 
 Time: 50,000 × 512 features of ten noisy classes, the protocol's own 2,500 steps of 1,024 rows, and a third of them, in turns: one head (that
-which the grid chooses; and one on raw features, which is cheaper), 26 heads of which the worst drop out early (the default), and 26 heads that are all trained to the end. The two bars: at most 1.5 times one head's
-time; within .2 points of LogisticRegression on the same features.
+which the grid chooses; and one on raw features, which is cheaper), 26 heads of which the worst drop out early (the default), and 26 heads that are all
+trained to the end. The two bars: at most 1.5 times one head's time; within .2 points of LogisticRegression on the same features.
 Predicted: 1.2 and 3 times (26 heads make 26 times the logits, but read the features once); accuracies equal. The forms of the features and the
 ridge of "white" were chosen while looking at test accuracies of other CIFAR-10 features, and selection by log-likelihood after selection by accuracy had been
 seen to vary by half a point from seed to seed on the two runs reported.

@@ -12,7 +12,8 @@ def machine(*packages: str) -> dict:
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     cpu = next((line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")), platform.processor())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "load_average": round(os.getloadavg()[0], 1), "system": platform.system(), "python": platform.python_version(),
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "load_average": round(os.getloadavg()[0], 1), "system": platform.system(),
+            "python": platform.python_version(),
             "versions": {name: found for name in packages if (found := installed(name))}}
 
 

@@ -67,7 +67,8 @@ def measure(name, steps):
     start = time.perf_counter()
     compiled = job.step.lower(job.state, job.batch).compile()
     memory = compiled.memory_analysis()
-    row = {"compile_seconds": round(time.perf_counter() - start, 1), "temporaries_mb": round(memory.temp_size_in_bytes / 1e6, 1), "arguments_mb": round(memory.argument_size_in_bytes / 1e6, 1)}
+    row = {"compile_seconds": round(time.perf_counter() - start, 1), "temporaries_mb": round(memory.temp_size_in_bytes / 1e6, 1),
+           "arguments_mb": round(memory.argument_size_in_bytes / 1e6, 1)}
     if name.startswith("memory"):
         buffers = hlo.largest(hlo.parse(compiled.as_text()), 6)
         return row | {"largest": [f"{b['bytes'] / 1e6:.1f} MB {b['shape']} {b['op_name'][-90:]}" for b in buffers]}

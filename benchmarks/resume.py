@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS = {1: 2000, 2: 400}  # two processes on two cores wait for one another, and take six times as long for a step
 CONFIG = ["--config", "configs/digits/simclr.py", "--config.batch_size=32", "--config.warmup=20", "--config.log_every=10", "--config.eval_every=0",
           "--config.checkpoint_every=10", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
-          "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false", "--config.report=false"]
+          "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false",
+          "--config.report=false"]
 
 
 def main():

@@ -115,7 +115,8 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
         unread = [k for k, v in _section_defaults(section, config).items() if config[section][k] != v]
         if all(config[section][k] == v for k, v in off.items()) and unread:
             key = next(iter(off))
-            raise UserError(f"{section}.{unread[0]} is {config[section][unread[0]]!r}, but {section}.{key} is {off[key]!r}, which turns {section} off; set --config.{section}.{key}, or leave it out")
+            raise UserError(f"{section}.{unread[0]} is {config[section][unread[0]]!r}, but {section}.{key} is {off[key]!r}, which turns {section} off; set "
+                            f"--config.{section}.{key}, or leave it out")
     for section, check in CHECKS.items():
         _named(check)(**config[section])
     return config.lock()
@@ -297,7 +298,8 @@ def _opened(spec):
     file = Path(path)
     if not file.is_file():
         found = sorted(str(p) for p in Path("configs").glob("*/*.py"))
-        raise UserError(f"no config file {path!r}{nearest(path, found)}" + (f" (here are {', '.join(found)})" if found else "; run from the repository, where configs/ is, or give a full path"))
+        raise UserError(f"no config file {path!r}{nearest(path, found)}" + (f" (here are {', '.join(found)})" if found
+                                                                            else "; run from the repository, where configs/ is, or give a full path"))
     if file.suffix != ".py":
         raise UserError(f"{path!r} is no config file: one is Python, ends in .py and defines get_config(variant)"
                         + ("; to resume a run give the --config it was started with, and its --workdir" if file.name == "config.json" else ""))

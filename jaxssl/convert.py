@@ -74,7 +74,8 @@ def three(value: str) -> tuple[float, ...]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m jaxssl.convert", allow_abbrev=False,
-                                description="Read weights of torchvision, timm, transformers, SimCLR's official code, DINO, DINOv2, DeiT, MAE, MoCo v3 or an export, and write them as ours.",
+                                description="Read weights of torchvision, timm, transformers, SimCLR's official code, DINO, DINOv2, DeiT, MAE, MoCo v3 or an export, and write "
+                                "them as ours.",
                                 epilog="Exit code 2: wrong input, or a tensor is missing that --allow_missing does not name.")
     p.add_argument("source", metavar="SRC", help=".safetensors, .npz, .pth (read with weights_only), or a folder with such a file")
     p.add_argument("destination", metavar="DST", help="a new folder")

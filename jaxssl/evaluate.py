@@ -121,8 +121,8 @@ def select_by(request: Request, subjects: list, *, quiet: bool) -> tuple[list, d
     images = [subject.contexts[0].digest.partition("-")[0] for subject in subjects]        # the first half is of the training images
     first, other = subjects[0], next((subject for subject, own in zip(subjects, images) if own != images[0]), None)
     if other:
-        raise UserError(f"--select_by {request.select_by} compares what was measured on the same images, and the training images of {first.path} ({document.named(first.data.train)}) and "
-                        f"{other.path} ({document.named(other.data.train)}) differ; give --data, so that all are measured on the same")
+        raise UserError(f"--select_by {request.select_by} compares what was measured on the same images, and the training images of {first.path} "
+                        f"({document.named(first.data.train)}) and {other.path} ({document.named(other.data.train)}) differ; give --data, so that all are measured on the same")
     values = {}
     for subject in subjects:
         x = subject.contexts[0].features("train", request.layer or "backbone").x
@@ -131,11 +131,13 @@ def select_by(request: Request, subjects: list, *, quiet: bool) -> tuple[list, d
         except ValueError as error:
             raise UserError(f"{request.select_by} of {subject.path} on {len(x)} images: {error}; give more images with --data") from error
     if not any(map(math.isfinite, values.values())):
-        raise UserError(f"--select_by {request.select_by}: none of them has more than two directions that hold variance, so all have collapsed; train again, or give more images with --data")
+        raise UserError(f"--select_by {request.select_by}: none of them has more than two directions that hold variance, so all have collapsed; train again, or give more images "
+                        "with --data")
     best = max(subjects, key=lambda subject: labelfree.better(request.select_by, values[subject.path]))
     if not quiet:
         show.selection(request.select_by, values, best.path)
-    return [best], {"by": request.select_by, "layer": request.layer or "backbone", "values": {path: value if math.isfinite(value) else None for path, value in values.items()}, "chosen": best.path}
+    return [best], {"by": request.select_by, "layer": request.layer or "backbone", "values": {path: value if math.isfinite(value) else None for path, value in values.items()},
+                    "chosen": best.path}
 
 
 def measure(subject: Any, request: Request, *, debug: bool = False) -> Iterator[Measured]:

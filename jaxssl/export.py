@@ -104,7 +104,8 @@ def reopened(target: ModuleType, encoder: encoders.Encoder, folder: Path, x: lis
     except UserError:
         raise
     except Exception as error:      # whatever another library raises for a file that it does not take
-        raise UserError(f"the export cannot be used with the target library ({type(error).__name__}: {error}), so it was removed; see --debug, or try another release of that library") from error
+        raise UserError(f"the export cannot be used with the target library ({type(error).__name__}: {error}), so it was removed; see --debug, or try another release of that "
+                        "library") from error
     return np.concatenate(parts), scope
 
 

@@ -16,7 +16,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workdir", required=True, help="where everything of this run goes; an existing one is resumed")
     p.add_argument("--allow_config_change", action="store_true", help="resume a workdir although the config differs from the one it was started with")
     p.add_argument("--profile_steps", default="", metavar="A:B", help="write a profiler trace of steps A to B into the workdir")
-    p.add_argument("--compilation_cache", default=os.path.join("~", ".cache", "jaxssl", "xla"), metavar="DIR", help="persistent compilation cache; 'off' turns it off (default: %(default)s)")
+    p.add_argument("--compilation_cache", default=os.path.join("~", ".cache", "jaxssl", "xla"), metavar="DIR",
+                   help="persistent compilation cache; 'off' turns it off (default: %(default)s)")
     p.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0, when several processes are started by hand")
     p.add_argument("--processes", type=int, default=0, help="how many processes there are in all")
     p.add_argument("--process_id", type=int, default=-1, help="which of them this is, from 0")

@@ -185,8 +185,9 @@ def report(plan: dict) -> str:
     if "compile_seconds" not in plan:
         m = plan["memory"]
         return "\n".join([*lines, f"operations: {plan['flops'] / 1e12:.4g} TFLOP a step on all devices together",
-                          f"memory, estimated: state and gradients {_size(m['state_and_gradients'])}; activations at most {_size(m['activations_at_most'])} on all devices together "
-                          f"({_size(m['activations_at_most_per_image'])} an image); --topology or --devices asks the compiler"])
+                          f"memory, estimated: state and gradients {_size(m['state_and_gradients'])}; "
+                          f"activations at most {_size(m['activations_at_most'])} on all devices together ({_size(m['activations_at_most_per_image'])} an image); --topology or "
+                          "--devices asks the compiler"])
     m = plan["memory"]
     lines.append(f"devices: {plan['devices']} ({' × '.join(f'{n} {a}' for a, n in plan['mesh'].items())}){', ' + plan['topology'] if plan['topology'] else ', emulated'}; "
                  f"compiled in {plan['compile_seconds']:.0f} s; figures below are for each device and step")

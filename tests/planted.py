@@ -10,7 +10,8 @@ import pytest
 
 
 class Plant(NamedTuple):
-    """plant(): breaks the program. caught_by: tests that must fail. has: what tells of a method whether it has the part that breaks, aux key or key of its config; "" needs none."""
+    """plant(): breaks the program. caught_by: tests that must fail. has: what tells of a method whether it has the part that breaks, an aux key or a key of its
+    config; "" needs none."""
     plant: Callable
     caught_by: tuple[str, ...]
     has: str = ""

@@ -54,7 +54,8 @@ def workdir(folder, config, classes, *, examples=60):
     (folder / "config.json").write_text(configs.describe(config))
     (folder / "environment.json").write_text(json.dumps({"python": "3", "argv": ["main.py", "--config", "c.py", "--workdir", "a folder/<b>"], "devices": 1, "device_kind": "cpu",
                                                          "packages": {"jax": "<u>1</u>"}}))
-    lines = [{"step": s, "time": 0.0, "loss": 3.0 - s / 10, "lr": 1e-3 * s, "epoch": s / 4, "images_per_second": 100.0 + s, "collapse_std": 0.08, "ids_sha256": "ab"} for s in (10, 20, 30)]
+    lines = [{"step": s, "time": 0.0, "loss": 3.0 - s / 10, "lr": 1e-3 * s, "epoch": s / 4, "images_per_second": 100.0 + s, "collapse_std": 0.08, "ids_sha256": "ab"}
+             for s in (10, 20, 30)]
     text = "\n".join(json.dumps(line) for line in [*lines, {"step": 20, "time": 0.0, "knn": 0.5, "rankme": 3.0}, {"step": 30, "time": 0.0, "knn": 0.625, "rankme": 4.0}])
     (folder / "metrics.jsonl").write_text(text + '\n{"step": 31, "lo')
     return folder
@@ -68,7 +69,8 @@ def run(tmp_path_factory):
     images(root / "data" / "test", (12, 10, 8))
     config = config_of("simclr", **{"data.source": "folder", "data.path": str(root / "data"), "data.class_depth": "2", "data.variant": "cluttered"})
     folder = workdir(root / "run", config, 3)
-    (folder / "run.json").write_text(json.dumps({"steps": 30, "knn": 0.625, "linear": 0.75, "rankme": 4.0, "knn_untrained": 0.4, "images_per_second": 120.0, "wall_seconds": 90.0, "parameters": 1000}))
+    (folder / "run.json").write_text(json.dumps({"steps": 30, "knn": 0.625, "linear": 0.75, "rankme": 4.0, "knn_untrained": 0.4, "images_per_second": 120.0, "wall_seconds": 90.0,
+                                                 "parameters": 1000}))
     (folder / "evaluations").mkdir()
     (folder / "evaluations" / "untrained.json").write_text(json.dumps({"knn_untrained": 0.4, "knn_raw": 0.3, "rankme_untrained": 2.0}))
     (folder / "evaluations" / "test.json").write_text(json.dumps(evaluation(0.6, (0.5, 0.7))))
@@ -78,7 +80,8 @@ def run(tmp_path_factory):
 def evaluation(value, interval, **more):
     row = {"protocol": "knn", "variant": "k=20 <b>T</b>", "layer": "backbone", "metric": "accuracy", "value": value, "n": 30, "interval": interval, "setting": {"k": 20, "T": 0.07},
            "note": "short </td>", "seconds": 1.0, "selected": "test", "published": {"value": 0.55, "source": "paper <1>"}}
-    return {"version": 1, "created": "2026-01-01", "subject": {"name": "run", "weights": "student", "step": 30}, "data": {"name": "set", "test": "set/test"}, "command": "evaluate <x>",
+    return {"version": 1, "created": "2026-01-01", "subject": {"name": "run", "weights": "student", "step": 30}, "data": {"name": "set", "test": "set/test"},
+            "command": "evaluate <x>",
             "rows": [row | more]}
 
 

@@ -39,7 +39,8 @@ def test_one_process_raises_its_own_error():
         agreement.reach(body)
 
 
-SMALL = ["--config", str(ROOT / "configs/folder/simclr.py:laptop"), "--config.data.source=folder", "--config.data.path=set", "--config.data.holdout=0", "--config.augment.size=4", "--config.batch_size=4",
+SMALL = ["--config", str(ROOT / "configs/folder/simclr.py:laptop"), "--config.data.source=folder", "--config.data.path=set", "--config.data.holdout=0", "--config.augment.size=4",
+         "--config.batch_size=4",
          "--config.total=2", "--config.warmup=0", "--config.log.tensorboard=false", "--config.report=false", "--compilation_cache=off"]
 
 
@@ -64,7 +65,8 @@ def test_two_processes(tmp_path, case, own, words):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "thesis.txt").write_text("mine")
     for i in range(2):
-        command = [sys.executable, "-m", "jaxssl.main", *SMALL, *flags[i], "--workdir", str(tmp_path / "run"), f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process_id={i}"]
+        command = [sys.executable, "-m", "jaxssl.main", *SMALL, *flags[i], "--workdir", str(tmp_path / "run"), f"--coordinator=127.0.0.1:{port}", "--processes=2",
+                   f"--process_id={i}"]
         running.append(subprocess.Popen(command, cwd=tmp_path / str(i), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}))
     ends = [(process.communicate(timeout=120), process.returncode) for process in running]

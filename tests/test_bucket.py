@@ -52,7 +52,8 @@ def read(name):
     return workdir.read_json(workdir.path("gs://b/run") / name)
 
 
-@pytest.mark.parametrize("error, code", [(ConnectionError("no route"), 75), (TimeoutError("30 s"), 75), (PermissionError("403"), 2), (FileNotFoundError("no bucket"), 2), (RuntimeError("401"), 2)])
+@pytest.mark.parametrize("error, code", [(ConnectionError("no route"), 75), (TimeoutError("30 s"), 75), (PermissionError("403"), 2), (FileNotFoundError("no bucket"), 2),
+                                         (RuntimeError("401"), 2)])
 def test_a_bucket_out_of_reach_is_tried_again_where_that_may_help(bucket, monkeypatch, error, code):
     def exists(path):
         raise error

@@ -284,7 +284,8 @@ def test_cluttered_digits_do_not_change():
     """A change here changes every number in the README."""
     image = data.make().train.images
     assert image.shape[1:] == (32, 32) and image.dtype == np.uint8
-    assert image[::500].astype(int).mean((1, 2)).round(2).tolist() == pytest.approx([25.62, 68.1, 197.88, 217.04, 169.92, 168.34, 64.74, 146.74, 53.53, 95.88, 86.81, 210.52], abs=.05)
+    assert image[::500].astype(int).mean((1, 2)).round(2).tolist() == pytest.approx([25.62, 68.1, 197.88, 217.04, 169.92, 168.34, 64.74, 146.74, 53.53, 95.88, 86.81, 210.52],
+                                                                                    abs=.05)
 
 
 def test_cluttered_digits_are_varied():

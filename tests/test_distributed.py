@@ -81,7 +81,8 @@ def test_place_from_jax_agrees(monkeypatch):
 
 
 def test_place_from_a_tpu_vm(monkeypatch):
-    answers = {"worker-network-endpoints": "w:0:10.0.0.4,w:1:10.0.0.5", "agent-worker-number": "1", "tpu-env": "ACCELERATOR_TYPE: 'v4-16'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'"}
+    answers = {"worker-network-endpoints": "w:0:10.0.0.4,w:1:10.0.0.5", "agent-worker-number": "1",
+               "tpu-env": "ACCELERATOR_TYPE: 'v4-16'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'"}
     monkeypatch.setattr(distributed, "_on_tpu_vm", lambda _: True)
     monkeypatch.setattr(distributed, "_metadata", answers.__getitem__)
     assert resolve("", 0, -1, {}) == Place("10.0.0.4:8476", 4, 3, "TPU pod")

@@ -53,9 +53,11 @@ def test_each_head_is_that_head_trained_alone(race):
     """All forms, rates, weight decays and two blocks of features at once, on four devices; also those that survive a race."""
     x, y, _, _ = digits(300)
     sets = {"all": x, "half": x[:, ::2]}
-    heads = [*grid.make(["all", "half"], lrs=(3e-3, 3e-2), weight_decays=(0., 1e-2), forms=("white", "raw")), grid.Head("half", "standard", .3, 1e-3), grid.Head("all", "l2", 10., 1e-4)]
+    heads = [*grid.make(["all", "half"], lrs=(3e-3, 3e-2), weight_decays=(0., 1e-2), forms=("white", "raw")), grid.Head("half", "standard", .3, 1e-3),
+             grid.Head("all", "l2", 10., 1e-4)]
     mesh = sharding.make_mesh(devices=jax.devices()[:4])
-    blocks, scores, trained = grid.fit_heads(sets, y, np.arange(300), heads, steps=20, batch_size=64, classes=10, seed=3, judge=({n: v[:100] for n, v in sets.items()}, y[:100]), race=race, mesh=mesh)
+    blocks, scores, trained = grid.fit_heads(sets, y, np.arange(300), heads, steps=20, batch_size=64, classes=10, seed=3, judge=({n: v[:100] for n, v in sets.items()}, y[:100]),
+                                             race=race, mesh=mesh)
     left = sorted(h for block in blocks.values() for h in block.index)
     assert len(left) == (2 + 2 + 1 + 1 if race else len(heads)) and all(trained[h] == 20 for h in left)
     for h in left:
@@ -204,7 +206,9 @@ def test_what_cannot_be_read_is_refused():
 
     def call(**changes):
         return grid.evaluate(**{**dict(train={"a": x}, train_y=y, test={"a": u}, test_y=v, heads=[head], steps=1), **changes})
-    for changes, words in (({"train_y": y - 1}, "labelled"), ({"heads": [head._replace(block="b")]}, "no features 'b'"), ({"heads": [head._replace(form="norm")]}, "standard"), ({"heads": []}, "at least one"),
-                           ({"train": {"a": x * np.nan}}, "finite"), ({"test": {"a": u[:, :5]}}, "expected"), ({"select": "best"}, "validation"), ({"race": (grid.Cut(2, 0, 1),)}, "race"), ({"race": (grid.Cut(.5, 1, 0),)}, "race")):
+    for changes, words in (({"train_y": y - 1}, "labelled"), ({"heads": [head._replace(block="b")]}, "no features 'b'"), ({"heads": [head._replace(form="norm")]}, "standard"),
+                           ({"heads": []}, "at least one"),
+                           ({"train": {"a": x * np.nan}}, "finite"), ({"test": {"a": u[:, :5]}}, "expected"), ({"select": "best"}, "validation"),
+                           ({"race": (grid.Cut(2, 0, 1),)}, "race"), ({"race": (grid.Cut(.5, 1, 0),)}, "race")):
         with pytest.raises(ValueError, match=words):
             call(**changes)

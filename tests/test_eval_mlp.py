@@ -85,6 +85,7 @@ def test_one_device_and_eight_agree():
 
 
 def test_what_cannot_be_read_is_refused():
-    for changes, words in (({"layers": 4}, "layers"), ({"select": "best"}, "validation"), ({"dropout": 1.}, "dropout"), ({"batch_size": 0}, "batch_size"), ({"train_y": Y - 1}, "labelled"), ({"train_x": X * np.nan}, "finite"), ({"train_x": X[:, :3]}, "expected")):
+    for changes, words in (({"layers": 4}, "layers"), ({"select": "best"}, "validation"), ({"dropout": 1.}, "dropout"), ({"batch_size": 0}, "batch_size"),
+                           ({"train_y": Y - 1}, "labelled"), ({"train_x": X * np.nan}, "finite"), ({"train_x": X[:, :3]}, "expected")):
         with pytest.raises(ValueError, match=words):
             mlp.evaluate(**{**dict(train_x=X, train_y=Y, test_x=X, test_y=Y, epochs=1), **changes})

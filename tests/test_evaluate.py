@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxssl import config as configs, data as datas, evaluate, typed
+from jaxssl import config as configs, data as datas, evaluate, export, typed
 from jaxssl.errors import UserError
 from jaxssl.workdir import checkpoint, published as recipes
 from jaxssl.evaluation import protocols
 from jaxssl.evaluation import subjects
 from jaxssl.evaluation.tables import document
 from jaxssl.parallel import mesh as sharding
+from jaxssl.training import train
 from jaxssl.encoder import load as loading
 from jaxssl.data.sources import Subset
 from jaxssl.evaluation.measures import bootstrap, rank
@@ -101,25 +102,31 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
     assert next(r for r in found["rows"] if r["metric"] == "rankme" and r["layer"] == "backbone")["value"] == pytest.approx(rank.rankme(encoder.embed()(
         {k: datas.store(data, data.train)[k] for k in ("image", "size")})), rel=1e-3)
     assert {row["layer"] for row in found["rows"] if row["protocol"] == "labelfree"} == {"backbone", "projector.2"}
-    for words in ("k=5 T=0.07", "fewshot", "1 a class", "lidar", "transform: size 16", "95 %", "chosen: k=", "validation", "[1]"):
+    assert all((row["unit"] == "share") == (row["protocol"] != "labelfree") for row in found["rows"])
+    for words in ("k=5 T=0.07", "fewshot", "1 a class", "lidar", "lidar (rank)", "uniformity (nats)", "stable rank ", "transform: size 16", "95 %", "chosen: k=", "validation",
+                  "[1]"):
         assert words in out, words
     code, out, _ = call("--workdir", str(workdir), "--protocols", "knn", "--json", *FAST)
     assert code == 0 and json.loads(out)["rows"][0]["value"] == found["rows"][0]["value"] and len(written(workdir)) == 2
 
 
 @pytest.mark.parametrize("flags, words", [
-    ([], "nothing to evaluate"), (["--protocols", "knn,retreival"], "did you mean 'retrieval'"), (["--select", "tset"], "did you mean 'test'"), (["--select", "rankme"], "--select_by rankme picks among"), (["--seeds", "4294967296"], "2**32"),
+    ([], "nothing to evaluate"), (["--protocols", "knn,retreival"], "did you mean 'retrieval'"), (["--select", "tset"], "did you mean 'test'"),
+    (["--select", "rankme"], "--select_by rankme picks among"), (["--seeds", "4294967296"], "2**32"),
     (["--set", "retrieval.recall=()", "--protocols", "retrieval"], "retrieval.recall is empty"), (["--set", "retrieval.recall=1,0", "--protocols", "retrieval"], "from 1 on"),
     (["--set", "augmented.lrs=0", "--protocols", "augmented"], "above 0"), (["--set", "augmented.images=-5", "--protocols", "augmented"], "0 or more"),
-    (["--set", "lbfgs.steps=-1", "--protocols", "lbfgs"], "at least 1"), (["--set", "mlp.lr=-1", "--protocols", "mlp"], "above 0"), (["--set", "mlp.lr=1e20", "--protocols", "mlp"], "diverged"),
+    (["--set", "lbfgs.steps=-1", "--protocols", "lbfgs"], "at least 1"), (["--set", "mlp.lr=-1", "--protocols", "mlp"], "above 0"),
+    (["--set", "mlp.lr=1e20", "--protocols", "mlp"], "diverged"),
     (["--set", "linear.lrs=1e38", "--protocols", "linear"], "every head of the grid diverged"),
     (["--budget", "shrot"], "did you mean 'short'"), (["--select_by", "rankne"], "did you mean 'rankme'"), (["--set", "knn.kk=3"], "it has k, temperature"),
-    (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--set", "knn.k=5,0"], "k must"), (["--seeds", "0,x"], "whole numbers"),
+    (["--set", "fewshot.n=3"], "protocols that are run"), (["--set", "knn.k=few"], "--set knn.k"), (["--set", "knn.k=0"], "k must"), (["--set", "knn.k=5,0"], "k must"),
+    (["--seeds", "0,x"], "whole numbers"),
     (["--seeds", "1,1"], "different numbers"), (["--dta=x"], "unknown argument"), (["--data.pth=x"], "did you mean 'path'"), (["--data.canvas=big"], "takes a int"),
     (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--layer", "projector.1", "--protocols", "layers,labelfree"], "it is read by augmented, fewshot"),
     (["--protocols", ""], "name some of augmented"), (["--protocols", ","], "name some of augmented"), (["--step", "2", "--weights", "file"], "--step 2 says which checkpoint"),
     (["--set", "linear.lrs=fast", "--protocols", "linear"], "--set linear.lrs is ('fast',), a tuple; it takes a tuple such as (0.1,)"),
-    (["--set", "augmented.lrs=.1,fast", "--protocols", "augmented"], "takes a float"), (["--set", "semi.per_class=x", "--protocols", "semi"], "takes a int"), (["--set", "linear.batch_size=0", "--protocols", "linear"], "linear.batch_size is 0"),
+    (["--set", "augmented.lrs=.1,fast", "--protocols", "augmented"], "takes a float"), (["--set", "semi.per_class=x", "--protocols", "semi"], "takes a int"),
+    (["--set", "linear.batch_size=0", "--protocols", "linear"], "linear.batch_size is 0"),
     (["--set", "fewshot.tries=0", "--protocols", "fewshot"], "fewshot.tries is 0"), (["--set", "fewshot.n=0", "--protocols", "fewshot"], "fewshot.n is 0"),
     (["--set", "retrieval.against=tset", "--protocols", "retrieval"], "choose test"), (["--data", "nowhere"], "does not exist"), (["--precision", "f16"], "f32")])
 def test_wrong_flags_are_one_sentence(call, runs, flags, words):
@@ -206,7 +213,7 @@ def leaky(context, *, says="validation"):
     """Predicts the class that is most frequent among the test images, and calls it a validated choice."""
     labels = context.features("test").labels
     best = int(np.bincount(labels).argmax())
-    return [Row("planted", f"class {best}", "backbone", "accuracy", float(np.mean(labels == best)), len(labels), None, {"class": best}, "", 0., says)]
+    return [Row("planted", f"class {best}", "backbone", "accuracy", float(np.mean(labels == best)), len(labels), None, {"class": best}, "", 0., says, "share")]
 
 
 def test_a_planted_leak_is_caught(choices, runs, call, monkeypatch):
@@ -290,7 +297,7 @@ def test_an_interrupted_run_is_not_averaged_with_finished_ones(runs, call, monke
 def rows_of(values, outcomes=None, variant="k=1", protocol="knn"):
     """A table of one row a protocol run."""
     intervals = [None if outcomes is None else bootstrap.interval(o, np.zeros(len(o)), ids=np.arange(len(o))) for o in (outcomes or values)]
-    return [[Row(protocol, variant, "backbone", "accuracy", v, 1, i, {}, "", 0., "fixed")] for v, i in zip(values, intervals)]
+    return [[Row(protocol, variant, "backbone", "accuracy", v, 1, i, {}, "", 0., "fixed", "share")] for v, i in zip(values, intervals)]
 
 
 def test_groups_that_share_seeds_are_paired_by_seed():
@@ -325,7 +332,7 @@ def test_only_the_same_images_are_paired():
 
 def test_rows_whose_intervals_overlap_are_marked():
     def row(value, interval, protocol="knn"):
-        return Row(protocol, "", "backbone", "accuracy", value, 1, interval, {}, "", 0., "fixed")
+        return Row(protocol, "", "backbone", "accuracy", value, 1, interval, {}, "", 0., "fixed", "share")
     rows = [row(.5, (.4, .6)), row(.8, (.7, .9)), row(.71, (.6, .8)), row(.69, (.68, .699)), row(.9, None), row(.5, (.4, .6), "layers")]
     assert compare.overlapping(rows) == [False, True, True, False, False, False]
     assert compare.overlapping(rows[:2]) == [False, False] and compare.overlapping([]) == []
@@ -369,7 +376,8 @@ def test_a_collapsed_encoder_is_never_chosen(runs, call, monkeypatch):
 
 def test_a_choice_of_features_does_not_hide_a_measure(call, runs):
     """The linear grid may choose another block for each run; what only some runs have is named."""
-    rows = [types.SimpleNamespace(protocol="linear", variant="4 heads", layer=f"chosen: {block}", metric="accuracy", value=.5, interval=None) for block in ("backbone", "projector.1")]
+    rows = [types.SimpleNamespace(protocol="linear", variant="4 heads", layer=f"chosen: {block}", metric="accuracy", value=.5, interval=None)
+            for block in ("backbone", "projector.1")]
     lone = types.SimpleNamespace(protocol="knn", variant="k=5", layer="backbone", metric="accuracy", value=.5, interval=None)
     members = [compare.Member("a", 0, [[rows[0], lone]], "d"), compare.Member("b", 1, [[rows[1]]], "d")]
     entry, = compare.summary({"a": members[:1], "b": members[1:]})
@@ -394,7 +402,7 @@ def test_select_by_wants_the_same_images(runs, call, monkeypatch, tmp_path):
     assert code == 0 and "→" in out, err
 
 
-KNN = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed")
+KNN = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 200, "temperature": .1}, "", 0., "fixed", "share")
 
 
 def stated(spec):
@@ -406,7 +414,7 @@ def stated(spec):
 def trained(length):
     """A row of `augmented` after such a budget."""
     setting = {"lr": length["lrs"][0], "lrs": {}, "epochs": length["epochs"] * 1.001, "batch_size": length["batch_size"], "weight_decay": 0., "momentum": .9}
-    return Row("augmented", "frozen, crop and flip", "backbone", "accuracy", .8, 10_000, None, setting, "", 0., "fixed")
+    return Row("augmented", "frozen, crop and flip", "backbone", "accuracy", .8, 10_000, None, setting, "", 0., "fixed", "share")
 
 
 @pytest.fixture
@@ -420,7 +428,8 @@ def kept(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("spec", [f"{file.removeprefix('configs/')}{':' * bool(variant)}{variant}" for file in CONFIGS for variant in configs._opened(str(ROOT / file))[0].__dict__.get("PUBLISHED", {})])
+@pytest.mark.parametrize("spec", [f"{file.removeprefix('configs/')}{':' * bool(variant)}{variant}" for file in CONFIGS
+                                  for variant in configs._opened(str(ROOT / file))[0].__dict__.get("PUBLISHED", {})])
 def test_any_other_key_of_the_recipe_has_no_published_value(spec, kept):
     config, folder = kept(spec)
     values = recipes.read(folder, config)
@@ -455,7 +464,8 @@ def test_published_values_stand_beside_their_protocol_only():
         assert match["value"] == value
         for shorter in ({"epochs": 1.}, {"batch_size": 256}, {"lr": 5.}, {"weight_decay": 1e-4}):
             assert published.value(found["values"], row._replace(setting={**row.setting, **shorter}), "student") is None
-        assert published.value(found["values"], row._replace(setting={}), "student") is None and published.value(found["values"], row._replace(selected="validation"), "student") is None
+        assert published.value(found["values"], row._replace(setting={}),
+                               "student") is None and published.value(found["values"], row._replace(selected="validation"), "student") is None
         assert f"{length['epochs']:g} epochs of batch {length['batch_size']}" in match["source"]       # the published budget is that of the published value
     assert augmented.published(config) == augmented.published({}) == {"epochs": 90., "batch_size": 4096, "lrs": (.1,)}
 
@@ -485,6 +495,46 @@ def test_a_run_keeps_what_its_file_states_only_for_the_files_own_recipe(tmp_path
         write(configs.describe(config))
         recipes.keep(str(tmp_path), None, new=False)
         assert (tmp_path / "published.json").exists() == stays
+
+
+def test_training_writes_published_json_when_it_claims_a_workdir(tmp_path, monkeypatch):
+    class Untrained:
+        """Instead of the session: nothing is compiled, the workdir is left as it was claimed."""
+
+        def __init__(self, *_):
+            pass
+
+        def train(self):
+            return {"stopped": 0}
+
+        def close(self):
+            pass
+    monkeypatch.setattr(train, "Session", Untrained)
+    value = {"protocol": "knn", "setting": {"k": 20}, "value": .9, "source": "a paper"}
+    file = tmp_path / "own.py"
+    file.write_text((ROOT / "configs/digits/simclr.py").read_text() + f"\n\nPUBLISHED = {{'clean': [{value}]}}\n")
+    for name, variant, flags, expected in (("as_stated", ":clean", {"seed": "5"}, [value]), ("other", ":clean", {"optim.lr": ".1"}, []), ("default", "", {}, [])):
+        train.run(f"{file}{variant}", flags, str(tmp_path / name))
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert recipes.read(tmp_path / name, config) == expected and (tmp_path / name / "published.json").exists() == bool(expected)
+    train.run(f"{file}:clean", {"seed": "5"}, str(tmp_path / "as_stated"))
+    assert (tmp_path / "as_stated" / "published.json").exists()
+    train.run(f"{file}:clean", {"seed": "5", "optim.lr": ".1"}, str(tmp_path / "as_stated"), allow_config_change=True)
+    assert not (tmp_path / "as_stated" / "published.json").exists()
+
+
+def test_an_export_keeps_what_is_published_for_its_run(workdir, tmp_path):
+    config, values = json.loads((workdir / "config.json").read_text()), [{"protocol": "knn", "setting": {"k": 20}, "value": .9, "source": "a paper"}]
+    recipes.keep(str(workdir), {"recipe": recipes.recipe(config), "values": values}, new=True)
+    try:
+        export.run(format="safetensors", out=str(tmp_path / "first"), workdir=str(workdir), images=2)
+    finally:
+        (workdir / "published.json").unlink()
+    export.run(format="safetensors", out=str(tmp_path / "again"), weights=str(tmp_path / "first"), images=2)
+    for path in (tmp_path / "first", tmp_path / "again", tmp_path / "again" / "model.safetensors"):
+        assert recipes.read(path, loading.load(path).config) == values
+    export.run(format="safetensors", out=str(tmp_path / "none"), workdir=str(workdir), images=2)
+    assert not (tmp_path / "none" / "published.json").exists()
 
 
 @pytest.mark.parametrize("table, words", [("[]", "a dict from variants"), ("{'big': []}", "a dict from variants"), ("{'': [dict(value=.5)]}", "write dict(protocol="),

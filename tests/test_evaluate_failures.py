@@ -22,7 +22,7 @@ from tests.test_interop import lone
 
 
 def one_row(context):
-    return [Row("planted", "row", "backbone", "accuracy", .5, 2, None, {}, "", 0., "fixed")]
+    return [Row("planted", "row", "backbone", "accuracy", .5, 2, None, {}, "", 0., "fixed", "share")]
 
 
 @pytest.mark.parametrize("error, words", [(UserError("it cannot be; do that"), "it cannot be; do that"), (ValueError("a feature is wrong"), "a feature is wrong"),

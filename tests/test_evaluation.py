@@ -84,7 +84,8 @@ def spoilt(extract, which, value, embed, asked):
     return x, y
 
 
-@pytest.mark.parametrize("train, test, words", [(ORDERED, ORDERED * 0 - 1, "none of the 40 held-out images has a label"), (ORDERED * 0 - 1, ORDERED, "none of the 40 reference images")])
+@pytest.mark.parametrize("train, test, words", [(ORDERED, ORDERED * 0 - 1, "none of the 40 held-out images has a label"),
+                                                (ORDERED * 0 - 1, ORDERED, "none of the 40 reference images")])
 def test_without_a_label_on_one_side_only_the_rank_is_measured(train, test, words, caplog):
     made = evaluator(train, test, raw=True)
     with caplog.at_level(logging.WARNING):

@@ -44,7 +44,8 @@ def test_devices_and_json(capsys):
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    (["--topology", "v5litepod:4x4"], "a chip of v4, v5e"), (["--topology", "v5:4x4"], "did you mean 'v5"), (["--topology", "v5e"], "CHIP:AxB"), (["--topology", "v5e:four"], "CHIP:AxB"),
+    (["--topology", "v5litepod:4x4"], "a chip of v4, v5e"), (["--topology", "v5:4x4"], "did you mean 'v5"), (["--topology", "v5e"], "CHIP:AxB"),
+    (["--topology", "v5e:four"], "CHIP:AxB"),
     (["--devices", "8", "--config.batch_size=60"], "use 56 or 64"), (["--devices", "4096"], "fresh process"), (["--config.batch_sise=8"], "did you mean 'batch_size'")])
 def test_bad_input(flags, words, capsys):
     assert plan.main(["--config", DIGITS, *flags]) == 2

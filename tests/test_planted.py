@@ -1,4 +1,7 @@
-"""The suite catches what it is for: with each fault of tests/planted.py in place, the tests that it names fail, by an assertion. (Without faults the same tests pass: they are in the suite.)"""
+"""The suite catches what it is for: with each fault of tests/planted.py in place, the tests that it names fail, by an assertion.
+
+Without faults the same tests pass: they are in the suite.
+"""
 import re
 import subprocess
 import sys

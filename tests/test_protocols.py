@@ -98,7 +98,8 @@ def test_views_are_as_in_training_only_where_the_weights_say_how(make, seen):
     for config, view in ((encoder.config, "augmented as in training"), ({"model": encoder.config["model"], "augment": theirs}, "SimCLR's default augmentation")):
         rows = run("labelfree", make(encoder=dataclasses.replace(encoder, config=config)))
         lidar, = (row for row in rows if row.metric == "lidar")
-        assert lidar.variant == lidar.setting["view"] == view and ("these weights do not say theirs" in lidar.note) == ("augmentation" in lidar.setting) == (config is not encoder.config)
+        assert lidar.variant == lidar.setting["view"] == view
+        assert ("these weights do not say theirs" in lidar.note) == ("augmentation" in lidar.setting) == (config is not encoder.config)
     assert lidar.setting["augmentation"].keys() > {"crop_scale", "blur_sigma"} and lidar.setting["augmentation"]["jitter"] == .8
 
 

@@ -272,7 +272,8 @@ def test_surest_and_wrong_are_those_whose_neighbours_agree(seen):
     assert sections.surest(unsure) == [3]
     (row,) = sections.gallery(unsure)["wrong"]
     assert row["note"].endswith(": 12 of 20 neighbours agree")
-    none = unsure._replace(index=np.delete(unsure.index, 3, 0), predictions=np.delete(guess, 3), queries=unsure.queries._replace(labels=np.delete(labels, 3), places=np.delete(unsure.queries.places, 3)))
+    none = unsure._replace(index=np.delete(unsure.index, 3, 0), predictions=np.delete(guess, 3),
+                           queries=unsure.queries._replace(labels=np.delete(labels, 3), places=np.delete(unsure.queries.places, 3)))
     assert "Surest and wrong" not in sections.gallery_markup(sections.gallery(none), none)
 
 
@@ -287,7 +288,8 @@ def measured(value, *, layer="backbone", protocol="knn", rows=None, step=30, dig
     """A document as the command writes it, of one row unless `rows` are given."""
     row = evaluation(value, (value - .1, value + .1), protocol=protocol, layer=layer, variant="v", selected="fixed")["rows"][0]
     return {"version": 1, "created": created, "subject": {"name": "run", "weights": "student", "step": step, "digest": digest}, "command": f"python -m jaxssl.evaluate {command}",
-            "data": {"name": "set", "test": test, "digest": data}, "select": "validation", "budget": "short", "precision": "f32", "rows": [{**row, **r} for r in rows or [{}]], **more}
+            "data": {"name": "set", "test": test, "digest": data}, "select": "validation", "budget": "short", "precision": "f32", "rows": [{**row, **r} for r in rows or [{}]],
+            **more}
 
 
 def of(*documents, name="r"):
@@ -326,7 +328,8 @@ def test_seeds_of_an_evaluation_are_shown_as_their_mean():
 def test_bars_of_the_layers_are_of_the_runs_own_images_and_newest_weights():
     layers = [{"value": v, "seed": s, "layer": layer} for s in (0, 1) for layer, v in (("backbone", .6 + s / 10), ("projector.1", .4 + s / 10))]
     own = measured(0, protocol="layers", rows=layers)
-    others = [measured(.9, protocol="layers", created="2", command=command, data="x") for command in ("--workdir a --data other.zip", "--data=x", "--workdir a '--data.test_path=a b'")]
+    others = [measured(.9, protocol="layers", created="2", command=command, data="x")
+              for command in ("--workdir a --data other.zip", "--data=x", "--workdir a '--data.test_path=a b'")]
     early, knn = measured(.9, protocol="layers", created="3", step=10, digest="early"), measured(.9, created="4")
     found = evaluations.layer_rows(of(own, *others, early, knn))
     assert [(row["layer"], row["value"]) for row in found] == [("backbone", pytest.approx(.65)), ("projector.1", pytest.approx(.45))] and found[0]["seeds"] == [0, 1]
@@ -354,8 +357,21 @@ def test_evaluation_table(page):
     assert text.index("20.0 %") < text.index("<details><summary>set/test, student, step 30, 2026-01-01") < text.index("10.0 %")
 
 
+def test_a_row_says_its_unit_and_an_older_one_is_guessed_by_its_name():
+    def shown(**row):
+        return evaluations.table(evaluation(.6, (.5, .7), published=None, note="", **row)["rows"]).replace("\u00a0", " ")
+    for row, share in (({"metric": "kappa"}, False), ({"metric": "kappa", "unit": "share"}, True), ({"metric": "recall@2"}, True),
+                       ({"metric": "linear CKA", "unit": "cosine"}, False)):
+        text = shown(**row)
+        assert ("60.0 %" in text and "50.0 % to 70.0 %" in text and "<svg" in text) == share and ("0.6<" in text) == (not share), row
+        assert ("cosine" in text) == (row.get("unit") == "cosine") and "share" not in text
+    entry = {"protocol": "x", "variant": "", "layer": "backbone", "metric": "kappa", "groups": [{"name": "a", "mean": .5, "std": None, "n": 1}], "tests": []}
+    assert "<b>0.5</b>" in evaluations.together({"comparison": [entry]}) and "50.0" in evaluations.together({"comparison": [entry | {"unit": "share"}]})
+
+
 def test_what_failed_and_what_is_left_is_said():
-    found = evaluation(.6, None) | {"failed": [{"protocol": "mlp", "seed": 0, "why": "no <labels>"}, {"protocol": "knn", "seed": 2, "why": "few"}], "unfinished": ["semi", "layers"]}
+    found = evaluation(.6, None) | {"failed": [{"protocol": "mlp", "seed": 0, "why": "no <labels>"}, {"protocol": "knn", "seed": 2, "why": "few"}],
+                                    "unfinished": ["semi", "layers"]}
     text = evaluations.one(None, found)
     assert "✕ mlp failed: no &lt;labels&gt;" in text and "✕ knn failed with seed 2: few" in text and "done with semi, layers" in text
     assert "failed" not in evaluations.one(None, evaluation(.6, None)) and "Interrupted" not in evaluations.one(None, evaluation(.6, None))
@@ -366,7 +382,8 @@ def test_means_and_paired_tests_are_shown():
     labels = np.repeat([0, 1], 50)
 
     def row(metric, value, outcomes):
-        return Row("knn", "k=20", "backbone", metric, value, 100, None if outcomes is None else bootstrap.interval(outcomes.astype(float), labels, ids=np.arange(100)), {}, "", 0., "fixed")
+        interval = None if outcomes is None else bootstrap.interval(outcomes.astype(float), labels, ids=np.arange(100))
+        return Row("knn", "k=20", "backbone", metric, value, 100, interval, {}, "", 0., "fixed", "share" if metric == "accuracy" else "rank")
     right = np.arange(100) < 70
     groups = {"<a>": [compare.Member("<a>", 0, [[row("accuracy", .7, right), row("rankme", 5., None)]], "d")],
               "b": [compare.Member("b", 0, [[row("accuracy", .5, np.arange(100) < 50), row("rankme", 7., None)]], "d")]}
@@ -386,7 +403,8 @@ def test_the_best_layer_is_named_only_where_intervals_separate(run, seen):
     assert "do not show which is best" in readings.layers([row | {"interval": None} for row in rows(.9, .1, .1)], "kNN", 1000)
     assert "The best is projector.1; what is exported is backbone" in readings.layers(rows(.30, .50, .40), "kNN", 1000)
     assert "learned to forget" in readings.layers(rows(.50, .49, .30), "kNN", 1000)
-    found = measured(0, protocol="layers", rows=[{"layer": layer, "value": v, "interval": [v - .01, v + .01], "note": "of 10 images"} for layer, v in (("backbone", .7), ("projector.1", .5))])
+    found = measured(0, protocol="layers", rows=[{"layer": layer, "value": v, "interval": [v - .01, v + .01], "note": "of 10 images"}
+                                                 for layer, v in (("backbone", .7), ("projector.1", .5))])
     text = sections.layers_markup(of(found), seen, look.layers(seen))
     assert "By the evaluation, v: 70.0" in text and "learned to forget" in text and "of 10 images" in text and "On all images" not in text
 

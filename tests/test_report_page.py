@@ -71,7 +71,8 @@ def test_opens_without_a_request_or_a_complaint(page, tab, pytestconfig, name, w
     assert tab.evaluate("window.boom") is None
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
     assert tab.evaluate("document.querySelectorAll('.chart').length") > 5 and tab.evaluate(UNDRAWN) == []
-    ink = "(() => {const c = document.querySelector('.canvas canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 == 3 && v).length})()"
+    ink = ("(() => {const c = document.querySelector('.canvas canvas'); "
+           "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 == 3 && v).length})()")
     assert tab.evaluate(ink) > 200, "the map is empty"
     assert EVIL[0] + "/" + EVIL[1] in tab.evaluate("document.querySelector('.legend').textContent")
     assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
@@ -99,14 +100,16 @@ def test_a_policy_violation_would_be_noticed(tab, tmp_path, page):
 def test_hovering_tells_the_logged_value(page, tab):
     tab.open(page[0])
     x, y, left, right = tab.evaluate("""(() => {const p = document.querySelector('[data-chart=curve-0] .plot'); p.scrollIntoView({block: 'center', behavior: 'instant'});
-        const b = p.querySelector('.lines').getBoundingClientRect(); const r = p.getBoundingClientRect(); return [b.left + b.width / 2, r.top + r.height / 2, b.left, b.right]})()""")
+        const b = p.querySelector('.lines').getBoundingClientRect(); const r = p.getBoundingClientRect();
+        return [b.left + b.width / 2, r.top + r.height / 2, b.left, b.right]})()""")
     value = "document.querySelector('[data-chart=curve-0] output').textContent"
     assert tab.evaluate(value) == "0"
     tab.move(x, y)
     assert tab.evaluate(value) == "1"
     first = "[...document.querySelectorAll('.chart')].map(c => c.querySelector('.bottom text').textContent)"
     assert all(re.match("step |direction ", name) for name in tab.evaluate(first))
-    rate = "[...[...document.querySelectorAll('.chart')].find(c => c.querySelector('h3').textContent == 'Learning rate').querySelectorAll('.plot text.end')].map(t => t.textContent)"
+    rate = ("[...[...document.querySelectorAll('.chart')].find(c => c.querySelector('h3').textContent == 'Learning rate')"
+            ".querySelectorAll('.plot text.end')].map(t => t.textContent)")
     assert len({"10" in name for name in tab.evaluate(rate) if name != "0"}) == 1, "one notation an axis"
     assert tab.evaluate("document.querySelector('[data-chart=curve-0] .at').textContent") == "step 20, epoch 5"
     tab.evaluate("document.querySelector('[data-chart=curve-0] .plot').focus()")
@@ -119,7 +122,8 @@ def test_a_tap_tells_what_hovering_shows(page, tab):
     tab.open(page[0], width=390, height=844, phone=True)
     for part, thing in ((".neighbours .row", "li img"), ("#confusion [data-tells]", "td")):
         find = f"document.querySelector('{part}').querySelector('{thing}')"
-        x, y = tab.evaluate(f"(() => {{const e = {find}; e.scrollIntoView({{block: 'center', behavior: 'instant'}}); const b = e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]}})()")
+        x, y = tab.evaluate(f"(() => {{const e = {find}; e.scrollIntoView({{block: 'center', behavior: 'instant'}}); "
+                            "const b = e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]})()")
         tab.tap(x, y)
         told = f"document.querySelector('{part} output').textContent"
         assert tab.evaluate(told) == tab.evaluate(f"{find}.title") != ""
@@ -171,7 +175,8 @@ def test_a_collapsed_run_opens(run, seen, tmp_path, tab, monkeypatch, value, wor
 def test_unfinished_run_without_images(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("run.json", "evaluations", "report.html", "checkpoints"))
     text = text_of(report.write(str(folder), images=0))
-    assert "The run is not finished; it has logged step 30" in text and "unfinished, 30 of 30 steps; 16 images a step" in text and "python -m jaxssl.main --config c.py --workdir &#x27;a folder/&lt;b&gt;&#x27;" in text
+    assert "The run is not finished; it has logged step 30" in text and "unfinished, 30 of 30 steps; 16 images a step" in text
+    assert "python -m jaxssl.main --config c.py --workdir &#x27;a folder/&lt;b&gt;&#x27;" in text
     assert f"python -m jaxssl.evaluate --workdir {folder}" in text and f"python -m jaxssl.report {folder}" in text
     assert "<img id" not in text and data_of(text)["maps"] == {}
 
@@ -223,7 +228,8 @@ def test_odd_values_are_notes(run, tmp_path):
     group = {"protocol": "knn", "variant": "v", "layer": "backbone", "metric": "accuracy", "groups": [{"name": "a", "mean": .5, "n": 1}], "tests": [{"name": "b"}], "untested": []}
     (folder / "evaluations" / "test.json").write_text(json.dumps(evaluation(.6, None) | {"comparison": [group]}))
     text = text_of(report.write(str(folder), images=0))
-    assert "steps, wall_seconds, parameters, flops_per_step in run.json are not" in text and "argv, packages in environment.json are" in text and "comparison in test.json is" in text
+    assert "steps, wall_seconds, parameters, flops_per_step in run.json are not" in text and "argv, packages in environment.json are" in text
+    assert "comparison in test.json is" in text
     assert "62.5 %" in text and "60.0 %" in text
     config = json.loads((folder / "config.json").read_text())
     del config["seed"]
@@ -328,7 +334,8 @@ def test_command(run, tmp_path, capsys):
     (tmp_path / "timm" / "config.json").write_text('{"architecture": "resnet50"}')
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.json").write_text('{"model": ')
-    for arguments, words in (([str(tmp_path)], "has no config.json"), ([str(tmp_path / "timm")], "is no workdir of this program"), ([str(tmp_path / "torn")], "torn or damaged"), ([str(run), "--maps", "tnse"], "did you mean 'tsne'"), ([str(run), "--images", "-1"], "images is -1"),
+    for arguments, words in (([str(tmp_path)], "has no config.json"), ([str(tmp_path / "timm")], "is no workdir of this program"), ([str(tmp_path / "torn")], "torn or damaged"),
+                             ([str(run), "--maps", "tnse"], "did you mean 'tsne'"), ([str(run), "--images", "-1"], "images is -1"),
                              ([str(run), "--images", "0", "--out", str(tmp_path / "no" / "r.html")], "cannot write")):
         assert command.main(arguments) == 2
         assert words in capsys.readouterr().err

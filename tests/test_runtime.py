@@ -30,7 +30,8 @@ print(jax.device_count(), "devices")
 def test_a_loop_may_run_ahead_of_its_programs_on_several_cpu_devices():
     """A thousand programs with a collective, none waited for: 33 stood still for ever, and `Aborted` after a minute was all that was said."""
     environment = {k: v for k, v in os.environ.items() if k != "NPROC"}
-    done = subprocess.run([sys.executable, "-c", AHEAD], cwd=ROOT, env=environment | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{EIGHT} {IMPATIENT}"}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", AHEAD], cwd=ROOT, env=environment | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{EIGHT} {IMPATIENT}"}, capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 0 and done.stdout == "8 devices\n", done.stdout + done.stderr
 
 

@@ -22,14 +22,17 @@ def session(folder, planted, *options):
     for name, body in planted.items():
         (folder / f"test_{name}.py").write_text(f"import os, subprocess, sys, threading, time\n{body}\n")
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), "-p", "no:cacheprovider", *options, "-o", "faulthandler_timeout=3", str(folder)],
-                          cwd=folder, env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | {"PYTHONPATH": str(ROOT / "tests")}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), "-p", "no:cacheprovider", *options, "-o",
+                           "faulthandler_timeout=3", str(folder)],
+                          cwd=folder, env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | {"PYTHONPATH": str(ROOT / "tests")}, capture_output=True, text=True,
+                          timeout=120)
     return done.returncode, done.stdout + done.stderr, time.monotonic() - start
 
 
 def test_lost_workers_end_the_run_by_name(tmp_path):
     """Both workers are lost, one by a crash and one by a call that never returns; tests that nobody can run any more are not waited for."""
-    code, said, seconds = session(tmp_path, {"a": f"def test_first(): pass\ndef test_crash(): {CRASH}\ndef test_behind(): pass", "b": f"def test_in_c(): {IN_C}", "c": "def test_c(): pass"}, *OPTIONS)
+    code, said, seconds = session(tmp_path, {"a": f"def test_first(): pass\ndef test_crash(): {CRASH}\ndef test_behind(): pass", "b": f"def test_in_c(): {IN_C}",
+                                             "c": "def test_c(): pass"}, *OPTIONS)
     assert code == 1 and seconds < 60, said
     assert "crashed while running 'test_a.py::test_crash'" in said and "crashed while running 'test_b.py::test_in_c'" in said, said
     assert "Fatal Python error: Aborted" in said and "Timeout (0:00:03)!" in said and re.search(r"test_b.py\", line \d+ in test_in_c", said), said
@@ -50,7 +53,8 @@ def read(file):
         return b""
 
 
-@pytest.mark.parametrize(("body", "where"), [(f"def test_locked(): {LOCKED}", "test_locked"), (LOCKED, "<module>"), (f"import atexit; atexit.register(lambda: time.sleep(300))\ndef test_good(): pass", "<lambda>")],
+@pytest.mark.parametrize(("body", "where"), [(f"def test_locked(): {LOCKED}", "test_locked"), (LOCKED, "<module>"),
+                                             (f"import atexit; atexit.register(lambda: time.sleep(300))\ndef test_good(): pass", "<lambda>")],
                          ids=["in a test", "in collection", "on the way out"])
 def test_one_process_ends_too(tmp_path, body, where):
     code, said, seconds = session(tmp_path, {"a": body})

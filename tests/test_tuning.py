@@ -117,7 +117,8 @@ def test_frozen_heads_are_the_loop_of_each_alone(monkeypatch, devices, resident)
 # -- the whole network ---------------------------------------------------------------------------------------------------------
 
 def test_layer_decay_by_name():
-    names = ["encoder/stem/conv/kernel", "encoder/stem/norm/scale", "encoder/stage1/block0/conv1/kernel", "encoder/stage1/block1/norm2/bias", "encoder/stage2/block0/shortcut/conv/kernel",
+    names = ["encoder/stem/conv/kernel", "encoder/stem/norm/scale", "encoder/stage1/block0/conv1/kernel", "encoder/stage1/block1/norm2/bias",
+             "encoder/stage2/block0/shortcut/conv/kernel",
              "encoder/stage10/block0/conv1/kernel", "projector/linear1/kernel", "projector/norm1/scale", "projector/linear2/kernel", "classifier/kernel", "classifier/bias"]
     heights = [0, 0, 1, 2, 3, 4, 5, 5, 6, 7, 7]
     assert optim.layer_factors(dict.fromkeys(names, ()), .5, ("encoder", "projector")) == {name: .5 ** (7 - height) for name, height in zip(names, heights)}
@@ -154,7 +155,8 @@ def test_from_the_middle_of_the_projector(monkeypatch):
 def test_one_device_and_eight_agree_and_seeds_repeat():
     """Streamed over eight devices as resident on one, with augmentation, smoothing and drop path: the draws depend on the seed alone."""
     def logits(devices, resident, seed):
-        return np.asarray(whole.train(small(), images(None, devices, resident), loop.Length(3, 16, 1.), optimizer="lars", drop_path=.5, label_smoothing=.1, seed=seed, log=quiet).logits(canvases()))
+        return np.asarray(whole.train(small(), images(None, devices, resident), loop.Length(3, 16, 1.), optimizer="lars", drop_path=.5, label_smoothing=.1, seed=seed,
+                                      log=quiet).logits(canvases()))
     one = logits(1, True, 0)
     np.testing.assert_allclose(logits(8, False, 0), one, rtol=1e-2, atol=1e-3)
     assert np.abs(logits(1, True, 1) - one).max() > .01
@@ -179,7 +181,8 @@ def test_drop_path_drops_or_doubles_the_branch(kind, remat):
 
     def scaled(factor):
         last = f"norm{2 if kind == 'basic' else 3}"
-        return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf * factor if "stage2" in str(path) and last in str(path) and "batch_stats" not in str(path) else leaf, variables)
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf * factor if "stage2" in str(path) and last in str(path) and "batch_stats" not in str(path) else leaf,
+                                                variables)
     without, doubled = run(scaled(0.)), run(scaled(2.))
     got = run(variables, net.clone(drop_path=.5), rngs={"drop": jax.random.key(2)})
     dropped = np.isclose(got, without, atol=1e-5).all(1)

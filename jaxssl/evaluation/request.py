@@ -65,7 +65,8 @@ def check(request: Request) -> None:
     if not request.protocols:
         raise UserError(f"--protocols names none; name some of {', '.join(protocols.names())}, or all")
     if request.step is not None and request.weights:
-        raise UserError(f"--step {request.step} says which checkpoint of a --workdir is evaluated, and --weights holds one alone; leave it out, or evaluate them one after the other")
+        raise UserError(f"--step {request.step} says which checkpoint of a --workdir is evaluated, and --weights holds one alone; leave it out, or evaluate them one after the "
+                        "other")
     known = {name: protocols.options(name) for name in request.protocols}
     if request.layer and not request.select_by and not any("layer" in own for own in known.values()):
         readers = [name for name in protocols.names() if "layer" in protocols.options(name)]

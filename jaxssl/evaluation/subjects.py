@@ -47,7 +47,8 @@ def load(request: Request, *, log: Callable[[str], None]) -> list[Subject]:
         if request.layer:
             own.check_layer(request.layer)
         trained = own.config.get("data", {})
-        if own.origin.layout and trained.get("source") in set(opening.SOURCES) - {"digits"} and not (request.data or request.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))):
+        named = request.data or request.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))
+        if own.origin.layout and trained.get("source") in set(opening.SOURCES) - {"digits"} and not named:
             raise UserError(f"{path} was trained on {trained.get('path')!r}, but a file of weights does not keep the folder of its images; give it with --data")
         data = open_data(own.config, request.data, request.data_keys, resize=own.preprocessing["resize"])
         protocols.check_labels({name: request.of(name) for name in request.protocols}, data)

@@ -76,7 +76,8 @@ def metrics(run: dict | None, evaluations: list[dict]) -> str:
             rows.append((key, metric, f"{run[key]:.4g}", "", setting, f"{which} images of the run"))
     if not rows:
         return "Nothing yet: `python -m jaxssl.evaluate` measures it."
-    return "\n".join(["| protocol | metric | value (95 %) | published | setting | data |", "|---|---|---|---|---|---|", *("| " + " | ".join(map(text, row)) + " |" for row in rows)])
+    return "\n".join(["| protocol | metric | value (95 %) | published | setting | data |", "|---|---|---|---|---|---|",
+                      *("| " + " | ".join(map(text, row)) + " |" for row in rows)])
 
 
 def measured(key: results.Key, row: dict) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from jaxssl.evaluation.tables.reading import is_number
 from jaxssl.report import figures
 from jaxssl.report.markup import Html, join, tag
 from jaxssl.report.read import Run
-from jaxssl.report.readings import SHARE, score
+from jaxssl.report.readings import score, value_of
 
 
 def section(runs: Sequence[Run], images: dict[str, int]) -> Html:
@@ -69,8 +69,10 @@ def one(run: Run | None, found: dict, *, older: bool = False) -> Html:
                                        f"step {subject['step']}" if subject.get("step") is not None else "") if x)
     rows = [row for row in found["rows"] if isinstance(row, dict)]
     body = [table(rows) if rows else tag("p", "It holds no rows.", class_="missing")]
-    legend = [words for words, shown in (("The highest of a protocol and measure is bold; ≈ marks results whose interval overlaps its: the order is not settled.", any(row.get("overlaps_best") for row in rows)),
-                                         ("An interval over classes says what to expect of other classes, not of other images of these.", any(row.get("interval_classes") for row in rows))) if shown]
+    legend = [words for words, shown in (("The highest of a protocol and measure is bold; ≈ marks results whose interval overlaps its: the order is not settled.",
+                                          any(row.get("overlaps_best") for row in rows)),
+                                         ("An interval over classes says what to expect of other classes, not of other images of these.",
+                                          any(row.get("interval_classes") for row in rows))) if shown]
     if legend:
         body.append(tag("p", " ".join(legend), class_="reading"))
     body += [undone(found), together(found)]
@@ -100,15 +102,15 @@ def together(found: dict) -> Html:
     names = [str(group["name"]) for group in entries[0]["groups"]]
 
     def mean(entry, group):
-        spread = f" ± {score(entry['metric'], group['std'])}" if is_number(group.get("std")) else ""
-        return join([tag("b", score(entry["metric"], group["mean"])), spread, tag("small", f"of {group['n']}") if spread else None])
+        spread = f" ± {value_of(entry, group['std'])}" if is_number(group.get("std")) else ""
+        return join([tag("b", value_of(entry, group["mean"])), spread, tag("small", f"of {group['n']}") if spread else None])
 
     def test(entry, name):
         own = next((each for each in entry["tests"] if each["name"] == name), None)
         if own is None:
             return "–"
-        low, high = (_difference(entry["metric"], end) for end in own["interval"])
-        return join([tag("b", _difference(entry["metric"], own["difference"])), tag("small", f"{low} to {high}, p {own['p']:.2g} over {own['n']:,} {own['over']}")])
+        low, high = (_difference(entry, end) for end in own["interval"])
+        return join([tag("b", _difference(entry, own["difference"])), tag("small", f"{low} to {high}, p {own['p']:.2g} over {own['n']:,} {own['over']}")])
 
     rows = [(join([tag("b", " · ".join(entry[k] for k in ("protocol", "variant") if entry[k])), tag("small", f"{entry['metric']}, {entry['layer']}")]),
              *(mean(entry, group) for group in entry["groups"]), *(test(entry, name) for name in names[1:])) for entry in entries]
@@ -120,8 +122,8 @@ def together(found: dict) -> Html:
     return figures.folded("runs and seeds together", *parts)
 
 
-def _difference(metric, value):
-    return f"{100 * value:+.2f}".replace("-", "−") + " points" if SHARE.search(metric) else results.number(value)
+def _difference(entry, value):
+    return f"{100 * value:+.2f}".replace("-", "−") + " points" if results.is_share(entry) else results.number(value)
 
 
 def table(rows: Sequence[dict]) -> Html:
@@ -133,7 +135,8 @@ def table(rows: Sequence[dict]) -> Html:
     for row in rows:
         groups.setdefault(str(row.get("protocol") or "–"), []).append(row)
     bodies = [tag("tbody", tag("tr", tag("th", protocol, colspan=len(names), scope="rowgroup"), class_="group"),
-                  *(tag("tr", tag("td", _what(row)), tag("td", _value(row, own), class_="n"), tag("td", _scale(row)), tag("td", _published(row), class_="published") if known else None)
+                  *(tag("tr", tag("td", _what(row)), tag("td", _value(row, own), class_="n"), tag("td", _scale(row)), tag("td", _published(row), class_="published") if known
+                        else None)
                     for row in own))
               for protocol, own in groups.items()]
     settings = [(_name(row), tag("code", text)) for row in rows if (text := results.short(row.get("setting")))]
@@ -144,7 +147,7 @@ def table(rows: Sequence[dict]) -> Html:
 
 def _published(row):
     known = results.published(row)
-    return join([tag("b", score(results.metric(row), known[0])), tag("small", known[1])]) if known else ""
+    return join([tag("b", value_of(row, known[0])), tag("small", known[1])]) if known else ""
 
 
 def _name(row):
@@ -155,7 +158,7 @@ def _name(row):
 
 def _what(row):
     first, second = (row.get("variant"), results.metric(row)) if results.metric(row) == "accuracy" and row.get("variant") else (results.metric(row), row.get("variant"))
-    facts = [second, row.get("layer"), f"n {row['n']:,}" if is_number(row.get("n")) else "", f"seed {row['seed']}" if row.get("seed") else "",
+    facts = [second, results.unit(row), row.get("layer"), f"n {row['n']:,}" if is_number(row.get("n")) else "", f"seed {row['seed']}" if row.get("seed") else "",
              f"chosen on {row['selected']}" if row.get("selected") not in (None, "", "fixed") else ""]
     return join([tag("b", first), tag("small", ", ".join(str(fact) for fact in facts if fact))])
 
@@ -165,20 +168,20 @@ def _value(row, own):
     if not is_number(row.get("value")):
         return str(row.get("value", "–"))
     metric = results.metric(row)
-    beaten = SHARE.search(metric) and any(is_number(other.get("value")) and other["value"] > row["value"] for other in own if results.metric(other) == metric)
-    text = score(metric, row["value"])
+    beaten = results.is_share(row) and any(is_number(other.get("value")) and other["value"] > row["value"] for other in own if results.metric(other) == metric)
+    text = value_of(row, row["value"])
     return join([text if beaten else tag("b", text), " ≈" if row.get("overlaps_best") else ""])
 
 
 def _scale(row):
     interval, classes = ends_of(row), ends_of(row, "interval_classes")
     parts = []
-    if is_number(row.get("value")) and SHARE.search(results.metric(row)) and 0 <= row["value"] <= 1:
+    if is_number(row.get("value")) and results.is_share(row) and 0 <= row["value"] <= 1:
         known = results.published(row)
         parts.append(figures.whisker(row["value"], interval, (0, 1), known[0] if known else None))
     for ends, over in ((interval, ""), (classes, " over classes")):
         if ends:
-            parts.append(tag("small", f"{score(results.metric(row), ends[0])} to {score(results.metric(row), ends[1])}{over}"))
+            parts.append(tag("small", f"{value_of(row, ends[0])} to {value_of(row, ends[1])}{over}"))
     return join([*parts, tag("small", row["note"]) if row.get("note") else None])
 
 
@@ -198,7 +201,8 @@ def comparison(runs: Sequence[Run]) -> Html:
     rows = []
     for key in keys:
         found = [column.get(key) for column in columns]
-        best = max((row for row in found if row), key=lambda row: row["value"]) if SHARE.search(key.metric) else None     # of other measures, more is not better
+        shares = any(row and results.is_share(row) for row in found)        # of other measures, more is not better
+        best = max((row for row in found if row), key=lambda row: row["value"]) if shares else None
         what = "; ".join(filter(None, (key.metric, key.layer, key.images, results.conditions(key))))
         rows.append((join([tag("b", " · ".join(filter(None, (key.protocol, key.variant)))), tag("small", what)]), *(_compared(row, best) for row in found)))
     which = ", ".join(f"{run.name}: {_weights(documents[-1])}" for run, documents in zip(runs, measured) if documents)
@@ -216,8 +220,8 @@ def _weights(found):
 def _compared(row, best):
     if row is None:
         return "–"
-    text, mine, top = score(results.metric(row), row["value"]), ends_of(row), ends_of(best or {})
-    words = [tag("small", line) for line in (f"{score(results.metric(row), mine[0])} to {score(results.metric(row), mine[1])}" if mine else "", results.spread(row)) if line]
+    text, mine, top = value_of(row, row["value"]), ends_of(row), ends_of(best or {})
+    words = [tag("small", line) for line in (f"{value_of(row, mine[0])} to {value_of(row, mine[1])}" if mine else "", results.spread(row)) if line]
     if best is not None and row["value"] == best["value"]:
         return join([tag("b", text), *words])
     return join([text, " ≈" if mine and top and mine[1] >= top[0] else "", *words])

@@ -104,11 +104,13 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Html:
 
     def cell(i, j):
         count = int(matrix[i, j])
-        return tag("td", count or "", class_=f"c{shade[i, j]}{' hit' if i == j < (SHOWN if other else len(names)) else ''}", title=f"{names[i]} taken for {names[j]}: {count} of {matrix[i].sum()}")
+        return tag("td", count or "", class_=f"c{shade[i, j]}{' hit' if i == j < (SHOWN if other else len(names)) else ''}",
+                   title=f"{names[i]} taken for {names[j]}: {count} of {matrix[i].sum()}")
     body = [tag("tr", tag("th", middle(name), scope="row"), *(cell(i, j) for j in range(len(names)))) for i, name in enumerate(names)]
     note = [tag("p", f"The {SHOWN} classes with most mistakes; the other {other:,} classes are summed.", class_="reading")] if other else []
     whole = tag("table", tag("thead", head), tag("tbody", *body), class_="confusion")
-    return tag("div", *note, tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label="confusion matrix; arrow keys tell its cells"), tag("output"), data_tells=len(names))
+    return tag("div", *note, tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label="confusion matrix; arrow keys tell its cells"), tag("output"),
+               data_tells=len(names))
 
 
 def trimmed(matrix: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str], int]:

@@ -2,7 +2,7 @@
 import numpy as np
 
 from jaxssl.evaluation.measures import collapse
-from jaxssl.evaluation.tables.reading import SHARE, number
+from jaxssl.evaluation.tables.reading import SHARE, is_share, number
 from jaxssl.report.markup import middle
 from jaxssl.report.read import Run
 
@@ -13,8 +13,13 @@ def percent(value: float, digits: int = 1) -> str:
 
 
 def score(metric: str, value: float) -> str:
-    """A score as it is read: percent for what lies in [0, 1]."""
+    """A score of a run's own as it is read: percent for what lies in [0, 1]."""
     return percent(value) if SHARE.search(metric) and 0 <= value <= 1 else number(value)
+
+
+def value_of(row: dict, value: float) -> str:
+    """A number on the scale of a row of an evaluation: percent for a share."""
+    return percent(value) if is_share(row) and 0 <= value <= 1 else number(value)
 
 
 def since(value: float, start: float | None) -> str:

@@ -187,7 +187,8 @@ def layers_markup(run: Run, seen: look.Look, rows: list[dict]) -> Html:
         def how(row):
             facts = (row.get("variant"), row.get("note"), results.spread(row), "chosen on test" if row.get("selected") == "test" else "")
             return "; ".join(str(fact) for fact in facts if fact)
-        bars = [(join([str(row.get("layer")), tag("small", how(row))]), figures.bar(row["value"], row["interval"]), readings.score(str(row.get("metric")), row["value"])) for row in evaluated]
+        bars = [(join([str(row.get("layer")), tag("small", how(row))]), figures.bar(row["value"], row["interval"]), readings.value_of(row, row["value"]))
+                for row in evaluated]
         parts += [tag("h3", "By the evaluation"), figures.table(("layer", "", "value"), bars, numeric=(2,), class_="layers")]
     return join(parts)
 

@@ -23,7 +23,8 @@ def config(config: Any, mesh: Mesh, facts: Any) -> None:
                         f"set --config.augment.size={facts.canvas} or less, or a larger --config.data.canvas if the images are larger")
     rows, groups = (config.micro_batch or config.batch_size) * config.augment.views, config.model.get("bn_groups", 1)
     if groups < 1 or rows % groups:
-        raise UserError(f"model.bn_groups is {groups}; it must be at least 1 (the global batch) and divide the {rows} views of a {'micro-batch' if config.micro_batch else 'batch'}")
+        raise UserError(f"model.bn_groups is {groups}; it must be at least 1 (the global batch) and divide the {rows} views of a "
+                        f"{'micro-batch' if config.micro_batch else 'batch'}")
     micro_batches(config, mesh)
     sides(config.augment.size, facts.sides)
 

@@ -127,7 +127,8 @@ def _sound(x, what):
     """Whether the squared lengths of features f32 [N, D] are finite, as their cosines need; otherwise process 0 says of how many they are not."""
     bad = np.count_nonzero(~np.isfinite(np.einsum("nd,nd->n", x, x)))
     if bad and jax.process_index() == 0:
-        log.warning("features of %d of %d %s images are not finite or too large, so nothing is measured on them; lower optim.lr, lengthen warmup, or set optim.clip", bad, len(x), what)
+        log.warning("features of %d of %d %s images are not finite or too large, so nothing is measured on them; lower optim.lr, lengthen warmup, or set optim.clip", bad, len(x),
+                    what)
     return not bad
 
 

@@ -231,12 +231,13 @@ def describe(config: Any, job: Job) -> str:
     local = f" and {job.local} of {config.local.size}×{config.local.size}" if job.local else ""
     parts = []
     if config.micro_batch:
-        parts = [f"micro-batches: {config.batch_size // config.micro_batch} of {config.micro_batch} images, forward twice; the gradient is the whole batch's, and batch norm sees its part"]
+        parts = [f"micro-batches: {config.batch_size // config.micro_batch} of {config.micro_batch} images, forward twice; the gradient is the whole batch's, and batch norm sees "
+                 "its part"]
     return "\n".join([
         f"mesh: {' × '.join(f'{n} {a}' for a, n in job.mesh.shape.items())} = {len(d)} {d[0].device_kind} devices in {jax.process_count()} process(es)",
         f"data: {f.examples:,} images of at most {f.canvas}×{f.canvas}, {f.classes or 'no'} classes, {'resident on every device' if f.resident else 'streamed'}",
-        f"method: {config.method.name}, {job.views} view{'s' if job.views > 1 else ''} of {config.augment.size}×{config.augment.size}{local}; global batch {config.batch_size} images "
-        f"({config.batch_size // job.mesh.size} a device), {config.precision}",
+        f"method: {config.method.name}, {job.views} view{'s' if job.views > 1 else ''} of {config.augment.size}×{config.augment.size}{local}; "
+        f"global batch {config.batch_size} images ({config.batch_size // job.mesh.size} a device), {config.precision}",
         *parts,
         f"parameters: {parameters:,} ({config.model.name}, features of {job.width})",
         f"schedule: {job.total} steps ({epochs:.4g} epochs), warm-up {job.warmup} steps; log every {every['log_every']}, "

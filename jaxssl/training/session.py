@@ -183,7 +183,8 @@ class Session:
         result = folders.nulled(result)
         if self.leader:
             folders.write(self.folder / "run.json", json.dumps(result, indent=1))
-        self.screen.note(f"done: {self.step} steps in {durations.spoken(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in {self.workdir}")
+        self.screen.note(f"done: {self.step} steps in {durations.spoken(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in "
+                         f"{self.workdir}")
         return result
 
     def close(self) -> None:
@@ -198,8 +199,8 @@ class Session:
     def all_finite(self, *, state: bool) -> bool:
         """Looks at the metrics of every step since the last look; remembers the newest, and the first bad step if there is one.
 
-        state: also look at every array of the state: a large rate or a running statistic may overflow while loss and gradient are finite. The newest step counts as the bad one then.
-        All processes get the same answer.
+        state: also look at every array of the state: a large rate or a running statistic may overflow while loss and gradient are finite. The newest
+        step counts as the bad one then. All processes get the same answer.
         """
         first = self.step - len(self.pending)
         values = jax.device_get(self.pending)
@@ -219,7 +220,8 @@ class Session:
         epoch = self.step * self.config.batch_size / self.job.facts.examples
         used = progress.mfu(self.flops, rates.step_seconds, self.job.mesh.size, jax.devices()[0].device_kind)
         self.screen.update(self.step, progress.line(self.step, self.job.total, rates, devices=self.job.mesh.size, epoch=epoch, loss=self.newest["loss"], lr=lr, utilisation=used))
-        self.writers.scalars(self.step, {**{k: v for k, v in self.newest.items() if k not in ("finite", "stop")}, "lr": lr, "epoch": epoch, "images_per_second": rates.images_per_second,
+        self.writers.scalars(self.step, {**{k: v for k, v in self.newest.items() if k not in ("finite", "stop")}, "lr": lr, "epoch": epoch,
+                                         "images_per_second": rates.images_per_second,
                                          "images_per_second_per_device": rates.images_per_second / self.job.mesh.size, "step_seconds": rates.step_seconds,
                                          "data_wait_share": rates.data_wait_share, **({} if used is None else {"mfu": used}), "ids_sha256": self.ids.hexdigest()})
         self.ids = hashlib.sha256()

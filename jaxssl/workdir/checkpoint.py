@@ -67,7 +67,8 @@ class Manager:
         try:
             return _partly(folder)
         except Exception as error:                   # orbax raises whatever its parsers trip over
-            raise UserError(f"checkpoint {step} in {self._folder} cannot be read ({type(error).__name__}: {str(error)[:200]}); it is torn or damaged, choose another step") from error
+            raise UserError(f"checkpoint {step} in {self._folder} cannot be read ({type(error).__name__}: {str(error)[:200]}); it is torn or damaged, choose "
+                            "another step") from error
         finally:
             log.setLevel(before)
 

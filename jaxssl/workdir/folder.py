@@ -18,8 +18,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def claim(workdir: str, config_text: str, images: dict, *, told: dict = {}, total: int, allow_change: bool, leader: bool) -> dict | None:
-    """Makes `workdir` this run's own, or finds that it already is; returns what its run.json holds, or None. The run of a run.json with `total` steps is finished, and stays as it is.
+    """Makes `workdir` this run's own, or finds that it already is; returns what its run.json holds, or None.
 
+    The run of a run.json with `total` steps is finished, and stays as it is.
     images: `jaxssl.data.Data.images` of the run. told: what is written beside them for people, and never compared.
     Raises: UserError when it cannot be written, holds foreign files, or a run with another config or on other images (the differences are listed).
     """
@@ -110,8 +111,8 @@ def path(workdir: str):
         place.exists()
     except Exception as error:  # the package of that file system is missing, or it refuses: each raises its own kind
         passing = isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError)     # a name server, a connection, a time-out
-        raise (Temporary if passing else UserError)(f"{workdir} cannot be reached ({type(error).__name__}: {error}); gs:// needs one more package (pip install gcsfs) and your rights to the bucket; "
-                        "or choose a folder") from error
+        raise (Temporary if passing else UserError)(f"{workdir} cannot be reached ({type(error).__name__}: {error}); "
+                                                    "gs:// needs one more package (pip install gcsfs) and your rights to the bucket; or choose a folder") from error
     return place
 
 

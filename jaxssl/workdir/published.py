@@ -55,7 +55,7 @@ def keep(workdir: str, found: dict | None, *, new: bool) -> None:
 
 def beside(path: Any) -> Any:
     """Where published.json lies for a workdir, an export, or a file of one."""
-    place = folders.path(path)
+    place = folders.path(str(path))
     return (place if place.is_dir() else place.parent) / FILE
 
 

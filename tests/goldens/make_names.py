@@ -1,4 +1,4 @@
-"""Writes tests/goldens/names.json: for each ResNet of torchvision, timm and transformers, and tiny vision transformers of the latter two, a digest of its tensors' names and shapes.
+"""Writes tests/goldens/names.json: a digest of the tensors' names and shapes of each ResNet of torchvision, timm and transformers, and of tiny vision transformers.
 
     PYTHONPATH=. python tests/goldens/make_names.py      # needs torch, torchvision, timm and transformers; 2026-11: torchvision 0.28, timm 1.0.31, transformers 5.23
 

@@ -168,7 +168,8 @@ def _reserve(path, size):
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 path.unlink()
-                raise UserError(f"there is no room for features of {size / 1e6:,.1f} MB in {path.parent} ({error.strerror}); free some, or give another folder with --cache") from error
+                raise UserError(f"there is no room for features of {size / 1e6:,.1f} MB in {path.parent} ({error.strerror}); free some, or give another folder with "
+                                "--cache") from error
             file.truncate(size)                     # file systems that cannot reserve
 
 

@@ -141,7 +141,8 @@ class _State(NamedTuple):
 def _fit(w, x, y, weight, metric, l2, steps):
     """Weights [D+1, C] that minimise mean cross-entropy (rows weighted by `weight` [N]) + l2/2 |W|^2, from `w`; l2: a number, or [D+1], one a row.
 
-    L-BFGS whose initial inverse Hessian is `metric`, which is what makes correlated features converge in tens of iterations. The loss is strongly convex, so halving steps need no second condition.
+    L-BFGS whose initial inverse Hessian is `metric`, which is what makes correlated features converge in tens of iterations. The loss is strongly convex, so
+    halving steps need no second condition.
     """
     rows, classes = weight / weight.sum(), w.shape[1]
     ridge = jnp.full(len(w), l2).at[-1].set(0)[:, None]  # [D+1, 1]; the bias is free

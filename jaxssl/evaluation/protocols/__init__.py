@@ -31,9 +31,10 @@ class Row(NamedTuple):
     """One number of a table.
 
     protocol: the file's name. variant: what tells rows of one protocol apart ("k=20 T=.07"). layer: of the encoder. metric: "accuracy", "map@r", …
-    value: as measured; shares lie in [0, 1]. n: images (or tries) it is a mean over. interval: 95 %, from `Context.interval`, or None.
+    value: as measured. n: images (or tries) it is a mean over. interval: 95 %, from `Context.interval`, or None.
     setting: everything that fixes the number, as plain JSON values. note: one sentence, or "". seconds: spent on it.
     selected: where the setting came from: "fixed", "validation" (a held-out part of the training images) or "test".
+    unit: of the value: "share" for what lies in [0, 1] and is better the higher it is, else what is counted or measured: "rank", "slope", "nats", …
     """
     protocol: str
     variant: str
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     note: str
     seconds: float
     selected: str
+    unit: str
 
 
 @dataclasses.dataclass

@@ -36,7 +36,8 @@ def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_
     most = images or (0 if epochs or budget is whole else SHORT_IMAGES)
     lrs, epochs, batch_size = lrs or budget["lrs"], epochs or budget["epochs"], batch_size or budget["batch_size"]
     if min(*lrs, batch_size, epochs) <= 0 or images < 0:
-        raise UserError(f"augmented.lrs, batch_size and epochs must be above 0 and images 0 or more, got {', '.join(f'{lr:g}' for lr in lrs)}, {batch_size}, {epochs:g} and {images}")
+        raise UserError("augmented.lrs, batch_size and epochs must be above 0 and images 0 or more, "
+                        f"got {', '.join(f'{lr:g}' for lr in lrs)}, {batch_size}, {epochs:g} and {images}")
     labels, names = subsets.entries(context.data.train)
     rows, held = labelled_rows(context, labels), None
     if len(lrs) > 1 and context.select == "validation":
@@ -53,11 +54,12 @@ def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_
     scores = np.mean(judged[0] == judged[1][:, None], axis=0)
     best = int(np.argmax(scores))
     correct = predictions[:, best] == truth
-    setting = {"lr": lrs[best], "lrs": {f"{lr:g}": float(score) for lr, score in zip(lrs, scores)} if len(lrs) > 1 else {}, "epochs": plan.epochs, "steps": plan.steps, "batch_size": plan.batch_size,
+    setting = {"lr": lrs[best], "lrs": {f"{lr:g}": float(score) for lr, score in zip(lrs, scores)} if len(lrs) > 1 else {}, "epochs": plan.epochs, "steps": plan.steps,
+               "batch_size": plan.batch_size,
                "weight_decay": weight_decay, "momentum": .9, "nesterov": True, "train": len(rows), "frozen": True, "encoder_sha256": trained.digest, "losses": trained.losses}
     note = "; ".join(filter(None, (shortened(plan, whole["epochs"]), f"lr {lrs[best]:g} is the best of {len(lrs)}" if len(lrs) > 1 else "")))
     return [Row("augmented", "frozen, crop and flip", layer, "accuracy", float(np.mean(correct)), len(truth), context.interval(correct, truth, ids), setting, note,
-                time.monotonic() - start, context.select if len(lrs) > 1 else "fixed")]
+                time.monotonic() - start, context.select if len(lrs) > 1 else "fixed", "share")]
 
 
 def published(config: Mapping[str, Any]) -> dict:

@@ -32,7 +32,7 @@ def run(context: Context, *, n: tuple = (1, 5, 10), tries: int = 10, temperature
         setting = {"n": count, "k": count, "vote": "weighted", "temperature": temperature, "tries": tries, "seed": context.seed,
                    "std": float(np.std(scores, ddof=1)) if tries > 1 else 0., "test_images": len(test.labels)}
         rows.append(Row("fewshot", f"{count} a class, k={count} T={temperature:g}", layer, "accuracy", float(correct.mean()), len(test.labels),
-                        context.interval(correct, test.labels, test.ids), setting, note, time.monotonic() - start, "fixed"))
+                        context.interval(correct, test.labels, test.ids), setting, note, time.monotonic() - start, "fixed", "share"))
     return rows
 
 

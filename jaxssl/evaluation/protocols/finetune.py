@@ -35,7 +35,8 @@ def run(context: Context, *, layer: str = "backbone", epochs: float = 0., batch_
     return [tuned(context, rows, "finetune", "whole network, all labels", layer, {**budget, **{k: v for k, v in given.items() if v}}, options, PUBLISHED["epochs"], most, {})]
 
 
-def tuned(context: Context, rows: np.ndarray, protocol: str, variant: str, layer: str, recipe: dict[str, Any], options: dict[str, Any], published: float, most: int, more: dict) -> Row:
+def tuned(context: Context, rows: np.ndarray, protocol: str, variant: str, layer: str, recipe: dict[str, Any], options: dict[str, Any], published: float, most: int,
+          more: dict) -> Row:
     """The row of a network fine-tuned on the training images `rows`.
 
     recipe: epochs, batch_size, optimizer, lr, scaling; options: further keywords of `whole.train`. published: epochs that the row is held against.
@@ -51,4 +52,4 @@ def tuned(context: Context, rows: np.ndarray, protocol: str, variant: str, layer
     setting = {**chosen, **options, "epochs": plan.epochs, "steps": plan.steps, "batch_size": plan.batch_size, "train": len(rows), "losses": trained.losses,
                "describe": trained.describe, **more}
     return Row(protocol, variant, layer, "accuracy", float(np.mean(correct)), len(truth), context.interval(correct, truth, ids), setting, shortened(plan, published),
-               time.monotonic() - start, "fixed")
+               time.monotonic() - start, "fixed", "share")

@@ -17,8 +17,8 @@ def run(context: Context, *, k: tuple = (10, 20, 100, 200), temperature: tuple =
     A k above the number of reference images is lowered to it, which its row says.
     """
     if not k or min(k) < 1 or min(temperature, default=1) <= 0 or not (temperature or majority):
-        raise UserError(f"knn.k is {', '.join(map(str, k)) or 'empty'} and knn.temperature is {', '.join(map(str, temperature)) or 'empty'}; k must be whole numbers from 1 on, and "
-                        "temperatures above 0")
+        raise UserError(f"knn.k is {', '.join(map(str, k)) or 'empty'} and knn.temperature is {', '.join(map(str, temperature)) or 'empty'}; "
+                        "k must be whole numbers from 1 on, and temperatures above 0")
     start = time.monotonic()
     train, test = context.labelled("train", layer), context.labelled("test", layer)
     settings = [(n, t) for n in k for t in (*temperature, *((None,) if majority else ()))]
@@ -43,4 +43,4 @@ def _row(context, layer, setting, result, test, reference, seconds):
     vote = "majority" if temperature is None else f"T={temperature:g}"
     note = f"k lowered to the {reference} reference images" if k > reference else ""
     return Row("knn", f"k={k} {vote}", layer, "accuracy", result.accuracy, len(correct), context.interval(correct, test.labels, test.ids),
-               {"k": k, "vote": "majority" if temperature is None else "weighted", "temperature": temperature, "reference": reference}, note, seconds, "fixed")
+               {"k": k, "vote": "majority" if temperature is None else "weighted", "temperature": temperature, "reference": reference}, note, seconds, "fixed", "share")

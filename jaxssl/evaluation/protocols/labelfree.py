@@ -19,6 +19,8 @@ LABELS = ()         # read by this protocol
 _WIDTH = 256        # singular values that go into the table
 _PROBABILITIES = {"flip", "jitter", "gray", "blur", "solarize", "invert"}
 _DRAWN = inspect.signature(augment.make).parameters.keys() - {"size", "views", "interpolation", "mean", "std", "dtype", "return_params"}
+UNITS = {"rankme": "rank", "alphareq": "slope", "stable rank": "rank", "mean cosine": "cosine", "uniformity": "nats", "dimensions": "directions", "lidar": "rank",
+         "alignment": "squared distance"}
 VIEWS = {"short": (500, 10), "published": (1000, 50)}      # images, views of each: the second is LiDAR's own
 
 
@@ -130,4 +132,4 @@ def _normalised(values):
 
 def _row(layer, name, value, n, bound, setting, start, note=""):
     sentence = "; ".join(filter(None, [spectrum.reading(name, value, bound), note]))
-    return Row("labelfree", setting["view"], layer, name, value, n, None, {**setting, "bound": bound}, sentence, time.monotonic() - start, "fixed")
+    return Row("labelfree", setting["view"], layer, name, value, n, None, {**setting, "bound": bound}, sentence, time.monotonic() - start, "fixed", UNITS[name])

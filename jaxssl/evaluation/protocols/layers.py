@@ -22,7 +22,7 @@ def run(context: Context, *, k: int = 20, temperature: float = .07, with_linear:
         rows.append(Row("layers", f"kNN k={k} T={temperature:g}", layer, "accuracy", result.accuracy, len(test.labels),
                         context.interval(result.predictions == test.labels, test.labels, test.ids),
                         {"k": k, "vote": "weighted", "temperature": temperature, "reference": len(train.labels), "width": train.x.shape[1]},
-                        f"k is {len(train.labels)}, the number of training images" if len(train.labels) < k else "", time.monotonic() - start, "fixed"))
+                        f"k is {len(train.labels)}, the number of training images" if len(train.labels) < k else "", time.monotonic() - start, "fixed", "share"))
         if with_linear:
             rows.append(_linear(context, layer, train, test))
         context.log(f"layer {layer}: " + ", ".join(f"{row.variant.split()[0]} {100 * row.value:.1f} %" for row in rows if row.layer == layer))
@@ -37,4 +37,4 @@ def _linear(context, layer, train, test):
         note = f"short budget: {len(chosen)} of {len(train.labels)} training images"
     result = linear.evaluate(train.x[chosen], train.labels[chosen], test.x, test.labels, select=context.select)
     return Row("layers", "linear (L-BFGS)", layer, "accuracy", result.accuracy, len(test.labels), context.interval(result.predictions == test.labels, test.labels, test.ids),
-               {"l2": result.l2, "grid": list(linear.GRID), "train": len(chosen), "width": train.x.shape[1]}, note, time.monotonic() - start, context.select)
+               {"l2": result.l2, "grid": list(linear.GRID), "train": len(chosen), "width": train.x.shape[1]}, note, time.monotonic() - start, context.select, "share")

@@ -24,10 +24,11 @@ def run(context: Context, *, layer: str = "backbone", costs: tuple = linear.COST
     steps = steps or STEPS[context.budget]
     result = linear.evaluate(train.x, train.labels, test.x, test.labels, costs=costs, raw=not standardise, balanced=mean_per_class, every=EVERY, select=context.select, steps=steps)
     correct, c = result.predictions == test.labels, 1 / (result.l2 * len(train.labels))
-    setting = {"C": c, "costs": list(costs), "standardise": standardise, "chosen_by": "mean per class" if mean_per_class else "accuracy", "steps": steps, "train": len(train.labels)}
+    setting = {"C": c, "costs": list(costs), "standardise": standardise, "chosen_by": "mean per class" if mean_per_class else "accuracy", "steps": steps,
+               "train": len(train.labels)}
     note = f"C = {c:.3g}, of {len(costs)} values"
     row = Row("lbfgs", "C by " + setting["chosen_by"], layer, "accuracy", result.accuracy, len(correct), context.interval(correct, test.labels, test.ids), setting, note,
-              0., context.select)
+              0., context.select, "share")
     rows = [row]
     if mean_per_class:
         rows.append(row._replace(metric="mean per class", value=linear.per_class(result.predictions, test.labels),

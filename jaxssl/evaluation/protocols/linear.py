@@ -40,12 +40,14 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple[str, ...] = 
     result = grid.evaluate(train, y, test, v, heads=heads, steps=steps, batch_size=batch_size, seed=context.seed, select=context.select,
                            race=grid.RACE if race and not published and len(heads) > grid.RACE[0].heads else (), mesh=context.mesh)
     head = result.head
-    setting = {"preset": preset, "head": head._asdict(), "heads": [{**h._asdict(), "log_likelihood": float(score) if math.isfinite(score) else None, "steps": int(trained)} for h, score, trained in zip(heads, result.scores, result.trained)],
+    setting = {"preset": preset, "head": head._asdict(), "heads": [{**h._asdict(), "log_likelihood": float(score) if math.isfinite(score) else None, "steps": int(trained)}
+                                                                   for h, score, trained in zip(heads, result.scores, result.trained)],
                "steps": steps, "batch_size": result.batch_size, "momentum": grid.MOMENTUM, "train": len(y)}
     note = f"best of {len(heads)} heads: {head.form} features{'' if len(names) == 1 else f' of {head.block}'}, lr {head.lr:g}, weight decay {head.weight_decay:g}"
     context.log(f"linear: {note}")
-    return [Row("linear", f"{len(heads)} heads", head.block if len(names) == 1 else f"chosen: {head.block}", "accuracy", result.accuracy, len(v), context.interval(result.predictions == v, v, ids), setting,
-                note, time.monotonic() - start, context.select)]
+    return [Row("linear", f"{len(heads)} heads", head.block if len(names) == 1 else f"chosen: {head.block}", "accuracy", result.accuracy, len(v),
+                context.interval(result.predictions == v, v, ids), setting,
+                note, time.monotonic() - start, context.select, "share")]
 
 
 def _features(context, which, names):

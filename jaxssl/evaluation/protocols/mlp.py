@@ -18,8 +18,9 @@ def run(context: Context, *, layer: str = "backbone", layers: int = 2, hidden: i
     epochs = epochs or EPOCHS[context.budget]
     result = mlp.evaluate(train.x, train.labels, test.x, test.labels, layers=layers, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
                           dropout=dropout, seed=context.seed, select=context.select, mesh=context.mesh)
-    setting = {"layers": layers, "hidden": hidden, "epochs": epochs, "batch_size": result.batch_size, "optimizer": "adamw", "lr": lr, "weight_decay": weight_decay, "dropout": dropout,
+    setting = {"layers": layers, "hidden": hidden, "epochs": epochs, "batch_size": result.batch_size, "optimizer": "adamw", "lr": lr, "weight_decay": weight_decay,
+               "dropout": dropout,
                "best_epoch": result.best, "last_epoch": result.last, "curve": [point._asdict() for point in result.curve]}
     note = f"epoch {result.best} of {epochs} is the best; the last gives {100 * result.last:.1f} %"
     return [Row("mlp", f"{layers} layers of {hidden}", layer, "accuracy", result.accuracy, len(test.labels),
-                context.interval(result.predictions == test.labels, test.labels, test.ids), setting, note, time.monotonic() - start, context.select)]
+                context.interval(result.predictions == test.labels, test.labels, test.ids), setting, note, time.monotonic() - start, context.select, "share")]

@@ -35,11 +35,11 @@ def run(context: Context, *, against: str = "test", recall: tuple = (1, 2, 4, 8)
     own = test.labels[found.queries]
     seconds = (time.monotonic() - start) / len(found.outcomes)
     rows = [Row("retrieval", f"against {against}", layer, name, float(values.mean()), len(values), context.interval(values, own, test.ids[found.queries]), setting, note, seconds,
-                "fixed") for name, values in found.outcomes.items()]
+                "fixed", "share") for name, values in found.outcomes.items()]
     if not clusters:
         return rows
     start = time.monotonic()
     scores = retrieval.clustering(test.x, test.labels, seed=context.seed)
     setting = {"clusters": len(np.unique(test.labels)), "algorithm": "k-means, one start", "seed": context.seed}
     seconds = (time.monotonic() - start) / len(scores)
-    return rows + [Row("retrieval", "k-means", layer, name, value, len(test.labels), None, setting, "", seconds, "fixed") for name, value in scores.items()]
+    return rows + [Row("retrieval", "k-means", layer, name, value, len(test.labels), None, setting, "", seconds, "fixed", "share") for name, value in scores.items()]

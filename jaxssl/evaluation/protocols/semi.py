@@ -14,7 +14,8 @@ EPOCHS = (.01, 60., 30.)    # up to this share of the labels (the one asked for,
 SHORT_IMAGES = 40_000       # views in all, for each subset
 
 
-def run(context: Context, *, shares: tuple[float, ...] = (.01, .1), per_class: tuple[int, ...] = (), layer: str = "backbone", epochs: float = 0., batch_size: int = 0, optimizer: str = "",
+def run(context: Context, *, shares: tuple[float, ...] = (.01, .1), per_class: tuple[int, ...] = (), layer: str = "backbone", epochs: float = 0., batch_size: int = 0,
+        optimizer: str = "",
         lr: float = 0., scaling: str = "", weight_decay: float = 0., warmup: float = 0., layer_decay: float = 1., drop_path: float = 0., label_smoothing: float = 0.,
         images: int = 0) -> list[Row]:
     """A row for every share of the labels and every number of images a class. Other options as `finetune`'s."""
@@ -25,7 +26,8 @@ def run(context: Context, *, shares: tuple[float, ...] = (.01, .1), per_class: t
     rows, known, devices = [], int((labels >= 0).sum()), context.mesh.size
     asked = [(how, subsets.stratified(labels, names, seed=context.seed, **how)) for how in (*({"share": s} for s in shares), *({"per_class": n} for n in per_class))]
     if asked and all(len(chosen) < devices for _, chosen in asked):
-        raise UserError(f"no subset has as many images as the {devices} devices that would share a batch; give larger ones with semi.shares or semi.per_class, or use fewer devices")
+        raise UserError(f"no subset has as many images as the {devices} devices that would share a batch; give larger ones with semi.shares or semi.per_class, or use fewer "
+                        "devices")
     for how, chosen in asked:
         what = f"{100 * how['share']:g} %" if "share" in how else f"{how['per_class']} a class"
         file = f"evaluations/subsets/{what.replace(' %', 'percent').replace(' ', '_')}_seed{context.seed}_{context.digest[:12]}.json"

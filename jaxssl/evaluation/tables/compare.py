@@ -67,7 +67,8 @@ def summary(groups: Mapping[str, Sequence[Member]]) -> list[dict]:
     """Every measure that all members have: mean ± std of each group, and a paired test of every group against the first.
 
     groups: members that differ in their training seed alone, by name. A member's value is its mean over the seeds of the evaluation; with a
-    single member, mean and std are over those seeds. The tests pair seeds where two groups share at least two, otherwise images, and only what was measured on the same data; `untested` says of the others why there is no test.
+    single member, mean and std are over those seeds. The tests pair seeds where two groups share at least two, otherwise images, and only what was
+    measured on the same data; `untested` says of the others why there is no test.
     """
     members = [member for group in groups.values() for member in group]
     tables = [_by_key(member) for member in members]
@@ -85,7 +86,7 @@ def summary(groups: Mapping[str, Sequence[Member]]) -> list[dict]:
             per_group[name] = _Group({member.seed: mean for member, mean in zip(group, means)}, {member.data for member in group}, [row.interval for own in rows for row in own])
         first, *others = per_group.items()
         results = [{"name": name, "against": first[0], **_test(other, first[1])} for name, other in others]
-        found.append({**dict(zip(("protocol", "variant", "layer", "metric"), k)), "groups": entries, "tests": [r for r in results if "p" in r],
+        found.append({**dict(zip(("protocol", "variant", "layer", "metric"), k)), "unit": tables[0][k][0].unit, "groups": entries, "tests": [r for r in results if "p" in r],
                       "untested": [r for r in results if "why" in r]})
     return found
 

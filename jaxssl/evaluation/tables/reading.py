@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-SHARE = re.compile(r"(?<![a-z])(acc(uracy)?|top(?=[^a-z]|$)|precision|recall|map|mrr|nmi|ami|knn|linear|share|r_prec|mfu)(?![a-z])|r-precision|per class", re.I)    # metrics whose range is [0, 1]
+# Metrics whose range is [0, 1], by their names: of a run's own curves, and of rows that were written before each said its unit.
+SHARE = re.compile(r"(?<![a-z])(acc(uracy)?|top(?=[^a-z]|$)|precision|recall|map|mrr|nmi|ami|knn|linear|share|r_prec|mfu)(?![a-z])|r-precision|per class", re.I)
 SPELLED = 4     # entries of a list or an inner table that are spelled out
 
 
@@ -69,7 +70,8 @@ def mean(rows: Sequence[dict]) -> dict:
     shared = {key: value for key, value in first.items() if all(row.get(key) == value for row in rows)}
     settings = [table(row.get("setting")) for row in rows]
     middle = math.fsum(values) / len(values)
-    return {**shared, "variant": str(first.get("variant") or "").partition(":")[0], "value": middle, "std": math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (len(values) - 1)),
+    return {**shared, "variant": str(first.get("variant") or "").partition(":")[0], "value": middle,
+            "std": math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (len(values) - 1)),
             "seeds": [row.get("seed") for row in rows], "setting": {key: value for key, value in settings[0].items() if all(own.get(key) == value for own in settings)},
             "interval": None, "interval_classes": None, "overlaps_best": False}
 
@@ -103,8 +105,19 @@ def published(row: dict) -> tuple[float, str] | None:
     value = known.get("value")
     if not is_number(value):
         return None
-    percent = SHARE.search(metric(row)) and value > 1 and is_number(row.get("value")) and row["value"] <= 1
+    percent = is_share(row) and value > 1 and is_number(row.get("value")) and row["value"] <= 1
     return value / 100 if percent else value, str(known.get("source", ""))
+
+
+def is_share(row: dict) -> bool:
+    """Whether the value of a row, or of an entry of a comparison, is a share of 1: by its unit, and where it has none by the name of its metric."""
+    return row["unit"] == "share" if row.get("unit") else bool(SHARE.search(metric(row)))
+
+
+def unit(row: dict) -> str:
+    """What is to be said of the unit beside the metric of a row: "" for a share, whose value has its sign, and where the metric's name says it."""
+    own = str(row.get("unit") or "")
+    return "" if own == "share" or own in metric(row) else own
 
 
 def metric(row: dict) -> str:

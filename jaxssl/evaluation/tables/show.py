@@ -4,8 +4,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxssl.evaluation.tables import reading
+
 _WIDE = 170         # columns where there is no terminal to ask
-_PLAIN = ("labelfree",)     # protocols whose values are no shares
 
 
 def document(found: Mapping[str, Any]) -> None:
@@ -25,7 +26,7 @@ def document(found: Mapping[str, Any]) -> None:
     for row in found["rows"]:
         published = row["published"]
         seed = f", seed {row['seed']}" if len(found["seeds"]) > 1 else ""
-        table.add_row("≈" if row["overlaps_best"] else "", row["protocol"], row["variant"] + seed, row["layer"], row["metric"],
+        table.add_row("≈" if row["overlaps_best"] else "", row["protocol"], row["variant"] + seed, row["layer"], _metric(row),
                       _value(row, row["value"]), _interval(row, row["interval"]), _interval(row, row["interval_classes"]), f"{row['n']:,}",
                       "" if row["selected"] == "fixed" else row["selected"],
                       f"{_value(row, published['value'])} [{note(published['source'])}]" if published else "", note(row["note"]))
@@ -48,7 +49,7 @@ def comparison(entries: Sequence[Mapping[str, Any]]) -> None:
     table = Table("protocol", "setting", "layer", "metric", *names, *(f"{name} - {names[0]}" for name in names[1:]))
     for entry in entries:
         tests = {test["name"]: test for test in entry["tests"]}
-        table.add_row(entry["protocol"], entry["variant"], entry["layer"], entry["metric"], *(_spread(entry, group) for group in entry["groups"]),
+        table.add_row(entry["protocol"], entry["variant"], entry["layer"], _metric(entry), *(_spread(entry, group) for group in entry["groups"]),
                       *(_test(entry, tests[name]) if name in tests else "" for name in names[1:]))
     console = _console()
     console.print(table)
@@ -77,7 +78,11 @@ def _console():
 
 
 def _value(row, value):
-    return f"{value:.4g}" if row["protocol"] in _PLAIN else f"{100 * value:.2f} %"
+    return f"{100 * value:.2f} %" if reading.is_share(row) else f"{value:.4g}"
+
+
+def _metric(row):
+    return f"{row['metric']} ({unit})" if (unit := reading.unit(row)) else row["metric"]
 
 
 def _interval(row, ends):
