@@ -16,7 +16,7 @@ def get_config(variant=""):
         batch_size=512, total="800_epochs", warmup="40_epochs", log_every=50, eval_every="20_epochs", checkpoint_every="20_epochs", precision="bf16",
         data=dict(source="zip", path="", test_path="", canvas=32, examples=50000, classes=10),
         augment=dict(views=1, size=32, crop_scale=(0.2, 1.0), jitter=0.0, gray=0.0, blur=0.0, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)),
-        model=dict(name="vit_tiny", patch=4, image=32, positions="sincos"),
+        model=dict(name="vit_tiny", patch=4, image=32, positions="sincos", kernel_init="xavier"),
         method=dict(name="mae", mask_ratio=0.75, normalise=True, width=256, depth=4, heads=4),
         optim=dict(name="adamw", lr=3e-4, scaling="linear", weight_decay=0.05, b1=0.9, b2=0.95)))
     if variant == "laptop":

@@ -12,8 +12,8 @@ def get_config(variant=""):
         batch_size=128, total=700, warmup="5_percent", log_every=50, eval_every="25_percent", checkpoint_every="25_percent", precision="f32",
         data=dict(source="digits", variant="cluttered", canvas=32),
         augment=dict(views=1, size=32, crop_scale=(0.5, 1.0), flip=0.0, jitter=0.0, gray=0.0, blur=0.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-        model=dict(name="vit_tiny", width=96, depth=4, heads=4, patch=4, image=32, pool="mean", positions="sincos"),
-        method=dict(name="mae", mask_ratio=0.75, width=64, depth=2, heads=4),
+        model=dict(name="vit_tiny", width=96, depth=4, heads=4, patch=4, image=32, pool="mean", positions="sincos", kernel_init="xavier"),
+        method=dict(name="mae", mask_ratio=0.75, normalise=False, width=64, depth=1, heads=2),
         optim=dict(name="adamw", b2=0.95, lr=2e-3, scaling="none", weight_decay=0.05),
         eval=dict(raw=True)))
     if variant == "laptop":

@@ -20,7 +20,7 @@ def get_config(variant=""):
         data=dict(source="tfds", path="", test_split="validation", canvas=288, examples=1281167, classes=1000),
         augment=dict(views=1, size=224, crop_scale=(0.2, 1.0), interpolation="bicubic", jitter=0.0, gray=0.0, blur=0.0,
                      mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-        model=dict(name="vit_base", patch=16, image=224, positions="sincos"),
+        model=dict(name="vit_base", patch=16, image=224, positions="sincos", kernel_init="xavier"),
         method=dict(name="mae", mask_ratio=0.75, normalise=True, width=512, depth=8, heads=16),
         optim=dict(name="adamw", lr=1.5e-4, scaling="linear", weight_decay=0.05, b1=0.9, b2=0.95)))
     if variant == "1600ep":

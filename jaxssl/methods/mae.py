@@ -25,7 +25,7 @@ def make(*, encoder, net, mask_ratio=0.75, normalise=True, width=512, depth=8, h
     vit = encoder.module
 
     def decoder():                                                    # asked for once `needs` is known to be met
-        return net(Decoder(width, depth, heads, vit.patch**2 * vit.channels, vit.pool == "cls", vit.scan, vit.remat, vit.eps, vit.dtype))
+        return net(Decoder(width, depth, heads, vit.patch**2 * vit.channels, vit.pool == "cls", vit.kernel_init, vit.scan, vit.remat, vit.eps, vit.dtype))
 
     def hidden(key, x):
         """Visible patches [R, n] of images [R, H, W, C], and which of all [R, N] are hidden."""

@@ -22,6 +22,7 @@ class Decoder(nn.Module):
     heads: int
     values: int
     cls: bool
+    kernel_init: str = "normal"
     scan: bool = True
     remat: str = "none"
     eps: float = 1e-6
@@ -33,17 +34,18 @@ class Decoder(nn.Module):
 
         mask: `[B, N]` bool, True for the N - n patches that a learned token stands for; None where all N = n are there. Images are square.
         """
+        init = transformer.INITS[self.kernel_init]
         token = self.param("mask", transformer.NORMAL, (1, 1, self.width), jnp.float32)
-        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=transformer.NORMAL, name="embed")(x)
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="embed")(x)
         first, x = x[:, :self.cls], x[:, self.cls:]                                 # [B, cls, D], [B, n, D]
         if mask is not None:
             place = jnp.maximum(jnp.cumsum(~mask, 1) - 1, 0)                        # [B, N]: which visible patch each is
             x = jnp.where(mask[..., None], token.astype(x.dtype), jnp.take_along_axis(x, place[..., None], 1))        # [B, N, D]
         x = jnp.concatenate([first, x + sincos(_square(x.shape[1]), self.width)], 1)                                  # [B, cls + N, D]
-        block = {"width": self.width, "heads": self.heads, "eps": self.eps, "dtype": self.dtype}
+        block = {"width": self.width, "heads": self.heads, "kernel_init": self.kernel_init, "eps": self.eps, "dtype": self.dtype}
         x = transformer.run(block, x.astype(self.dtype), np.zeros(self.depth), None, None, subset=False, scan=self.scan, remat=self.remat)
         x = transformer.layer_norm(x[:, self.cls:], self.eps, "norm")
-        return nn.Dense(self.values, dtype=self.dtype, kernel_init=transformer.NORMAL, name="pixels")(x).astype(jnp.float32)
+        return nn.Dense(self.values, dtype=self.dtype, kernel_init=init, name="pixels")(x).astype(jnp.float32)
 
 
 def _square(n):

@@ -14,6 +14,8 @@ REMATS = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_
 FFNS = ("mlp", "swiglu")
 # torch's trunc_normal_(std=.02), which timm and DINOv2 draw with, cuts at ±2: a hundred deviations, so that it is a normal draw.
 NORMAL = nn.initializers.normal(0.02)
+# Of linear layers: at 768 channels both draw alike (±.02), narrow networks are drawn too small by the first to learn where to look within a short run.
+INITS = {"normal": NORMAL, "xavier": nn.initializers.xavier_uniform()}
 _UNSTACKED = re.compile(r"block(\d+)")
 
 
@@ -28,6 +30,7 @@ class Block(nn.Module):
     qkv is one linear layer ordered q | k | v, each by heads; GELU is exact. Layer norms and the softmax are computed in float32.
 
     layer_scale: start of a factor for each channel of both branches (CaiT, arXiv:2103.17239); 0 is none.
+    kernel_init: how linear layers are drawn, of `INITS`.
     subset_rate: where positive, stochastic depth in the form of `droppath.on_subset` at this rate.
     """
     width: int
@@ -35,6 +38,7 @@ class Block(nn.Module):
     ffn: str = "mlp"
     qk_norm: bool = False
     layer_scale: float = 0.0
+    kernel_init: str = "normal"
     subset_rate: float = 0.0
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
@@ -69,7 +73,7 @@ class Block(nn.Module):
         return self._scaled(y, "scale2")
 
     def _dense(self, width, name):
-        return nn.Dense(width, dtype=self.dtype, kernel_init=NORMAL, name=name)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=INITS[self.kernel_init], name=name)
 
     def _scaled(self, y, name):
         if not self.layer_scale:

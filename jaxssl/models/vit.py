@@ -34,8 +34,8 @@ NAMES = tuple(SIZES)
 
 def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels: int = 3, pool: str = "cls", cls: bool = True, positions: str = "learned",
          resize: str = "antialias", registers: int = 0, mask_token: bool = False, layer_scale: float = 0.0, drop_path: float = 0.0,
-         drop_path_shape: str = "linear", drop_rows: bool = False, ffn: str = "mlp", qk_norm: bool = False, frozen_patch: bool = False, scan: bool = True,
-         remat: str = "none", eps: float = 1e-6, precision: str = "bf16", width: int = 0, depth: int = 0, heads: int = 0) -> nn.Module:
+         drop_path_shape: str = "linear", drop_rows: bool = False, ffn: str = "mlp", qk_norm: bool = False, frozen_patch: bool = False, kernel_init: str = "normal",
+         scan: bool = True, remat: str = "none", eps: float = 1e-6, precision: str = "bf16", width: int = 0, depth: int = 0, heads: int = 0) -> nn.Module:
     """Makes a vision transformer; `encoder.apply(variables, images [B, H, W, channels], train)` gives `Features`.
 
     name: vit_tiny (192 channels, 12 blocks, 3 heads), vit_small (384, 12, 6), vit_base (768, 12, 12), vit_large (1024, 24, 16), vit_huge (1280, 32, 16)
@@ -57,6 +57,7 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     ffn: "mlp" of four times the width, or "swiglu" (arXiv:2002.05202) of two thirds of that, rounded up to a multiple of eight.
     qk_norm: layer norm of the queries and keys of each head (arXiv:2302.05442).
     frozen_patch: MoCo v3's random patch projection: drawn Xavier-uniform, and no gradient reaches it.
+    kernel_init: how the linear layers of the blocks are drawn, "normal" of ±.02 (DINO, timm) or "xavier", uniform by their width (MAE).
     scan: blocks share one compiled program and have their parameters stacked; `transformer.stack` and `unstack` change between both layouts.
     remat: "none"; "full" recomputes each block in the backward pass; "dots" recomputes all but the outputs of its linear layers.
     eps: of the layer norms.
@@ -66,14 +67,14 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     A wrong value is a UserError that names its key.
     """
     _choose(name=(name, SIZES), pool=(pool, POOLS), positions=(positions, POSITIONS), resize=(resize, RESIZES), remat=(remat, transformer.REMATS),
-            drop_path_shape=(drop_path_shape, droppath.SHAPES), ffn=(ffn, transformer.FFNS))
+            drop_path_shape=(drop_path_shape, droppath.SHAPES), ffn=(ffn, transformer.FFNS), kernel_init=(kernel_init, transformer.INITS))
     if precision not in DTYPES:
         raise UserError(f"precision is '{precision}'{nearest(precision, DTYPES)}; choose one of {', '.join(DTYPES)}.")
     _least(patch=(patch, 1), channels=(channels, 1), registers=(registers, 0), width=(width, 0), depth=(depth, 0), heads=(heads, 0), layer_scale=(layer_scale, 0))
     own = SIZES[name]
     heads = heads or (max(width // 64, 1) if width and width != own.width else own.heads)
     module = ViT(width or own.width, depth or own.depth, heads, patch, image, channels, pool, cls, positions, resize, registers, mask_token, layer_scale,
-                 drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, scan, remat, eps, DTYPES[precision])
+                 drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, kernel_init, scan, remat, eps, DTYPES[precision])
     _fit(module)
     return module
 
@@ -158,6 +159,7 @@ class ViT(nn.Module):
     ffn: str = "mlp"
     qk_norm: bool = False
     frozen_patch: bool = False
+    kernel_init: str = "normal"
     scan: bool = True
     remat: str = "none"
     eps: float = 1e-6
@@ -190,8 +192,8 @@ class ViT(nn.Module):
         if keep is not None:
             x = jnp.take_along_axis(x, keep[..., None], 1)                          # [B, N, D] -> [B, n, D]
         x = jnp.concatenate([*(jnp.broadcast_to(t, (x.shape[0], *t.shape[1:])) for t in prefix), x], 1)       # [B, 1 + R + n, D]
-        block = {"width": self.width, "heads": self.heads, "ffn": self.ffn, "qk_norm": self.qk_norm, "layer_scale": self.layer_scale, "eps": self.eps,
-                 "dtype": self.dtype}
+        block = {"width": self.width, "heads": self.heads, "ffn": self.ffn, "qk_norm": self.qk_norm, "layer_scale": self.layer_scale,
+                 "kernel_init": self.kernel_init, "eps": self.eps, "dtype": self.dtype}
         key = self.make_rng("drop") if train and self.drop_path and self.has_rng("drop") else None
         rates = droppath.rates(self.depth, self.drop_path, self.drop_path_shape)
         x = transformer.run(block, x.astype(self.dtype), rates, key, rows, subset=self.drop_rows, scan=self.scan, remat=self.remat)
