@@ -7,7 +7,7 @@ counts; `jaxssl.convert` reads what they save, and features of `--images` images
 compared. Out: that encoder is exported by `jaxssl.export`, whose own check opens it with the library and compares again, and every tensor must
 come back bit for bit. A difference is the largest of a feature over the largest feature of its image. The bar is 1e-5 in float32, and bitwise.
 
-Expected before it ran: some 1e-6, as for ResNets: float32 programs that sum twelve blocks in other orders.
+Expected before it ran: some 1e-6, as for ResNets: float32 programs that sum twelve blocks in other orders. Measured: 1.7e-6.
 """
 import argparse
 import json
@@ -30,7 +30,7 @@ from jaxssl.encoder import load as loading  # noqa: E402
 
 CHUNK = 32
 SIZES = {"small": (384, 6), "base": (768, 12)}           # width and heads; twelve blocks
-CASES = ("timm small", "timm base", "transformers small", "transformers base", "timm small reg4", "transformers small reg4")
+CASES = ("timm small", "timm base", "transformers small", "transformers base", "timm small reg4", "transformers small reg4")      # the last two were not run
 PACKAGES = ("jax", "jaxlib", "torch", "torchvision", "timm", "transformers", "safetensors", "numpy")
 
 
