@@ -538,7 +538,10 @@ def test_an_export_keeps_what_is_published_for_its_run(workdir, tmp_path):
 
 
 @pytest.mark.parametrize("table, words", [("[]", "a dict from variants"), ("{'big': []}", "a dict from variants"), ("{'': [dict(value=.5)]}", "write dict(protocol="),
-                                          ("{'': [dict(protocol='knn', setting={}, value='half', source='x')]}", "write dict(protocol="), ("{'': 3}", "write dict(protocol=")])
+                                          ("{'': [dict(protocol='knn', setting={}, value='half', source='x')]}", "write dict(protocol="),
+                                          ("{'': 3}", "a list of values"), ("{'': [3]}", "write dict(protocol="),
+                                          ("{'': dict(protocol='knn', setting={}, value=.5, source='x')}", "a list of values"),
+                                          ("{'': [dict(protocol='knn', setting={}, value=.5, source='x', weights='both')]}", "write dict(protocol=")])
 def test_what_a_config_file_states_is_checked(tmp_path, table, words):
     file = tmp_path / "own.py"
     file.write_text(f"from ml_collections import ConfigDict\nPUBLISHED = {table}\ndef get_config(variant=''):\n    return ConfigDict(dict(method=dict(name='simclr')))\n")
