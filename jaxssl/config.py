@@ -134,8 +134,12 @@ def published(spec: str) -> tuple[ConfigDict | None, list[dict]]:
     if not isinstance(table, dict) or not table.keys() <= set(variants):
         raise UserError(f"{path}: PUBLISHED is {table!r}, and should be a dict from variants ({', '.join(map(repr, variants))}) to lists of values")
     values = table.get(variant, ())
-    for each in values if isinstance(values, (list, tuple)) else [values]:
-        if not isinstance(each, dict) or not PUBLISHED.keys() - {"weights"} <= each.keys() <= PUBLISHED.keys() or not all(isinstance(each[k], PUBLISHED[k]) for k in each):
+    if not isinstance(values, (list, tuple)):
+        raise UserError(f"{path}: PUBLISHED[{variant!r}] is {values!r}, and should be a list of values")
+    for each in values:
+        keys = each.keys() if isinstance(each, dict) else set()
+        if (not PUBLISHED.keys() - {"weights"} <= keys <= PUBLISHED.keys() or not all(isinstance(each[key], PUBLISHED[key]) for key in keys)
+                or each.get("weights", "student") not in ("student", "teacher")):
             raise UserError(f"{path}: PUBLISHED[{variant!r}] holds {each!r}; write dict(protocol=\"knn\", setting=dict(k=200), value=0.9, source=\"where it is printed\"), "
                             "with weights=\"student\" or \"teacher\" if it is of these alone")
     if not values:

@@ -125,7 +125,8 @@ def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):
     (["--layer", "projektor.1"], "did you mean 'projector.1'"), (["--layer", "projector.1", "--protocols", "layers,labelfree"], "it is read by augmented, fewshot"),
     (["--protocols", ""], "name some of augmented"), (["--protocols", ","], "name some of augmented"), (["--step", "2", "--weights", "file"], "--step 2 says which checkpoint"),
     (["--set", "linear.lrs=fast", "--protocols", "linear"], "--set linear.lrs is ('fast',), a tuple; it takes a tuple such as (0.1,)"),
-    (["--set", "augmented.lrs=.1,fast", "--protocols", "augmented"], "takes a float"), (["--set", "semi.per_class=x", "--protocols", "semi"], "takes a int"),
+    (["--set", "augmented.lrs=.1,fast", "--protocols", "augmented"], "takes a tuple such as (0.1,)"),
+    (["--set", "semi.per_class=x", "--protocols", "semi"], "takes a tuple such as (1,)"),
     (["--set", "linear.batch_size=0", "--protocols", "linear"], "linear.batch_size is 0"),
     (["--set", "fewshot.tries=0", "--protocols", "fewshot"], "fewshot.tries is 0"), (["--set", "fewshot.n=0", "--protocols", "fewshot"], "fewshot.n is 0"),
     (["--set", "retrieval.against=tset", "--protocols", "retrieval"], "choose test"), (["--data", "nowhere"], "does not exist"), (["--precision", "f16"], "f32")])
@@ -376,9 +377,9 @@ def test_a_collapsed_encoder_is_never_chosen(runs, call, monkeypatch):
 
 def test_a_choice_of_features_does_not_hide_a_measure(call, runs):
     """The linear grid may choose another block for each run; what only some runs have is named."""
-    rows = [types.SimpleNamespace(protocol="linear", variant="4 heads", layer=f"chosen: {block}", metric="accuracy", value=.5, interval=None)
+    rows = [types.SimpleNamespace(protocol="linear", variant="4 heads", layer=f"chosen: {block}", metric="accuracy", value=.5, interval=None, unit="share")
             for block in ("backbone", "projector.1")]
-    lone = types.SimpleNamespace(protocol="knn", variant="k=5", layer="backbone", metric="accuracy", value=.5, interval=None)
+    lone = types.SimpleNamespace(protocol="knn", variant="k=5", layer="backbone", metric="accuracy", value=.5, interval=None, unit="share")
     members = [compare.Member("a", 0, [[rows[0], lone]], "d"), compare.Member("b", 1, [[rows[1]]], "d")]
     entry, = compare.summary({"a": members[:1], "b": members[1:]})
     assert (entry["protocol"], entry["layer"]) == ("linear", "chosen") and compare.alone(members) == ["knn k=5 backbone accuracy"]
@@ -538,7 +539,10 @@ def test_an_export_keeps_what_is_published_for_its_run(workdir, tmp_path):
 
 
 @pytest.mark.parametrize("table, words", [("[]", "a dict from variants"), ("{'big': []}", "a dict from variants"), ("{'': [dict(value=.5)]}", "write dict(protocol="),
-                                          ("{'': [dict(protocol='knn', setting={}, value='half', source='x')]}", "write dict(protocol="), ("{'': 3}", "write dict(protocol=")])
+                                          ("{'': [dict(protocol='knn', setting={}, value='half', source='x')]}", "write dict(protocol="),
+                                          ("{'': 3}", "a list of values"), ("{'': [3]}", "write dict(protocol="),
+                                          ("{'': dict(protocol='knn', setting={}, value=.5, source='x')}", "a list of values"),
+                                          ("{'': [dict(protocol='knn', setting={}, value=.5, source='x', weights='both')]}", "write dict(protocol=")])
 def test_what_a_config_file_states_is_checked(tmp_path, table, words):
     file = tmp_path / "own.py"
     file.write_text(f"from ml_collections import ConfigDict\nPUBLISHED = {table}\ndef get_config(variant=''):\n    return ConfigDict(dict(method=dict(name='simclr')))\n")
