@@ -14,7 +14,7 @@ REMATS = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_
 FFNS = ("mlp", "swiglu")
 # torch's trunc_normal_(std=.02), which timm and DINOv2 draw with, cuts at ±2: a hundred deviations, so that it is a normal draw.
 NORMAL = nn.initializers.normal(0.02)
-# Of linear layers: at 768 channels both draw alike (±.02), narrow networks are drawn too small by the first to learn where to look within a short run.
+# Of linear layers. At 768 channels the two are within a factor of two; at 96 the first draws so little that a short run does not learn where to look.
 INITS = {"normal": NORMAL, "xavier": nn.initializers.xavier_uniform()}
 _UNSTACKED = re.compile(r"block(\d+)")
 
