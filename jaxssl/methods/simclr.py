@@ -23,7 +23,8 @@ def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2,
     projector = net(head)
 
     def init(key, batch):
-        params, stats = nets(key, encoder=(encoder, batch["views"][:, 0]), projector=(projector, jnp.zeros((2, encoder.features))))
+        views = batch["views"][:, 0]
+        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))))
         return params, {"batch_stats": stats}
 
     def loss(params, aux, batch, key, step):

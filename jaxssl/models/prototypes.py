@@ -27,8 +27,8 @@ class Prototypes(nn.Module):
 class PrototypeHead(nn.Module):
     """DINO's head (arXiv:2104.14294, appendix C): perceptron with GELU, bottleneck, unit length, prototypes; `[B, D]` in, logits `[B, dims[-1]]` in [-1, 1] out.
 
-    Linear layers begin as in the official code, N(0, .02²) cut at two deviations and a bias of zero. Its weight decay of biases and of the gain is ours to set
-    in a config's rules.
+    Linear layers begin as in the official code, N(0, .02²) cut at two deviations, biases at zero: meant for hidden layers of 2048, in narrow ones the bottleneck is
+    tiny before it gets its length, and gradients are large. The gain, a matrix there, has weight decay there; of rank 1, here, it has none unless a rule says so.
 
     dims: widths of the hidden layers, of the bottleneck, and the number of prototypes.
     norm: batch norm before every GELU, for convolutional encoders that have it too; the layers before it have no bias.
