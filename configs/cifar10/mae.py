@@ -22,7 +22,7 @@ def get_config(variant=""):
         method=dict(name="mae", mask_ratio=0.75, normalise=True, width=256, depth=4, heads=4),
         optim=dict(name="adamw", lr=3e-4, scaling="linear", weight_decay=0.05, b1=0.9, b2=0.95)))
     if variant == "laptop":
-        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every, c.precision = 64, 1100, 50, 50, "50_percent", "50_percent", "f32"
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every, c.precision = 64, "1100_steps", "50_steps", 50, "50_percent", "50_percent", "f32"
         c.model.update(width=96, depth=4, heads=4)
         c.method.update(normalise=False, width=64, depth=2, heads=4)
         c.optim.update(lr=2e-3, scaling="none")
