@@ -80,7 +80,8 @@ def measure(library, size, kind="", *, canvases, folder, args):
     return {"in": export.relative(theirs, ours), "out": out["difference"], "preprocessing": out["preprocessing"], "difference_from_float64_on_8_images": {
                 "theirs": export.relative(exact, theirs[:8]), "ours": export.relative(exact, ours[:8])},
             "features": list(ours.shape), "used": len(report["used"]), "unused": len(report["unused"]), "missing": len(report["missing"]), "assumed": list(encoder.origin.assumed),
-            "tensors_compared": len(compared), "round_trip_bitwise": loading.load(folder / "back").digest == encoder.digest and set(compared) == set(back) and all(torch.equal(before[n], back[n]) for n in compared),
+            "tensors_compared": len(compared),
+            "round_trip_bitwise": loading.load(folder / "back").digest == encoder.digest and set(compared) == set(back) and all(torch.equal(before[n], back[n]) for n in compared),
             "seconds": round(time.perf_counter() - start, 1), "load": round(os.getloadavg()[0], 1)}
 
 

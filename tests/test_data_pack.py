@@ -125,8 +125,9 @@ def test_held_out_is_the_same_before_and_after_packing(tmp_path, folder):
 def test_packed_sets_stream(tmp_path, folder):
     run("pack", folder, tmp_path / "packed", "--shards", 2)
     config = dict(canvas=24, resident="no")
-    streams = [data.batches(data.make(source=s, path=str(p), workers=w, **config), seed=1, batch_size=5, total_steps=4)
-               for s, p, w in (("folder", folder, 0), ("array_record", tmp_path / "packed", 0), ("array_record", tmp_path / "packed", 1))]
+    sets = [data.make(source=s, path=str(p), workers=w, **config)
+            for s, p, w in (("folder", folder, 0), ("array_record", tmp_path / "packed", 0), ("array_record", tmp_path / "packed", 1))]
+    streams = [data.batches(made, drawn=data.shuffled(1, 5, len(made.train)), batch_size=5, total_steps=4) for made in sets]
     for items in zip(*streams, strict=True):
         assert all(np.array_equal(items[0][1][k], batch[k]) for _, batch in items[1:] for k in batch)
 

@@ -53,7 +53,9 @@ def made(root, **config):
 
 
 def collect(d, **config):
-    with data.batches(d, **{"seed": 3, "batch_size": 8, "total_steps": 12} | config) as stream:
+    config = {"seed": 3, "batch_size": 8, "total_steps": 12} | config
+    order = data.shuffled(config.pop("seed"), config["batch_size"], len(d.train))
+    with data.batches(d, drawn=order, **config) as stream:
         return list(stream)
 
 
@@ -83,7 +85,7 @@ def test_resident_and_streamed_are_the_same(root):
     streamed = collect(dataclasses.replace(d, resident=False))
     for (step, index), (other, batch) in zip(collect(d), streamed, strict=True):
         assert step == other and set(index) == {"index"} and index["index"].dtype == np.int32
-        found = look(on_device, index)
+        found = look({**index, "store": on_device})
         assert found.keys() == batch.keys()
         for key in batch:
             assert np.array_equal(found[key], batch[key]) and found[key].dtype == batch[key].dtype
@@ -91,8 +93,8 @@ def test_resident_and_streamed_are_the_same(root):
 
 def test_lookup_keeps_what_else_is_in_the_batch():
     store = {"image": np.arange(5), "label": np.arange(5) * 2}
-    out = data.lookup(store, {"index": np.array([4, 0]), "weight": np.ones(2)})
-    assert out["image"].tolist() == [4, 0] and out["label"].tolist() == [8, 0] and out["weight"].tolist() == [1, 1] and "index" not in out
+    out = data.lookup({"index": np.array([4, 0]), "weight": np.ones(2), "store": store})
+    assert out["image"].tolist() == [4, 0] and out["label"].tolist() == [8, 0] and out["weight"].tolist() == [1, 1] and not {"index", "store"} & set(out)
 
 
 @pytest.mark.parametrize("resident", ["no", "yes"])
@@ -185,7 +187,7 @@ def test_every_path_takes_the_same_substitutes(partly_broken):
     d = made(partly_broken, max_broken=1., canvas=4)
     store = data.store(d, d.train)
     for workers in (0, 1):
-        with data.batches(dataclasses.replace(d, workers=workers), seed=0, batch_size=50, total_steps=4) as stream:
+        with data.batches(dataclasses.replace(d, workers=workers), drawn=data.shuffled(0, 50, len(d.train)), batch_size=50, total_steps=4) as stream:
             for step, batch in stream:
                 indices = order.ids(0, step, 50, 100)
                 assert all(np.array_equal(batch[k], store[k][indices]) for k in store)
@@ -275,7 +277,7 @@ if __name__ == "__main__":
     if sys.argv[2] == "leave":              # an evaluation left half-way must be quiet too
         evaluation = data.eval_batches(made, made.train, batch_size=8)
         next(evaluation)
-    stream = data.batches(made, seed=0, batch_size=8, total_steps=int(sys.argv[3]))
+    stream = data.batches(made, drawn=data.shuffled(0, 8, len(made.train)), batch_size=8, total_steps=int(sys.argv[3]))
     for step, batch in stream:
         if step == 1:
             print("running", flush=True)
@@ -311,7 +313,8 @@ def test_no_noise_at_exit(tmp_path, root, mode, steps, code):
 
 @needs_proc
 def test_a_killed_worker_is_one_sentence(root):
-    with data.batches(made(root, workers=1), seed=0, batch_size=8, total_steps=10**6) as stream:
+    d = made(root, workers=1)
+    with data.batches(d, drawn=data.shuffled(0, 8, len(d.train)), batch_size=8, total_steps=10**6) as stream:
         next(stream)
         os.kill(children()[0], signal.SIGKILL)
         with pytest.raises(UserError, match="worker was killed.*data.workers.*shm-size"):

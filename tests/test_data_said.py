@@ -90,7 +90,7 @@ class Many:
 def test_the_share_of_broken_images_is_of_the_whole_set(n, broken, share, stops):
     made = data.Data(Many(n, broken), None, (), 4, False, 0, share)
     for go in (lambda: data.store(made, made.train), lambda: list(data.eval_batches(made, made.train, batch_size=64)),
-               lambda: list(data.batches(made, seed=0, batch_size=50, total_steps=2 * n // 50 + 1))):
+               lambda: list(data.batches(made, drawn=data.shuffled(0, 50, len(made.train)), batch_size=50, total_steps=2 * n // 50 + 1))):
         if stops:
             with pytest.raises(UserError, match="cannot be decoded, more than data.max_broken"):
                 go()

@@ -151,7 +151,8 @@ def test_hidden_pixels_are_not_seen(method):
     """Features depend on so many patches as the ratio leaves, and with other pixels in the hidden ones they are the same to the last bit."""
     config = config_of(method)
     job = jobs.prepare(config, sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True))
-    batch = {name: jax.random.normal(jax.random.key(1), x.shape, x.dtype) if x.dtype == jnp.float32 else jnp.zeros(x.shape, x.dtype) for name, x in jobs.few(config, job.seen).items()}
+    batch = {name: jax.random.normal(jax.random.key(1), x.shape, x.dtype) if x.dtype == jnp.float32 else jnp.zeros(x.shape, x.dtype)
+             for name, x in jobs.few(config, job.seen).items()}
     params, aux = jax.jit(job.method.init)(jax.random.key(0), batch)
 
     @jax.jit

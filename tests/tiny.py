@@ -27,7 +27,8 @@ WIDTHS, WIDEST = ("hidden", "dim", "prototypes", "bottleneck"), 64
 
 @functools.cache
 def spec(method: str) -> tuple[str, dict]:
-    """(config, what to change in it): of the first data set of these that has one for `method`, the variant with local crops where there is one; else SimCLR's with the method's name."""
+    """(config, what to change in it): of the first data set of these that has one for `method`, the variant with local crops where there is one;
+    else SimCLR's with the method's name."""
     for file in (Path("configs") / data / f"{method}.py" for data in ("digits", "cifar10", "folder", "imagenet")):
         if (ROOT / file).exists():
             scope = runpy.run_path(str(ROOT / file))

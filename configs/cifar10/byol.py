@@ -6,7 +6,8 @@ Hardware: one GPU. Hours: none measured, the recipe was not run by this project 
 Expected: kNN 86.8 % at k=200, T=.1, the best of all epochs (published: SGD .06·B/128, weight decay 5e-4, cosine, no warm-up, batch 512, 200 epochs, no blur; their
           the student's features; its average decays by .99 throughout, here by .99 rising to 1).
 Variants: 800ep: published kNN 91.0 %.
-          laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256 on two CPU cores (hours and kNN not measured).
+          laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: kNN 30.8 % and linear 34.2 %
+          against 20.9 % and 22.4 % untrained (seed 0, one run), .1 hours of processor time with evaluations (SimCLR there: kNN 36.9 %).
 """
 from ml_collections import ConfigDict
 

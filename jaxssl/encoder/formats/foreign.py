@@ -83,7 +83,8 @@ def reproduced(path: Path, stated: dict, model: str) -> None:
     family = families.named(model)
     wrong = family.differs(stated, model)
     if wrong:
-        raise UserError(f"the {CONFIG} of {path} states {', '.join(wrong)}, which is not what a {model} of this program computes, whatever the names and shapes; read are {family.READ}")
+        raise UserError(f"the {CONFIG} of {path} states {', '.join(wrong)}, which is not what a {model} of this program computes, "
+                        f"whatever the names and shapes; read are {family.READ}")
 
 
 def preprocessing(path: Path, texts: dict[str, dict], layout: str, usual: dict, stated: dict) -> tuple[dict, bool, tuple[str, ...]]:

@@ -104,7 +104,8 @@ def vision_transformer(encoder) -> dict:
         if wrong:
             raise UserError(f"transformers' vision transformers cannot have {what}; use --format timm, stablehlo or safetensors")
     kind = "vit" if not vits.is_dinov2(m) else "dinov2_with_registers" if m.registers else "dinov2"
-    own = {"vit": {"intermediate_size": 4 * m.width}, "dinov2": {"mlp_ratio": 4, "layerscale_value": m.layer_scale or 1.0, "use_swiglu_ffn": m.ffn == "swiglu", "use_mask_token": m.mask_token}}
+    own = {"vit": {"intermediate_size": 4 * m.width},
+           "dinov2": {"mlp_ratio": 4, "layerscale_value": m.layer_scale or 1.0, "use_swiglu_ffn": m.ffn == "swiglu", "use_mask_token": m.mask_token}}
     own["dinov2_with_registers"] = {**own["dinov2"], "num_register_tokens": m.registers}
     own["dinov2_with_registers"].pop("use_mask_token")
     return {"architectures": [CLASSES[kind]], "model_type": kind, "hidden_size": m.width, "num_hidden_layers": m.depth, "num_attention_heads": m.heads, "hidden_act": "gelu",

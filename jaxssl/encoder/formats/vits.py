@@ -187,7 +187,8 @@ def _named(path, name, width, depth):
 
 def assumption(model: dict, assumed: Collection[str]) -> str:
     module = models.make(**model, precision="f32")
-    words = {"heads": f"{module.heads} heads", "eps": f"layer norms of epsilon {module.eps:g}", "pool": f"its feature {'the class token' if module.pool == 'cls' else 'the mean of its patches'}"}
+    words = {"heads": f"{module.heads} heads", "eps": f"layer norms of epsilon {module.eps:g}",
+             "pool": f"its feature {'the class token' if module.pool == 'cls' else 'the mean of its patches'}"}
     return f"a plain {model['name']} with {''.join(f'{text}, ' for key, text in words.items() if key in assumed)}norms before attention and MLP, and an exact GELU"
 
 
@@ -197,8 +198,10 @@ def usual(model: dict, layout: str) -> dict:
 
 # of timm's arguments, those that shapes or nothing but training show, and the values of the others that ours has
 ARCHITECTURE = r"(?:vit|deit|deit3)_(tiny|small|base|large|huge|giant)_patch\d+_(?:reg\d+_)?(\d+|dinov2)"
-SHAPES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_classes", "in_chans", "class_token", "reg_tokens", "no_embed_class", "init_values", "mlp_ratio", "qk_norm",
-          "global_pool", "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init")
+SHAPES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_classes", "in_chans", "class_token", "reg_tokens",
+          "no_embed_class", "init_values", "mlp_ratio", "qk_norm",
+          "global_pool", "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate",
+          "drop_path_rate", "dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init")
 FIXED = {"qkv_bias": True, "proj_bias": True, "pre_norm": False, "final_norm": True, "fc_norm": False, "pool_include_prefix": False, "pos_embed": "learn", "scale_attn_norm": False,
          "scale_mlp_norm": False, "act_layer": "gelu", "norm_layer": "layernorm"}
 EPS = {"vit": 1e-12, "vit_mae": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}         # what transformers' classes take where a config.json does not say
@@ -239,7 +242,8 @@ def _said(stated, found):
 
 def described(model: dict) -> str:
     """A model's config in a few words."""
-    extra = [f"width {model['width']}" if model.get("width") else "", f"depth {model['depth']}" if model.get("depth") else "", f"{model['registers']} registers" if model.get("registers") else "",
+    extra = [f"width {model['width']}" if model.get("width") else "", f"depth {model['depth']}" if model.get("depth") else "",
+             f"{model['registers']} registers" if model.get("registers") else "",
              "swiglu" if model.get("ffn") == "swiglu" else ""]
     return ", ".join([f"{model['name']}, patch {model.get('patch', 16)}, {model.get('image', 224)} px", *filter(None, extra)])
 
