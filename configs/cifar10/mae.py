@@ -4,7 +4,9 @@ Command:  python -m jaxssl.main --config configs/cifar10/mae.py --workdir runs/m
 Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: no published figure for this recipe.
-Variants: laptop: a ViT of 96 channels and 4 blocks, raw pixels as targets, 3 epochs of batch 128 in float32 (hours not measured).
+Variants: laptop: a ViT of 96 channels and 4 blocks, pixels as they are, 1,100 steps of batch 64 (1.4 epochs) in float32, 307 seconds of processor time (hours not
+          measured): kNN 31.2 % against 28.3 % untrained, linear 41.8 % against 39.3 %, error of hidden pixels .29 (seed 0, one run; 5,000 images of reference
+          and 2,000 held out, so that two points are chance).
 """
 from ml_collections import ConfigDict
 
@@ -20,8 +22,9 @@ def get_config(variant=""):
         method=dict(name="mae", mask_ratio=0.75, normalise=True, width=256, depth=4, heads=4),
         optim=dict(name="adamw", lr=3e-4, scaling="linear", weight_decay=0.05, b1=0.9, b2=0.95)))
     if variant == "laptop":
-        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every, c.precision = 128, "3_epochs", "5_percent", 20, "1_epoch", "1_epoch", "f32"
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every, c.precision = 64, "1100_steps", "50_steps", 50, "50_percent", "50_percent", "f32"
         c.model.update(width=96, depth=4, heads=4)
         c.method.update(normalise=False, width=64, depth=2, heads=4)
         c.optim.update(lr=2e-3, scaling="none")
+        c.eval = ConfigDict(dict(reference=5000, queries=2000))
     return c
