@@ -109,8 +109,8 @@ def drawn(torch, library, size, kind, folder):
     if library == "timm":
         from safetensors.torch import save_file
         save_file({n: t.contiguous() for n, t in model.state_dict().items()}, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"architecture": name, "num_classes": 0, "model_args": more, "pretrained_cfg": {k: v for k, v in model.pretrained_cfg.items() if k in
-                                                        ("input_size", "interpolation", "crop_pct", "mean", "std")}}))
+        stated = {key: model.pretrained_cfg[key] for key in ("input_size", "interpolation", "crop_pct", "mean", "std") if key in model.pretrained_cfg}
+        (folder / "config.json").write_text(json.dumps({"architecture": name, "num_classes": 0, "model_args": more, "pretrained_cfg": stated}))
     else:
         model.save_pretrained(folder)
     return model, features

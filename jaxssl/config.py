@@ -102,9 +102,6 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     overrides = dict(overrides or {})
     config = _execute(spec)
     for section in SECTIONS:
-        if section not in config:
-            config[section] = ConfigDict()
-    for section in SECTIONS:
         if f"{section}.name" in overrides and _selects(section):
             _select(config, section, overrides[f"{section}.name"])
     config = complete(config)
@@ -144,9 +141,6 @@ def published(spec: str) -> tuple[ConfigDict | None, list[dict]]:
                             "with weights=\"student\" or \"teacher\" if it is of these alone")
     if not values:
         return None, []
-    for section in SECTIONS:
-        if section not in config:
-            config[section] = ConfigDict()
     return complete(config), [dict(each) for each in values]
 
 
@@ -297,7 +291,7 @@ def _execute(spec):
 
 
 def _opened(spec):
-    """(the config file as a module, the config of its variant)"""
+    """(the config file as a module, the config of its variant with every section, empty where the file leaves it out)"""
     path, _, variant = spec.partition(":")
     file = Path(path)
     if not file.is_file():
@@ -323,7 +317,9 @@ def _opened(spec):
         raise UserError(f"{path}: get_config returned a {type(config).__name__}; end it with `return config`, an ml_collections.ConfigDict")
     config = ConfigDict(config).unlock()                # a copy: the file may have locked or frozen its own
     for section in SECTIONS:
-        if section in config and not isinstance(config[section], ConfigDict):
+        if section not in config:
+            config[section] = ConfigDict()
+        elif not isinstance(config[section], ConfigDict):
             raise UserError(f"{path} sets {section} to {config[section]!r}, but it is a section; write {section}=dict(key=value), or leave it out for its defaults")
     return module, config
 

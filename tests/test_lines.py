@@ -3,7 +3,6 @@ from tests.tiny import ROOT
 
 MOST = 180
 LONGER = {
-    "benchmarks/vit_formats.py": 1,
     "tests/test_convert.py": 4,
     "tests/test_encoder.py": 5,
     "tests/test_export.py": 18,

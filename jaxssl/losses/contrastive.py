@@ -8,7 +8,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from jaxssl.losses.blockwise import EXACT, negatives_logsumexp, row_softmax
+from jaxssl.losses.blockwise import negatives_logsumexp, row_softmax
+from jaxssl.losses.unit import EXACT, normalised
 
 BATCH_AXES = ("data", "fsdp")
 
@@ -102,10 +103,7 @@ def _positives(u):
 
 def _scaled(z, temperature):
     """[B, V, D] f32, normalised, over sqrt(temperature): the logits of all pairs are then a plain Gram matrix."""
-    z = z.astype(jnp.float32)
-    # rsqrt of a clamped sum, because the derivative of |z| at 0 is NaN.
-    z = z * lax.rsqrt(jnp.maximum(jnp.sum(z * z, -1, keepdims=True), 1e-12))
-    return z / jnp.sqrt(jnp.asarray(temperature, jnp.float32))
+    return normalised(z) / jnp.sqrt(jnp.asarray(temperature, jnp.float32))
 
 
 def _dense_logsumexp(u, group, mesh, axes):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-EXACT = lax.Precision.HIGHEST
+from jaxssl.losses.unit import EXACT, normalised
 
 
 def cosine_regression(p, z):
@@ -39,7 +39,7 @@ def cosine_regression(p, z):
     Raises: ValueError for shapes or types that do not fit.
     """
     pairs = _pairs(p, z)
-    p, z = _normalised(p), lax.stop_gradient(_normalised(z))
+    p, z = normalised(p), lax.stop_gradient(normalised(z))
     # T is one or two: a target at a time keeps XLA from ever holding [B, T, V, K].
     apart = jnp.stack([jnp.square(p - z[:, t, None]).sum(-1) for t in range(z.shape[1])], 1)  # [B, T, V]
     return _mean_over(pairs, apart)
@@ -184,12 +184,6 @@ def _pairs(student, teacher):
 def _mean_over(pairs, values):
     """[B, T, V] → the mean over images and the pairs that are compared."""
     return jnp.sum(values * pairs) / (len(values) * pairs.sum())
-
-
-def _normalised(x):
-    x = x.astype(jnp.float32)
-    # rsqrt of a clamped sum, because the derivative of |x| at 0 is NaN.
-    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12))
 
 
 def _over(logits, temp, name):

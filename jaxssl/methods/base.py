@@ -85,12 +85,15 @@ def with_teacher(method: Method, names: tuple[str, ...], tau: Callable) -> Metho
     """`method` with a moving average of the networks `names` in aux["teacher"], {"params": …, "batch_stats": …}, which `embed` then uses.
 
     After every update, average ← tau(step) · average + (1 − tau(step)) · current, batch statistics included (else the teacher drifts). It starts as a copy.
+    There is one teacher: `init` raises UserError where the method keeps one already.
     """
     def select(params, aux):
         return {"params": {n: params[n] for n in names}, "batch_stats": {n: aux["batch_stats"][n] for n in names}}
 
     def init(key, batch):
         params, aux = method.init(key, batch)
+        if "teacher" in aux:
+            raise UserError("ema asks for a moving average, but this method keeps one already, its teacher; leave ema out")
         return params, {**aux, "teacher": jax.tree.map(jnp.copy, select(params, aux))}
 
     def post(params, aux, step):

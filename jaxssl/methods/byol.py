@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxssl import schedules
 from jaxssl.losses.distillation import cosine_regression
+from jaxssl.losses.unit import normalised
 from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
 from jaxssl.models.heads import Projector
 
@@ -47,8 +48,7 @@ def make(*, encoder, net, total, tau=0.996, hidden=4096, dim=256) -> Method:
         p, stats["predictor"] = predictor.per_view(params["predictor"], stats["predictor"], z)                 # [B, V, K]
         # The teacher norms by its own batch, as the student does; what it finds is left out, since `with_teacher` averages the student's.
         _, target, _ = projected(aux["teacher"]["params"], aux["teacher"]["batch_stats"], batch["views"])      # [B, V, K]
-        unit = target / jnp.maximum(jnp.linalg.norm(target, axis=-1, keepdims=True), 1e-6)
-        metrics = {"tau": decay(step), "target_std": unit.std((0, 1)).mean() * dim ** 0.5}                     # 1: targets spread evenly, 0: all the same
+        metrics = {"tau": decay(step), "target_std": normalised(target).std((0, 1)).mean() * dim ** 0.5}                     # 1: targets spread evenly, 0: all the same
         return cosine_regression(p, target), ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": p})
 
     student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (head, "projector")}, needs=Needs(views=2))

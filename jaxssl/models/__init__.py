@@ -9,16 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from jaxssl.errors import UserError, nearest
 from jaxssl.models import heads, resnet
 from jaxssl.models.features import Features
 from jaxssl.models.net import Net
+from jaxssl.models.precision import DTYPES
 
 __all__ = ["DTYPES", "Features", "Net", "families", "heads", "make", "resnet"]
-
-DTYPES = {"bf16": jnp.bfloat16, "f32": jnp.float32}
 
 
 def make(*, name: str = "resnet50", precision: str = "bf16", **own: Any) -> nn.Module:
@@ -29,8 +27,6 @@ def make(*, name: str = "resnet50", precision: str = "bf16", **own: Any) -> nn.M
     """
     if name not in families():
         raise UserError(f"model.name is {name!r}{nearest(name, families())}; choose one of {', '.join(families())}.")
-    if precision not in DTYPES:
-        raise UserError(f"precision is {precision!r}{nearest(precision, DTYPES)}; choose one of {', '.join(DTYPES)}.")
     return families()[name](name=name, precision=precision, **own)
 
 

@@ -12,6 +12,7 @@ from jaxssl.errors import UserError, nearest
 from jaxssl.models import droppath
 from jaxssl.models.features import Features
 from jaxssl.models.norm import BatchNorm
+from jaxssl.models.precision import dtype
 
 LAYERS = {
     "resnet10": ("basic", (1, 1, 1, 1)),
@@ -50,7 +51,7 @@ def make(*, name: str, precision: str, width: float = 1.0, stem: str = "imagenet
     if bn_groups < 1:
         raise UserError(f"model.bn_groups is {bn_groups}; choose 1 for the global batch, or the number of ghost groups.")
     kind, depths = LAYERS[name]
-    return ResNet(kind, depths, first, stem, zero_init, bn_groups, bn_momentum, bn_eps, remat, {"bf16": jnp.bfloat16, "f32": jnp.float32}[precision], drop_path)
+    return ResNet(kind, depths, first, stem, zero_init, bn_groups, bn_momentum, bn_eps, remat, dtype(precision), drop_path)
 
 
 class Kernel(nn.Module):

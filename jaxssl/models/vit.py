@@ -15,8 +15,8 @@ from jaxssl.errors import UserError, nearest
 from jaxssl.models import droppath, transformer
 from jaxssl.models.features import Features
 from jaxssl.models.positions import RESIZES, resize, sincos
+from jaxssl.models.precision import dtype
 
-DTYPES = {"bf16": jnp.bfloat16, "f32": jnp.float32}
 POOLS = ("cls", "mean")
 POSITIONS = ("learned", "sincos")
 
@@ -68,13 +68,11 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     """
     _choose(name=(name, SIZES), pool=(pool, POOLS), positions=(positions, POSITIONS), resize=(resize, RESIZES), remat=(remat, transformer.REMATS),
             drop_path_shape=(drop_path_shape, droppath.SHAPES), ffn=(ffn, transformer.FFNS), kernel_init=(kernel_init, transformer.INITS))
-    if precision not in DTYPES:
-        raise UserError(f"precision is '{precision}'{nearest(precision, DTYPES)}; choose one of {', '.join(DTYPES)}.")
     _least(patch=(patch, 1), channels=(channels, 1), registers=(registers, 0), width=(width, 0), depth=(depth, 0), heads=(heads, 0), layer_scale=(layer_scale, 0))
     own = SIZES[name]
     heads = heads or (max(width // 64, 1) if width and width != own.width else own.heads)
     module = ViT(width or own.width, depth or own.depth, heads, patch, image, channels, pool, cls, positions, resize, registers, mask_token, layer_scale,
-                 drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, kernel_init, scan, remat, eps, DTYPES[precision])
+                 drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, kernel_init, scan, remat, eps, dtype(precision))
     _fit(module)
     return module
 

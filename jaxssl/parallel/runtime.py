@@ -11,6 +11,7 @@ import jaxlib.version
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 _PATIENT = (0, 10), (0, 13)     # jaxlib, from and below
 
+
 def configure(compilation_cache: str, *, processes: int = 0) -> None:
     """Process-wide JAX settings: the persistent compilation cache, and `settle` on several CPU devices.
 

@@ -84,14 +84,13 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     method = online.watch(plain, classes=facts.classes, width=encoder.features)
     params, aux = initial_shapes(method, config, seen)
     optimizer = optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup)
-
-    def init(key_data):
-        return init_state(key_data, batch=zeros(few(config, seen)), method=method, tx=optimizer.tx)
-
-    state = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.tx.init, params), aux, jax.ShapeDtypeStruct((2,), jnp.uint32))
     placed = TrainState(sharding.replicated(mesh), sharding.update_slices(state.params, mesh), sharding.update_slices(state.opt_state, mesh),
                         sharding.auxiliary(state.aux, mesh, method.places), sharding.replicated(mesh))
     gathered, sliced, restored = movers(config, mesh, state, placed, method.places)
+
+    def init(key_data):
+        return init_state(key_data, batch=zeros(few(config, seen)), method=method, tx=optimizer.tx)
 
     def step(state, batch):
         batch = dict(batch)
@@ -169,8 +168,7 @@ def loss_flops(config: Any, mesh: Mesh, facts: Facts, total: int, state: TrainSt
 def movers(config: Any, mesh: Mesh, state: TrainState, placed: TrainState, places: tuple) -> tuple[Callable, Callable, Callable]:
     """What moves arrays between their slices and where they are used: `gathered`, `sliced` and `restored` of `train_step`."""
     used, aux_used = sharding.parameters(state.params, mesh), sharding.parameters(state.aux, mesh)
-    stored = sharding.kinds(state.aux, places)
-    read_only = jax.tree.map(lambda kind: kind == "slices", stored)
+    read_only = jax.tree.map(lambda kind: kind == "slices", sharding.kinds(state.aux, places))
 
     def half(tree_):
         # In bf16 the encoder's kernels are cast before they travel: half the bytes, and it would cast them anyway. Heads compute in float32.
@@ -189,7 +187,7 @@ def movers(config: Any, mesh: Mesh, state: TrainState, placed: TrainState, place
         return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(grads, used), placed.params)
 
     def restored(read, stored):
-        return {name: stored[name] if name in stored and all(jax.tree.leaves(read_only[name])) else part for name, part in read.items()}
+        return jax.tree.map(lambda r, s, only: s if only else r, read, stored, read_only)
 
     return gathered, sliced, restored
 
@@ -203,23 +201,12 @@ def method_of(config: Any, mesh: Mesh, facts: Facts, total: int, *, parts: int =
                    views=config.augment.views, local=config.local.views, classes=facts.classes, examples=facts.examples, total=total, duration=duration)
     own = {k: v for k, v in config.method.items() if k != "name"}
     method = base.build(configs.function("method", config), own, context)
-    return encoder, averaged(method, config.ema) if config.ema else method
+    return encoder, base.with_teacher(method, ("encoder",), lambda step: config.ema) if config.ema else method
 
 
 def head_net(module: Any, *, parts: int, groups: int) -> models.Net:
     """A head behind the seam: in the micro-batches, and with the ghost groups of batch norm, that the encoder has."""
     return models.Net(module.clone(bn_groups=groups) if groups > 1 and hasattr(module, "bn_groups") else module, parts)
-
-
-def averaged(method: base.Method, decay: float) -> base.Method:
-    """`method` with a moving average of its encoder, `config.ema`. Raises: UserError when it keeps a teacher itself."""
-    made = base.with_teacher(method, ("encoder",), lambda step: decay)
-
-    def init(key, batch):
-        if "teacher" in jax.eval_shape(method.init, key, batch)[1]:
-            raise UserError(f"ema is {decay}, but this method keeps a moving average already, its teacher; leave ema out")
-        return made.init(key, batch)
-    return made._replace(init=init)
 
 
 def describe(config: Any, job: Job) -> str:

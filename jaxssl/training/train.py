@@ -29,7 +29,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
             if new:
                 start()                              # what cannot begin is refused before the workdir is claimed
             stated = published.of(spec, config) if new else None
-            found = folders.claim(workdir, configs.describe(config), data.images, told={"read_as": list(data.said)}, total=job.total, allow_change=allow_config_change,
+            found = folders.claim(workdir, configs.describe(config), data.images, described=data.described, total=job.total, allow_change=allow_config_change,
                                   leader=leader)
             if leader:
                 published.keep(workdir, stated, new=new)

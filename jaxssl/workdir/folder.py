@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Set
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ RUN = ("model", "method", "data", "augment")     # sections of a run's config
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
 
 
-def claim(workdir: str, config_text: str, images: dict, *, told: dict = {}, total: int, allow_change: bool, leader: bool) -> dict | None:
+def claim(workdir: str, config_text: str, images: dict, *, described: dict | None = None, total: int, allow_change: bool, leader: bool) -> dict | None:
     """Makes `workdir` this run's own, or finds that it already is; returns what its run.json holds, or None.
 
     The run of a run.json with `total` steps is finished, and stays as it is.
-    images: `jaxssl.data.Data.images` of the run. told: what is written beside them for people, and never compared.
+    images: `jaxssl.data.Data.images` of the run. described: the same, and what is told beside them, which is written and never compared.
     Raises: UserError when it cannot be written, holds foreign files, or a run with another config or on other images (the differences are listed).
     """
     folder = path(workdir)
@@ -31,10 +32,11 @@ def claim(workdir: str, config_text: str, images: dict, *, told: dict = {}, tota
         raise UserError(f"cannot make workdir {workdir}: {getattr(error, 'strerror', None) or error}; choose a folder you may write to") from error
     if isinstance(folder, Path) and not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"no permission to write in workdir {workdir}; choose another folder")
-    texts = {"config.json": config_text, "data.json": json.dumps({**images, **told}, indent=1)}
+    texts = {"config.json": config_text, "data.json": json.dumps(described or images, indent=1)}
     there = {name for name in texts if (folder / name).exists()}         # a run of an earlier version has no data.json, and gets one
     former = None
     if "config.json" in there:
+        told = (described or images).keys() - images.keys()
         changed = {name: _differences(folder / name, texts[name], told) for name in sorted(there)}
         for name, what in (("config.json", "with another config"), ("data.json", "on other images")):
             if (lines := changed.get(name)) and not allow_change:
@@ -92,10 +94,10 @@ def set_aside(workdir: str, former: dict) -> None:
     (folder / "run.json").unlink()
 
 
-def _differences(file, text: str, told: dict) -> list[str]:
+def _differences(file, text: str, told: Set[str]) -> list[str]:
     try:
         from jaxssl import config as configs              # here, so that reading a run's folder goes without ml_collections
-        return [line for line in configs.differences(file.read_text(), text) if line.partition(":")[0] not in told]
+        return configs.differences(*(json.dumps({key: value for key, value in json.loads(each).items() if key not in told}) for each in (file.read_text(), text)))
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error}), so it is not known whose run this is; restore it from a copy, or use another workdir") from error
 

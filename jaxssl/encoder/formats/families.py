@@ -3,10 +3,12 @@
 Each has WORD, MODULE and NAMES (of the models), LAYOUTS that are read and FORMATS that are written, UNSEEN (keys that shapes do not show), OPTIONAL
 (tensors that features do not depend on), and functions: `renamed`, `prefixes`, `network`, `assumption`, `usual`, `differs`, `described`, `fitted`.
 """
+from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 
 from jaxssl.errors import UserError, nearest
-from jaxssl.encoder.formats import resnets, vits
+from jaxssl.encoder.formats import names, records, resnets, vits
 
 FAMILIES = (resnets, vits)
 NAMES = tuple(name for family in FAMILIES for name in family.NAMES)
@@ -41,3 +43,9 @@ def demand(module, format: str) -> None:
     formats, word = (family.FORMATS, f"a {family.WORD}") if family else (ANY, f"a {type(module).__name__}")
     if format not in formats:
         raise UserError(f"--format {format} cannot hold {word}; use --format {', '.join(formats[:-1])} or {formats[-1]}")
+
+
+def write(encoder, folder: Path, sides: Mapping[ModuleType, names.Side]) -> None:
+    """The encoder under a library's names (`sides`: family → `Side`) as a torch state dict in `folder`. Raises: UserError when a tensor has no place there."""
+    side, module = sides[of(encoder.module)], encoder.module
+    records.write_torch(encoder, folder, side.layout, side.table(module), side.constants(module, encoder.preprocessing["size"]))

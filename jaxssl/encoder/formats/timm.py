@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxssl import models
 from jaxssl.errors import UserError
-from jaxssl.encoder.formats import arrays, families, names, records, resnets, torchvision, vits
+from jaxssl.encoder.formats import arrays, families, names, resnets, torchvision, vits
 
 # of vision transformers: names of the network itself, and those that a file may have beside it: classifiers, projectors, MAE's decoder, masks
 BODY = r"(patch_embed|blocks|norm|norm_pre|fc_norm|cls_token|dist_token|pos_embed|reg_token|rope_embed|storage_tokens|attn_pool|rel_pos_bias|local_cls_norm)\b"
@@ -35,8 +35,8 @@ def table(module) -> dict[str, names.Tensor]:
 
 
 def write(encoder, folder: Path) -> None:
-    stated, side = config(encoder), SIDES[families.of(encoder.module)]
-    records.write_torch(encoder, folder, "timm", side.table(encoder.module), side.constants(encoder.module, encoder.preprocessing["size"]))
+    stated = config(encoder)
+    families.write(encoder, folder, SIDES)
     (folder / "config.json").write_text(json.dumps(stated, indent=1))
 
 

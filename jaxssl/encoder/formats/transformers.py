@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxssl import models
 from jaxssl.errors import UserError
-from jaxssl.encoder.formats import arrays, families, names, records, resnets, vits
+from jaxssl.encoder.formats import arrays, families, names, resnets, vits
 
 STEM = "embedder.embedder.convolution.weight"
 BODY = r"(embedder|encoder)\."
@@ -73,8 +73,8 @@ def table(module) -> dict[str, names.Tensor]:
 
 
 def write(encoder, folder: Path) -> None:
-    stated, side = config(encoder), SIDES[families.of(encoder.module)]
-    records.write_torch(encoder, folder, "transformers", side.table(encoder.module), side.constants(encoder.module, encoder.preprocessing["size"]))
+    stated = config(encoder)
+    families.write(encoder, folder, SIDES)
     (folder / "config.json").write_text(json.dumps(stated, indent=1))
     (folder / "preprocessor_config.json").write_text(json.dumps(processor(encoder.preprocessing), indent=1))
 
