@@ -45,7 +45,7 @@ def bucket(monkeypatch):
 
 
 def claim(config, place="gs://b/run", *, allow_change=False):
-    workdir.claim(place, config, {"training_images": 4}, total=2, allow_change=allow_change, leader=True)
+    workdir.claim(place, workdir.look(place, config, {"training_images": 4}, total=2, allow_change=allow_change))
 
 
 def read(name):

@@ -24,7 +24,12 @@ class Monitor:
         self._file = folder / "evaluations" / "untrained.json"
         self._agree = jax.jit(jnp.max, out_shardings=sharding.replicated(mesh))
         self._asked = None                           # the flag of the batch before, still on the device
-        self._before = folders.read_json(self._file) or {}
+        try:
+            self._before = folders.read_json(self._file) or {}
+        except folders.Torn:                         # a fresh state is a pure function of the seed: all of it is computed again
+            self._before = {}
+        if not all(value is None or isinstance(value, float | int) for value in self._before.values()):
+            self._before = {}
 
     def untrained(self) -> dict[str, float | None]:
         """What `first` found, in this life of the run or an earlier one, None where that is no number; empty before that."""

@@ -1,17 +1,19 @@
-"""run(): config → mesh → data → job → agreement → workdir → session (restore → loop → re-open, digest, run.json)."""
+"""run(): config → mesh → data → job → agreement → workdir → newest checkpoint → session (loop → re-open, digest, run.json)."""
+import contextlib
 import functools
 import json
+import uuid
 from typing import Any
 
 import jax
 
 from jaxssl import config as configs, data as datas
-from jaxssl.workdir import published, writers
+from jaxssl.workdir import checkpoint, lease as leases, published, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import evaluator as evaluation, job as jobs, progress
+from jaxssl.training import checks, evaluator as evaluation, job as jobs, progress
 from jaxssl.parallel import agreement, mesh as sharding
 from jaxssl.errors import UserError
-from jaxssl.training.session import Run, Session, Watch
+from jaxssl.training.session import Run, Session, Watch, every
 from jaxssl.training.watchdog import Stop, Watchdog
 
 
@@ -21,34 +23,75 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     profile_steps: (first, last) steps of a profiler trace. Stopped by SIGTERM it saves and returns {"stopped": step}.
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
-    with Stop() as stop:                             # from here on a signal is kept, and honoured between two batches
+    with Stop() as stop, contextlib.ExitStack() as ends:                             # from here on a signal is kept, and honoured between two batches
         config, data, job, new = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps), functools.partial(facts, allow_config_change))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
+        if new:
+            agreement.reach(start)                   # what cannot begin is refused before the workdir is touched
+        lease = agreement.reach(lambda: leases.take(workdir) if leader else None)
+        if lease:
+            ends.callback(lease.release)
+        # Nothing but the lease is written before all that can be refused has been looked at.
+        stated, found, resumed = agreement.reach(functools.partial(look, spec, config, data, job, workdir, allow_config_change))
+        screen = ends.enter_context(progress.Progress(job.total, active=leader))
+        for sentence in found.said:
+            screen.note(sentence)
+        if found.finished:
+            print(f"{workdir} is finished ({found.former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
+            return found.former
+        run = found.run or (resumed and resumed.meta.get("run")) or uuid.uuid4().hex
 
         def claim():
-            if new:
-                start()                              # what cannot begin is refused before the workdir is claimed
-            stated = published.of(spec, config) if new else None
-            found = folders.claim(workdir, configs.describe(config), data.images, described=data.described, total=job.total, allow_change=allow_config_change,
-                                  leader=leader)
             if leader:
+                folders.claim(workdir, found, run)
                 published.keep(workdir, stated, new=new)
-            return found
-        former = agreement.reach(claim)
-        if former and former["steps"] >= job.total:
-            print(f"{workdir} is finished ({former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
-            return former
-        if former and leader:
-            folders.set_aside(workdir, former)
-        with progress.Progress(job.total, active=leader) as screen, Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()) as watchdog:
-            session = Session(Run(config=config, workdir=workdir, job=job, data=data, start=start), Watch(stop=stop, screen=screen, watchdog=watchdog, profile=profile_steps))
-            try:
-                result = session.train()
-            finally:
-                session.close()
-            if leader and config.report and "stopped" not in result:
-                write_report(workdir, screen, watchdog)
-            return result
+        agreement.reach(claim)
+        watchdog = ends.enter_context(Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()))
+        session = Session(Run(config=config, workdir=workdir, job=job, data=data, start=start, resumed=resumed, name=run),
+                          Watch(stop=stop, screen=screen, watchdog=watchdog, profile=profile_steps, owned=lease.check if lease else lambda: None))
+        try:
+            result = session.train()
+        finally:
+            session.close()
+        if leader and config.report and "stopped" not in result:
+            write_report(workdir, screen, watchdog)
+        return result
+
+
+def look(spec: str, config: Any, data: datas.Data, job: jobs.Job, workdir: str, allow_config_change: bool) -> tuple[dict | None, folders.Claim, checkpoint.Found | None]:
+    """(published values of a new run, what the workdir is, its newest sound checkpoint or None): all that can refuse this run there. Raises: UserError."""
+    text, reader = configs.describe(config), checkpoint.open_reader(workdir)
+    try:
+        seam = rates(reader, job)
+        found = folders.look(workdir, text, data.images, described=data.described, total=job.total, allow_change=allow_config_change, seam=seam)
+        if seam and not (allow_config_change or found.finished):
+            raise UserError(f"workdir {workdir} belongs to a run with another schedule{seam}; use another workdir, or --allow_config_change to go on with the new rate")
+        resumed = None if found.finished or not reader else reader.newest(job.state, job.state_sharding, total=job.total, run=found.run)
+    finally:
+        if reader:
+            reader.close()
+    if found.former and not found.finished and not resumed:
+        raise UserError(f"workdir {workdir} holds a run of {found.former['steps']} steps, but none of its checkpoints; restore its folder checkpoints from a copy, or "
+                        "use another workdir")
+    checks.rollbacks(folders.path(workdir))
+    if seam:
+        found.said.append(f"note: another schedule than before{seam}")
+    return published.of(spec, config) if "config.json" in found.texts and not resumed else None, found, resumed
+
+
+def rates(reader: checkpoint.Manager | None, job: jobs.Job) -> str:
+    """What the learning rate does where the run goes on, when it is not what the run that saved the newest checkpoint would have gone on with; else ""."""
+    for step in reader.steps() if reader else []:
+        try:
+            before = reader.record(step).meta.get("lr")
+        except checkpoint.Unsound:
+            continue
+        now = float(job.optim.schedule(step))
+        if before is None or abs(now - before) <= 1e-5 * max(abs(now), abs(before)):
+            return ""
+        times = f", {now / before:.4g} times" if before else ""
+        return f"; at step {step}, where it goes on, the learning rate is {now:.4g} and was to be {before:.4g}{times}"
+    return ""
 
 
 def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None) -> tuple[Any, datas.Data, jobs.Job, bool]:
@@ -71,6 +114,7 @@ def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] 
     """What would otherwise be noticed only once the workdir is claimed or a program compiled. Raises: UserError."""
     writers.check(process_index=jax.process_index(), **config.log)
     evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
+    every(config, job)
     if profile_steps and profile_steps[0] >= job.total:
         raise UserError(f"--profile_steps is {profile_steps[0]}:{profile_steps[1]}, but the run has {job.total} steps, numbered from 0; begin before step {job.total}")
 
