@@ -3,14 +3,14 @@ import contextlib
 import functools
 import json
 import uuid
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxssl import config as configs, data as datas
 from jaxssl.workdir import checkpoint, lease as leases, published, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import checks, evaluator as evaluation, job as jobs, progress
+from jaxssl.training import checks, evaluator as evaluation, job as jobs, monitor, progress
 from jaxssl.parallel import agreement, mesh as sharding
 from jaxssl.errors import UserError
 from jaxssl.training.session import Run, Session, Watch, every
@@ -23,7 +23,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     profile_steps: (first, last) steps of a profiler trace. Stopped by SIGTERM it saves and returns {"stopped": step}.
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
-    with Stop() as stop, contextlib.ExitStack() as ends:                             # from here on a signal is kept, and honoured between two batches
+    with Stop() as stop, contextlib.ExitStack() as ends:     # from here on a signal is kept, and honoured between two batches
         config, data, job, new = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps), functools.partial(facts, allow_config_change))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
         if new:
@@ -32,7 +32,9 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         if lease:
             ends.callback(lease.release)
         # Nothing but the lease is written before all that can be refused has been looked at.
-        stated, found, resumed = agreement.reach(functools.partial(look, spec, config, data, job, workdir, allow_config_change))
+        looked = agreement.reach(functools.partial(look, spec, config, data, job, workdir, allow_config_change, new), lambda looked: {"checkpoints": looked.steps})
+        found = looked.claim
+        resumed = agreement.reach(lambda: newest(workdir, job, looked))
         screen = ends.enter_context(progress.Progress(job.total, active=leader))
         for sentence in found.said:
             screen.note(sentence)
@@ -44,7 +46,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         def claim():
             if leader:
                 folders.claim(workdir, found, run)
-                published.keep(workdir, stated, new=new)
+                published.keep(workdir, looked.published, new=new)
         agreement.reach(claim)
         watchdog = ends.enter_context(Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()))
         session = Session(Run(config=config, workdir=workdir, job=job, data=data, start=start, resumed=resumed, name=run),
@@ -58,39 +60,52 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         return result
 
 
-def look(spec: str, config: Any, data: datas.Data, job: jobs.Job, workdir: str, allow_config_change: bool) -> tuple[dict | None, folders.Claim, checkpoint.Found | None]:
-    """(published values of a new run, what the workdir is, its newest sound checkpoint or None): all that can refuse this run there. Raises: UserError."""
-    text, reader = configs.describe(config), checkpoint.open_reader(workdir)
-    try:
-        seam = rates(reader, job)
-        found = folders.look(workdir, text, data.images, described=data.described, total=job.total, allow_change=allow_config_change, seam=seam)
-        if seam and not (allow_config_change or found.finished):
-            raise UserError(f"workdir {workdir} belongs to a run with another schedule{seam}; use another workdir, or --allow_config_change to go on with the new rate")
-        resumed = None if found.finished or not reader else reader.newest(job.state, job.state_sharding, total=job.total, run=found.run)
-    finally:
-        if reader:
-            reader.close()
-    if found.former and not found.finished and not resumed:
-        raise UserError(f"workdir {workdir} holds a run of {found.former['steps']} steps, but none of its checkpoints; restore its folder checkpoints from a copy, or "
+class Looked(NamedTuple):
+    """What a workdir is to a run, told without reading an array. published: values stated for a new run. steps: of the checkpoints there."""
+    claim: folders.Claim
+    published: dict | None
+    steps: list[int]
+
+
+def look(spec: str, config: Any, data: datas.Data, job: jobs.Job, workdir: str, allow_config_change: bool, new: bool) -> Looked:
+    """Raises: UserError for all that can refuse this run there, but for the arrays of checkpoints. Writes nothing."""
+    steps, seam = [], ""
+    if reader := checkpoint.open_reader(workdir):
+        with contextlib.closing(reader):
+            steps, seam = reader.steps(), rates(reader, job)
+    claim = folders.look(workdir, configs.describe(config), data.images, described=data.described, total=job.total, allow_change=allow_config_change, seam=seam)
+    if seam and not (allow_config_change or claim.finished):
+        raise UserError(f"workdir {workdir} belongs to a run with another schedule{seam}; use another workdir, or --allow_config_change to go on with the new rate")
+    if claim.former and not claim.finished and not steps:
+        raise UserError(f"workdir {workdir} holds a run of {claim.former['steps']} steps, but none of its checkpoints; restore its folder checkpoints from a copy, or "
                         "use another workdir")
-    checks.rollbacks(folders.path(workdir))
-    if seam:
-        found.said.append(f"note: another schedule than before{seam}")
-    return published.of(spec, config) if "config.json" in found.texts and not resumed else None, found, resumed
+    if seam and not claim.finished:
+        claim.said.append(f"note: another schedule than before{seam}")
+    place = folders.path(workdir)
+    checks.rollbacks(place), monitor.known(place)
+    return Looked(claim, published.of(spec, config) if new else None, steps)
 
 
-def rates(reader: checkpoint.Manager | None, job: jobs.Job) -> str:
+def newest(workdir: str, job: jobs.Job, looked: Looked) -> checkpoint.Found | None:
+    """The checkpoint that a run goes on from, read and compared; None when it begins. Raises: UserError."""
+    if looked.claim.finished or not looked.steps:
+        return None
+    with contextlib.closing(checkpoint.open_reader(workdir)) as reader:
+        return reader.newest(job.state, job.state_sharding, total=job.total, run=looked.claim.run)
+
+
+def rates(reader: checkpoint.Manager, job: jobs.Job) -> str:
     """What the learning rate does where the run goes on, when it is not what the run that saved the newest checkpoint would have gone on with; else ""."""
-    for step in reader.steps() if reader else []:
+    for step in reader.steps():
         try:
             before = reader.record(step).meta.get("lr")
-        except checkpoint.Unsound:
+        except UserError:                            # `newest` looks at it again
             continue
         now = float(job.optim.schedule(step))
         if before is None or abs(now - before) <= 1e-5 * max(abs(now), abs(before)):
             return ""
-        times = f", {now / before:.4g} times" if before else ""
-        return f"; at step {step}, where it goes on, the learning rate is {now:.4g} and was to be {before:.4g}{times}"
+        times = f", {now / before:.4g} times as high" if before else ""
+        return f"; at step {step}, where it goes on, the learning rate jumps from {before:.4g} to {now:.4g}{times}"
     return ""
 
 

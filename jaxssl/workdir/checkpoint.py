@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,7 +77,18 @@ class Manager:
 
     def record(self, step: int) -> Record:
         """What checkpoint `step` says of itself; no array is read. Raises: Unsound."""
-        return self._sound(step, lambda: _opened(folders.read_object(self._folder / str(step) / "meta" / "metadata"), step))
+        try:
+            content = folders.read_object(self._folder / str(step) / "meta" / "metadata")
+        except UserError as error:
+            raise self._damaged(step, str(error)) from error
+        if content.keys() <= _EARLIER:
+            return Record({}, content)
+        plain = {name: value for name, value in content.items() if name != "sha256"}
+        if plain.keys() != {"step", "meta", "arrays"} or content != _sealed(plain):
+            raise self._unsound(step, "is damaged: what it says of itself differs from its digest")
+        if plain["step"] != step:
+            raise self._unsound(step, f"is that of step {plain['step']} under another name")
+        return Record(plain["arrays"], plain["meta"])
 
     def restore(self, step: int, shape: Any, sharding: Any) -> tuple[Any, dict]:
         """The state of `step` placed by `sharding` (any topology), and its meta; every array is what was saved. With several processes all of them call this.
@@ -85,7 +97,7 @@ class Manager:
           shape, sharding: trees like the state, of ShapeDtypeStructs and of shardings.
         Raises: Unsound; Misfit when the checkpoint holds another tree or other shapes.
         """
-        record = self._checked(step, shape)
+        record = self._sound(step, lambda: self._checked(step, shape))
         target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shape, sharding)
         # Not by the manager, which makes processes wait for one another: whatever one of them trips over, the others have to hear of it.
         state = self._sound(step, lambda: jax.block_until_ready(ocp.StandardCheckpointHandler().restore(self._state(step), args=ocp.args.StandardRestore(target))))
@@ -101,9 +113,9 @@ class Manager:
         bad: dict[int, UserError] = {}
         for step in self.steps():
             try:
-                meta = self._checked(step, shape).meta
+                meta = self._sound(step, lambda: self._checked(step, shape)).meta
                 if run and meta.get("run", run) != run:
-                    raise Unsound(f"checkpoint {step} in {self._folder} belongs to another run; {self._advice(step)}")
+                    raise self._unsound(step, "belongs to another run")
                 if step > total:
                     raise UserError(f"checkpoint {step} in {self._folder} is beyond the {total} steps of this run; give a total of at least {step} steps, or another workdir")
                 return Found(step, *self.restore(step, shape, sharding), {step: str(error) for step, error in bad.items()})
@@ -111,7 +123,7 @@ class Manager:
                 bad[step] = error
         if bad:                                      # when one holds another state and none this one's, it is the config that is wrong
             raise next((error for error in bad.values() if isinstance(error, Misfit)), None) or UserError(
-                f"none of the checkpoints in {self._folder} is sound ({listed(map(str, bad))}): {next(iter(bad.values()))}")
+                f"no checkpoint in {self._folder} is sound: {'; '.join(str(error).partition(';')[0] for error in bad.values())}; restore one from a copy, or use another workdir")
         return None
 
     def weights(self, step: int) -> dict:
@@ -156,41 +168,54 @@ class Manager:
         return epath.Path(str(self._folder)) / str(step) / "state"
 
     def _sound(self, step: int, body: Callable[[], Any]) -> Any:
-        """What `body` returns. Raises: Unsound in every process when it raised anything in one of them, or Temporary where a later try may go well."""
-        found, why = None, ""
+        """What `body` returns. Raises: in every process what it raised in one of them, as Unsound or Misfit, or as Temporary where a later try may go well."""
+        found, fault, hook = None, None, sys.unraisablehook
+        sys.unraisablehook = lambda met: _late(met) or hook(met)
         try:
             found = body()
+            sys.unraisablehook = hook
+        except (Unsound, Misfit, Temporary) as error:
+            fault = error
         except Exception as error:                   # orbax raises whatever its parsers trip over
-            why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if not (why := next((each["why"] for each in digests.told({"why": why}) if each["why"]), "")):
-            return found
-        if _PASSING.search(why):
-            raise Temporary(f"checkpoint {step} in {self._folder} could not be read now ({why}); try again")
-        raise Unsound(f"checkpoint {step} in {self._folder} cannot be read ({why.partition(';')[0]}); it is torn or damaged, {self._advice(step)}")
+            fault = self._damaged(step, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        for each in digests.told({"kind": type(fault).__name__, "why": str(fault)}):
+            if each["kind"] != "NoneType":
+                raise {"Unsound": Unsound, "Misfit": Misfit, "Temporary": Temporary}[each["kind"]](each["why"])
+        return found
 
-    def _advice(self, step: int) -> str:
+    def _damaged(self, step: int, why: str) -> UserError:
+        if _PASSING.search(why):
+            return Temporary(f"checkpoint {step} in {self._folder} could not be read now ({why}); try again")
+        return self._unsound(step, f"cannot be read, it is torn or damaged ({why.partition(';')[0]})")
+
+    def _unsound(self, step: int, what: str) -> Unsound:
         others = [str(other) for other in reversed(self.steps()) if other != step]
-        return f"choose another step (there {'is' if len(others) == 1 else 'are'} {', '.join(others)})" if others else "and there is no other: restore it from a copy"
+        advice = f"choose another step (there {'is' if len(others) == 1 else 'are'} {', '.join(others)})" if others else "there is no other: restore it from a copy"
+        return Unsound(f"checkpoint {step} in {self._folder} {what}; {advice}")
 
     def _compare(self, step: int, state: Any, recorded: dict) -> None:
         """Raises: Unsound, in every process, when an array differs from what is recorded."""
         if not recorded:
-            return print(f"note: checkpoint {step} in {self._folder} is of an earlier version and has no digests, so its arrays are taken as they are", flush=True)
+            return jax.process_index() == 0 and print(f"note: checkpoint {step} in {self._folder} is of an earlier version and has no digests, so its arrays are taken as they are", flush=True)
         changed = sorted(set().union(*(each["changed"] for each in digests.told({"changed": digests.changed(state, recorded)}))))
         if changed:
-            raise Unsound(f"checkpoint {step} in {self._folder} is not what was saved: {len(changed)} of its {len(recorded)} arrays differ from their digests "
-                          f"({listed(changed, 3)}); {self._advice(step)}")
+            raise self._unsound(step, f"is not what was saved: {len(changed)} of its {len(recorded)} arrays differ from their digests ({listed(changed, 3)})")
 
     def _checked(self, step: int, shape: Any) -> Record:
         """The record of a checkpoint that holds a train state of this `shape`. Raises: Unsound; Misfit."""
         record = self.record(step)
-        there = {name: (tuple(said["shape"]), said["dtype"]) for name, said in record.arrays.items()} or self._sound(step, lambda: _shapes(self._state(step)))
+        there = {name: (tuple(said["shape"]), said["dtype"]) for name, said in record.arrays.items()} or _shapes(self._state(step))
         here = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in tree.names(shape).items()}
         faults = [f"{name} is {_said(there.get(name))} there and {_said(here.get(name))} here" for name in sorted(there | here) if there.get(name) != here.get(name)]
         if faults:
             raise Misfit(f"checkpoint {step} in {self._folder} does not fit this config's train state ({listed(faults, 3)}); use the config it was written with, or "
                          "another workdir")
         return record
+
+
+def _late(met: Any) -> bool:
+    """Whether Python met what tensorstore still gives when orbax has given up on a damaged checkpoint; it would print a traceback."""
+    return isinstance(met.exc_value, RuntimeError) and "Event loop is closed" in str(met.exc_value)
 
 
 def _said(array: tuple | None) -> str:
@@ -200,18 +225,6 @@ def _said(array: tuple | None) -> str:
 def _sealed(content: dict) -> dict:
     """`content` with the digest of itself."""
     return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
-
-
-def _opened(content: dict, step: int) -> Record:
-    """What `_sealed` wrote, or an earlier version. Raises: UserError when it is neither, or of another step."""
-    if content.keys() <= _EARLIER:
-        return Record({}, content)
-    plain = {name: value for name, value in content.items() if name != "sha256"}
-    if plain.keys() != {"step", "meta", "arrays"} or content != _sealed(plain):
-        raise UserError("what it says of itself differs from its digest")
-    if plain["step"] != step:
-        raise UserError(f"it is that of step {plain['step']} under another name")
-    return Record(plain["arrays"], plain["meta"])
 
 
 def _shapes(folder: Any) -> dict[str, tuple]:

@@ -76,7 +76,15 @@ def look(workdir: str, config_text: str, images: dict, *, described: dict | None
     elif folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):      # a bucket has no empty folders
         raise UserError(f"workdir {workdir} is not empty and has no config.json, so it is not a run of this program; choose a new folder")
     return Claim(former, former is not None and former["steps"] >= total, {name: text for name, text in texts.items() if name not in there}, said,
-                 (readable(folder / IDENTITY) or {}).get("run"))
+                 identity(folder))
+
+
+def identity(folder: Any) -> str | None:
+    """By what the run in `folder` knows its checkpoints from another's; None where that is not there or torn: they say it too. Raises: UserError."""
+    try:
+        return (read_json(folder / IDENTITY) or {}).get("run")
+    except Torn:
+        return None
 
 
 def claim(workdir: str, found: Claim, run: str = "") -> None:
@@ -199,11 +207,15 @@ def write(file, text: str) -> None:
     data = text.encode("utf-8", "replace")
     if isinstance(file, Path):
         partial = file.parent / f".{file.name}.{os.getpid()}.partial"
-        with open(partial, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())                # else a machine that goes down may leave the new name with nothing in it
-        os.replace(partial, file)
+        try:
+            with open(partial, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())            # else a machine that goes down may leave the new name with nothing in it
+            os.replace(partial, file)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
         return
     try:
         file.write_bytes(data)                       # an object of a bucket appears whole or not at all, and takes the place of the old one

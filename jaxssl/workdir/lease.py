@@ -28,6 +28,8 @@ def take(workdir: str) -> "Lease":
     """Makes this process the owner of `workdir`, which is made where it is not there. Raises: UserError that names the owner, when another run lives there."""
     made = folders.make(workdir)
     folder = folders.path(workdir)
+    with suppress(folders.Torn):                     # a torn lease is nobody's; a folder in its place is refused
+        folders.read_json(folder / FILE)
     owner = _read(folder)
     if owner and _lives(folder, owner):
         raise UserError(f"workdir {workdir} is in use by {_named(owner)}; wait until that run has ended, or choose another workdir")
@@ -126,10 +128,10 @@ def _write(folder: Any, mine: dict, former: dict | None) -> None:
     own, aside = folder / f".lease-{mine['token']}", folder / f".lease-{mine['token']}.former"
     folders.write(own, text)
     try:
-        if former or _read(folder) is None:          # a torn lease is nobody's
+        if former or _read(folder) is None:
             with suppress(FileNotFoundError):
                 os.rename(file, aside)               # only one can
-        if (moved := folders.readable(aside)) and moved.get("token") != (former or {}).get("token"):
+        if (moved := _read(folder, aside.name)) and moved["token"] != (former or {}).get("token"):
             _give(aside, file)                       # another one was faster, and lives
         _give(own, file)
     finally:
@@ -149,9 +151,9 @@ def _give(own: Path, file: Path) -> None:
                 stream.write(own.read_bytes())
 
 
-def _read(folder: Any) -> dict | None:
+def _read(folder: Any, name: str = FILE) -> dict | None:
     """What the lease says; None where there is none, or none that makes sense."""
-    found = folders.readable(folder / FILE)
+    found = folders.readable(folder / name)
     return found if found and isinstance(found.get("token"), str) else None
 
 
