@@ -55,8 +55,8 @@ def regions(folder: Path, count: int, draw: random.Random):
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     length = sum(file.stat().st_size for file in files) / max(count - len(files), 1)
     for file in files:
-        size = file.stat().st_size
-        cuts = [size * i // (parts := max(1, round(size / length))) for i in range(parts + 1)] if size else []
+        size, parts = file.stat().st_size, max(1, round(file.stat().st_size / length))
+        cuts = [size * i // parts for i in range(parts + 1)] if size else []
         yield from ((file, draw.randrange(8 * low, 8 * high)) for low, high in zip(cuts, cuts[1:]))
 
 

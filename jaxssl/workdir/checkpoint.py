@@ -148,13 +148,13 @@ class Manager:
         self._manager.close()
 
     def set_aside(self, bad: dict[int, str]) -> list[str]:
-        """Moves the checkpoints `bad` out of the way, and says of each where it is kept. With several processes all call this. Raises: UserError when one cannot be moved."""
+        """Moves the checkpoints `bad` out of the way, and says of each where it is kept. With several processes all call this. Raises: UserError when one cannot be
+        moved."""
         said, why = [], ""
         for step, fault in bad.items() if jax.process_index() == 0 else ():
             place = next(place for n in itertools.count(1) if not (place := self._folder.parent / ASIDE / (f"{step}" if n == 1 else f"{step}-{n}")).exists())
             try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                (self._folder / str(step)).rename(place)
+                folders.move(self._folder / str(step), place)
             except Exception as error:               # a bucket raises its own kinds
                 why = f"{fault}; and it cannot be moved to {place} ({getattr(error, 'strerror', None) or error}): move it out of {self._folder} yourself"
                 break
@@ -196,7 +196,9 @@ class Manager:
     def _compare(self, step: int, state: Any, recorded: dict) -> None:
         """Raises: Unsound, in every process, when an array differs from what is recorded."""
         if not recorded:
-            return jax.process_index() == 0 and print(f"note: checkpoint {step} in {self._folder} is of an earlier version and has no digests, so its arrays are taken as they are", flush=True)
+            if jax.process_index() == 0:
+                print(f"note: checkpoint {step} in {self._folder} is of an earlier version and has no digests, so its arrays are taken as they are", flush=True)
+            return
         changed = sorted(set().union(*(each["changed"] for each in digests.told({"changed": digests.changed(state, recorded)}))))
         if changed:
             raise self._unsound(step, f"is not what was saved: {len(changed)} of its {len(recorded)} arrays differ from their digests ({listed(changed, 3)})")

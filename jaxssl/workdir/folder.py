@@ -225,6 +225,24 @@ def write(file, text: str) -> None:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
+def move(folder: Any, place: Any) -> None:
+    """Moves a folder with all that is in it; `place` is new. In a bucket, which cannot rename, file by file. Raises: OSError, or a bucket's own kinds."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(folder, Path):
+        folder.rename(place)
+        return
+    _copy(folder, place)
+    folder.rmtree()
+
+
+def _copy(folder: Any, place: Any) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            _copy(entry, place / entry.name)
+        else:
+            (place / entry.name).write_bytes(entry.read_bytes())
+
+
 def nulled(values: dict) -> dict:
     """`values` with None for each number that is not finite, which JSON has no word for."""
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
