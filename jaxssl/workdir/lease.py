@@ -46,11 +46,14 @@ class Lease:
         self._workdir, self._folder, self._made = workdir, folder, made
         self.token = uuid.uuid4().hex
         self._beats, self._sure, self._done = 0, _clock(), threading.Event()
-        self._beat()
-        _write(folder, {"token": self.token, "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), **_here()}, former)
-        if (owner := _read(folder)) is None or owner["token"] != self.token:
+        try:
+            self._beat()
+            _write(folder, {"token": self.token, "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), **_here()}, former)
+            if (owner := _read(folder)) is None or owner["token"] != self.token:
+                raise UserError(f"workdir {workdir} is in use by {_named(owner) if owner else 'another run'}, which began at the same time; choose another workdir")
+        except BaseException:
             self._clean()
-            raise UserError(f"workdir {workdir} is in use by {_named(owner) if owner else 'another run'}, which began at the same time; choose another workdir")
+            raise
         if former:
             _unlink(folder / _pulse(former["token"]))
         self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
@@ -60,13 +63,16 @@ class Lease:
         """Looks again whose workdir it is when this process has shown no sign of life for a while. Raises: UserError when another run took it over, or it is gone."""
         if _clock() - self._sure < STALE / 2:
             return
-        owner = _read(self._folder)
-        if owner is None:                            # for a moment, while another run finds out that it may not have it
-            time.sleep(min(1.0, BEAT))
-            owner = _read(self._folder)
+        try:
+            owner = folders.read_json(self._folder / FILE)
+            if owner is None:                        # for a moment, while another run finds out that it may not have it
+                time.sleep(min(1.0, BEAT))
+                owner = folders.read_json(self._folder / FILE)
+        except UserError:                            # storage that does not answer now: whatever is written next says so
+            return
         if owner is None:
             raise UserError(f"workdir {self._workdir} is gone, or its {FILE} is; this run stops without writing anything more")
-        if owner["token"] != self.token:
+        if owner.get("token") != self.token:
             raise UserError(f"workdir {self._workdir} was taken over by {_named(owner)} while this run stood still; it stops without writing anything more")
         self._sure = _clock()
 
@@ -87,7 +93,9 @@ class Lease:
     def _live(self) -> None:
         while not self._done.wait(BEAT):
             owner = _read(self._folder)
-            if owner and owner["token"] == self.token:
+            if owner and owner["token"] != self.token:
+                self._sure = -STALE                  # `check` looks at once
+            elif owner:
                 with suppress(OSError):              # a full disk: others may take it for dead, and `check` looks before each write
                     self._beat()
                     self._sure = _clock()
