@@ -77,7 +77,7 @@ def saved(tmp_path):
 
 def newest(saved, **how):
     manager, shape, placed = saved
-    manager.reload()
+    manager._manager.reload()                       # something else wrote there
     return manager.newest(shape, placed, **{"total": 9, **how})
 
 
