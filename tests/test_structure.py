@@ -29,7 +29,7 @@ WALLS = {
     "losses": "", "planning": "", "models": "", "data": "", "augment": "",
     "methods": "augment losses models schedules tree",
     "parallel": "config tree",
-    "workdir": "config tree",
+    "workdir": "config parallel tree",
     "encoder": "augment methods models tree workdir",
     "evaluation": "augment config data durations encoder models optim parallel tree typed workdir",
     "report": "augment data durations encoder evaluation models workdir",
