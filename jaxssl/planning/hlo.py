@@ -43,6 +43,7 @@ class Instruction:
     op: str
     operands: tuple[str, ...]
     attributes: str
+    root: bool = False
 
     @property
     def op_name(self) -> str:
@@ -103,8 +104,8 @@ def instruction(line: str) -> Instruction | None:
     start = split + found.end() - 1
     stop = _closing(rest, start)
     operands = tuple(re.findall(r"%([\w.\-]+)", rest[start:stop]))
-    value = f"value={rest[start + 1:stop]}" if found.group(1) == "constant" and stop - start < 20 else ""
-    return Instruction(head.group(2), rest[:split], found.group(1), operands, value + rest[stop + 1:])
+    value = f"value={rest[start + 1:stop]}" if found.group(1) in ("constant", "parameter") and stop - start < 20 else ""
+    return Instruction(head.group(2), rest[:split], found.group(1), operands, value + rest[stop + 1:], bool(head.group(1)))
 
 
 def buffers(shape: str) -> list[Buffer]:
@@ -176,7 +177,7 @@ def repeated(program: Program) -> tuple[int, int]:
     for i, computation, times in walk(program):
         if times > 1:
             operations += (times - 1) * flops(i, computation, program)
-            counted += (times - 1) * moved(i, computation)[0]
+            counted += (times - 1) * moved(i, computation, program)[0]
     return operations, counted
 
 
@@ -184,7 +185,7 @@ def costs(program: Program) -> list[Cost]:
     """The cost of every instruction that runs, loops multiplied out where their length is known."""
     found = []
     for i, computation, times in walk(program):
-        counted, hbm = moved(i, computation)
+        counted, hbm = moved(i, computation, program)
         work = flops(i, computation, program)
         if counted or hbm or work:
             found.append(Cost(source(i, computation), times * counted, times * hbm, times * work))
@@ -198,8 +199,8 @@ def source(i: Instruction, computation: Computation) -> str:
     return i.op_name
 
 
-def moved(i: Instruction, computation: Computation) -> tuple[int, int]:
-    """Bytes that an instruction moves: as XLA counts them, and to or from HBM."""
+def moved(i: Instruction, computation: Computation, program: Program) -> tuple[int, int]:
+    """Bytes that an instruction moves: as XLA counts them, and to or from HBM. Of an array that is only sliced, or updated in one place, that slice alone."""
     if i.op in FREE or i.op.endswith("-done") or i.op == "async-start" or 'custom_call_target="ConcatBitcast"' in i.attributes:
         return 0, 0
     if i.op == "copy-start":                                       # of one array between memory spaces; HBM is at one end
@@ -208,8 +209,61 @@ def moved(i: Instruction, computation: Computation) -> tuple[int, int]:
     if i.op == "slice-start":                                      # ((operand), slice, flag)
         size = buffers(i.shape)[-2].nbytes
         return 3 * size, size
-    shapes = [i.shape, *(computation[o].shape for o in i.operands if o in computation)]
-    return sum(nbytes(s) for s in shapes), sum(nbytes(s, 0) for s in shapes)
+    touched = _touched(i, computation, program)
+    return sum(size for size, _ in touched), sum(size for size, space in touched if space == 0)
+
+
+def _touched(i, computation, program):
+    """(bytes, memory space) of every array that an instruction reads and makes, as far as it touches them."""
+    inside = program.computations.get(i.calls[0], {}) if i.op == "fusion" and i.calls else {}
+    if inside:
+        root = next((x for x in inside.values() if x.root), None)
+        made = [_plain(inside.get(o), inside) for o in root.operands] if root is not None and root.op == "tuple" else [_plain(root, inside)]
+    else:
+        inside, made = {i.name: i, **computation}, [i]
+    arrays = buffers(i.shape)
+    if len(made) != len(arrays):
+        made = [None] * len(arrays)
+    found = [(_slice(x, inside) if x is not None and x.op == "dynamic-update-slice" else b.nbytes, b.space) for x, b in zip(made, arrays)]
+    for number, name in enumerate(i.operands):
+        if name not in computation:
+            continue
+        held = buffers(computation[name].shape)
+        if len(held) == 1:
+            if i.op == "fusion":
+                here = next((x.name for x in inside.values() if x.op == "parameter" and x.attributes.startswith(f"value={number}")), "")
+                uses = _uses(here, inside)
+            else:
+                uses = [(name, i)]
+            if uses and all(x.op in ("dynamic-slice", "dynamic-update-slice") and x.operands[0] == as_ and as_ not in x.operands[1:] for as_, x in uses):
+                found.append((sum(_slice(x, inside) for _, x in uses), held[0].space))
+                continue
+        found += [(b.nbytes, b.space) for b in held]
+    return found
+
+
+def _uses(name, computation):
+    """(the name under which, the instruction) that use an array, bitcasts followed."""
+    found = []
+    for x in computation.values():
+        if name in x.operands:
+            found += _uses(x.name, computation) if x.op == "bitcast" else [(name, x)]
+    return found
+
+
+def _plain(x, computation):
+    """What a bitcast is of."""
+    while x is not None and x.op == "bitcast":
+        x = computation.get(x.operands[0])
+    return x
+
+
+def _slice(x, computation):
+    """Bytes of what a dynamic slice gives, or of what a dynamic update puts in place."""
+    if x.op == "dynamic-slice":
+        return nbytes(x.shape)
+    update = computation.get(x.operands[1])
+    return nbytes(update.shape) if update is not None else nbytes(x.shape)
 
 
 def flops(i: Instruction, computation: Computation, program: Program) -> int:
