@@ -102,7 +102,7 @@ def test_impossible_flags(flags, words):
 
 
 def hello(index, count, **other):
-    return {"process": index, "processes": count, "host": f"host{index}", "jax": "1"} | other
+    return {"process": index, "processes": count, "host": f"host{index}", "jax": "1", "run": "the run in a"} | other
 
 
 def roll(port, hellos, timeout, count=3):

@@ -1,24 +1,31 @@
-"""Join the processes of one run: who am I, how many are we, where is process 0.
+"""Join the processes of one run: who am I, how many are we, where is process 0; and end together.
 
 The answer comes from flags, else from Slurm, else from a TPU pod (GKE's variables, or a TPU VM's metadata server); else the run has one process
 and nothing is initialised. Collectives between CPU processes go through gloo, JAX's default.
 """
+import functools
 import glob
+import importlib
 import importlib.util
 import os
+import re
 import socket
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from jaxssl.parallel import rollcall
-from jaxssl.errors import NotJoined, UserError
+from jaxssl.parallel.company import Company
+from jaxssl.errors import NonFiniteError, NotJoined, Temporary, UserError
 
 PORT = 8476  # the coordinator's port where nothing else says one; JAX_COORDINATOR_PORT overrides it
 GRACE = 60.0  # seconds that JAX itself gets once every process has answered the roll call
+# What gloo, NCCL and JAX's services say when a neighbour is lost: then it is worth waiting for who it was.
+NEIGHBOURS = re.compile("gloo|nccl|collective|connection|coordination|barrier|heartbeat|peer|deadline|unavailable|timed? ?out|socket", re.IGNORECASE)
 
 
 class Processes(NamedTuple):
@@ -39,23 +46,44 @@ class Place(NamedTuple):
     source: str
 
 
-def join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, timeout: float = 600.0) -> Processes:
+@contextmanager
+def joined(**how) -> Iterator[Processes]:
+    """`join(**how)`, and a word to the others at the end, however the body ends. One that ends because a neighbour was lost ends there, with a sentence about it and 75."""
+    place, company = _join(**how)
+    try:
+        yield place
+    except BaseException as error:
+        if company:
+            own = isinstance(error, UserError | NonFiniteError) or not isinstance(error, Exception)
+            if not own and NEIGHBOURS.search(str(error)):
+                company.wait()
+            company.part(str(error) if own else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        raise
+    if company:
+        company.part()
+
+
+def join(**how) -> Processes:
     """Joins the other processes and reports who is here; must run before anything touches a device.
 
-    Each of the first three may be left unset and is then taken from Slurm or the TPU pod. Prints the process's place before it waits.
-    `timeout` seconds: how long to wait for all processes. Raises `UserError` for flags that cannot be right (exit code 2), and
+    coordinator, processes, process_id: may be left unset ("", 0, -1) and are then taken from Slurm or the TPU pod. run: what all of them are started for, as a
+    person would say it; a process that is started for something else is turned away. Prints the process's place before it waits.
+    timeout: seconds to wait for all processes. Raises `UserError` for flags that cannot be right (exit code 2), and
     `NotJoined` naming who is missing and the likely cause (exit code 75).
     """
+    return _join(**how)[0]
+
+
+def _join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, run: str = "", timeout: float = 600.0) -> tuple[Processes, Company | None]:
     place = resolve(coordinator, processes, process_id, os.environ)
-    if place.processes > 1:
-        _initialize(place, timeout)
+    company = _initialize(place, run, timeout) if place.processes > 1 else None
     import jax
 
     devices, local = jax.devices(), jax.local_device_count()
     result = Processes(jax.process_index(), jax.process_count(), local, len(devices), devices[0].device_kind, place.coordinator)
     verb = "joined; " if result.count > 1 else ""
     _say(result.index, result.count, f"{verb}{local} local device{'s' * (local != 1)}, {len(devices)} in all ({result.kind})")
-    return result
+    return result, company
 
 
 def leave(code: int) -> None:
@@ -144,32 +172,60 @@ def _metadata(key: str) -> str:
         return ""
 
 
-def _initialize(place: Place, timeout: float) -> None:
-    """Roll call, then `jax.distributed.initialize` under a guard that speaks before JAX's own fatal abort would."""
+def _initialize(place: Place, run: str, timeout: float) -> Company:
+    """Roll call, then `jax.distributed.initialize` under a guard that speaks before JAX's own fatal abort would. Returns who watches the others from then on."""
     import jax
 
     index, count = place.process_id, place.processes
     _say(index, count, f"coordinator {place.coordinator} (from {place.source}), waiting up to {timeout:g} s")
-    hello = {"process": index, "processes": count, "host": socket.gethostname(), "jax": jax.__version__}
+    job = f", Slurm job {os.environ.get('SLURM_JOB_ID')}" if place.source == "Slurm" else ""
+    hello = {"process": index, "processes": count, "host": socket.gethostname(), "jax": jax.__version__, "run": (run or "a run")[:1000] + job}
     start = time.monotonic()
     try:
         if index == 0:
-            rollcall.answer_all(rollcall.split(place.coordinator)[1], hello, timeout, lambda text: _say(index, count, text))
+            peers = rollcall.answer_all(rollcall.split(place.coordinator)[1], hello, timeout, lambda text: _say(index, count, text))
         else:
-            rollcall.report(place.coordinator, hello, timeout)
+            peers = {0: rollcall.report(place.coordinator, hello, timeout)}
     except UserError as error:
         raise NotJoined(str(error)) from error
+    company = Company(peers, _lost)
     rest = max(GRACE, timeout - (time.monotonic() - start))
     guard = threading.Timer(rest, _give_up, (index, count, place.coordinator, rest))
     guard.daemon = True
     guard.start()
     try:
         # Only Slurm lets JAX choose the devices (one GPU a task); elsewhere a process takes all that it sees, and no metadata is asked.
-        jax.distributed.initialize(
-            place.coordinator, count, index, cluster_detection_method=None if place.source == "Slurm" else "deactivate", initialization_timeout=int(rest) + 60,
-        )
+        with _no_abort():
+            jax.distributed.initialize(
+                place.coordinator, count, index, cluster_detection_method=None if place.source == "Slurm" else "deactivate", initialization_timeout=int(rest) + 60,
+            )
     finally:
         guard.cancel()
+    return company
+
+
+@contextmanager
+def _no_abort() -> Iterator[None]:
+    """The client of JAX's service that is made in here does not end its process with a stack trace when the service is lost: who was lost is `company`'s to tell.
+
+    JAX's library can be told so, and no argument of `initialize` does. Where a version has other names, it may abort before the sentence comes.
+    """
+    library = getattr(importlib.import_module("jax._src.distributed"), "_jax", None)
+    made = getattr(library, "get_distributed_runtime_client", None)
+    if "missed_heartbeat_callback" not in (getattr(made, "__doc__", None) or ""):
+        yield
+        return
+    library.get_distributed_runtime_client = functools.partial(made, missed_heartbeat_callback=lambda *_: None)
+    try:
+        yield
+    finally:
+        library.get_distributed_runtime_client = made
+
+
+def _lost(sentence: str) -> None:
+    """A neighbour was lost, and whatever this process does it can only wait for it."""
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    leave(Temporary.code)
 
 
 def _give_up(index: int, count: int, coordinator: str, seconds: float) -> None:

@@ -23,6 +23,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     """
     with Stop() as stop:                             # from here on a signal is kept, and honoured between two batches
         config, data, job, new = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps), functools.partial(facts, allow_config_change))
+        agreement.shared(folders.path(workdir))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
 
         def claim():
