@@ -3,9 +3,8 @@
 The answer comes from flags, else from Slurm, else from a TPU pod (GKE's variables, or a TPU VM's metadata server); else the run has one process
 and nothing is initialised. Collectives between CPU processes go through gloo, JAX's default.
 """
-import functools
+import contextlib
 import glob
-import importlib
 import importlib.util
 import os
 import re
@@ -15,7 +14,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from jaxssl.parallel import rollcall
@@ -46,7 +44,7 @@ class Place(NamedTuple):
     source: str
 
 
-@contextmanager
+@contextlib.contextmanager
 def joined(**how) -> Iterator[Processes]:
     """`join(**how)`, and a word to the others at the end, however the body ends. One that ends because a neighbour was lost ends there, with a sentence about it and 75."""
     place, company = _join(**how)
@@ -68,22 +66,29 @@ def join(**how) -> Processes:
 
     coordinator, processes, process_id: may be left unset ("", 0, -1) and are then taken from Slurm or the TPU pod. run: what all of them are started for, as a
     person would say it; a process that is started for something else is turned away. Prints the process's place before it waits.
-    timeout: seconds to wait for all processes. Raises `UserError` for flags that cannot be right (exit code 2), and
-    `NotJoined` naming who is missing and the likely cause (exit code 75).
+    timeout: seconds to wait for all processes. quiet: standard output is kept for other things, and a process alone says nothing.
+    Raises `UserError` for flags that cannot be right (exit code 2), and `NotJoined` naming who is missing and the likely cause (exit code 75).
     """
     return _join(**how)[0]
 
 
-def _join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, run: str = "", timeout: float = 600.0) -> tuple[Processes, Company | None]:
+def _join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, run: str = "", timeout: float = 600.0, quiet: bool = False) -> tuple[Processes, Company | None]:
     place = resolve(coordinator, processes, process_id, os.environ)
-    company = _initialize(place, run, timeout) if place.processes > 1 else None
+    with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
+        if place.processes == 1 and quiet:
+            return None, None
+        company = _initialize(place, run, timeout) if place.processes > 1 else None
+        return _here(place), company
+
+
+def _here(place: Place) -> Processes:
     import jax
 
     devices, local = jax.devices(), jax.local_device_count()
     result = Processes(jax.process_index(), jax.process_count(), local, len(devices), devices[0].device_kind, place.coordinator)
     verb = "joined; " if result.count > 1 else ""
     _say(result.index, result.count, f"{verb}{local} local device{'s' * (local != 1)}, {len(devices)} in all ({result.kind})")
-    return result, company
+    return result
 
 
 def leave(code: int) -> None:
@@ -195,31 +200,12 @@ def _initialize(place: Place, run: str, timeout: float) -> Company:
     guard.start()
     try:
         # Only Slurm lets JAX choose the devices (one GPU a task); elsewhere a process takes all that it sees, and no metadata is asked.
-        with _no_abort():
-            jax.distributed.initialize(
-                place.coordinator, count, index, cluster_detection_method=None if place.source == "Slurm" else "deactivate", initialization_timeout=int(rest) + 60,
-            )
+        jax.distributed.initialize(
+            place.coordinator, count, index, cluster_detection_method=None if place.source == "Slurm" else "deactivate", initialization_timeout=int(rest) + 60,
+        )
     finally:
         guard.cancel()
     return company
-
-
-@contextmanager
-def _no_abort() -> Iterator[None]:
-    """The client of JAX's service that is made in here does not end its process with a stack trace when the service is lost: who was lost is `company`'s to tell.
-
-    JAX's library can be told so, and no argument of `initialize` does. Where a version has other names, it may abort before the sentence comes.
-    """
-    library = getattr(importlib.import_module("jax._src.distributed"), "_jax", None)
-    made = getattr(library, "get_distributed_runtime_client", None)
-    if "missed_heartbeat_callback" not in (getattr(made, "__doc__", None) or ""):
-        yield
-        return
-    library.get_distributed_runtime_client = functools.partial(made, missed_heartbeat_callback=lambda *_: None)
-    try:
-        yield
-    finally:
-        library.get_distributed_runtime_client = made
 
 
 def _lost(sentence: str) -> None:

@@ -189,7 +189,7 @@ def _object(line: bytes) -> dict:
 def _answer(connection: socket.socket, deadline: float) -> str | None:
     """What process 0 says: "" for go, or a reason; None when it hangs up, or is not process 0. Raises: OSError, TimeoutError at the deadline."""
     data = b""
-    while not data.endswith(b"\n"):
+    while b"\n" not in data:                        # behind it the first "here" of `company` may have come
         connection.settimeout(max(0.01, deadline - time.monotonic()))
         part = connection.recv(LINE)
         data += part
@@ -197,7 +197,7 @@ def _answer(connection: socket.socket, deadline: float) -> str | None:
             return None
         if time.monotonic() > deadline:
             raise TimeoutError("it says too little")
-    error = _object(data).get("error")
+    error = _object(data.partition(b"\n")[0]).get("error")
     return plain(error, len(data)) if isinstance(error, str) else None
 
 
