@@ -74,6 +74,7 @@ while ((left > 0)); do
       fi
     elif ((code == 75 && SECONDS <= deadline && status != 0 && status != 143)); then
       code=$status
+      echo "process $i ended with $status" >&2
     fi
   done
   if ((deadline > 0 && SECONDS > deadline)); then kill_all KILL -; fi

@@ -3,6 +3,7 @@
 # Usage: tests/slurm.sh COMMAND [ARGUMENT…], as root, where slurm-wlm and munge are installed; sbatch, squeue, scontrol and scancel work in COMMAND.
 #   KILL_WAIT=120    seconds from SIGTERM to SIGKILL (KillWait of slurm.conf)
 # Ends with the code of COMMAND, or 77 where there is no Slurm.
+# shellcheck disable=SC2329  # functions that a trap or another function calls by name
 set -euo pipefail
 for program in munged slurmctld slurmd sbatch; do
   command -v "$program" >/dev/null || { echo "skipped: no $program here; Debian and Ubuntu have it in slurm-wlm and munge" >&2; exit 77; }
@@ -13,9 +14,18 @@ done
 place="$(mktemp -d)"
 chmod 755 "$place"
 pids=()
+wait_for() { # a command, up to half a minute
+  for _ in $(seq 150); do
+    if "$@" 2>/dev/null; then return; fi
+    sleep 0.2
+  done
+  return 1
+}
+no_jobs() { [ -z "$(squeue --noheader)" ]; }
+idle() { sinfo --noheader --format %T | grep -q idle; }
 finish() {
   scancel --quiet --user root 2>/dev/null || true
-  for _ in $(seq 100); do [ -n "$(squeue --noheader 2>/dev/null)" ] && sleep 0.2 || break; done
+  wait_for no_jobs || true
   for pid in ${pids[@]+"${pids[@]}"}; do kill "$pid" 2>/dev/null || true; done
   sleep 1
   for pid in ${pids[@]+"${pids[@]}"}; do kill -KILL "$pid" 2>/dev/null || true; done
@@ -61,15 +71,12 @@ export SLURM_CONF="$place/slurm.conf"
 
 munged --foreground --force --key-file="$place/key" --socket="$place/munge/socket" --pid-file="$place/munge/pid" --log-file="$place/munge/log" --seed-file="$place/munge/seed" 2>"$place/munged.log" &
 pids+=($!)
-for _ in $(seq 100); do [ -S "$place/munge/socket" ] && break || sleep 0.1; done
+wait_for test -S "$place/munge/socket" || true
 slurmctld -D -f "$SLURM_CONF" >"$place/slurmctld.log" 2>&1 &
 pids+=($!)
 slurmd -D -f "$SLURM_CONF" -N "$node" >"$place/slurmd.log" 2>&1 &
 pids+=($!)
-for _ in $(seq 300); do
-  sinfo --noheader --format %T 2>/dev/null | grep -q idle && break || sleep 0.2
-done
-sinfo --noheader --format %T 2>/dev/null | grep -q idle || { tail -n 20 "$place"/*.log >&2; echo "error: Slurm did not come up" >&2; exit 1; }
+wait_for idle || { tail -n 20 "$place"/*.log >&2; echo "error: Slurm did not come up" >&2; exit 1; }
 code=0
 "$@" || code=$?
 exit "$code"

@@ -1,5 +1,7 @@
 """A process that is lost is named by every survivor in one sentence, and none waits for it."""
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,6 +11,7 @@ from jaxssl.errors import UserError
 from jaxssl.parallel import processes
 from jaxssl.parallel.company import Company
 from jaxssl.parallel.rollcall import Peer
+from tests.tiny import ROOT
 
 FAST = dict(beat=0.05, silent=0.6, grace=0.3)
 
@@ -94,6 +97,11 @@ def test_an_error_of_ones_own_reaches_those_who_wait():
     failing.vanish()
     assert r"process 1 on host1 ended with an error (disk \x1b[31mfull); the same command" in first.sentence()
     assert second.sentence() == first.sentence()
+
+
+def test_an_abort_waits_for_the_sentence():
+    code = "import ctypes, os, threading\nfrom jaxssl.parallel import processes\nprocesses.delay_abort()\nthreading.Timer(.3, os._exit, (75,)).start()\nctypes.CDLL(None).abort()"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 75
 
 
 class Told:

@@ -1,6 +1,7 @@
 """What several processes must agree on before they train: all go on, or all are refused, each with one sentence."""
 import contextlib
 import json
+import os
 import secrets
 import socket
 import time
@@ -60,7 +61,7 @@ def shared(folder: Any) -> None:
             (folder / mine).write_bytes(b"")
         except Exception:                            # each file system has a kind of its own
             mine = ""
-    told = _exchange({"file": mine, "host": socket.gethostname(), "folder": str(folder)})
+    told = _exchange({"file": mine, "host": socket.gethostname(), "folder": str(folder) if "://" in str(folder) else os.path.abspath(folder)})
     try:
         reach(lambda: told[0]["file"] and _seen(folder / told[0]["file"], told))
     finally:

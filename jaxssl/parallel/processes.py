@@ -4,10 +4,12 @@ The answer comes from flags, else from Slurm, else from a TPU pod (GKE's variabl
 and nothing is initialised. Collectives between CPU processes go through gloo, JAX's default.
 """
 import contextlib
+import ctypes
 import glob
 import importlib.util
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -194,6 +196,7 @@ def _initialize(place: Place, run: str, timeout: float) -> Company:
     except UserError as error:
         raise NotJoined(str(error)) from error
     company = Company(peers, _lost)
+    delay_abort()
     rest = max(GRACE, timeout - (time.monotonic() - start))
     guard = threading.Timer(rest, _give_up, (index, count, place.coordinator, rest))
     guard.daemon = True
@@ -206,6 +209,17 @@ def _initialize(place: Place, run: str, timeout: float) -> Company:
     finally:
         guard.cancel()
     return company
+
+
+def delay_abort() -> None:
+    """JAX's service aborts a process at once when the service of process 0 is gone: here it gets some seconds, in which `company` says who was lost and ends with 75.
+
+    The handler of the signal is C's `sleep` itself, which is called with the signal's number: 6 s, on the thread that aborts.
+    """
+    if sys.platform != "win32":
+        libc = ctypes.CDLL(None)
+        libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+        libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
 
 
 def _lost(sentence: str) -> None:
