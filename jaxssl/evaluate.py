@@ -83,9 +83,8 @@ def run(request: Request, *, as_json: bool = False, debug: bool = False) -> list
     subjects = agreement.reach(functools.partial(opened.load, request, log=_log if leader else lambda sentence: None), opened.facts)
     if jax.process_count() > 1:
         opened.embed_together(subjects)
-        jax.distributed.shutdown()          # together: what follows is process 0's alone
         if not leader:
-            return []
+            return []                       # what follows is process 0's alone; the others wait for its end
     if request.select_by:
         subjects, chosen = select_by(request, subjects, quiet=as_json)
     documents, members, failed = [], [], []

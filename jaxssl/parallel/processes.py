@@ -23,6 +23,7 @@ from jaxssl.parallel.company import Company
 from jaxssl.errors import NonFiniteError, NotJoined, Temporary, UserError
 
 PORT = 8476  # the coordinator's port where nothing else says one; JAX_COORDINATOR_PORT overrides it
+WAIT = 30 * 24 * 3600  # seconds that those who are done wait for the last one; `company` ends them when it is lost
 GRACE = 60.0  # seconds that JAX itself gets once every process has answered the roll call
 # What gloo, NCCL and JAX's services say when a neighbour is lost: then it is worth waiting for who it was.
 NEIGHBOURS = re.compile("gloo|nccl|collective|connection|coordination|barrier|heartbeat|peer|deadline|unavailable|timed? ?out|socket", re.IGNORECASE)
@@ -205,6 +206,7 @@ def _initialize(place: Place, run: str, timeout: float) -> Company:
         # Only Slurm lets JAX choose the devices (one GPU a task); elsewhere a process takes all that it sees, and no metadata is asked.
         jax.distributed.initialize(
             place.coordinator, count, index, cluster_detection_method=None if place.source == "Slurm" else "deactivate", initialization_timeout=int(rest) + 60,
+            shutdown_timeout_seconds=WAIT,
         )
     finally:
         guard.cancel()
