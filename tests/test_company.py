@@ -1,4 +1,5 @@
 """A process that is lost is named by every survivor in one sentence, and none waits for it."""
+import contextlib
 import socket
 import subprocess
 import sys
@@ -30,7 +31,8 @@ class Host:
 
     def vanish(self):
         for line in self.lines.values():
-            line.close()
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
 
     def sentence(self):
         assert self.over.wait(5)
@@ -99,9 +101,12 @@ def test_an_error_of_ones_own_reaches_those_who_wait():
     assert second.sentence() == first.sentence()
 
 
-def test_an_abort_waits_for_the_sentence():
-    code = "import ctypes, os, threading\nfrom jaxssl.parallel import processes\nprocesses.delay_abort()\nthreading.Timer(.3, os._exit, (75,)).start()\nctypes.CDLL(None).abort()"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 75
+@pytest.mark.parametrize("company", [True, False], ids=["company knows", "nobody knows"])
+def test_an_abort_by_a_library_is_a_sentence(company):
+    code = "import ctypes, threading\nfrom jaxssl.parallel import processes\nprocesses.speak_before_abort()\n"
+    code += "threading.Timer(.3, processes._lost, ('process 0 has gone',)).start()\n" if company else ""
+    done = subprocess.run([sys.executable, "-c", code + "ctypes.CDLL(None).abort()"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75 and done.stderr.startswith("error: process 0 has gone" if company else "error: a library aborted this process"), done.stderr
 
 
 class Told:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from jaxssl.parallel import rollcall
-from jaxssl.parallel.company import Company
+from jaxssl.parallel.company import AGAIN, Company
 from jaxssl.errors import NonFiniteError, NotJoined, Temporary, UserError
 
 PORT = 8476  # the coordinator's port where nothing else says one; JAX_COORDINATOR_PORT overrides it
@@ -27,6 +27,8 @@ WAIT = 30 * 24 * 3600  # seconds that those who are done wait for the last one; 
 GRACE = 60.0  # seconds that JAX itself gets once every process has answered the roll call
 # What gloo, NCCL and JAX's services say when a neighbour is lost: then it is worth waiting for who it was.
 NEIGHBOURS = re.compile("gloo|nccl|collective|connection|coordination|barrier|heartbeat|peer|deadline|unavailable|timed? ?out|socket", re.IGNORECASE)
+
+_KEPT = []  # what C may call must not be collected
 
 
 class Processes(NamedTuple):
@@ -77,11 +79,21 @@ def join(**how) -> Processes:
 
 def _join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, run: str = "", timeout: float = 600.0, quiet: bool = False) -> tuple[Processes, Company | None]:
     place = resolve(coordinator, processes, process_id, os.environ)
+    if place.processes == 1 and quiet:
+        return None, None
+    if quiet:
+        _keep_output()
     with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
-        if place.processes == 1 and quiet:
-            return None, None
         company = _initialize(place, run, timeout) if place.processes > 1 else None
         return _here(place), company
+
+
+def _keep_output() -> None:
+    """What libraries write to standard output (gloo does) goes to standard error from here on; what Python writes goes where it went."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(own, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def _here(place: Place) -> Processes:
@@ -197,7 +209,7 @@ def _initialize(place: Place, run: str, timeout: float) -> Company:
     except UserError as error:
         raise NotJoined(str(error)) from error
     company = Company(peers, _lost)
-    delay_abort()
+    speak_before_abort()
     rest = max(GRACE, timeout - (time.monotonic() - start))
     guard = threading.Timer(rest, _give_up, (index, count, place.coordinator, rest))
     guard.daemon = True
@@ -213,15 +225,21 @@ def _initialize(place: Place, run: str, timeout: float) -> Company:
     return company
 
 
-def delay_abort() -> None:
-    """JAX's service aborts a process at once when the service of process 0 is gone: here it gets some seconds, in which `company` says who was lost and ends with 75.
+def speak_before_abort() -> None:
+    """From here on a library that aborts this process ends it with a sentence and 75.
 
-    The handler of the signal is C's `sleep` itself, which is called with the signal's number: 6 s, on the thread that aborts.
+    JAX's service aborts every process that loses the service of process 0, whatever Python says. A handler of Python's own would run after the abort only, so C gets
+    one; for some seconds it lets `company` say more.
     """
+    def aborted(_):
+        time.sleep(5.0)
+        _lost(f"a library aborted this process (the line above that begins with F says why), which mostly means that process 0 or the network was lost; {AGAIN}")
+
     if sys.platform != "win32":
         libc = ctypes.CDLL(None)
         libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
-        libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
+        _KEPT.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted))
+        libc.signal(signal.SIGABRT, ctypes.cast(_KEPT[-1], ctypes.c_void_p))
 
 
 def _lost(sentence: str) -> None:
