@@ -75,8 +75,8 @@ class Company:
                         heard[number] = now
                 for number, then in heard.items():
                     if now - then > self._silent:
-                        return self._lose(f"nothing was heard from process {number} on {self._peers[number].host} for {self._silent:g} s: the network is cut, or its machine stands "
-                                          "still")
+                        return self._lose(f"nothing was heard from process {number} on {self._peers[number].host} for {self._silent:g} s: the network is cut, "
+                                          "or its machine stands still")
                 if late := [sentence for since, sentence in failed.values() if now - since > self._grace]:
                     return self._lose(late[0])
 

@@ -57,10 +57,9 @@ def joined(**how) -> Iterator[Processes]:
         yield place
     except BaseException as error:
         if company:
-            own = isinstance(error, UserError | NonFiniteError) or not isinstance(error, Exception)
-            if not own and NEIGHBOURS.search(str(error)):
+            if isinstance(error, Exception) and not isinstance(error, UserError | NonFiniteError) and NEIGHBOURS.search(str(error)):
                 company.wait()
-            company.part(str(error) if own else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            company.part(str(error) if isinstance(error, UserError | NonFiniteError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
         raise
     if company:
         company.part()
