@@ -19,7 +19,7 @@ from pathlib import Path
 from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 150
+STEPS = 100
 CONFIG = ["--config", "configs/digits/simclr.py", f"--config.total={STEPS}", "--config.batch_size=32", "--config.warmup=20", "--config.log_every=5", "--config.eval_every=0",
           "--config.checkpoint_every=50", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
           "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false",

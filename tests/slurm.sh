@@ -47,7 +47,7 @@ SlurmUser=root
 SlurmctldPort=$(free_port)
 SlurmdPort=$(free_port)
 AuthType=auth/munge
-AuthInfo=socket=$place/munge/socket
+AuthInfo=socket=$place/munge/socket,cred_expire=10
 CryptoType=crypto/munge
 StateSaveLocation=$place/state
 SlurmdSpoolDir=$place/spool

@@ -10,6 +10,7 @@ Protocol, one line of JSON each way: `{"process": i, "processes": N, "host": nam
 nobody waits for them; a process of another run is told so, and this run goes on waiting for its own.
 """
 import json
+import re
 import selectors
 import socket
 import time
@@ -132,8 +133,8 @@ def report(address: str, hello: dict, timeout: float) -> Peer:
 def split(address: str) -> tuple[str, int]:
     """"host:port" → (host, port); IPv6 hosts in brackets. Raises `UserError`."""
     host, _, port = address.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit() and len(port) < 6) or not 0 < int(port) < 65536:
-        raise UserError(f"the coordinator's address must be host:port, such as 10.0.0.2:8476; got '{shown(address)}'")
+    if not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.%\w]+\]", host) or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise UserError(f"the coordinator's address must be host:port, such as 10.0.0.2:8476; got {address[:80]!r}")
     return host.strip("[]"), int(port)
 
 
