@@ -29,10 +29,10 @@ def missing() -> str:
 
 
 def environment(port: int) -> dict[str, str]:
-    """For gcsfs and Google's client, and for TensorStore. Nobody's rights are looked for: the metadata server of a virtual machine does not answer."""
+    """For gcsfs and Google's client, and for TensorStore. Nobody's rights are looked for, nor what kind of bucket it is."""
     address = f"http://127.0.0.1:{port}"
     return {"STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address, "GCE_METADATA_ROOT": "127.0.0.1:1", "GCE_METADATA_HOST": "127.0.0.1:1",
-            "NO_GCE_CHECK": "true", "GOOGLE_CLOUD_PROJECT": "none"}
+            "NO_GCE_CHECK": "true", "GOOGLE_CLOUD_PROJECT": "none", "FSSPEC_GCS_TOKEN": "anon", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 
 
 @contextmanager

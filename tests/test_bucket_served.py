@@ -67,7 +67,7 @@ def trained(served, tmp_path_factory):
 
 def test_a_killed_run_goes_on_to_the_same_bits(trained):
     environment, straight, again = trained
-    assert "resuming gs://bucket/some runs/digits at step" in again and "was re-opened and is intact" in again
+    assert "resuming gs://bucket/some runs/digits at step" in again and "was re-opened and is intact" in again, again
     assert json.loads(read(environment, "run.json"))["state_sha256"] == straight["state_sha256"]
     steps = [json.loads(line)["step"] for line in read(environment, "metrics.jsonl").splitlines() if "loss" in line]
     assert steps == [5, 10, 15, 20, 25, 30]
