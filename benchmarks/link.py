@@ -19,9 +19,9 @@ from pathlib import Path
 from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, PORT = 100, 8476
+STEPS, PORT = 60, 8476
 CONFIG = ["--config", "configs/digits/simclr.py", f"--config.total={STEPS}", "--config.batch_size=32", "--config.warmup=20", "--config.log_every=5", "--config.eval_every=0",
-          "--config.checkpoint_every=20", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
+          "--config.checkpoint_every=10", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
           "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false",
           "--config.report=false"]
 APART = "a folder of each host's own"
@@ -155,7 +155,7 @@ def log(folder, i):
 
 def said(folder):
     """What each process says beside its ordinary lines."""
-    return [[line for line in log(folder, i).splitlines() if line.startswith(("error:", "E1", "F1", "E0", "F0", "Traceback")) or "Terminating" in line] for i in (0, 1)]
+    return [[line.replace(str(folder), "FOLDER") for line in log(folder, i).splitlines() if line.startswith(("error:", "E1", "F1", "E0", "F0", "Traceback")) or "Terminating" in line] for i in (0, 1)]
 
 
 def newest(workdir):

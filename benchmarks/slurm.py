@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -72,7 +73,7 @@ def row(name, act):
         wait(lambda: not active(jobs[-1]))
         states.append(state(jobs[-1]))
         said.append(Path(f"slurm-{jobs[-1]}.out").read_text(errors="replace"))
-    text = "".join(said)
+    text = re.sub(rf"\b{re.escape(socket.gethostname())}\b", "node", "".join(said).replace(str(workdir.resolve()), "WORKDIR"))
     found = {"state_sha256": json.loads((workdir / "run.json").read_text())["state_sha256"], "jobs": states, "seconds": round(time.time() - begin, 1)}
     if act:
         found |= {"at_step": at, "resumed_at": [int(step) for step in dict.fromkeys(re.findall(r"resuming \S+ at step (\d+)", text))]}

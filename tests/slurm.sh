@@ -27,7 +27,7 @@ finish() {
   scancel --quiet --user root 2>/dev/null || true
   wait_for no_jobs || true
   for pid in ${pids[@]+"${pids[@]}"}; do kill "$pid" 2>/dev/null || true; done
-  sleep 1
+  sleep 3 # the steps report their ends
   for pid in ${pids[@]+"${pids[@]}"}; do kill -KILL "$pid" 2>/dev/null || true; done
   for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid" 2>/dev/null || true; done
   rm -rf "$place"
