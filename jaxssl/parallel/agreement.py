@@ -31,7 +31,7 @@ def reach(body: Callable[[], Any], facts: Callable[[Any], dict] = lambda found: 
         found = body()
     except UserError as error:
         refusal = error
-    told = _exchange({"refusal": str(refusal or ""), "facts": {} if refusal else facts(found)})
+    told = exchange({"refusal": str(refusal or ""), "facts": {} if refusal else facts(found)})
     problem = refusal or _problem(told)
     if problem:
         jax.distributed.shutdown()                   # all leave together: process 0 gone first would abort the others, with a stack trace
@@ -41,7 +41,7 @@ def reach(body: Callable[[], Any], facts: Callable[[Any], dict] = lambda found: 
 
 def from_first(found: Any) -> Any:
     """What process 0 found (JSON), in every process."""
-    return found if jax.process_count() == 1 else _exchange({"found": found})[0]["found"]
+    return found if jax.process_count() == 1 else exchange({"found": found})[0]["found"]
 
 
 def shared(folder: Any) -> None:
@@ -61,7 +61,7 @@ def shared(folder: Any) -> None:
             (folder / mine).write_bytes(b"")
         except Exception:                            # each file system has a kind of its own
             mine = ""
-    told = _exchange({"file": mine, "host": socket.gethostname(), "folder": str(folder) if "://" in str(folder) else os.path.abspath(folder)})
+    told = exchange({"file": mine, "host": socket.gethostname(), "folder": str(folder) if "://" in str(folder) else os.path.abspath(folder)})
     try:
         reach(lambda: told[0]["file"] and _seen(folder / told[0]["file"], told))
     finally:
@@ -89,7 +89,7 @@ def _seen(file: Any, told: list[dict]) -> None:
         time.sleep(0.2)
 
 
-def _exchange(message: dict) -> list[dict]:
+def exchange(message: dict) -> list[dict]:
     """The message of every process, in their order."""
     text = json.dumps(message).encode()
     longest = int(multihost_utils.process_allgather(np.int32(len(text))).max())
