@@ -155,7 +155,8 @@ def log(folder, i):
 
 def said(folder):
     """What each process says beside its ordinary lines."""
-    return [[line.replace(str(folder), "FOLDER") for line in log(folder, i).splitlines() if line.startswith(("error:", "E1", "F1", "E0", "F0", "Traceback")) or "Terminating" in line] for i in (0, 1)]
+    return [[line.replace(str(folder), "FOLDER") for line in log(folder, i).splitlines()
+             if line.startswith(("error:", "E1", "F1", "E0", "F0", "Traceback")) or "Terminating" in line] for i in (0, 1)]
 
 
 def newest(workdir):
