@@ -118,6 +118,32 @@ def test_rounds_of_a_loop_count(rounds):
     assert (counted > 0) == (rounds > 1)
 
 
+def test_a_loop_of_a_tpu_says_its_length_in_its_condition():
+    text = """
+%condition (p: (s32[], f32[64,64])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(12)
+  %p = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+%body (p: (s32[], f32[64,64])) -> (s32[], f32[64,64]) {
+  %p = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %x = f32[64,64]{1,0:T(8,128)} get-tuple-element(%p), index=1
+  %y = f32[64,64]{1,0:T(8,128)} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) tuple(%i, %y)
+}
+
+ENTRY %main (x: (s32[], f32[64,64])) -> (s32[], f32[64,64]) {
+  %x = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) parameter(0)
+  ROOT %while = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) while(%x), condition=%condition, body=%body
+}
+"""
+    assert hlo.repeated(hlo.parse(text))[0] == 11 * 2 * 64**3
+    assert hlo.repeated(hlo.parse(text.replace("constant(12)", "parameter(1)")))[0] == 0       # not known
+
+
 def test_a_collective_in_a_loop_counts_every_round():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 

@@ -103,7 +103,8 @@ def instruction(line: str) -> Instruction | None:
     start = split + found.end() - 1
     stop = _closing(rest, start)
     operands = tuple(re.findall(r"%([\w.\-]+)", rest[start:stop]))
-    return Instruction(head.group(2), rest[:split], found.group(1), operands, rest[stop + 1:])
+    value = f"value={rest[start + 1:stop]}" if found.group(1) == "constant" and stop - start < 20 else ""
+    return Instruction(head.group(2), rest[:split], found.group(1), operands, value + rest[stop + 1:])
 
 
 def buffers(shape: str) -> list[Buffer]:
@@ -136,14 +137,24 @@ def walk(program: Program) -> Iterator[tuple[Instruction, Computation, int]]:
             yield i, program.computations[name], times
             if i.op in ("while", "call", "conditional", "async-start"):
                 for called in i.calls:
-                    yield from visit(called, times * _trips(i))
+                    yield from visit(called, times * _trips(i, program))
     return visit(program.entry, 1)
 
 
-def _trips(i):
-    """How often an instruction runs what it calls: the length of a loop where it is known, else 1."""
-    trips = re.search(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)', i.attributes)
-    return int(trips.group(1)) if trips else 1
+def _trips(i, program):
+    """How often an instruction runs what it calls: the length of a loop where it is known, else 1.
+
+    The compiler may note it. A TPU's text does not, but its condition says up to which number it counts; loops of JAX count from 0 in ones.
+    """
+    noted = re.search(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)', i.attributes)
+    if noted or i.op != "while":
+        return int(noted.group(1)) if noted else 1
+    condition = program.computations.get(re.search(r"condition=%?([\w.\-]+)", i.attributes).group(1), {})
+    for test in condition.values():
+        limits = [re.match(r"value=(\d+)", condition[o].attributes) for o in test.operands if o in condition and condition[o].op == "constant"]
+        if test.op == "compare" and "direction=LT" in test.attributes and limits and limits[0]:
+            return int(limits[0].group(1))
+    return 1
 
 
 def rounds(program: Program) -> collections.Counter:
@@ -154,7 +165,7 @@ def rounds(program: Program) -> collections.Counter:
         found[name] += times
         for i in program.computations.get(name, {}).values():
             for called in i.calls:
-                visit(called, times * _trips(i))
+                visit(called, times * _trips(i, program))
     visit(program.entry, 1)
     return found
 
