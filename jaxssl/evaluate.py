@@ -2,10 +2,11 @@
 
 Features are computed once and cached with a digest of weights, transform and images (`cache`); every protocol is a file of `protocols`. Settings are
 selected on a held-out part of the training images. Results go to `evaluations/*.json` in the workdir, after every protocol; one that fails is recorded
-there and the others go on.
+there and the others go on. Of several processes each embeds its share of the images; then process 0 goes on alone.
 """
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -47,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="", metavar="DIR", help="where evaluations/*.json go (default: the workdir, or the folder of the weights)")
     p.add_argument("--json", action="store_true", help="print what is written instead of the table")
     p.add_argument("--compilation_cache", default=os.path.join(HOME, "xla"), metavar="DIR", help="persistent; 'off' turns it off (default: %(default)s)")
+    p.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0, when several processes share the work; Slurm and TPU pods say it themselves")
+    p.add_argument("--processes", type=int, default=0, help="how many processes there are in all (1: this one alone, whatever Slurm says)")
+    p.add_argument("--process_id", type=int, default=-1, help="which of them this is, from 0")
+    p.add_argument("--join_timeout", type=int, default=1800, metavar="SECONDS", help="how long to wait for the other processes (default: %(default)s)")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
 
@@ -69,10 +74,17 @@ def run(request: Request, *, as_json: bool = False, debug: bool = False) -> list
 
     Raises: UserError: nothing was computed; or, at the end and with everything else written and printed, a protocol failed.
     """
+    import jax
     from jaxssl.evaluation import subjects as opened
     from jaxssl.evaluation.tables import document
     from jaxssl.evaluation.tables import compare, show
-    subjects, chosen = opened.load(request, log=_log), None
+    from jaxssl.parallel import agreement
+    leader, chosen = jax.process_index() == 0, None
+    subjects = agreement.reach(functools.partial(opened.load, request, log=_log if leader else lambda sentence: None), opened.facts)
+    if jax.process_count() > 1:
+        opened.embed_together(subjects)
+        if not leader:
+            return []                       # what follows is process 0's alone; the others wait for its end
     if request.select_by:
         subjects, chosen = select_by(request, subjects, quiet=as_json)
     documents, members, failed = [], [], []
@@ -235,9 +247,11 @@ def main(argv: list[str] | None = None) -> int:
 
     def body():
         request = asked(flags, rest, argv)
-        from jaxssl.parallel import runtime
-        runtime.configure(flags.compilation_cache)
-        run(request, as_json=flags.json, debug=flags.debug)
+        from jaxssl.parallel import processes, runtime
+        runtime.configure(flags.compilation_cache, processes=flags.processes)
+        with processes.joined(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, run=f"the evaluation of {' '.join(request.paths)}",
+                              timeout=flags.join_timeout, quiet=True):
+            run(request, as_json=flags.json, debug=flags.debug)
 
     try:
         return guarded(body, flags.debug)
@@ -245,5 +259,14 @@ def main(argv: list[str] | None = None) -> int:
         return _INTERRUPTED
 
 
+def process() -> None:
+    """`main` as a process: a failed one of several leaves at once, since the others may be gone or waiting for it."""
+    code = main()
+    if code and "jaxssl.parallel.processes" in sys.modules:
+        from jaxssl.parallel import processes
+        processes.leave(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

@@ -11,7 +11,7 @@ from jaxssl.errors import UserError
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m jaxssl.main", allow_abbrev=False, description="Pre-train an image encoder. The same command with the same workdir resumes.",
                                 epilog="Any key of the config: --config.optim.lr=0.5 --config.total=100_epochs. Exit codes: 0 done or stopped by SIGTERM after saving, "
-                                       "2 wrong input, 3 loss, gradient or state not finite, 75 the processes did not find one another (try again).")
+                                       "2 wrong input, 3 loss, gradient or state not finite, 75 the processes did not find or lost one another (try again).")
     p.add_argument("--config", required=True, help="a config file, with :variant where it has some, for example configs/digits/simclr.py:laptop")
     p.add_argument("--workdir", required=True, help="where everything of this run goes; an existing one is resumed")
     p.add_argument("--allow_config_change", action="store_true", help="resume a workdir although the config differs from the one it was started with")
@@ -44,8 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         from jaxssl.parallel import processes, runtime       # jax is imported only once the command line is known to be sound
         from jaxssl.training import train
         runtime.configure(flags.compilation_cache, processes=flags.processes)
-        processes.join(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, timeout=flags.join_timeout)
-        train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=profile)
+        with processes.joined(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, run=f"the run in {flags.workdir.rstrip('/')}",
+                              timeout=flags.join_timeout):
+            train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=profile)
 
     return guarded(body, flags.debug)
 

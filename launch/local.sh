@@ -5,7 +5,8 @@
 #   PORT=            coordinator's port (default: a free one)
 #   PYTHON=          interpreter (default: .venv/bin/python of the repository)
 #   MODULE=          what to run instead of jaxssl.main
-# Output is prefixed with the process number. SIGTERM and SIGINT are passed on. The first failure ends the others and is the exit code.
+# Output is prefixed with the process number. SIGTERM and SIGINT are passed on. The first failure ends the others and is the exit code; who lost a neighbour
+# ends with 75 by itself, so that what the neighbour ended with counts more.
 set -euo pipefail
 if ! [[ "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: $0 N [arguments of jaxssl.main], with N processes, at least 1; got '${1:-}'" >&2
@@ -66,11 +67,14 @@ while ((left > 0)); do
     left=$((left - 1))
     if ((status != 0 && code == 0)); then
       code=$status
-      deadline=$((SECONDS + 10)) # the others may hang in a collective with the lost one: a little grace, then the end
+      deadline=$((SECONDS + 15)) # the others may hang in a collective with the lost one: a little grace, then the end
       if ((left > 0)); then
         echo "process $i ended with $status; ending the others" >&2
         kill_all TERM ""
       fi
+    elif ((code == 75 && SECONDS <= deadline && status != 0 && status != 143)); then
+      code=$status
+      echo "process $i ended with $status" >&2
     fi
   done
   if ((deadline > 0 && SECONDS > deadline)); then kill_all KILL -; fi

@@ -48,11 +48,13 @@ SMALL = ["--config", str(ROOT / "configs/folder/simclr.py:laptop"), "--config.da
     ("another seed", None, ["process 1 started otherwise than process 0", "config.seed: 0 → 1"]),
     ("a class is missing", None, ["process 1 started otherwise than process 0", "data.classes: 3 → 2", "data.training_images: 6 → 5"]),
     ("no data", "data.path='set' does not exist", ["process 1 cannot start: data.path='set' does not exist"]),
-    ("a foreign workdir", "not a run of this program", ["process 0 cannot start: ", "not a run of this program"]),
+    ("a foreign workdir", None, ["not a run of this program"]),         # each looks for itself
+    ("a folder of each one's own", "1/run on ", ["process 1 cannot start: ", "is not the folder that process 0 works in"]),
 ])
 def test_two_processes(tmp_path, case, own, words):
     """own: what the process that is refused says of itself; words: what the others say, or both."""
     port, flags, running = free_port(), {0: [], 1: []}, []
+    workdir = "run" if case == "a folder of each one's own" else str(tmp_path / "run")
     for i in range(2):
         (tmp_path / str(i)).mkdir()
         if not (case == "no data" and i == 1):
@@ -65,7 +67,7 @@ def test_two_processes(tmp_path, case, own, words):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "thesis.txt").write_text("mine")
     for i in range(2):
-        command = [sys.executable, "-m", "jaxssl.main", *SMALL, *flags[i], "--workdir", str(tmp_path / "run"), f"--coordinator=127.0.0.1:{port}", "--processes=2",
+        command = [sys.executable, "-m", "jaxssl.main", *SMALL, *flags[i], "--workdir", workdir, f"--coordinator=127.0.0.1:{port}", "--processes=2",
                    f"--process_id={i}"]
         running.append(subprocess.Popen(command, cwd=tmp_path / str(i), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}))
@@ -76,9 +78,10 @@ def test_two_processes(tmp_path, case, own, words):
         mine = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert len(mine) == 1, errors
         lines += mine
-    refused = {"no data": 1, "a foreign workdir": 0}.get(case)
+    refused = {"no data": 1, "a folder of each one's own": 1}.get(case)
     for i, line in enumerate(lines):
         for word in [own] if i == refused else words:
             assert word in line, line
+    assert not [p for p in tmp_path.glob("[01]/*") if p.name != "set"]
     left = [p.name for p in (tmp_path / "run").iterdir()] if (tmp_path / "run").exists() else []
     assert left == (["thesis.txt"] if case == "a foreign workdir" else []), json.dumps(left)

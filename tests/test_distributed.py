@@ -102,7 +102,7 @@ def test_impossible_flags(flags, words):
 
 
 def hello(index, count, **other):
-    return {"process": index, "processes": count, "host": f"host{index}", "jax": "1"} | other
+    return {"process": index, "processes": count, "host": f"host{index}", "jax": "1", "run": "the run in a"} | other
 
 
 def roll(port, hellos, timeout, count=3):
@@ -163,6 +163,88 @@ def test_rollcall_ignores_strangers_and_takes_a_restarted_process():
         other.join()
     assert got == ["go"]
     assert len(said) == 1 and "process 1 on host1 (127.0.0.1) reported and then went away" in said[0]
+
+
+STRANGERS = {
+    "nothing": b"", "half a line": b'{"process": 1', "http": b"GET / HTTP/1.0\r\n\r\n\n", "lists in lists": b"[" * 9000 + b"\n", "objects in objects": b'{"a":' * 3000 + b"\n",
+    "a list": b"[1]\n", "null": b"null\n", "no text": b"\xff\xfe\x00\n", "too long": b"x" * 40_000, "an endless number": b'{"process": ' + b"9" * 9000 + b"}\n",
+    "infinite": b'{"process": 1e999, "processes": 3, "host": "h", "jax": "1", "run": "the run in a"}\n',
+    "true": b'{"process": true, "processes": 3, "host": "h", "jax": "1", "run": "the run in a"}\n',
+    "a large number": b'{"process": -99999999999999999999, "processes": 3, "host": "h", "jax": "1", "run": "the run in a"}\n',
+    "a host of lists": b'{"process": 1, "processes": 3, "host": [["h"]], "jax": "1", "run": "the run in a"}\n',
+    "of another run": b'{"process": 1, "processes": 9, "host": "\\u001b[31mh\\ud800", "jax": "7", "run": "\\u001b[2J\\ud800"}\n',
+    "of another version": b'{"process": 1, "processes": 3, "host": "h", "jax": "1"}\n',
+}
+
+
+def test_rollcall_survives_anybodys_bytes():
+    """All at once, and two that say a byte now and then; those who belong here join meanwhile, without waiting for any of them."""
+    port, said, open_ = free_port(), [], []
+    began = time.monotonic()
+
+    def trickle(line):
+        for byte in b'{"process": 1, "processes": 3, "host": "h", "jax": "1", "run": "the run in a"}':
+            try:
+                line.sendall(bytes([byte]))
+            except OSError:
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=lambda: said.append(rollcall.answer_all(port, hello(0, 3), 20, said.append)))
+    thread.start()
+    time.sleep(0.2)
+    for message in [*STRANGERS.values(), None, None]:
+        open_.append(socket.create_connection(("127.0.0.1", port)))
+        if message is None:
+            threading.Thread(target=trickle, args=(open_[-1],), daemon=True).start()
+        else:
+            open_[-1].sendall(message)
+    time.sleep(0.3)
+    others = [threading.Thread(target=rollcall.report, args=(f"127.0.0.1:{port}", hello(i, 3), 20)) for i in (1, 2)]
+    for other in others:
+        other.start()
+    for other in [*others, thread]:
+        other.join(15)
+    assert sorted(said[-1]) == [1, 2] and time.monotonic() - began < 5
+    assert len(said) == 3 and all(text.isprintable() and "turned away a process" in text for text in said[:-1]), said
+
+
+def test_go_may_come_together_with_what_is_said_after_it():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=lambda: server.accept()[0].sendall(b'{"error": ""}\nhere\n'))
+        thread.start()
+        assert rollcall.report(f"127.0.0.1:{server.getsockname()[1]}", hello(1, 2), 5).connection
+        thread.join()
+
+
+def test_a_process_of_another_run_hears_of_it_and_the_run_goes_on():
+    port, got = free_port(), []
+    thread = threading.Thread(target=lambda: got.append(rollcall.answer_all(port, hello(0, 2), 20, got.append)))
+    thread.start()
+    with pytest.raises(UserError, match=r"process 0 on host0 belongs to the run in a, this one to the run in b: give the processes of a run the same folder"):
+        rollcall.report(f"127.0.0.1:{port}", hello(1, 2, run="the run in b"), 10)
+    rollcall.report(f"127.0.0.1:{port}", hello(1, 2), 10)
+    thread.join(15)
+    assert "turned away a process on host1 (127.0.0.1), which belongs to the run in b; this is the run in a" in got[0] and sorted(got[1]) == [1]
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"[" * 9000 + b"\n", b'{"error": 7}\n', b'{"error": ""', b"\xff\n", b"x" * 99_000],
+                         ids=["echo", "http", "lists", "number", "half", "bytes", "flood"])
+def test_a_stranger_at_the_coordinators_port_is_not_process_0(answer):
+    """Not even one that says back what it hears."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def serve():
+            while True:
+                try:
+                    line, _ = server.accept()
+                    heard = line.recv(9999)
+                    line.sendall(heard if answer is None else answer)
+                    line.close()
+                except OSError:
+                    return
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(UserError, match="found no coordinator"):
+            rollcall.report(f"127.0.0.1:{server.getsockname()[1]}", hello(1, 2), 0.7)
 
 
 def test_port_in_use_and_no_coordinator():

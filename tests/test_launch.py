@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
-SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), ROOT / ".ci" / "run"])
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), ROOT / ".ci" / "run", ROOT / "tests" / "slurm.sh"])
 RECORD = "#!/usr/bin/env bash\nprintf '%s\\n' \"$@\" >>\"$RECORD\"\necho -- >>\"$RECORD\"\n"
 
 
@@ -167,7 +167,8 @@ time.sleep(600)
 """)
     start = time.monotonic()
     code, out, err = run(LAUNCH / "local.sh", 2, **env)
-    assert code == 3 and "process 1 ended with 3; ending the others" in err
+    assert code == 3 and "process 1 ended with 3" in err and "ending the others" in err
+    assert "[0] error: process 1 on " in out and "has gone" in out and "Traceback" not in out
     assert time.monotonic() - start < 60
 
 

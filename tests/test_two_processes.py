@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_distributed import free_port
 from tests.test_end_to_end import FLAGS, STATES, config_flags, records
 
 ROOT = Path(__file__).parent.parent
@@ -68,3 +69,20 @@ def test_sigterm_stops_both_at_the_same_step_and_resume_is_bitwise(both, tmp_pat
     output = again.communicate(timeout=400)[0]
     assert again.returncode == 0 and "resuming" in output, output
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state_sha256"] == json.loads((both[0] / "run.json").read_text())["state_sha256"]
+
+
+def test_evaluation_by_two_processes_is_that_of_one(both, tmp_path, cache):
+    """Each embeds its half of the images on its devices; process 0 writes and prints, and nothing but the document goes to its standard output."""
+    found = []
+    for count in (1, 2):
+        port, devices = free_port(), 4 // count
+        command = [sys.executable, "-m", "jaxssl.evaluate", "--workdir", str(both[0]), "--protocols", "knn", "--json", "--out", str(tmp_path), cache]
+        join = [[f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process_id={i}", "--cache", str(tmp_path / f"{i} of {count}")] for i in range(count)]
+        running = [subprocess.Popen([*command, *own], cwd=ROOT, env=environment(XLA_FLAGS=f"{OPTIONS} --xla_force_host_platform_device_count={devices}"), stdout=subprocess.PIPE,
+                                    stderr=subprocess.PIPE, text=True) for own in join]
+        ends = [process.communicate(timeout=300) for process in running]
+        assert not any(process.returncode for process in running), ends
+        assert all(not out for out, _ in ends[1:]) and (count == 1 or "2 local devices, 4 in all" in ends[0][1])
+        found.append([{key: value for key, value in row.items() if key != "seconds"} for row in json.loads(ends[0][0])["rows"]])
+        assert [(tmp_path / f"{i} of {count}").exists() for i in range(count)] == [True, False][:count]
+    assert found[0] == found[1]

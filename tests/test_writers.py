@@ -246,7 +246,7 @@ def test_watchdog_dumps_stacks_once_and_keeps_waiting(tmp_path, capfd):
     with Watchdog(0.3, str(tmp_path), process_index=3) as dog:
         with dog.pause():
             time.sleep(0.6)
-        assert not (tmp_path / "stall-3.txt").exists()  # compiling takes as long as it takes
+        assert not (tmp_path / "stall-3.txt").exists()  # compiling takes longer than a step
         dog.beat(7)
         time.sleep(0.8)
     release.set()
@@ -254,6 +254,14 @@ def test_watchdog_dumps_stacks_once_and_keeps_waiting(tmp_path, capfd):
     stacks, err = (tmp_path / "stall-3.txt").read_text(), capfd.readouterr().err
     assert "after step 7" in stacks and "stuck_in_here" in stacks and "test_watchdog_dumps" in stacks
     assert "likely causes" in err and err.count("stuck_in_here") == 1 and err.count("still waiting") >= 2
+
+
+def test_a_save_that_never_ends_is_told(tmp_path, capfd):
+    with Watchdog(0.1, str(tmp_path)) as dog:
+        dog.beat(4)
+        with dog.pause():
+            time.sleep(0.9)
+    assert "after step 4, compiling, evaluating or saving" in (tmp_path / "stall-0.txt").read_text() and "still waiting" in capfd.readouterr().err
 
 
 def test_watchdog_is_quiet_while_steps_come_and_when_off(tmp_path, capfd):

@@ -1,5 +1,6 @@
 """What is evaluated: encoders with the images to try them on, opened and checked before anything is computed."""
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import jax
 from jaxssl import data as datas, encoder as encoders, typed
 from jaxssl.workdir import folder as workdir
 from jaxssl.evaluation import protocols
+from jaxssl.evaluation.features import cache
 from jaxssl.evaluation.request import HOME, Request
 from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import load as loading
@@ -34,7 +36,7 @@ def load(request: Request, *, log: Callable[[str], None]) -> list[Subject]:
 
     log(sentence): progress for a person.
     """
-    mesh, subjects = sharding.make_mesh(devices=jax.devices()), []
+    mesh, subjects, leader = sharding.make_mesh(devices=jax.local_devices()), [], jax.process_index() == 0
     given = [(path, True) for path in request.workdirs] + [(path, False) for path in request.weights]
     for path, is_run in given:
         if is_run:
@@ -58,10 +60,25 @@ def load(request: Request, *, log: Callable[[str], None]) -> list[Subject]:
         context = protocols.Context(own, data, mesh, features, select=request.select, budget=request.budget, log=log, results=folder)
         # Copies share features and decoded images.
         subjects.append(Subject(path, own, data, folder, [dataclasses.replace(context, seed=seed) for seed in request.seeds]))
-    for subject in subjects:
+    for subject in subjects if leader else []:
         check_writable(subject.folder / "evaluations", "--out")
         check_writable(Path(subject.contexts[0].folder) / "features", "--cache")
     return subjects
+
+
+def embed_together(subjects: list[Subject]) -> None:
+    """Features of the backbone of every subject, on the devices of all processes; then they part, and process 0 has them in its cache. All must call it alike."""
+    mesh = sharding.make_mesh(devices=jax.devices())
+    for subject in subjects:
+        context = subject.contexts[0]
+        for which in cache.SETS if subject.data.test is not None else cache.SETS[:1]:
+            cache.embed_together(subject.encoder, subject.data, which, mesh=mesh, own=context.mesh, folder=context.folder, batch=context.batch,
+                                 store=functools.partial(context.store, which, view=True))
+
+
+def facts(subjects: list[Subject]) -> dict:
+    """What must be the same in every process, as JSON."""
+    return {subject.path: {"weights": subject.encoder.digest, "images": subject.contexts[0].digest, "canvas": subject.data.canvas} for subject in subjects}
 
 
 def check_writable(place: Any, flag: str) -> None:

@@ -1,5 +1,10 @@
 """What several processes must agree on before they train: all go on, or all are refused, each with one sentence."""
+import contextlib
 import json
+import os
+import secrets
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +16,7 @@ from jaxssl import config as configs
 from jaxssl.errors import UserError
 
 MOST = 16  # processes, and differences, that a message names
+LATE = 10.0  # seconds after which a file that one host has written is seen by all
 
 
 def reach(body: Callable[[], Any], facts: Callable[[Any], dict] = lambda found: {}) -> Any:
@@ -31,6 +37,56 @@ def reach(body: Callable[[], Any], facts: Callable[[Any], dict] = lambda found: 
         jax.distributed.shutdown()                   # all leave together: process 0 gone first would abort the others, with a stack trace
         raise problem
     return found
+
+
+def from_first(found: Any) -> Any:
+    """What process 0 found (JSON), in every process."""
+    return found if jax.process_count() == 1 else exchange({"found": found})[0]["found"]
+
+
+def shared(folder: Any) -> None:
+    """Returns once every process has seen a small file that process 0 wrote to `folder` (pathlib-like), which stays as it was.
+
+    Where process 0 cannot write, nothing is found out: who claims the folder says why. Raises: UserError in all of them when a process does not see it: a folder of
+    each host's own would be noticed at the first save only, where all wait for the others' parts.
+    """
+    if jax.process_count() == 1:
+        return
+    mine, made = f".shared-{secrets.token_hex(8)}", []
+    if jax.process_index() == 0:
+        try:
+            made = _make(folder)
+            for left in folder.glob(".shared-*"):    # by a process that was killed
+                left.unlink(missing_ok=True)
+            (folder / mine).write_bytes(b"")
+        except Exception:                            # each file system has a kind of its own
+            mine = ""
+    told = exchange({"file": mine, "host": socket.gethostname(), "folder": str(folder) if "://" in str(folder) else os.path.abspath(folder)})
+    try:
+        reach(lambda: told[0]["file"] and _seen(folder / told[0]["file"], told))
+    finally:
+        if mine and jax.process_index() == 0:
+            (folder / mine).unlink(missing_ok=True)
+            for parent in made:
+                with contextlib.suppress(OSError):   # somebody has put something there meanwhile
+                    parent.rmdir()
+
+
+def _make(folder: Any) -> list[Any]:
+    """Makes `folder`; returns what was not there before, the innermost first."""
+    absent = [place for place in (folder, *folder.parents) if not place.exists()] if "://" not in str(folder) else []     # buckets have no folders
+    folder.mkdir(parents=True, exist_ok=True)
+    return absent
+
+
+def _seen(file: Any, told: list[dict]) -> None:
+    end = time.monotonic() + LATE
+    while not file.exists():
+        if time.monotonic() > end:
+            own, first = told[jax.process_index()], told[0]
+            raise UserError(f"{own['folder']} on {own['host']} is not the folder that process 0 works in ({first['folder']} on {first['host']}): a workdir must be one folder that "
+                            "all hosts share (NFS, Lustre, …), or a bucket (gs://…)")
+        time.sleep(0.2)
 
 
 def exchange(message: dict) -> list[dict]:

@@ -86,9 +86,15 @@ def _split(leaf, mesh, axes):
     return replicated(mesh)
 
 
+def share(mesh: Mesh) -> tuple[int, int]:
+    """This process's place among those whose devices make up `mesh`, and how many they are."""
+    owners = sorted({device.process_index for device in mesh.devices.flat})
+    return owners.index(jax.process_index()), len(owners)
+
+
 def put(tree: Any, sharding: Any) -> Any:
     """Host arrays to global device arrays. With a batch sharding, each process gives its own rows; otherwise every process gives the whole."""
-    if jax.process_count() == 1:
+    if all(place.is_fully_addressable for place in jax.tree.leaves(sharding)):
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x, s: jax.make_array_from_process_local_data(s, x), tree, _broadcast(sharding, tree))
 

@@ -1,24 +1,34 @@
-"""Join the processes of one run: who am I, how many are we, where is process 0.
+"""Join the processes of one run: who am I, how many are we, where is process 0; and end together.
 
 The answer comes from flags, else from Slurm, else from a TPU pod (GKE's variables, or a TPU VM's metadata server); else the run has one process
 and nothing is initialised. Collectives between CPU processes go through gloo, JAX's default.
 """
+import contextlib
+import ctypes
 import glob
 import importlib.util
 import os
+import re
+import signal
 import socket
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from jaxssl.parallel import rollcall
-from jaxssl.errors import NotJoined, UserError
+from jaxssl.parallel.company import AGAIN, Company
+from jaxssl.errors import NonFiniteError, NotJoined, Temporary, UserError
 
 PORT = 8476  # the coordinator's port where nothing else says one; JAX_COORDINATOR_PORT overrides it
+WAIT = 30 * 24 * 3600  # seconds that those who are done wait for the last one; `company` ends them when it is lost
 GRACE = 60.0  # seconds that JAX itself gets once every process has answered the roll call
+# What gloo, NCCL and JAX's services say when a neighbour is lost: then it is worth waiting for who it was.
+NEIGHBOURS = re.compile("gloo|nccl|collective|connection|coordination|barrier|heartbeat|peer|deadline|unavailable|timed? ?out|socket", re.IGNORECASE)
+
+_KEPT = []  # what C may call must not be collected
 
 
 class Processes(NamedTuple):
@@ -39,16 +49,53 @@ class Place(NamedTuple):
     source: str
 
 
-def join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, timeout: float = 600.0) -> Processes:
+@contextlib.contextmanager
+def joined(**how) -> Iterator[Processes]:
+    """`join(**how)`, and a word to the others at the end, however the body ends. One that ends because a neighbour was lost ends there, with a sentence about it and 75."""
+    place, company = _join(**how)
+    try:
+        yield place
+    except BaseException as error:
+        if company:
+            if isinstance(error, Exception) and not isinstance(error, UserError | NonFiniteError) and NEIGHBOURS.search(str(error)):
+                company.wait()
+            company.part(str(error) if isinstance(error, UserError | NonFiniteError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        raise
+    if company:
+        company.part()
+
+
+def join(**how) -> Processes:
     """Joins the other processes and reports who is here; must run before anything touches a device.
 
-    Each of the first three may be left unset and is then taken from Slurm or the TPU pod. Prints the process's place before it waits.
-    `timeout` seconds: how long to wait for all processes. Raises `UserError` for flags that cannot be right (exit code 2), and
-    `NotJoined` naming who is missing and the likely cause (exit code 75).
+    coordinator, processes, process_id: may be left unset ("", 0, -1) and are then taken from Slurm or the TPU pod. run: what all of them are started for, as a
+    person would say it; a process that is started for something else is turned away. Prints the process's place before it waits.
+    timeout: seconds to wait for all processes. quiet: standard output is kept for other things, and a process alone says nothing.
+    Raises `UserError` for flags that cannot be right (exit code 2), and `NotJoined` naming who is missing and the likely cause (exit code 75).
     """
+    return _join(**how)[0]
+
+
+def _join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, run: str = "", timeout: float = 600.0, quiet: bool = False) -> tuple[Processes, Company | None]:
     place = resolve(coordinator, processes, process_id, os.environ)
-    if place.processes > 1:
-        _initialize(place, timeout)
+    if place.processes == 1 and quiet:
+        return None, None
+    if quiet:
+        _keep_output()
+    with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
+        company = _initialize(place, run, timeout) if place.processes > 1 else None
+        return _here(place), company
+
+
+def _keep_output() -> None:
+    """What libraries write to standard output (gloo does) goes to standard error from here on; what Python writes goes where it went."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(own, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+
+
+def _here(place: Place) -> Processes:
     import jax
 
     devices, local = jax.devices(), jax.local_device_count()
@@ -144,21 +191,24 @@ def _metadata(key: str) -> str:
         return ""
 
 
-def _initialize(place: Place, timeout: float) -> None:
-    """Roll call, then `jax.distributed.initialize` under a guard that speaks before JAX's own fatal abort would."""
+def _initialize(place: Place, run: str, timeout: float) -> Company:
+    """Roll call, then `jax.distributed.initialize` under a guard that speaks before JAX's own fatal abort would. Returns who watches the others from then on."""
     import jax
 
     index, count = place.process_id, place.processes
     _say(index, count, f"coordinator {place.coordinator} (from {place.source}), waiting up to {timeout:g} s")
-    hello = {"process": index, "processes": count, "host": socket.gethostname(), "jax": jax.__version__}
+    job = f", Slurm job {os.environ.get('SLURM_JOB_ID')}" if place.source == "Slurm" else ""
+    hello = {"process": index, "processes": count, "host": socket.gethostname(), "jax": jax.__version__, "run": (run or "a run")[:1000] + job}
     start = time.monotonic()
     try:
         if index == 0:
-            rollcall.answer_all(rollcall.split(place.coordinator)[1], hello, timeout, lambda text: _say(index, count, text))
+            peers = rollcall.answer_all(rollcall.split(place.coordinator)[1], hello, timeout, lambda text: _say(index, count, text))
         else:
-            rollcall.report(place.coordinator, hello, timeout)
+            peers = {0: rollcall.report(place.coordinator, hello, timeout)}
     except UserError as error:
         raise NotJoined(str(error)) from error
+    company = Company(peers, _lost)
+    speak_before_abort()
     rest = max(GRACE, timeout - (time.monotonic() - start))
     guard = threading.Timer(rest, _give_up, (index, count, place.coordinator, rest))
     guard.daemon = True
@@ -167,9 +217,34 @@ def _initialize(place: Place, timeout: float) -> None:
         # Only Slurm lets JAX choose the devices (one GPU a task); elsewhere a process takes all that it sees, and no metadata is asked.
         jax.distributed.initialize(
             place.coordinator, count, index, cluster_detection_method=None if place.source == "Slurm" else "deactivate", initialization_timeout=int(rest) + 60,
+            shutdown_timeout_seconds=WAIT,
         )
     finally:
         guard.cancel()
+    return company
+
+
+def speak_before_abort() -> None:
+    """From here on a library that aborts this process ends it with a sentence and 75.
+
+    JAX's service aborts every process that loses the service of process 0, whatever Python says. A handler of Python's own would run after the abort only, so C gets
+    one; for some seconds it lets `company` say more.
+    """
+    def aborted(_):
+        time.sleep(5.0)
+        _lost(f"a library aborted this process (the line above that begins with F says why), which mostly means that process 0 or the network was lost; {AGAIN}")
+
+    if sys.platform != "win32":
+        libc = ctypes.CDLL(None)
+        libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+        _KEPT.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted))
+        libc.signal(signal.SIGABRT, ctypes.cast(_KEPT[-1], ctypes.c_void_p))
+
+
+def _lost(sentence: str) -> None:
+    """A neighbour was lost, and whatever this process does it can only wait for it."""
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    leave(Temporary.code)
 
 
 def _give_up(index: int, count: int, coordinator: str, seconds: float) -> None:

@@ -16,13 +16,14 @@ CAUSES = (
     "likely causes: another process died or fell behind (look at its log), storage that does not answer (data or checkpoint), "
     "data workers out of memory, or a first step that is still compiling"
 )
+SLOW = 6    # times as long as a step may take what is done between two steps
 
 
 class Watchdog:
     """Writes every Python thread's stack to stderr and to `workdir`/stall-<process>.txt when no `beat` came for `seconds`; then it keeps waiting.
 
     The stacks are written once per stall, at each further `seconds` there is a reminder. It never ends the run: a slow step is not a dead one.
-    `seconds` 0 turns it off. Use it as a context manager.
+    Within `pause` all of that takes `SLOW` times as long. `seconds` 0 turns it off. Use it as a context manager.
     """
 
     def __init__(self, seconds: float, workdir: str, *, process_index: int = 0):
@@ -39,9 +40,10 @@ class Watchdog:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """No alarm in here: compiling, evaluating and saving take as long as they take."""
+        """Compiling, evaluating and saving take longer than a step, but not for ever: storage that hangs or a neighbour that is gone is told in here too."""
         with self._lock:
             self._pauses += 1
+            self._last, self._said = time.monotonic(), 0
         try:
             yield
         finally:
@@ -63,15 +65,15 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._seconds / 5)):
             with self._lock:
-                silent, step = time.monotonic() - self._last, self._step
-                due = not self._pauses and silent >= self._seconds * (self._said + 1)
+                silent, step, slow = time.monotonic() - self._last, self._step, bool(self._pauses)
+                due = silent >= self._seconds * (SLOW if slow else 1) * (self._said + 1)
                 self._said += due
                 first = self._said == 1
             if due:
-                self._report(silent, step, first)
+                self._report(silent, step, slow, first)
 
-    def _report(self, silent: float, step: int | None, first: bool) -> None:
-        where = "before the first step ended" if step is None else f"after step {step}"
+    def _report(self, silent: float, step: int | None, slow: bool, first: bool) -> None:
+        where = ("before the first step ended" if step is None else f"after step {step}") + (", compiling, evaluating or saving" if slow else "")
         text = f"process {self._index}: no step for {silent:.0f} s, {where}; still waiting. {CAUSES}"
         print(text + (f". All stacks follow, and are in {self._file}" if first else ""), file=sys.stderr, flush=True)
         if first:

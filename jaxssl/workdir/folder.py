@@ -3,6 +3,7 @@ import json
 import math
 import os
 import platform
+import re
 import stat
 import subprocess
 import sys
@@ -184,10 +185,12 @@ def _differences(file: Any, text: str, told: Set[str], *, rebuilt: bool) -> list
 
 
 def path(workdir: str):
-    """A pathlib-like path; bucket addresses (gs://…) go through etils.epath. Raises: UserError for an address that cannot be looked at, Temporary
+    """A pathlib-like path; bucket addresses (gs://…) go through etils.epath. Raises: UserError for an address that cannot hold a run or be looked at, Temporary
     where the network may be to blame."""
     if "://" not in workdir:
         return Path(workdir).expanduser()
+    if not re.match("gs://[^/]{3,}", workdir):       # orbax takes the others' addresses for folders of this machine, at the first save; names of buckets have 3 letters and more
+        raise UserError(f"{workdir} is no place for a run: checkpoints go to folders, and to buckets of Google Cloud Storage (gs://bucket/folder); mount another store as a folder")
     from etils import epath
     try:
         place = epath.Path(workdir)

@@ -4,6 +4,7 @@
 key stands for, and a digest of every chunk of rows that is done. The digests are checked whenever a cache is opened: missing and damaged chunks,
 and only those, are computed again, so an interrupted run goes on where it stopped.
 """
+import collections
 import errno
 import hashlib
 import json
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxssl import data as datas
-from jaxssl.parallel import mesh as sharding
+from jaxssl.parallel import agreement, mesh as sharding
 from jaxssl.encoder import preprocessing
 from jaxssl.data.array_record import Packed
 from jaxssl.data.folder import Folder
@@ -54,20 +55,35 @@ def features(encoder: Encoder, data: datas.Data, which: str, *, layer: str = "ba
     (`preprocessing.before`), or None to read it from disk; called only where features are missing. Raises: UserError without such a set or such a
     layer, or when nothing in it can be decoded.
     """
-    source = find(data, which)
     encoder.check_layer(layer)
-    what = {"version": _VERSION, "weights": encoder.digest, "model": encoder.config["model"], "method": encoder.config.get("method"), "layer": layer,
-            "dtype": np.dtype(encoder.module.dtype).name, "transform": encoder.preprocessing, "canvas": data.canvas, "images": identity(source),
-            "rows": len(source), "chunk": -(-batch // mesh.size) * mesh.size, "backend": jax.default_backend()}
-    what = json.loads(json.dumps(what))
-    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
-    table = _Table(Path(folder) / "features" / key, what)
+    table, source = _table(encoder, data, which, layer, mesh, folder, batch)
     missing = table.missing()
     if missing and layer == "backbone":
         _fill(table, missing, _embedded(encoder, data, source, mesh, store(), missing, table))
     elif missing:
         _fill(table, missing, _headed(encoder, layer, features(encoder, data, which, mesh=mesh, folder=folder, batch=batch, store=store), missing, table))
     return table.read(source)
+
+
+def embed_together(encoder: Encoder, data: datas.Data, which: str, *, mesh, own, folder: str, batch: int, store: Callable[[], dict | None]) -> None:
+    """What `features` of the backbone would compute in one process on the mesh `own`, computed by all processes of `mesh`, each from its share of the images, and
+    written by process 0 to its `folder`. All must call it alike."""
+    table, source = _table(encoder, data, which, "backbone", own, folder, batch)
+    missing = agreement.from_first(table.missing() if jax.process_index() == 0 else None)
+    if missing:
+        chunks = _embedded(encoder, data, source, mesh, store(), missing, table)
+        _fill(table, missing, chunks) if jax.process_index() == 0 else collections.deque(chunks, maxlen=0)
+
+
+def _table(encoder, data, which, layer, mesh, folder, batch):
+    """The files of a layer's features of a set, and its source."""
+    source = find(data, which)
+    what = {"version": _VERSION, "weights": encoder.digest, "model": encoder.config["model"], "method": encoder.config.get("method"), "layer": layer,
+            "dtype": np.dtype(encoder.module.dtype).name, "transform": encoder.preprocessing, "canvas": data.canvas, "images": identity(source),
+            "rows": len(source), "chunk": -(-batch // mesh.size) * mesh.size, "backend": jax.default_backend()}
+    what = json.loads(json.dumps(what))
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
+    return _Table(Path(folder) / "features" / key, what), source
 
 
 def labelled(found: Features, what: str) -> Features:
@@ -137,11 +153,12 @@ def _embedded(encoder, data, source, mesh, store, missing, table):
     prepare = preprocessing.before(encoder.preprocessing, data.canvas)
     rows = np.concatenate([np.arange(*table.span(chunk)) for chunk in missing])     # every chunk but the last is full, so a batch is a chunk
     part = None if store is None else {**{k: v[rows] for k, v in store.items()}, "id": np.where(store["id"][rows] == rows, np.arange(len(rows)), -1)}
-    embed = encoder.embed(place=sharding.replicated(mesh))
-    for chunk, batch in zip(missing, datas.eval_batches(data, Subset(source, rows), batch_size=table.what["chunk"], store=part, prepare=prepare), strict=True):
+    embed, (index, count) = encoder.embed(place=sharding.replicated(mesh)), sharding.share(mesh)
+    batches = datas.eval_batches(data, Subset(source, rows), batch_size=table.what["chunk"], process_index=index, process_count=count, store=part, prepare=prepare)
+    for chunk, batch in zip(missing, batches, strict=True):
         low, high = table.span(chunk)
         x, labels = extraction.extract(embed, [batch], mesh)
-        yield _spread(x, labels, np.flatnonzero(batch["mask"]), high - low)
+        yield _spread(x, labels, np.flatnonzero(extraction.gathered(batch["mask"], mesh)), high - low)
 
 
 def _headed(encoder, layer, backbone, missing, table):

@@ -1,4 +1,5 @@
 """Features of a whole source: every image once, in order, in fixed-size batches over all devices and processes."""
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,7 @@ def extract(embed: Callable, batches: Any, mesh: Any) -> tuple[np.ndarray, np.nd
     embed(batch) -> [B, D], given the canvases (`image`, `size`) of a global batch split over `mesh`.
     batches: this process's rows of each global batch, as `data.eval_batches` yields them; rows whose `mask` is False are left out.
     """
-    split, whole = sharding.batch(mesh), sharding.replicated(mesh)
-    gather = jax.jit(lambda x: x, out_shardings=whole)
+    split, gather = sharding.batch(mesh), _gather(mesh)
     features, labels = [], []
     for batch in batches:
         placed = sharding.put({name: batch[name] for name in ("image", "size", "label", "mask")}, split)
@@ -24,3 +24,13 @@ def extract(embed: Callable, batches: Any, mesh: Any) -> tuple[np.ndarray, np.nd
         features.append(np.asarray(h, np.float32)[mask])
         labels.append(label[mask])
     return np.concatenate(features), np.concatenate(labels)
+
+
+def gathered(rows: np.ndarray, mesh: Any) -> np.ndarray:
+    """The rows [B, …] of a global batch, of which each process has its own."""
+    return np.asarray(_gather(mesh)(sharding.put(rows, sharding.batch(mesh))))
+
+
+@functools.cache
+def _gather(mesh):
+    return jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))

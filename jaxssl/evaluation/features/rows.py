@@ -78,6 +78,7 @@ def _placement(mesh, batch_size):
     """How [K, B, …] arrays get to the devices, and the rows of a batch that belong to this process."""
     if mesh is None:
         return jax.device_put, slice(None)
-    part = batch_size // jax.process_count()
+    index, count = sharding.share(mesh)
+    part = batch_size // count
     split = NamedSharding(mesh, PartitionSpec(None, sharding.AXES))
-    return lambda tree: sharding.put(tree, split), slice(jax.process_index() * part, (jax.process_index() + 1) * part)
+    return lambda tree: sharding.put(tree, split), slice(index * part, (index + 1) * part)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxssl import data as datas
@@ -82,8 +83,9 @@ class Context:
 
     @property
     def batch(self) -> int:
-        """Images in one forward pass."""
-        return max(min(_BATCH, _BATCH_BYTES // (3 * self.data.canvas**2)), 1)
+        """Images in one forward pass: of several processes all of them share it."""
+        most = max(min(_BATCH, _BATCH_BYTES // (3 * self.data.canvas**2)), 1)
+        return most if jax.process_count() == 1 else -(-most // jax.device_count()) * jax.device_count()
 
     def features(self, which: str, layer: str = "backbone") -> cache.Features:
         """Features of the "train" or "test" images, test-time view, batch norm in inference mode; computed once, then memory-mapped.

@@ -56,8 +56,9 @@ class Images:
         """Global batches for `data.lookup` inside the step, in the order of `data.ids`."""
         place = sharding.batch(self.mesh)
         names = ("index",) if self.store else ("image", "size", "label")
-        with datas.batches(self.data, drawn=datas.shuffled(seed, batch_size, len(self.data.train)), batch_size=batch_size, total_steps=steps, process_index=jax.process_index(),
-                           process_count=jax.process_count()) as stream:
+        index, count = sharding.share(self.mesh)
+        with datas.batches(self.data, drawn=datas.shuffled(seed, batch_size, len(self.data.train)), batch_size=batch_size, total_steps=steps, process_index=index,
+                           process_count=count) as stream:
             for _, batch in stream:
                 placed = sharding.put({name: batch[name] for name in names}, place)
                 yield {**placed, "store": self.store} if self.store else placed
