@@ -4,8 +4,10 @@ A checkpoint is the whole train state plus a small JSON. It is written asynchron
 deleted only after that. The JSON is sealed with a digest of itself and holds one of every array (`digests`), which is compared whenever an array is read.
 """
 import hashlib
+import inspect
 import itertools
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -177,6 +179,7 @@ class Manager:
         except (Unsound, Misfit, Temporary) as error:
             fault = error
         except Exception as error:                   # orbax raises whatever its parsers trip over
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)      # which would show the other arrays that cannot be read, each with a traceback
             fault = self._damaged(step, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         for each in digests.told({"kind": type(fault).__name__, "why": str(fault)}):
             if each["kind"] != "NoneType":
@@ -216,8 +219,8 @@ class Manager:
 
 
 def _late(met: Any) -> bool:
-    """Whether Python met what tensorstore still gives when orbax has given up on a damaged checkpoint; it would print a traceback."""
-    return isinstance(met.exc_value, RuntimeError) and "Event loop is closed" in str(met.exc_value)
+    """Whether Python met what is left of reading a damaged checkpoint that orbax has given up on; it would print a traceback."""
+    return inspect.iscoroutine(met.object) or isinstance(met.exc_value, RuntimeError) and "Event loop is closed" in str(met.exc_value)
 
 
 def _said(array: tuple | None) -> str:
