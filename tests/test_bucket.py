@@ -44,12 +44,12 @@ def bucket(monkeypatch):
     return made
 
 
-def claim(config, place="gs://b/run", *, allow_change=False):
+def claim(config, place="gs://bkt/run", *, allow_change=False):
     workdir.claim(place, workdir.look(place, config, {"training_images": 4}, total=2, allow_change=allow_change))
 
 
 def read(name):
-    return workdir.read_json(workdir.path("gs://b/run") / name)
+    return workdir.read_json(workdir.path("gs://bkt/run") / name)
 
 
 @pytest.mark.parametrize("error, code", [(ConnectionError("no route"), 75), (TimeoutError("30 s"), 75), (PermissionError("403"), 2), (FileNotFoundError("no bucket"), 2),
@@ -59,7 +59,7 @@ def test_a_bucket_out_of_reach_is_tried_again_where_that_may_help(bucket, monkey
         raise error
     monkeypatch.setattr(bucket, "exists", exists)
     with pytest.raises(UserError, match="cannot be reached") as raised:
-        workdir.path("gs://b/run")
+        workdir.path("gs://bkt/run")
     assert raised.value.code == code
 
 
@@ -71,45 +71,45 @@ def test_a_bucket_is_claimed_and_its_files_are_written_again(bucket):
         claim(NEW)
     claim(NEW, allow_change=True)
     for step in (1, 2):
-        workdir.write(workdir.path("gs://b/run") / "run.json", json.dumps({"steps": step}))
+        workdir.write(workdir.path("gs://bkt/run") / "run.json", json.dumps({"steps": step}))
     assert read("config.json") == {"seed": 1} and read("run.json") == {"steps": 2}
-    assert sorted(bucket.store) == [f"/b/run/{name}.json" for name in ("config", "data", "environment", "run")]
+    assert sorted(bucket.store) == [f"/bkt/run/{name}.json" for name in ("config", "data", "environment", "run")]
 
 
 def test_a_foreign_folder_of_a_bucket_is_refused(bucket):
-    bucket.pipe("gs://b/photos/a.jpg", b"")
+    bucket.pipe("gs://bkt/photos/a.jpg", b"")
     with pytest.raises(UserError, match="not a run of this program"):
-        claim(OLD, "gs://b/photos")
-    assert list(bucket.store) == ["/b/photos/a.jpg"]
+        claim(OLD, "gs://bkt/photos")
+    assert list(bucket.store) == ["/bkt/photos/a.jpg"]
 
 
 def test_a_bucket_that_refuses_is_a_sentence(bucket):
     bucket.refuses = True
-    with pytest.raises(UserError, match=r"cannot write in workdir gs://b/run \(RuntimeError: 403 Forbidden\)"):
+    with pytest.raises(UserError, match=r"cannot write in workdir gs://bkt/run \(RuntimeError: 403 Forbidden\)"):
         claim(OLD)
-    with pytest.raises(UserError, match=r"cannot write gs://b/run/evaluations/1.json \(RuntimeError: 403 Forbidden\); give another folder with --out"):
-        document.save({"file": "gs://b/run/evaluations/1.json", "rows": []})
+    with pytest.raises(UserError, match=r"cannot write gs://bkt/run/evaluations/1.json \(RuntimeError: 403 Forbidden\); give another folder with --out"):
+        document.save({"file": "gs://bkt/run/evaluations/1.json", "rows": []})
 
 
 def test_scores_of_the_untrained_encoder_reach_a_bucket(bucket):
     """Without the right to look at the bucket itself, which objects in it do not need."""
     evaluator = types.SimpleNamespace(final=lambda embed, poll: {"knn": 0.5}, raw=lambda poll: {"knn_raw": 0.25})
-    looker = monitor.Monitor(evaluator, None, sharding.make_mesh(devices=jax.devices()), workdir.path("gs://b/run"), stop=False)
+    looker = monitor.Monitor(evaluator, None, sharding.make_mesh(devices=jax.devices()), workdir.path("gs://bkt/run"), stop=False)
     looker.first(None)
     assert read("evaluations/untrained.json") == {"knn_untrained": 0.5, "knn_raw": 0.25}
 
 
 def test_a_folder_of_a_bucket_is_moved(bucket):
     for name in ("3/state/d/abc", "3/meta/metadata", "4/meta/metadata"):
-        bucket.pipe(f"gs://b/run/checkpoints/{name}", name.encode())
-    place = workdir.path("gs://b/run")
+        bucket.pipe(f"gs://bkt/run/checkpoints/{name}", name.encode())
+    place = workdir.path("gs://bkt/run")
     workdir.move(place / "checkpoints" / "3", place / "unsound" / "3")
-    assert bucket.store.keys() == {"/b/run/unsound/3/state/d/abc", "/b/run/unsound/3/meta/metadata", "/b/run/checkpoints/4/meta/metadata"}
+    assert bucket.store.keys() == {"/bkt/run/unsound/3/state/d/abc", "/bkt/run/unsound/3/meta/metadata", "/bkt/run/checkpoints/4/meta/metadata"}
     assert (place / "unsound" / "3" / "state" / "d" / "abc").read_text() == "3/state/d/abc"
 
 
 def test_names_that_are_no_text_are_written_to_a_folder_and_a_bucket(bucket, tmp_path):
-    for file in (tmp_path / "a.txt", workdir.path("gs://b/run") / "a.txt"):
+    for file in (tmp_path / "a.txt", workdir.path("gs://bkt/run") / "a.txt"):
         for text in ("first", "caf\udce9 é"):
             workdir.write(file, text)
         assert file.read_bytes() == "caf? é".encode()

@@ -26,7 +26,7 @@ def place(request, tmp_path, monkeypatch):
     if request.param == "folder":
         return str(tmp_path / "deep" / "run")
     request.getfixturevalue("bucket")
-    return "gs://b/run"
+    return "gs://bkt/run"
 
 
 def files(place):
