@@ -273,7 +273,8 @@ class Session:
         self.writers.scalars(self.step, scores)
         self.screen.note(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
         known = {k: v for k, v in self.newest.items() if k.startswith("collapse")}
-        for warning in (collapse.warnings(known, self.job.embedding) if self.job.embedding else []) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
+        width = self.job.embedding()
+        for warning in (collapse.warnings(known, width) if width else []) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
             self.screen.note(f"warning: {warning}")
 
     def save(self) -> None:

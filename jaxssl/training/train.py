@@ -127,6 +127,7 @@ def facts(allow_config_change: bool, prepared: tuple) -> dict:
 
 def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] | None) -> None:
     """What would otherwise be noticed only once the workdir is claimed or a program compiled. Raises: UserError."""
+    job.embedding()                                  # traces the loss, which may refuse
     writers.check(process_index=jax.process_index(), **config.log)
     evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
     every(config, job)
