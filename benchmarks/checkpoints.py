@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -53,9 +54,9 @@ def made(spec: str, overrides: dict, devices: int):
 def regions(folder: Path, count: int, draw: random.Random):
     """(file, bit) of one bit in each of `count` regions, or a few more, of about equal length; every file has one at least."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    length = sum(file.stat().st_size for file in files) / max(count - len(files), 1)
+    length = sum(file.stat().st_size for file in files) / count
     for file in files:
-        size, parts = file.stat().st_size, max(1, round(file.stat().st_size / length))
+        size, parts = file.stat().st_size, math.ceil(file.stat().st_size / length)
         cuts = [size * i // parts for i in range(parts + 1)] if size else []
         yield from ((file, draw.randrange(8 * low, 8 * high)) for low, high in zip(cuts, cuts[1:]))
 

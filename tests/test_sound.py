@@ -202,11 +202,6 @@ def test_what_is_refused_leaves_everything_as_it_was(run, allow, changes, words)
     assert content(run.folder) == before and run.folder.exists() == bool(before)
 
 
-def test_a_prolonged_run_says_how_far_the_rate_jumps(run, capsys):
-    assert run(True, total="6")["steps"] == 6
-    assert "at step 4, where it goes on, the learning rate jumps from 0 to 0.001" in capsys.readouterr().out
-
-
 def test_another_schedule_of_the_same_config_asks_for_the_flag(run, monkeypatch, capsys):
     """As another version of the program might have it."""
     prepare = train.jobs.prepare
@@ -274,14 +269,15 @@ def test_what_cannot_be_rebuilt_is_a_sentence_and_nothing_is_written(run, name, 
     assert content(run.folder) == before
 
 
-def test_what_can_be_rebuilt_is(run):
+def test_what_can_be_rebuilt_is_and_a_prolonged_run_says_how_far_the_rate_jumps(run, capsys):
     whole = json.loads((run.folder / "evaluations" / "untrained.json").read_text())
     for name in ("run.json", "evaluations/untrained.json", ".run.json", ".lease.json", "published.json"):
         (run.folder / name).write_text('{"a": ')
-    assert run()["steps"] == 4
-    assert json.loads((run.folder / "run.json").read_text())["steps"] == 4
+    assert run(True, total="6")["steps"] == 6
+    assert "at step 4, where it goes on, the learning rate jumps from 0 to 0.001" in capsys.readouterr().out
+    assert json.loads((run.folder / "run.json").read_text())["steps"] == 6
     assert json.loads((run.folder / "evaluations" / "untrained.json").read_text()) == whole
-    assert json.loads((run.folder / ".run.json").read_text())["run"] == checkpoint.open_reader(str(run.folder)).record(4).meta["run"]
+    assert json.loads((run.folder / ".run.json").read_text())["run"] == checkpoint.open_reader(str(run.folder)).record(6).meta["run"]
 
 
 def test_a_write_that_fails_leaves_no_part_behind(tmp_path, monkeypatch):

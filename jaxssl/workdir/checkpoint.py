@@ -4,8 +4,10 @@ A checkpoint is the whole train state plus a small JSON. It is written asynchron
 deleted only after that. The JSON is sealed with a digest of itself and holds one of every array (`digests`), which is compared whenever an array is read.
 """
 import hashlib
+import inspect
 import itertools
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -127,15 +129,15 @@ class Manager:
         return None
 
     def weights(self, step: int) -> dict:
-        """`params` and `aux` of checkpoint `step` as numpy arrays, whatever topology wrote them; the optimizer's slots are not read.
+        """`params` and `aux` of checkpoint `step` as numpy arrays, whatever topology wrote them; the optimizer's slots are not read. Each process reads for itself.
 
         Raises: UserError when there is no such checkpoint; Unsound.
         """
         if step not in self.steps():
             raise UserError(f"{self._folder} has no checkpoint of step {step}; it has {', '.join(map(str, reversed(self.steps()))) or 'none'}")
         record, parts = self.record(step), ("params", "aux")
-        found = self._sound(step, lambda: _partly(self._state(step), parts))
-        self._compare(step, found, {name: said for name, said in record.arrays.items() if name.split("/")[0] in parts})
+        found = self._sound(step, lambda: _partly(self._state(step), parts), tell=_alone)
+        self._compare(step, found, {name: said for name, said in record.arrays.items() if name.split("/")[0] in parts}, tell=_alone)
         return found
 
     def verify(self, step: int, shape: Any, sharding: Any, digest: str) -> None:
@@ -167,8 +169,11 @@ class Manager:
     def _state(self, step: int) -> Any:
         return epath.Path(str(self._folder)) / str(step) / "state"
 
-    def _sound(self, step: int, body: Callable[[], Any]) -> Any:
-        """What `body` returns. Raises: in every process what it raised in one of them, as Unsound or Misfit, or as Temporary where a later try may go well."""
+    def _sound(self, step: int, body: Callable[[], Any], tell: Callable = digests.told) -> Any:
+        """What `body` returns. Raises: in every process what it raised in one of them, as Unsound or Misfit, or as Temporary where a later try may go well.
+
+        tell: how processes hear of one another; `_alone` when each reads for itself.
+        """
         found, fault, hook = None, None, sys.unraisablehook
         sys.unraisablehook = lambda met: _late(met) or hook(met)
         try:
@@ -177,8 +182,9 @@ class Manager:
         except (Unsound, Misfit, Temporary) as error:
             fault = error
         except Exception as error:                   # orbax raises whatever its parsers trip over
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)      # which would show the other arrays that cannot be read, each with a traceback
             fault = self._damaged(step, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        for each in digests.told({"kind": type(fault).__name__, "why": str(fault)}):
+        for each in tell({"kind": type(fault).__name__, "why": str(fault)}):
             if each["kind"] != "NoneType":
                 raise {"Unsound": Unsound, "Misfit": Misfit, "Temporary": Temporary}[each["kind"]](each["why"])
         return found
@@ -193,13 +199,13 @@ class Manager:
         advice = f"choose another step (there {'is' if len(others) == 1 else 'are'} {', '.join(others)})" if others else "there is no other: restore it from a copy"
         return Unsound(f"checkpoint {step} in {self._folder} {what}; {advice}")
 
-    def _compare(self, step: int, state: Any, recorded: dict) -> None:
-        """Raises: Unsound, in every process, when an array differs from what is recorded."""
+    def _compare(self, step: int, state: Any, recorded: dict, tell: Callable = digests.told) -> None:
+        """Raises: Unsound, in every process, when an array differs from what is recorded. tell: as for `_sound`."""
         if not recorded:
             if jax.process_index() == 0:
                 print(f"note: checkpoint {step} in {self._folder} is of an earlier version and has no digests, so its arrays are taken as they are", flush=True)
             return
-        changed = sorted(set().union(*(each["changed"] for each in digests.told({"changed": digests.changed(state, recorded)}))))
+        changed = sorted(set().union(*(each["changed"] for each in tell({"changed": digests.changed(state, recorded)}))))
         if changed:
             raise self._unsound(step, f"is not what was saved: {len(changed)} of its {len(recorded)} arrays differ from their digests ({listed(changed, 3)})")
 
@@ -215,9 +221,13 @@ class Manager:
         return record
 
 
+def _alone(message: dict) -> list[dict]:
+    return [message]
+
+
 def _late(met: Any) -> bool:
-    """Whether Python met what tensorstore still gives when orbax has given up on a damaged checkpoint; it would print a traceback."""
-    return isinstance(met.exc_value, RuntimeError) and "Event loop is closed" in str(met.exc_value)
+    """Whether Python met what is left of reading a damaged checkpoint that orbax has given up on; it would print a traceback."""
+    return inspect.iscoroutine(met.object) or isinstance(met.exc_value, RuntimeError) and "Event loop is closed" in str(met.exc_value)
 
 
 def _said(array: tuple | None) -> str:
