@@ -8,6 +8,7 @@ is one sentence that every process prints.
 Protocol, one line of JSON each way: `{"process": i, "processes": N, "host": name, "jax": version}`, answered by `{"error": ""}` or by the reason.
 """
 import json
+import re
 import selectors
 import socket
 import time
@@ -76,8 +77,8 @@ def report(address: str, hello: dict, timeout: float) -> None:
 def split(address: str) -> tuple[str, int]:
     """"host:port" → (host, port); IPv6 hosts in brackets. Raises `UserError`."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UserError(f"the coordinator's address must be host:port, such as 10.0.0.2:8476; got '{address}'")
+    if not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.%\w]+\]", host) or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise UserError(f"the coordinator's address must be host:port, such as 10.0.0.2:8476; got {address[:80]!r}")
     return host.strip("[]"), int(port)
 
 

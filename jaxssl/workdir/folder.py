@@ -2,20 +2,14 @@
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Set
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxssl.errors import Temporary, UserError
+from jaxssl.workdir import environment
 
 RUN = ("model", "method", "data", "augment")     # sections of a run's config
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
 
 
 def claim(workdir: str, config_text: str, images: dict, *, described: dict | None = None, total: int, allow_change: bool, leader: bool) -> dict | None:
@@ -52,7 +46,7 @@ def claim(workdir: str, config_text: str, images: dict, *, described: dict | Non
                 if name not in there:
                     write(folder / name, text)
             if "config.json" not in there:
-                write(folder / "environment.json", json.dumps(environment(), indent=1))
+                write(folder / "environment.json", json.dumps(environment.now(), indent=1))
         except OSError as error:
             raise UserError(f"cannot write in workdir {workdir} ({error.strerror or error}); make room or get the right to write there, or choose another folder") from error
     return former
@@ -144,27 +138,3 @@ def read_json(file) -> dict | None:
 def nulled(values: dict) -> dict:
     """`values` with None for each number that is not finite, which JSON has no word for."""
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
-
-
-def environment() -> dict:
-    """Versions, devices, processes and the source's git revision."""
-    devices = jax.devices()
-    return {"python": platform.python_version(), "platform": platform.platform(), "argv": sys.argv,
-            "packages": {p: _version(p) for p in PACKAGES}, "backend": jax.default_backend(), "device_kind": devices[0].device_kind,
-            "devices": len(devices), "processes": jax.process_count(), "git_revision": _revision()}
-
-
-def _version(package):
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _revision():
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
-        return done.stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        return None
