@@ -92,7 +92,7 @@ def process(main: Callable[[], int]) -> NoReturn:
     """`main()` as a process of its own: streams that do not fail, signals that let every `finally` clean up, its exit code."""
     _open_streams()
     threading.excepthook = _in_thread
-    signal.signal(signal.SIGINT, _Interrupt())
+    _count_signals()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) == signal.SIG_DFL:           # not where somebody (nohup) has it ignored
             signal.signal(number, _end)
@@ -148,19 +148,24 @@ def _open_streams() -> None:
         setattr(sys, name, Steady(stream))
 
 
-class _Interrupt:
-    """Ctrl-C: KeyboardInterrupt, and the third ends the process at once, whatever it is cleaning up."""
-    came = 0
+def _count_signals() -> None:
+    """Ends the process at the third Ctrl-C or the second SIGTERM, also where the main thread is deep in a compiler and its handlers wait."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)     # gets the number of every signal, whatever the main thread does
+    enough = {signal.SIGINT: 3, signal.SIGTERM: 2}
 
-    def __call__(self, *_: Any) -> None:
-        self.came += 1
-        if self.came >= 3:
-            os._exit(INTERRUPTED)
-        raise KeyboardInterrupt
+    def watch():
+        came = b""
+        while True:
+            came += os.read(reading, 64)
+            for number, most in enough.items():
+                if came.count(bytes([number])) >= most:
+                    os._exit(128 + number)
+    threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
 def _end(number: int, _frame: Any) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)                        # a second one ends at once
     os.write(2, f"{signal.Signals(number).name}: ended; what was not finished is not there\n".encode())
     raise SystemExit(128 + number)
 

@@ -24,7 +24,7 @@ from jaxssl.command import guarded, place, process, split_overrides, whole
 PARTS = (("views", r"/views/|^batch\["), ("backward", r"transpose\("), ("forward", r"jvp\("), ("unnamed", r"^$"), ("update and metrics", ""))
 
 
-MOST_CHIPS, MOST_EMULATED = 16_384, 1024     # of a slice, more than any has; and of emulated devices, each with threads of its own
+MOST_CHIPS, MOST_EMULATED = 16_384, 4096     # of a slice, more than any has; and of emulated devices, each with threads of its own
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,50 +18,43 @@ SHOWN = 3           # arrays in a sentence
 
 
 class Demand(NamedTuple):
-    """What a key asks for. power: how its bytes grow with it. where: 0 the machine's memory, 1 that of its devices."""
-    key: str
-    value: float
-    nbytes: float
-    power: int
-    where: int
+    """Bytes of something that a run holds. keys: key -> (its value, how the bytes grow with it: its power). where: 0 the machine's memory, 1 that of its devices."""
     what: str
+    nbytes: float
+    keys: dict[str, tuple[int, int]]
+    where: int = 0
 
 
 def demands(config: Any, facts: Any) -> list[Demand]:
     """Of this process, from the config alone."""
-    rows = config.batch_size / jax.process_count()
-    part = min(config.micro_batch or config.batch_size, config.batch_size) / jax.process_count()
-    pixel, canvas = {"bf16": 2, "f32": 4}[config.precision], facts.canvas ** 2 * 3
-    found = [Demand("batch_size", config.batch_size, rows * canvas, 1, 0, "its decoded images"),
-             Demand("data.canvas", facts.canvas, rows * canvas, 2, 0, "the decoded images of a batch"),
-             Demand("eval.batch", config.eval.batch, config.eval.batch / jax.process_count() * (canvas + config.augment.size ** 2 * 3 * pixel), 1, 0, "its images"),
-             Demand("data.workers", config.data.workers, max(config.data.workers, 0) * (WORKER + BUFFERED * rows * canvas), 1, 0,
-                    "decoding processes and the batches they prepare")]
+    rows, canvas = config.batch_size / jax.process_count(), facts.canvas ** 2 * 3
+    part, of = ("micro_batch" if 0 < config.micro_batch < config.batch_size else "batch_size"), {"data.canvas": (facts.canvas, 2)}
+    pixel, workers = {"bf16": 2, "f32": 4}[config.precision], max(config.data.workers, 0)
+    batch = {"batch_size": (config.batch_size, 1)}
+    found = [Demand("the decoded images of a batch", rows * canvas, batch | of),
+             Demand("the images of a forward pass of the evaluation", config.eval.batch / jax.process_count() * canvas, {"eval.batch": (config.eval.batch, 1)} | of),
+             Demand("decoding processes and the batches that they prepare", workers * (WORKER + BUFFERED * rows * canvas), {"data.workers": (workers, 1)})]
     if facts.resident:
-        found.append(Demand("data.canvas", facts.canvas, facts.examples * canvas * (1 + jax.local_device_count()), 2, 0, f"{facts.examples:,} decoded images kept in memory "
-                            "(data.resident=no streams them)"))
+        found.append(Demand(f"{facts.examples:,} decoded images (data.resident=no streams them)", facts.examples * canvas * (1 + jax.local_device_count()), of))
     for section in ("augment", "local"):
-        views = config[section]
-        nbytes = part * views.views * views.size ** 2 * 3 * pixel
-        found += [Demand(f"{section}.views", views.views, nbytes, 1, 1, f"views of {views.size}×{views.size}"),
-                  Demand(f"{section}.size", views.size, nbytes, 2, 1, f"{views.views} views an image")]
+        views, size = config[section].views, config[section].size
+        found.append(Demand(f"the {'views' if section == 'augment' else 'local views'}", config[part] / jax.process_count() * views * size ** 2 * 3 * pixel,
+                            {f"{section}.views": (views, 1), f"{section}.size": (size, 2), part: (config[part], 1)}, 1))
     return found
 
 
 def ask(config: Any, facts: Any, memory: tuple[int, int]) -> None:
-    """Refuses the key that asks for most beyond `memory` (`runtime.memory`). Raises: UserError with the largest value that would fit, the other keys as they are."""
-    beyond = [(each.nbytes / memory[each.where], each) for each in demands(config, facts) if memory[each.where] and each.nbytes > memory[each.where]]
+    """Refuses what alone takes more than `memory` (`runtime.memory`). Raises: UserError with the largest values that would fit, of each key with the others as they are."""
+    beyond = [(each.nbytes / memory[each.where], each.keys, each) for each in demands(config, facts) if memory[each.where] and each.nbytes > memory[each.where]]
     if not beyond:
         return
-    for key in [each.key for _, each in beyond]:         # a key that fits when it is made smaller, rather than one that asks for more with the others as they are
-        over, worst = max((pair for pair in beyond if pair[1].key == key), key=lambda pair: pair[0])
-        most = math.floor(worst.value * over ** (-1 / worst.power))
-        if most >= 1:
-            break
-    others = sorted({each.key for _, each in beyond} - {worst.key})
-    raise UserError(f"{worst.key} is {worst.value:,}, and {worst.what} alone take {size(worst.nbytes)} where this machine has {size(memory[worst.where])}; "
-                    + (f"at most {most:,} would fit" if most >= 1 else "not even 1 would fit") + " with the other keys as they are"
-                    + (f"; or lower {' or '.join(others)}" if others else ""))
+    worst = max(beyond, key=lambda each: each[0])[2]
+    common = [key for key in worst.keys if all(key in keys for _, keys, _ in beyond)]
+    fitting = {key: math.floor(min(keys[key][0] * over ** (-1 / keys[key][1]) for over, keys, _ in beyond)) for key in common}
+    advice = " or ".join(f"{key} of at most {most:,}" for key, most in fitting.items() if most >= 1)
+    values = ", ".join(f"{key}={value:,}" for key, (value, _) in worst.keys.items())
+    raise UserError(f"{worst.what} take {size(worst.nbytes)} ({values}), and this machine has {size(memory[worst.where])}; "
+                    + (f"{advice} would fit, the other keys as they are" if advice else "lower several of these keys"))
 
 
 def state(job: Any, config: Any, memory: int) -> None:

@@ -91,7 +91,7 @@ def _stacks() -> str:
 
 
 class Stop:
-    """True (`if stop:`) once SIGTERM or SIGINT asked for an end; a second signal leaves the step, and a third Ctrl-C what is being cleaned up. Use it as a context manager.
+    """True (`if stop:`) once SIGTERM or SIGINT asked for an end; a second signal ends the process at once. Use it as a context manager.
 
     The former handlers come back at exit. Outside the main thread, where Python allows no handlers, it stays False.
     """
@@ -117,10 +117,6 @@ class Stop:
         self.signal = signal.Signals(number).name
         self._event.set()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, self._again)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # Not print: a signal may arrive inside a print, and Python's buffers refuse to be entered twice.
         os.write(2, f"{self.signal}: stopping after this step; a second signal ends at once\n".encode())
-
-    def _again(self, *_: Any) -> None:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))       # as shells have it
-        raise KeyboardInterrupt
