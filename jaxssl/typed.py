@@ -63,6 +63,11 @@ def fit(value: Any, default: Any, name: str, kind: Any = None, *, or_tuple: bool
         good = isinstance(value, type(default))
     if not good:
         raise UserError(f"{name} is {_short(value)}, a {type(value).__name__}; it takes {like}")
+    return value
+
+
+def within(value: Any, default: Any, name: str) -> Any:
+    """`value`, if every number in it is one that a key may have: none below 0 where the `default` is not, none beyond reason. Raises: UserError."""
     lowest = min([0, *_numbers(default)])
     if odd := [n for n in _numbers(value) if not (lowest <= n <= MOST and (n == 0 or abs(n) >= LEAST))]:
         raise UserError(f"{name} is {_short(value)}; it takes {'numbers' if isinstance(value, tuple) else 'a number'} from {lowest:g} to {MOST:,}"

@@ -45,14 +45,14 @@ def test_every_numeric_key_refuses_what_is_no_such_number(method):
 def test_numbers_within_settings_and_tuples_count_too():
     for value in ((("kernel$", {"decay": float("nan")}),), (("kernel$", {"rate": -1.0}),), ((7 * 10**12, {"decay": 0.0}),)):
         with pytest.raises(UserError, match="optim.rules"):
-            typed.fit(value, (), "optim.rules", tuple[tuple[str | int, dict], ...])
-    assert typed.fit(-1, -1, "data.workers") == -1 and typed.fit(0, 5, "k") == 0 and typed.fit(1e-30, 1.0, "t") == 1e-30
+            typed.within(value, (), "optim.rules")
+    assert typed.within(-1, -1, "data.workers") == -1 and typed.within(0, 5, "k") == 0 and typed.within(1e-30, 1.0, "t") == 1e-30
     with pytest.raises(UserError, match="from -1 to 2,147,483,647"):
-        typed.fit(-2, -1, "data.workers")
+        typed.within(-2, -1, "data.workers")
     with pytest.raises(UserError, match="0 or at least 1e-30"):
-        typed.fit(1e-40, 1.0, "t")
+        typed.within(1e-40, 1.0, "t")
     with pytest.raises(UserError, match="a number of some 5,000 digits"):
-        typed.fit(10**5000, 1, "seed")
+        typed.within(10**5000, 1, "seed")
     with pytest.raises(UserError, match=r"'9{50,60}'?"):
         durations.parse("9" * 5000, "total")
 
