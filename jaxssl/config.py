@@ -273,7 +273,8 @@ def _put(config, path, value):
     if path in DURATIONS:
         durations.parse(value if typed.number(value) else str(value), path)
     else:
-        value = typed.within(typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW), owner[key], path)
+        value = typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW)
+        typed.within(value, (_section_defaults(section, config) if section else _defaults(settings))[key], path)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
 

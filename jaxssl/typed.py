@@ -66,13 +66,12 @@ def fit(value: Any, default: Any, name: str, kind: Any = None, *, or_tuple: bool
     return value
 
 
-def within(value: Any, default: Any, name: str) -> Any:
-    """`value`, if every number in it is one that a key may have: none below 0 where the `default` is not, none beyond reason. Raises: UserError."""
+def within(value: Any, default: Any, name: str) -> None:
+    """Refuses a value with a number that no key has: below 0 where the signature's `default` is not, or beyond reason. Raises: UserError."""
     lowest = min([0, *_numbers(default)])
     if odd := [n for n in _numbers(value) if not (lowest <= n <= MOST and (n == 0 or abs(n) >= LEAST))]:
         raise UserError(f"{name} is {_short(value)}; it takes {'numbers' if isinstance(value, tuple) else 'a number'} from {lowest:g} to {MOST:,}"
                         + (f" that are 0 or at least {LEAST:g}" if abs(odd[0]) < LEAST else ""))
-    return value
 
 
 def _short(value: Any) -> str:

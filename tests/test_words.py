@@ -46,7 +46,9 @@ def test_numbers_within_settings_and_tuples_count_too():
     for value in ((("kernel$", {"decay": float("nan")}),), (("kernel$", {"rate": -1.0}),), ((7 * 10**12, {"decay": 0.0}),)):
         with pytest.raises(UserError, match="optim.rules"):
             typed.within(value, (), "optim.rules")
-    assert typed.within(-1, -1, "data.workers") == -1 and typed.within(0, 5, "k") == 0 and typed.within(1e-30, 1.0, "t") == 1e-30
+    for value, default in ((-1, -1), (0, 5), (1e-30, 1.0), ((.5, .5), (.1, .2)), (None, None), ("a", "b")):
+        typed.within(value, default, "k")
+    assert configs.load(configs.opened("configs/digits/simclr.py"), {"data.workers": "-1"}).data.workers == -1
     with pytest.raises(UserError, match="from -1 to 2,147,483,647"):
         typed.within(-2, -1, "data.workers")
     with pytest.raises(UserError, match="0 or at least 1e-30"):
