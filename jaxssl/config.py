@@ -4,6 +4,7 @@ A config file (`config_file`) lists what a recipe sets. Everything else is compl
 once: of the function in `SECTIONS`, and of the one that the section's `name` selects (`FAMILIES`). So a resolved config holds every key that something
 reads, and an unknown one is a typo.
 """
+import functools
 import importlib
 import inspect
 import json
@@ -250,8 +251,13 @@ def _section_defaults(section, config):
     return {k: v for k, v in {**keys, **OFF.get(section, {})}.items() if k not in INJECTED.get(section, ())}
 
 
+@functools.cache
+def _parameters(f):
+    return inspect.signature(f).parameters
+
+
 def _defaults(f):
-    return {p.name: p.default for p in inspect.signature(f).parameters.values() if p.default is not p.empty}
+    return {p.name: p.default for p in _parameters(f).values() if p.default is not p.empty}
 
 
 def _set(config, path, text):
@@ -282,7 +288,7 @@ def _put(config, path, value):
 def _annotation(config, path):
     """What the signature that a key comes from says of it; None for a selector and for keys that every config shares."""
     section, _, key = path.rpartition(".")
-    signatures = [inspect.signature(f).parameters for f in functions(section, config)] if section and key != "name" else []
+    signatures = [_parameters(f) for f in functions(section, config)] if section and key != "name" else []
     return next((parameters[key].annotation for parameters in signatures if key in parameters), None)
 
 

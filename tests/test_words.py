@@ -35,7 +35,9 @@ def test_every_numeric_key_refuses_what_is_no_such_number(method):
     keys = list(numeric(configs.load(opened, name)))
     assert len(keys) > 60
     for path, value in keys:
-        for bad in ("nan", "1e999", "-1e999", "1e40", "-0.5", "-7"):        # a duration counts in steps here
+        if method != METHODS[0] and not path.startswith(("method.", "model.")):      # of the other sections once
+            continue
+        for bad in ("nan", "1e999", "1e40", "-0.5", "-7"):                           # a duration counts in steps here
             text = bad if not isinstance(value, tuple) else f"({bad}{f', {value[-1]}' * (len(value) - 1)},)"
             with pytest.raises(UserError, match=path.replace(".", r"\.")):
                 configs.load(opened, {**name, path: text})
