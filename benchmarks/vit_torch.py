@@ -9,9 +9,11 @@ starts). A process computes the loss, the mean of squares of the pooled features
 after an untimed call. Processor time is of all threads, user and system; on a shared machine it is the steadier of the two.
 
 Expected before this benchmark ran, from a sketch: 3.8 to 4.2 CPU-seconds against 4.7 to 4.9; huge pages save about a fifth of ours.
-Measured on two cores that other work shared, two rounds of the five: 7.3 against 6.7 CPU-seconds (.91 times), 7.0 against 7.1 with huge pages (1.02):
-the bar is missed. Of 7.9 CPU-seconds in one process, leaving attention's products and softmax out saves 1.8, GELU .7, layer norms .6 and nothing else
-is above .3: erf in place of erfc, an einsum or heads before tokens in attention, and the one-pass variance are all within 4 %. Page faults are 1.3.
+Measured on two quiet cores with AVX-512: 6.2 against 3.5 CPU-seconds (.57 times), 5.6 against 3.6 with huge pages (.64): the bar is missed, and out of
+reach there. The sketch's cores multiplied at 173 to 204 GFLOP/s a core in XLA and at 90 to 105 in torch; these do 157 to 166 and 167 to 186, and the 410
+GFLOP of linear layers alone are 2.6 CPU-seconds at XLA's rate. Leaving out attention saves .9 CPU-seconds, GELU then .4, layer norms .3; what is left, linear
+layers with their biases and residuals, is 3.6. Other products (XLA's flags for YNNPACK, XNNPACK, oneDNN), a wider vector and attention written with heads
+before tokens are all within 4 % or slower.
 """
 import argparse
 import json

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxssl.losses import contrastive, distillation, masked
+from jaxssl.losses import contrastive, distillation, masked, redundancy
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -124,6 +124,47 @@ def hidden(rng):
     return [rng.normal(size=(B, 5, 8)), target, (rng.random((B, 5)) < .5) & (np.arange(B) > 0)[:, None]]
 
 
+def pairs(z):
+    return [(v, w) for w in range(z.shape[1]) for v in range(w)]
+
+
+def invariance(z):
+    return np.mean([(z[b, v, k] - z[b, w, k]) ** 2 for v, w in pairs(z) for b in range(B) for k in range(z.shape[2])])
+
+
+def variance(z):
+    return np.mean([max(0, 1 - np.sqrt(np.sum((z[:, v, k] - z[:, v, k].mean()) ** 2) / (B - 1) + 1e-4)) for v in range(z.shape[1]) for k in range(z.shape[2])])
+
+
+def covariance(z):
+    _, V, K = z.shape
+    c = z - z.mean(0)
+    return 2 / V / K * sum((c[:, v, i] @ c[:, v, j] / (B - 1)) ** 2 for v in range(V) for i in range(K) for j in range(K) if i != j)
+
+
+def barlow(z, weight):
+    K, n = z.shape[2], (z - z.mean(0)) / np.sqrt(np.mean((z - z.mean(0)) ** 2, 0) + 1e-5)
+    of = {(v, w, i, j): n[:, v, i] @ n[:, w, j] / B for v, w in pairs(z) for i in range(K) for j in range(K)}
+    return sum((1 - c) ** 2 if i == j else weight * c**2 for (_, _, i, j), c in of.items()) / len(pairs(z))
+
+
+def sigreg(z, directions):
+    values = []
+    for v in range(z.shape[1]):
+        for a in directions.T:
+            x, total = z[:, v] @ a / np.sqrt(a @ a), 0.
+            for n in range(17):
+                t = 3 * n / 16
+                total += (1 if n in (0, 16) else 2) * 3 / 16 * np.exp(-t * t / 2) * ((np.cos(t * x).mean() - np.exp(-t * t / 2)) ** 2 + np.sin(t * x).mean() ** 2)
+            values.append(B * total)
+    return np.mean(values)
+
+
+def spread(rng):
+    """Some dimensions vary more than 1, some less."""
+    return [rng.normal(size=(B, 3, 6)) * np.array([.1, .5, .9, 1.2, 2., 4.])]
+
+
 CASES = [
     Case("nt_xent", functools.partial(contrastive.nt_xent, temperature=.2), lambda z: nt_xent(z, .2), normal((B, 2, 8))),
     Case("nt_xent, 3 views in tiles", functools.partial(contrastive.nt_xent, temperature=.1, block=7), lambda z: nt_xent(z, .1), normal((B, 3, 8))),
@@ -144,6 +185,12 @@ CASES = [
     Case("pixel_mse", masked.pixel_mse, lambda *x: pixels(*x, np.square, True), hidden),
     Case("pixel_mse, raw", functools.partial(masked.pixel_mse, normalise=False), lambda *x: pixels(*x, np.square, False), hidden),
     Case("pixel_l1", masked.pixel_l1, lambda *x: pixels(*x, np.abs, False), hidden),
+    Case("invariance", redundancy.invariance, invariance, normal((B, 3, 4))),
+    Case("variance", redundancy.variance, variance, spread),
+    Case("covariance", redundancy.covariance, covariance, spread),
+    Case("barlow_twins", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 2, 5))),
+    Case("barlow_twins, 3 views", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 3, 4))),
+    Case("sigreg", lambda z, a: redundancy.sigreg(z, jax.lax.stop_gradient(a)), sigreg, normal((B, 2, 5), (5, 3))),
 ]
 every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
 
@@ -248,6 +295,9 @@ GRADED = {
     "swav": (lambda g, s: jax_swapped(s, jax.lax.stop_gradient(s[:, :2])), "student", 1., 0.),
     "mae": (lambda g, x: masked.pixel_mse(x, masked.patches(g["images"], 2), g["mask"]), "prediction", 1., 0.),
     "simmim": (lambda g, x: masked.pixel_l1(x, masked.patches(g["images"], 2), g["mask"]), "prediction", 1., 0.),
+    "vicreg": (lambda g, z: 25 * redundancy.invariance(z) + 25 * redundancy.variance(z) + redundancy.covariance(z), "p", 1., 0.),
+    "barlow_twins": (lambda g, z: redundancy.barlow_twins(z, redundancy=.0051)[0], "p", 1., 0.),
+    "sigreg": (lambda g, z: redundancy.sigreg(z, g["directions"]), "student", 1., 0.),
 }
 PLAIN = {
     "center": lambda g: distillation.update_center(g["center_before"], g["teacher"], .9),
@@ -275,5 +325,5 @@ def test_golden_of_lightly(name):
 
 
 def test_every_golden_is_compared():
-    made = {"p", "z", "student", "teacher", "center_before", "images", "prediction", "mask"}
+    made = {"p", "z", "student", "teacher", "center_before", "images", "prediction", "mask", "directions"}
     assert set(goldens()) == made | set(PLAIN) | set(GRADED) | {f"grad_{name}" for name in GRADED}

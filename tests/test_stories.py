@@ -94,8 +94,10 @@ def test_story(method, tmp_path):
     others = one.run(1)
     theirs = gradients(one)
     assert_near(ours, theirs)
-    for name, x in one.named("aux").items():
-        np.testing.assert_allclose(ours_aux[name], x, rtol=1e-4, atol=1e-5 * max(np.abs(x).max(), 1e-6), err_msg=name)
+    theirs_aux = one.named("aux")
+    for name, x in theirs_aux.items():
+        spread = np.sqrt(theirs_aux[name.removesuffix("mean") + "var"].max()) if name.endswith("/mean") else 0.     # a mean of what is centred is rounding, of that size
+        np.testing.assert_allclose(ours_aux[name], x, rtol=1e-4, atol=1e-5 * max(np.abs(x).max(), spread, 1e-6), err_msg=name)
     others += one.run(3, start=1)
     assert [m["loss"] for m in others] == pytest.approx([m["loss"] for m in metrics], rel=1e-4)
 

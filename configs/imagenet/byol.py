@@ -12,6 +12,13 @@ Variants: 100ep, 1000ep: rate .45 and .2, decay of the average from .99 and .996
 from ml_collections import ConfigDict
 
 VARIANTS = ("100ep", "1000ep", "laptop")
+# Variant -> published values, each with the protocol and the setting of it by which it was measured.
+LINEAR = dict(protocol="augmented", setting=dict(epochs=80.0, batch_size=1024, weight_decay=0.0), weights="student")
+HOW = "linear (SGD with Nesterov momentum on augmented views, 80 epochs of batch 1024)"
+PUBLISHED = {
+    "": [dict(LINEAR, value=0.725, source=f"arXiv 2006.07733, section 5: {HOW} after 300 epochs")],
+    "1000ep": [dict(LINEAR, value=0.743, source=f"arXiv 2006.07733, table 1: {HOW} after 1,000 epochs")],
+}
 
 
 def get_config(variant=""):

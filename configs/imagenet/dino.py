@@ -13,6 +13,13 @@ Variants: 300ep: batch 1024, warmer teacher, free last layer: published kNN 73.3
 from ml_collections import ConfigDict
 
 VARIANTS = ("300ep", "800ep", "resnet50", "laptop")
+# Variant -> published values, each with the protocol and the setting of it by which it was measured.
+KNN = dict(protocol="knn", setting=dict(k=20, temperature=0.07), weights="teacher")
+PUBLISHED = {
+    "": [dict(KNN, value=0.693, source="facebookresearch/dino README: kNN k=20 T=.07 after 100 epochs of batch 512")],
+    "300ep": [dict(KNN, value=0.733, source="facebookresearch/dino README: kNN k=20 T=.07 after 300 epochs of batch 1024")],
+    "800ep": [dict(KNN, value=0.745, source="arXiv 2104.14294, table 2: kNN k=20 T=.07 after 800 epochs of batch 1024")],
+}
 
 
 def get_config(variant=""):

@@ -6,6 +6,7 @@ Hardware: TPU v5e-256 (16x16).
 Hours:    none measured, the recipe was not run by this project; `python -m jaxssl.plan --config configs/imagenet/mae.py --topology v5e:16x16` computes them.
 Expected: published after 1,600 epochs: 83.6 % fine-tuned (`python -m jaxssl.evaluate --protocols finetune`) and 68.0 % linear. Features of masked autoencoders
           read low by kNN and by a linear classifier; fine-tuning is what they are for.
+          They do not stand beside results: the paper fine-tunes with mixup, random augmentation and rates by depth, the protocol here without.
 Variants: 1600ep: 1,600 epochs. vit_large: ViT-L/16, published 85.9 % fine-tuned and 75.8 % linear after 1,600 epochs.
           laptop: a ViT of 48 channels and 2 blocks at 64 px, batch 64, 20 steps, any number of images and classes: shows that everything runs (hours not measured).
 """

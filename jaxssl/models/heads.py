@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from jaxssl.models.norm import BatchNorm
 
+TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")         # of torch's linear layers: uniform within ±1/√fan_in
+
 
 class Projector(nn.Module):
     """Multi-layer perceptron of the given output widths, ReLU between layers; `[B, D]` in, `[B, dims[-1]]` float32 out.
@@ -15,6 +17,7 @@ class Projector(nn.Module):
 
     norm: batch norm after every hidden layer; without it the hidden layers have a bias.
     last_norm: batch norm after the last layer too.
+    last_scale: that norm has a scale.
     last_bias: the last layer is centred, by its norm's bias where it has a norm and by its own bias otherwise.
     kernel_init: initialiser of the kernels.
     depth: stop behind the norm and activation of this layer (from 1); 0 is all of them.
@@ -22,6 +25,7 @@ class Projector(nn.Module):
     dims: tuple[int, ...]
     norm: bool = True
     last_norm: bool = True
+    last_scale: bool = True
     last_bias: bool = False
     bn_groups: int = 1
     bn_momentum: float = 0.9
@@ -38,7 +42,7 @@ class Projector(nn.Module):
             bias = self.last_bias if last else True
             x = nn.Dense(width, use_bias=bias and not norm, dtype=self.dtype, kernel_init=self.kernel_init, name=f"linear{i}")(x)
             if norm:
-                x = BatchNorm(self.bn_momentum, self.bn_eps, self.bn_groups, use_bias=bias, name=f"norm{i}")(x, train)
+                x = BatchNorm(self.bn_momentum, self.bn_eps, self.bn_groups, use_scale=self.last_scale or not last, use_bias=bias, name=f"norm{i}")(x, train)
             if not last:
                 x = nn.relu(x)
             if i == self.depth:

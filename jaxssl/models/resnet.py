@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxssl.errors import UserError, nearest
 from jaxssl.models import droppath
+from jaxssl.models.convolution import convolve
 from jaxssl.models.features import Features
 from jaxssl.models.norm import BatchNorm
 from jaxssl.models.precision import dtype
@@ -63,13 +64,6 @@ class Kernel(nn.Module):
     def __call__(self, channels: int) -> jax.Array:
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")            # He et al., arXiv:1502.01852, as torchvision
         return self.param("kernel", init, (self.size, self.size, channels, self.width), jnp.float32)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Padded by half the kernel on both sides as in torch (SAME would pad strided ones unevenly), in the dtype of x."""
-    pad = (kernel.shape[0] // 2, kernel.shape[0] // 2)
-    return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (stride, stride), (pad, pad),
-                                        dimension_numbers=("NHWC", "HWIO", "NHWC"))   # [B, H, W, I] -> [B, H/s, W/s, O]
 
 
 class Shortcut(nn.Module):

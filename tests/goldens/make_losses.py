@@ -16,7 +16,7 @@ def inputs():
     rng = np.random.Generator(np.random.PCG64(11))
     return {"p": rng.normal(size=(8, 2, 6)), "z": rng.normal(size=(8, 2, 6)), "student": rng.uniform(-1, 1, (8, 4, 6)), "teacher": rng.uniform(-1, 1, (8, 2, 6)),
             "center_before": rng.normal(0, .1, 6), "images": rng.normal(size=(8, 4, 4, 3)), "prediction": rng.normal(size=(8, 4, 12)),
-            "mask": rng.random((8, 4)) < .75}
+            "mask": rng.random((8, 4)) < .75, "directions": rng.normal(size=(6, 5))}
 
 
 def lightly():
@@ -37,6 +37,7 @@ def lightly():
 def reference():
     """name -> float64 array: what lightly returns, and `grad_…`, the gradient of a loss with respect to its predictions."""
     torch, loss, swav_loss, utils = lightly()
+    from lightly.loss.lejepa_loss import SIGReg
     x = {name: torch.from_numpy(array) for name, array in inputs().items()}
     out = {}
 
@@ -62,6 +63,11 @@ def reference():
     # The losses as lightly's documentation of MAE and SimMIM computes them: torch's own, over the masked patches alone.
     graded("mae", lambda p: torch.nn.MSELoss()(p[x["mask"]], utils.normalize_mean_var(out["patches"])[x["mask"]]), x["prediction"])
     graded("simmim", lambda p: torch.nn.L1Loss()(p[x["mask"]], out["patches"][x["mask"]]), x["prediction"])
+    graded("vicreg", lambda z: loss.VICRegLoss()(*views(z)), x["p"])
+    graded("barlow_twins", lambda z: loss.BarlowTwinsLoss(.0051)(*views(z)), x["p"])
+    sigreg = SIGReg().double()
+    sigreg._generate_unit_vectors = lambda *_: x["directions"] / x["directions"].norm(dim=0)      # ours, in place of its own draws
+    graded("sigreg", lambda z: sum(map(sigreg, views(z))) / 4, x["student"])
     return {name: array.detach().numpy() for name, array in out.items()}
 
 

@@ -1,0 +1,135 @@
+"""Redundancy reduction: views agree, and the dimensions of an embedding each say something else; no negatives and no teacher.
+
+VICReg: Bardes et al. 2022, "VICReg: variance-invariance-covariance regularization for self-supervised learning", eq. 1 to 6. Barlow Twins: Zbontar et al.
+2021, "Barlow Twins: self-supervised learning via redundancy reduction", eq. 1 and 2. SIGReg: Balestriero and LeCun 2025, "LeJEPA: provable and scalable
+self-supervised learning without the heuristics", sections 4 to 6.
+
+z is [B, V, K]: images, views, dimensions; any float type, computed in float32. Every mean is over the global batch.
+"""
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxssl.losses.unit import EXACT
+
+EPSILON = 1e-4                                                               # under VICReg's square root (official code)
+# The integral over frequencies: 17 knots on [0, 3], twice the trapezium since the integrand is even, times the normal's characteristic function.
+KNOTS = np.linspace(0, 3, 17)
+NORMAL = np.exp(-KNOTS**2 / 2)
+WEIGHTS = np.where((KNOTS == 0) | (KNOTS == 3), 1, 2) * (KNOTS[1] - KNOTS[0]) * NORMAL
+FLOOR = float(WEIGHTS @ (1 - NORMAL**2))                                     # `sigreg` of many standard normal rows: 1.05
+
+
+def invariance(z):
+    """Squared distance of two views of an image, mean over dimensions, images and pairs of views (VICReg, eq. 5).
+
+        loss = 0
+        for v, w in pairs of views:
+            loss += mean((z[b, v, k] - z[b, w, k])² over b and k)
+        loss /= number of pairs
+
+    Returns: scalar f32. Raises: ValueError for another rank, integers, fewer than two images or views.
+    """
+    z = _checked(z, views=2)
+    return sum(jnp.square(z[:, v] - z[:, w]).mean() for v, w in _pairs(z)) / len(_pairs(z))
+
+
+def variance(z):
+    """How far the deviation of a dimension falls short of 1, mean over dimensions and views (VICReg, eq. 1 and 2).
+
+        loss = mean(max(0, 1 - sqrt(var(z[:, v, k]) + 1e-4)) over v and k)           # the unbiased variance
+
+    Returns: scalar f32 in [0, .99]: .99 where all images are equal. Raises: as `invariance`, but one view is enough.
+    """
+    z = _checked(z)
+    centred = z - z.mean(0)
+    return jax.nn.relu(1 - jnp.sqrt(jnp.square(centred).sum(0) / (len(z) - 1) + EPSILON)).mean()
+
+
+def covariance(z):
+    """Squared covariances of different dimensions, over the number of dimensions, and twice the mean over views (VICReg, eq. 3 and 4).
+
+        for v in views:
+            C = (z[:, v] - mean).T @ (z[:, v] - mean) / (B - 1)
+            loss += sum(C[i, j]² for i != j) / K
+        loss *= 2 / V
+
+    With two views it is their sum, as in the paper. Returns: scalar f32. Raises: as `variance`.
+    """
+    z = _checked(z)
+    B, V, K = z.shape
+    centred = z - z.mean(0)
+    return 2 * sum(_off_diagonal(_product(centred[:, v], centred[:, v]) / (B - 1)) for v in range(V)) / (K * V)
+
+
+def barlow_twins(z, *, redundancy):
+    """The cross-correlation of two views should be the identity (Barlow Twins, eq. 1); mean over pairs of views.
+
+        for v, w in pairs of views:
+            C = normed(z[:, v]).T @ normed(z[:, w]) / B                              # normed: over the batch, biased variance, epsilon 1e-5
+            loss += sum((1 - C[i, i])²) + redundancy * sum(C[i, j]² for i != j)
+        loss /= number of pairs
+
+    Args: redundancy: weight of the second sum, .0051 in the official code.
+    Returns: (loss, metrics): scalar f32, at least 0 and at most (4 + redundancy · (K - 1)) · K; {"on_diagonal": mean of C[i, i], "off_diagonal": root mean square of
+      C[i, j]}, scalars without gradient.
+    Raises: as `invariance`.
+    """
+    z = _checked(z, views=2)
+    B, _, K = z.shape
+    centred = z - z.mean(0)
+    normed = centred * jax.lax.rsqrt(jnp.square(centred).mean(0) + 1e-5)
+    value, on, off = 0., 0., 0.
+    for v, w in _pairs(z):
+        c = _product(normed[:, v], normed[:, w]) / B
+        diagonal, rest = jnp.diagonal(c), _off_diagonal(c)
+        value, on, off = value + jnp.square(1 - diagonal).sum() + redundancy * rest, on + diagonal.mean(), off + rest
+    n = len(_pairs(z))
+    off = jnp.sqrt(off / (n * max(K * (K - 1), 1)))
+    return value / n, jax.lax.stop_gradient({"on_diagonal": on / n, "off_diagonal": off})
+
+
+def sigreg(z, directions):
+    """SIGReg: how far each view's embeddings, seen along random directions, are from a standard normal (LeJEPA, section 4; the Epps-Pulley statistic).
+
+        for v in views:
+            for a in directions:                                                     # of unit length
+                x = z[:, v] @ a
+                for t, weight, normal in knots:                                      # t in [0, 3], normal = exp(-t² / 2)
+                    statistic += weight * ((mean(cos(t x)) - normal)² + mean(sin(t x))²)
+        loss = B * statistic / (V * number of directions)
+
+    Args: directions: [K, M], any length, not 0; new ones every step.
+    Returns: scalar f32: of standard normal rows about `FLOOR`, whatever B and K; of rows that are all equal up to .402 · B, with no gradient at 0.
+    Raises: as `variance`.
+    """
+    z = _checked(z)
+    unit = directions.astype(jnp.float32)
+    unit = unit / jnp.linalg.norm(unit, axis=0)
+    x = jnp.einsum("bvk,km->bvm", z, unit, precision=EXACT)[..., None] * jnp.asarray(KNOTS, jnp.float32)           # [B, V, M, 17]
+    error = jnp.square(jnp.cos(x).mean(0) - jnp.asarray(NORMAL, jnp.float32)) + jnp.square(jnp.sin(x).mean(0))      # [V, M, 17]
+    return len(z) * (error @ jnp.asarray(WEIGHTS, jnp.float32)).mean()
+
+
+def _product(a, b):
+    """[B, K], [B, K] → [K, K], summed over the images."""
+    return jnp.einsum("bi,bj->ij", a, b, precision=EXACT)
+
+
+def _off_diagonal(c):
+    """Sum of squares off the diagonal; the diagonal is left out before, since it may be thousands of times as large."""
+    return jnp.square(jnp.where(jnp.eye(len(c), dtype=bool), 0., c)).sum()
+
+
+def _pairs(z):
+    return list(itertools.combinations(range(z.shape[1]), 2))
+
+
+def _checked(z, views=1):
+    if z.ndim != 3 or not jnp.issubdtype(z.dtype, jnp.floating):
+        raise ValueError(f"z has shape {z.shape} and dtype {z.dtype}; expected [B, V, K] of a floating type")
+    if z.shape[0] < 2 or z.shape[1] < views:
+        raise ValueError(f"z has {z.shape[0]} images of {z.shape[1]} views; expected at least 2 images{f' and {views} views' if views > 1 else ''}")
+    return z.astype(jnp.float32)

@@ -1,0 +1,44 @@
+"""SimSiam (arXiv 2011.10566): from one view of an image predict what the same network says of the other, which gets no gradient; no teacher, no negatives.
+
+Heads as in the official code (facebookresearch/simsiam, simsiam/builder.py): a projector of three layers, each with batch norm, the last norm without scale and
+centre; a predictor with a narrow hidden layer. The predictor's rate stands still (`--fix-pred-lr`): a rule in the configs, `("^predictor/", dict(fixed=True))`.
+
+Expected: ResNet-50, ImageNet, batch 256: 68.1 % linear after 100 epochs (paper, table 4; 68.3 % in the official README at batch 512).
+"""
+import jax.numpy as jnp
+
+from jaxssl.losses.distillation import cosine_regression
+from jaxssl.losses.unit import normalised
+from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
+from jaxssl.models.heads import TORCH, Projector
+
+
+def make(*, encoder, net, hidden=2048, dim=2048, predictor=512, layers=3) -> Method:
+    """SimSiam.
+
+    Args:
+      hidden, dim, layers: the projector's width, output width and depth (2 layers on CIFAR-10).
+      predictor: width of the predictor's hidden layer.
+    """
+    check_range(hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1), predictor=(predictor, "at least 1", predictor >= 1),
+                layers=(layers, "at least 1", layers >= 1))
+    head = Projector((hidden,) * (layers - 1) + (dim,), last_scale=False, kernel_init=TORCH)
+    top = Projector((predictor, dim), last_norm=False, last_bias=True, kernel_init=TORCH)
+    projector, predict = net(head), net(top)
+
+    def init(key, batch):
+        views = batch["views"][:, 0]
+        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))),
+                             predictor=(predict, jnp.zeros((len(views), dim))))
+        return params, {"batch_stats": stats}
+
+    def loss(params, aux, batch, key, step):
+        stats = dict(aux["batch_stats"])
+        h, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], batch["views"], key=key)      # [B, V, D]
+        z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)                           # [B, V, K]
+        p, stats["predictor"] = predict.per_view(params["predictor"], stats["predictor"], z)                             # [B, V, K]
+        value = cosine_regression(p, z) / 2 - 1                                     # the paper's -cos, whose gradient its rates are for; none flows to z as the target
+        spread = normalised(z).std((0, 1)).mean() * dim ** 0.5                      # 1: projections spread evenly, 0: all the same (figure 2)
+        return value, ({**aux, "batch_stats": stats}, {"target_std": spread}, {"features": h, "embeddings": z})
+
+    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2))
