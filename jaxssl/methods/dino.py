@@ -30,7 +30,7 @@ def make(*, encoder, net, total, duration, student_temp=0.1, teacher_temp=0.07, 
     positive = dict(student_temp=student_temp, teacher_temp=teacher_temp, teacher_temp_start=teacher_temp_start)
     check_range(**{name: (value, "above 0", value > 0) for name, value in positive.items()}, tau=(tau, "in [0, 1]", 0 <= tau <= 1),
                 center_momentum=(center_momentum, "in [0, 1)", 0 <= center_momentum < 1), prototypes=(prototypes, "at least 2", prototypes >= 2),
-                hidden=(hidden, "at least 1", hidden >= 1), bottleneck=(bottleneck, "at least 1", bottleneck >= 1), layers=(layers, "from 1 to 100", 1 <= layers <= 100))
+                hidden=(hidden, "at least 1", hidden >= 1), bottleneck=(bottleneck, "at least 1", bottleneck >= 1), layers=(layers, "at least 1", layers >= 1))
     module = PrototypeHead((hidden,) * (layers - 1) + (bottleneck, prototypes), norm=norm, gain=not norm_last_layer)
     head = net(module)
     decay = schedules.tau(tau, total)

@@ -20,8 +20,7 @@ def make(*, encoder, net, mask_ratio=0.75, normalise=True, width=512, depth=8, h
       normalise: the target of a patch is its pixels less their mean, over their standard deviation.
       width, depth, heads: of the decoder. It takes the encoder's class token along where that is what the encoder gives for an image (model.pool).
     """
-    check_range(mask_ratio=(mask_ratio, "at least 0 and below 1", 0 <= mask_ratio < 1), depth=(depth, "from 1 to 1,000", 1 <= depth <= 1000),
-                heads=(heads, "at least 1", heads >= 1),
+    check_range(mask_ratio=(mask_ratio, "at least 0 and below 1", 0 <= mask_ratio < 1), depth=(depth, "at least 1", depth >= 1), heads=(heads, "at least 1", heads >= 1),
                 width=(width, f"a multiple of 4 and of the {heads} heads", width >= 1 and width % 4 == 0 and heads >= 1 and width % heads == 0))
     vit = encoder.module
 

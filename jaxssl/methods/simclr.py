@@ -18,7 +18,7 @@ def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2,
       block: rows of a tile of the blockwise loss, which never holds the full logits; 0 computes them at once.
     """
     check_range(temperature=(temperature, "above 0", temperature > 0), hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1),
-                layers=(layers, "from 1 to 100", 1 <= layers <= 100), block=(block, "0 or more", block >= 0))
+                layers=(layers, "at least 1", layers >= 1), block=(block, "0 or more", block >= 0))
     head = Projector((hidden,) * (layers - 1) + (dim,))
     projector = net(head)
 
