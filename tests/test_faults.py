@@ -7,7 +7,7 @@ import pytest
 from tests.tiny import ROOT
 
 OWN = {"system", "signals", "surroundings"}      # kinds whose faults are processes of their own
-EACH = 10
+EACH = 4
 
 
 @pytest.fixture(scope="module")
