@@ -138,7 +138,7 @@ def complete(config: ConfigDict) -> ConfigDict:
     full = ConfigDict({**top, **{s: ConfigDict(keys) for s, keys in known.items()}}, convert_dict=False)
     for path in _paths(config):
         if path not in SECTIONS:
-            _put(full, path, config_get(config, path))
+            _put(full, path, config_get(config, path), config_get(full, path))
     return full
 
 
@@ -269,18 +269,20 @@ def _set(config, path, text):
         if unread := _unread(path, config):
             raise UserError(f"--config.{path}: {unread}")
         raise UserError(f"--config.{path}: there is no such key{near or '; choose one of ' + ', '.join(sorted(below))}")
-    _put(config, path, typed.literal(text, config_get(config, path), _annotation(config, path)))
+    section, _, key = path.rpartition(".")
+    default = (_section_defaults(section, config) if section else _defaults(settings))[key]
+    _put(config, path, typed.literal(text, config_get(config, path), _annotation(config, path)), default)
 
 
-def _put(config, path, value):
-    """Sets a key, from the text of a flag or as the file has it, in the type of the default that it replaces."""
+def _put(config, path, value, default):
+    """Sets a key, from the text of a flag or as the file has it, in the type of what it replaces and in the range of its default."""
     section, _, key = path.rpartition(".")
     owner = config[section] if section else config
     if path in DURATIONS:
         durations.parse(value if typed.number(value) else str(value), path)
     else:
         value = typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW)
-        typed.within(value, (_section_defaults(section, config) if section else _defaults(settings))[key], path)
+        typed.within(value, default, path)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
 

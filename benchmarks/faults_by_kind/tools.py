@@ -178,7 +178,7 @@ def attempted(name: str, fault: Fault) -> dict:
     outcome = judged(fault, code, said)
     lines = [line for line in said.splitlines() if line.strip()]
     words = next((line for line in lines if "error: " in line), lines[-1] if lines else "")
-    row = {"kind": name, "what": fault.what, "outcome": outcome, "code": code, "said": clean(words)[:300], "seconds": round(time.monotonic() - start, 2)}
+    row = {"kind": name, "what": fault.what, "outcome": outcome, "code": code, "said": clean(words)[:200], "seconds": round(time.monotonic() - start, 1)}
     if not outcome.islower():
         row["printed"] = clean(said)[-2000:]
     return row

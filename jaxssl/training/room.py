@@ -33,7 +33,8 @@ def demands(config: Any, facts: Any) -> list[Demand]:
     batch = {"batch_size": (config.batch_size, 1)}
     found = [Demand("the decoded images of a batch", rows * canvas, batch | of),
              Demand("the images of a forward pass of the evaluation", config.eval.batch / jax.process_count() * canvas, {"eval.batch": (config.eval.batch, 1)} | of),
-             Demand("decoding processes and the batches that they prepare", workers * (WORKER + BUFFERED * rows * canvas), {"data.workers": (workers, 1)})]
+             Demand("decoding processes", workers * WORKER, {"data.workers": (workers, 1)}),
+             Demand("the batches that decoding processes prepare", workers * BUFFERED * rows * canvas, {"data.workers": (workers, 1)} | batch | of)]
     if facts.resident:
         found.append(Demand(f"{facts.examples:,} decoded images (data.resident=no streams them)", facts.examples * canvas * (1 + jax.local_device_count()), of))
     for section in ("augment", "local"):
