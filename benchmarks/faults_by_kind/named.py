@@ -18,12 +18,12 @@ def names(folder: Path) -> Iterator[Fault]:
     for number, (what, name) in enumerate(evil.items()):
         root = folder / f"s{number}"
         for label in (name, "other"):
-            for image in range(3):
+            for image in range(8):
                 picture(root / label / f"{name}{image}.png")
         (root / name / f"broken{name}.png").write_bytes(b"no image")
         yield Fault(f"a class and files named with {what}: inspect", harmless(called, data.main, ["inspect", str(root), "--out", str(folder / f"{number}.png")]), works=True)
-        yield Fault(f"a class and files named with {what}: a run of one broken in seven", harmless(begins(
-            "--config.data.source=folder", f"--config.data.path={root}", "--config.batch_size=4", "--config.data.variant=cluttered", "--config.data.max_broken=0.5")), works=True)
+        yield Fault(f"a class and files named with {what}: a run of one broken in seventeen", harmless(begins(
+            "--config.data.source=folder", f"--config.data.path={root}", "--config.batch_size=8", "--config.data.variant=cluttered", "--config.data.max_broken=0.5")), works=True)
         yield Fault(f"a workdir named with {what}", harmless(begins("--config.seed=-1", workdir=str(folder / name))))
         yield Fault(f"a config file named with {what}", harmless(begins(config=str(folder / f"{name}.py"))))
         yield Fault(f"a set named with {what}", harmless(begins("--config.data.source=folder", f"--config.data.path={folder / name}", "--config.data.variant=cluttered")))
@@ -80,7 +80,7 @@ def homes(folder: Path) -> Iterator[Fault]:
     home = {"HOME": str(folder)}
     yield Fault("--config ~/c.py", begins(config="~/c.py", **home), works=True)
     yield Fault("--workdir ~/run", at_home(begins(workdir="~/run", **home), folder), works=True)
-    yield Fault("data.path=~/images", begins("--config.data.source=folder", "--config.data.path=~/images", "--config.data.variant=cluttered", "--config.batch_size=4", **home),
+    yield Fault("data.path=~/images", begins("--config.data.source=folder", "--config.data.path=~/images", "--config.data.variant=cluttered", "--config.batch_size=8", **home),
                 works=True)
     yield Fault("inspect ~/images --out ~/sheet.png", in_home(folder, lambda: called(data.main, ["inspect", "~/images", "--out=~/sheet.png"]), "sheet.png"), works=True)
     yield Fault("table --workdir ~/none names it", in_home(folder, lambda: called(table.main, ["--workdir", "~/none"]), ""))

@@ -86,7 +86,7 @@ def manifests(folder: Path) -> Iterator[Fault]:
                     (root / "manifest.json").write_text(manifest)
                 if index is not None:
                     (root / "train.index.jsonl").write_text(index)
-                return begins("--config.data.source=array_record", f"--config.data.path={root}", "--config.batch_size=4", "--config.data.variant=cluttered",
+                return begins("--config.data.source=array_record", f"--config.data.path={root}", "--config.batch_size=8", "--config.data.variant=cluttered",
                               "--config.data.holdout=0.3")()
         return Fault(what, attempt, works=works)
     odd = {"a negative number": -1, "0": 0, "half a number": 1.5, "NaN": float("nan"), "infinity": float("inf"), "30 digits": 10**30, "text": "x", "null": None, "a list": [],
