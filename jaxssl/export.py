@@ -4,7 +4,6 @@ What was written is opened again with the target library and applied to real ima
 there has been checked.
 """
 import argparse
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +20,7 @@ from jaxssl.data.open import detect
 from jaxssl.errors import UserError
 from jaxssl.evaluation.tables import reading as results
 from jaxssl.report import card
-from jaxssl.workdir import published
+from jaxssl.workdir import folder as folders, published
 from jaxssl.command import guarded, local, place, process, whole
 
 LIMIT = 1e-4          # largest feature difference, of an image's largest feature, in float32
@@ -140,22 +139,14 @@ def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir
     run, evaluations = None, []
     if workdir and "://" not in workdir:
         files = sorted((Path(workdir) / "evaluations").glob("*.json"))
-        readable = [found for found in map(read_json, files) if isinstance(found, dict) and found.get("version") == 1 and isinstance(found.get("rows"), list)]
+        readable = [found for found in map(folders.readable, files) if found and found.get("version") == 1 and isinstance(found.get("rows"), list)]
         evaluations = sorted((found for found in readable if results.table(found.get("subject")).get("digest") == encoder.digest), key=lambda found: str(found.get("created", "")))
-        run = results.table(read_json(Path(workdir) / "run.json"))
+        run = results.table(folders.readable(Path(workdir) / "run.json"))
         served = "teacher" if encoder.config.get("ema") else "student"      # what the run's own evaluation looked at
         run = run if run.get("steps") == encoder.step and encoder.weights == served else None
     return card.render(name=encoder.name, config=interop.records.public(encoder.config), weights=encoder.weights, step=encoder.step, digest=encoder.digest,
                        width=encoder.width, preprocessing=encoder.preprocessing, format=check["format"], code=target.usage(encoder, Path()), check=check,
                        licence=licence, run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
-
-
-def read_json(file: Path):
-    """What is in `file`; None when it is not there, unreadable or torn."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        return None
 
 
 def parser() -> argparse.ArgumentParser:

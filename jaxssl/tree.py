@@ -91,7 +91,7 @@ def finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
 
 
-def _fetch(leaf: Any) -> tuple[str, np.ndarray]:
+def fetched(leaf: Any) -> tuple[str, np.ndarray]:
     """(dtype name, the whole array on the host), whichever devices and processes hold it."""
     if isinstance(leaf, jax.Array):
         dtype = str(leaf.dtype)
@@ -112,7 +112,7 @@ def digest(tree: Any) -> str:
     """
     total = hashlib.sha256()
     for path, leaf in sorted(names(tree).items()):
-        dtype, array = _fetch(leaf)
+        dtype, array = fetched(leaf)
         # JSON with a newline ends the header, so no two trees can give the same stream
         total.update((json.dumps([path, dtype, list(array.shape)]) + "\n").encode())
         total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

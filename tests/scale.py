@@ -4,10 +4,12 @@ Tests marked `every` are the whole product (each method on each topology, in eac
 """
 import collections
 import os
+import re
 
 import pytest
 
 STORY = "test_stories.py::test_story["
+CONFIG = re.compile(r"(?:configs/)?[a-z0-9]+/(\w+)\.py(?::\w+)?$")      # the case of a test that looks at one config of a method
 METHODS = 40
 
 
@@ -69,15 +71,19 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def forecast(costs: dict[str, float]) -> list[str]:
-    """costs: test → CPU-seconds. What a method costs, and what the same run would cost with forty of them."""
-    by_method = collections.Counter()
+    """costs: test → CPU-seconds. What a method costs, its story and what is asked of each of its configs, and what the same run would cost with forty of them."""
+    stories, others = collections.Counter(), collections.Counter()
     for test, seconds in costs.items():
+        case = test.partition("[")[2].rstrip("]")
         if STORY in test:
-            by_method[test.rpartition("[")[2].rstrip("]")] += seconds
-    if not by_method:
+            stories[case] += seconds
+        elif method := CONFIG.match(case):
+            others[method[1]] += seconds
+    if not stories:
         return []
-    mean, total = sum(by_method.values()) / len(by_method), sum(costs.values())
-    rest = total - sum(by_method.values())
-    return [f"CPU-seconds of a method's story: {', '.join(f'{name} {seconds:.1f}' for name, seconds in sorted(by_method.items()))}; mean {mean:.1f}",
-            f"this run: {total:.0f} CPU-seconds in {len(costs)} tests; with {METHODS} methods {rest + METHODS * mean:.0f} ({rest:.0f} + {METHODS} × {mean:.0f}), "
-            f"{(rest + METHODS * mean) / 120:.0f} minutes of two cores"]
+    means, total = [sum(seconds.values()) / len(stories) for seconds in (stories, others)], sum(costs.values())
+    rest = total - sum(stories.values()) - sum(others.values())
+    return [f"CPU-seconds of a method's story: {', '.join(f'{name} {seconds:.1f}' for name, seconds in sorted(stories.items()))}; mean {means[0]:.1f}; "
+            f"of its configs {means[1]:.1f}",
+            f"this run: {total:.0f} CPU-seconds in {len(costs)} tests; with {METHODS} methods {rest + METHODS * sum(means):.0f} ({rest:.0f} + {METHODS} × {sum(means):.0f}), "
+            f"{(rest + METHODS * sum(means)) / 120:.0f} minutes of two cores"]

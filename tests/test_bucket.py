@@ -45,7 +45,7 @@ def bucket(monkeypatch):
 
 
 def claim(config, place="gs://b/run", *, allow_change=False):
-    workdir.claim(place, config, {"training_images": 4}, total=2, allow_change=allow_change, leader=True)
+    workdir.claim(place, workdir.look(place, config, {"training_images": 4}, total=2, allow_change=allow_change))
 
 
 def read(name):
@@ -97,6 +97,15 @@ def test_scores_of_the_untrained_encoder_reach_a_bucket(bucket):
     looker = monitor.Monitor(evaluator, None, sharding.make_mesh(devices=jax.devices()), workdir.path("gs://b/run"), stop=False)
     looker.first(None)
     assert read("evaluations/untrained.json") == {"knn_untrained": 0.5, "knn_raw": 0.25}
+
+
+def test_a_folder_of_a_bucket_is_moved(bucket):
+    for name in ("3/state/d/abc", "3/meta/metadata", "4/meta/metadata"):
+        bucket.pipe(f"gs://b/run/checkpoints/{name}", name.encode())
+    place = workdir.path("gs://b/run")
+    workdir.move(place / "checkpoints" / "3", place / "unsound" / "3")
+    assert bucket.store.keys() == {"/b/run/unsound/3/state/d/abc", "/b/run/unsound/3/meta/metadata", "/b/run/checkpoints/4/meta/metadata"}
+    assert (place / "unsound" / "3" / "state" / "d" / "abc").read_text() == "3/state/d/abc"
 
 
 def test_names_that_are_no_text_are_written_to_a_folder_and_a_bucket(bucket, tmp_path):

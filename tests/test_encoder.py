@@ -312,7 +312,7 @@ def test_a_torn_checkpoint_is_one_sentence(tmp_path):
     for file in (tmp_path / "run" / "checkpoints" / "3" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
-    with pytest.raises(UserError, match="checkpoint 3 in .* cannot be read .*another step"):
+    with pytest.raises(UserError, match="checkpoint 3 in .* cannot be read .*torn or damaged, and there is no other"):
         loading.from_workdir(str(tmp_path / "run"))
 
 

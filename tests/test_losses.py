@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxssl.losses import contrastive, distillation, masked, redundancy
+from jaxssl.losses import contrastive, dictionary, distillation, masked, redundancy
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -124,6 +124,20 @@ def hidden(rng):
     return [rng.normal(size=(B, 5, 8)), target, (rng.random((B, 5)) < .5) & (np.arange(B) > 0)[:, None]]
 
 
+def nce(q, k, others, T):
+    """Mean over queries of -log of the positive's share; others(b, v): what repels."""
+    values = []
+    for b, v in np.ndindex(q.shape[:2]):
+        logits = np.array([cosine(q[b, v], k[b, v]), *(cosine(q[b, v], x) for x in others(b, v))]) / T
+        values.append(-log_softmax(logits)[0])
+    return np.mean(values)
+
+
+# Of the images 0 to 15 numbers 1 and 2 are in the queue too, and are not their own negatives.
+QUEUED = np.array([1, 2, -1, 40, 41, 2, 42])
+KEYS = np.random.default_rng(5).normal(size=(7, 6))
+
+
 def pairs(z):
     return [(v, w) for w in range(z.shape[1]) for v in range(w)]
 
@@ -190,6 +204,9 @@ CASES = [
     Case("covariance", redundancy.covariance, covariance, spread),
     Case("barlow_twins", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 2, 5))),
     Case("barlow_twins, 3 views", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 3, 4))),
+    Case("queue_nce", lambda q, k, ids: dictionary.queue_nce(q, k, jnp.float32(KEYS), ids=ids.astype(int), queue_ids=jnp.asarray(QUEUED), temperature=.2)[0],
+         lambda q, k, ids: nce(q, k, lambda b, v: KEYS[QUEUED != ids[b]], .2), lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
+    Case("batch_nce", lambda q, k: dictionary.batch_nce(q, k, temperature=.2)[0], lambda q, k: nce(q, k, lambda b, v: np.delete(k[:, v], b, 0), .2), normal((B, 2, 6), (B, 2, 6))),
     Case("sigreg", lambda z, a: redundancy.sigreg(z, jax.lax.stop_gradient(a)), sigreg, normal((B, 2, 5), (5, 3))),
 ]
 every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))

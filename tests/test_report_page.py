@@ -217,7 +217,7 @@ def test_torn_files_are_notes(run, tmp_path):
     (folder / "evaluations" / "list.json").write_text("[1]")
     (folder / "nonfinite_step_12.json").write_text("{}")
     text = text_of(report.write(str(folder), images=0))
-    assert "torn.json is not readable" in text and "list.json holds no JSON object" in text and "not finite at step 12" in text
+    assert "torn.json cannot be read" in text and "list.json holds a JSON list" in text and "not finite at step 12" in text
 
 
 def test_odd_values_are_notes(run, tmp_path):

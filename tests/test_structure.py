@@ -2,6 +2,7 @@
 import ast
 import functools
 import inspect
+import json
 import math
 import os
 import re
@@ -28,7 +29,7 @@ WALLS = {
     "losses": "", "planning": "", "models": "", "data": "", "augment": "",
     "methods": "augment losses models schedules tree",
     "parallel": "config tree",
-    "workdir": "config tree",
+    "workdir": "config parallel tree",
     "encoder": "augment methods models tree workdir",
     "evaluation": "augment config data durations encoder models optim parallel tree typed workdir",
     "report": "augment data durations encoder evaluation models workdir",
@@ -155,8 +156,18 @@ STAND_INS = {
 }
 
 
+INITIAL = {}
+
+
 def initial(job, config, monkeypatch):
-    """For each parameter "zeros", "ones", or the spread of values drawn around zero to one digit."""
+    """For each parameter "zeros", "ones", or the spread of values drawn around zero to one digit; variants of one network are drawn once."""
+    key = json.dumps([{name: str(leaf.shape) for name, leaf in tree.names(job.state.params).items()}, config.model.to_dict(), config.method.to_dict()], default=str)
+    if key not in INITIAL:
+        INITIAL[key] = drawn_initially(job, config, monkeypatch)
+    return INITIAL[key]
+
+
+def drawn_initially(job, config, monkeypatch):
     with monkeypatch.context() as patched:
         for name, stand_in in STAND_INS.items():
             patched.setattr(jax.random, name, stand_in)

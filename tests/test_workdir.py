@@ -21,7 +21,11 @@ FLAGS = {**SMALL, "total": "2", "warmup": "0", "eval_every": "0", "checkpoint_ev
 @pytest.fixture
 def claim(tmp_path):
     def go(config=None, images=IMAGES, *, total=2, allow=False):
-        return workdir.claim(str(tmp_path / "run"), json.dumps({"seed": 0} | (config or {})), images, total=total, allow_change=allow, leader=True)
+        place = str(tmp_path / "run")
+        found = workdir.look(place, json.dumps({"seed": 0} | (config or {})), images, total=total, allow_change=allow)
+        workdir.make(place)
+        workdir.claim(place, found)
+        return found.former
     return go
 
 
@@ -64,7 +68,8 @@ def test_a_finished_run_keeps_the_config_it_was_trained_with(claim, tmp_path):
     assert claim({"width": 2}, IMAGES | {"classes": 9}, allow=True) == {"steps": 2} and content(tmp_path / "run") == before
     with pytest.raises(UserError, match="another config"):
         claim({"width": 2})
-    assert claim({"total": 4}, total=4, allow=True) == {"steps": 2} and json.loads((tmp_path / "run" / "config.json").read_text())["total"] == 4
+    assert claim({"total": 4}, total=4, allow=True) == {"steps": 2} and (tmp_path / "run" / "run-2.json").exists()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["total"] == 4
 
 
 def test_a_foreign_run_json_is_no_finished_run(claim, tmp_path):

@@ -17,7 +17,7 @@ class Prototypes(nn.Module):
     gain: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         bound = x.shape[-1] ** -0.5
         kernel = self.param("kernel", lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound), (x.shape[-1], self.count))
         logits = x.astype(jnp.float32) @ unit(kernel, 0)                             # [..., D] @ [D, K]
@@ -31,13 +31,16 @@ class PrototypeHead(nn.Module):
     tiny before it gets its length, and gradients are large. The gain, a matrix there, has weight decay there; of rank 1, here, it has none unless a rule says so.
 
     dims: widths of the hidden layers, of the bottleneck, and the number of prototypes.
-    norm: batch norm before every GELU, for convolutional encoders that have it too; the layers before it have no bias.
+    norm: batch norm before every activation, for convolutional encoders that have it too; the layers before it have no bias.
     gain: see `Prototypes`.
+    relu: ReLU in place of GELU. kernel_init: how linear layers begin.
     depth: stop behind this layer (from 1), its norm and activation, for the bottleneck its unit length; 0 is all of them.
     """
     dims: tuple[int, ...]
     norm: bool = False
     gain: bool = False
+    relu: bool = False
+    kernel_init: nn.initializers.Initializer = TRUNCATED
     bn_groups: int = 1
     bn_momentum: float = 0.9
     bn_eps: float = 1e-5
@@ -48,13 +51,13 @@ class PrototypeHead(nn.Module):
         x = x.astype(jnp.float32)
         *hidden, bottleneck, count = self.dims
         for i, width in enumerate(hidden, 1):
-            x = nn.Dense(width, use_bias=not self.norm, kernel_init=TRUNCATED, name=f"linear{i}")(x)
+            x = nn.Dense(width, use_bias=not self.norm, kernel_init=self.kernel_init, name=f"linear{i}")(x)
             if self.norm:
                 x = BatchNorm(self.bn_momentum, self.bn_eps, self.bn_groups, name=f"norm{i}")(x, train)
-            x = nn.gelu(x, approximate=False)
+            x = nn.relu(x) if self.relu else nn.gelu(x, approximate=False)
             if i == self.depth:
                 return x
-        x = unit(nn.Dense(bottleneck, kernel_init=TRUNCATED, name=f"linear{len(hidden) + 1}")(x), -1)
+        x = unit(nn.Dense(bottleneck, kernel_init=self.kernel_init, name=f"linear{len(hidden) + 1}")(x), -1)
         return x if self.depth == len(hidden) + 1 else Prototypes(count, self.gain, name="prototypes")(x)
 
 

@@ -25,7 +25,7 @@ def reach(body: Callable[[], Any], facts: Callable[[Any], dict] = lambda found: 
         found = body()
     except UserError as error:
         refusal = error
-    told = _exchange({"refusal": str(refusal or ""), "facts": {} if refusal else facts(found)})
+    told = exchange({"refusal": str(refusal or ""), "facts": {} if refusal else facts(found)})
     problem = refusal or _problem(told)
     if problem:
         jax.distributed.shutdown()                   # all leave together: process 0 gone first would abort the others, with a stack trace
@@ -33,7 +33,7 @@ def reach(body: Callable[[], Any], facts: Callable[[Any], dict] = lambda found: 
     return found
 
 
-def _exchange(message: dict) -> list[dict]:
+def exchange(message: dict) -> list[dict]:
     """The message of every process, in their order."""
     text = json.dumps(message).encode()
     longest = int(multihost_utils.process_allgather(np.int32(len(text))).max())

@@ -91,14 +91,10 @@ def run(path: str, name: str) -> Run:
 
     def read(file):
         try:
-            found = folders.read_json(file)
-        except ValueError as error:
-            notes.append(f"{file.name} is not readable ({error}) and was left out.")
+            return folders.read_json(file)
+        except UserError as error:
+            notes.append(f"{file.name} {str(error).removeprefix(str(file)).strip().partition(';')[0]} and was left out.")
             return None
-        if found is not None and not isinstance(found, dict):
-            notes.append(f"{file.name} holds no JSON object and was left out.")
-            return None
-        return found
 
     def kept(file, found, sound):
         """The entries of `found` for which `sound(key, value)`; of the others a note."""

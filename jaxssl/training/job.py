@@ -40,7 +40,8 @@ class Facts(NamedTuple):
 class Job(NamedTuple):
     """A run ready to start.
 
-    total, warmup: steps. views, local: of an image. width: D of the encoder's features; embedding: K of what the loss compares, None where it compares none.
+    total, warmup: steps. views, local: of an image. width: D of the encoder's features.
+    embedding() -> K of what the loss compares, None where it compares none; traces the loss, so that what it refuses is refused.
     seen: shapes of the batch as the loss sees it (views, local, label, id).
     state, state_sharding: trees of shapes and of shardings. batch, batch_sharding: likewise, of what the step takes.
     init(key_data) -> state, step(state, batch) -> (state, metrics), embed(state, batch of canvases) -> [B, D]: jitted, not yet compiled.
@@ -56,7 +57,7 @@ class Job(NamedTuple):
     views: int
     local: int
     width: int
-    embedding: int | None
+    embedding: Callable
     seen: dict
     batch: dict
     batch_sharding: dict
@@ -103,7 +104,7 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
         return method.embed(*gathered(state.params, state.aux), test_view(batch)).pooled
 
     return Job(facts=facts, mesh=mesh, method=method, optim=optimizer, total=total, warmup=warmup, views=config.augment.views, local=config.local.views,
-               width=encoder.features, embedding=embedding_width(plain, state, seen), seen=seen, batch=batch, batch_sharding=batch_sharding,
+               width=encoder.features, embedding=functools.cache(functools.partial(embedding_width, plain, state, seen)), seen=seen, batch=batch, batch_sharding=batch_sharding,
                state=state, state_sharding=placed,
                init=jax.jit(init, out_shardings=placed, compiler_options=init_options(mesh)),
                step=jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh))),

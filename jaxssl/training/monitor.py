@@ -12,6 +12,18 @@ from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import Interrupted
 
 
+FILE = "evaluations/untrained.json"
+
+
+def known(folder: Any) -> dict[str, float | None]:
+    """What an earlier life of the run in `folder` found; {} where that is not there or torn: a fresh state is a pure function of the seed. Raises: UserError."""
+    try:
+        found = folders.read_json(folder / FILE) or {}
+    except folders.Torn:
+        return {}
+    return found if all(value is None or isinstance(value, float | int) for value in found.values()) else {}
+
+
 class Monitor:
     """Evaluations of one run.
 
@@ -21,10 +33,10 @@ class Monitor:
 
     def __init__(self, evaluator: Any, embed: Callable, mesh: Any, folder: Any, stop: Any):
         self._evaluator, self._embed, self._mesh, self._stop = evaluator, embed, mesh, stop
-        self._file = folder / "evaluations" / "untrained.json"
+        self._file = folder / FILE
         self._agree = jax.jit(jnp.max, out_shardings=sharding.replicated(mesh))
         self._asked = None                           # the flag of the batch before, still on the device
-        self._before = folders.read_json(self._file) or {}
+        self._before = known(folder)
 
     def untrained(self) -> dict[str, float | None]:
         """What `first` found, in this life of the run or an earlier one, None where that is no number; empty before that."""

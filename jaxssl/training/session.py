@@ -12,46 +12,56 @@ from jax.experimental import multihost_utils
 from jaxssl import data as datas, durations, tree
 from jaxssl.workdir import checkpoint, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import evaluator as evaluation, job as jobs, monitor, progress, room
+from jaxssl.training import checks, evaluator as evaluation, job as jobs, monitor, progress, room
 from jaxssl.parallel import mesh as sharding, runtime
-from jaxssl.errors import Interrupted, NonFiniteError
+from jaxssl.errors import Interrupted, NonFiniteError, UserError
 from jaxssl.evaluation.measures import collapse
 
 
 class Run(NamedTuple):
-    """What is trained. start() gives the weights that a fresh state begins with (`encoder.initial.Start`), or None for those of the seed."""
+    """What is trained. start() gives the weights that a fresh state begins with (`encoder.initial.Start`), or None for those of the seed. resumed: the checkpoint that
+    it goes on from, or None. name: of the run in its checkpoints."""
     config: Any
     workdir: str
     job: jobs.Job
     data: datas.Data
     start: Callable[[], Any]
+    resumed: checkpoint.Found | None
+    name: str
 
 
 class Watch(NamedTuple):
-    """Who looks on. stop: true once this process was asked to stop. profile: (first, last) steps of a profiler trace, or None."""
+    """Who looks on. stop: true once this process was asked to stop. profile: (first, last) steps of a profiler trace, or None. owned() raises UserError when the
+    workdir is another run's by now."""
     stop: Any
     screen: progress.Progress
     watchdog: Any
     profile: tuple[int, int] | None
+    owned: Callable[[], None]
+
+
+def every(config: Any, job: jobs.Job) -> dict[str, int]:
+    """Steps between two logs, evaluations and saves. Raises: UserError."""
+    return {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
 
 
 class Session:
     """One process's part in one run, from restore to run.json. `step` counts finished updates; `state` is the train state after them."""
 
     def __init__(self, run: Run, watch: Watch):
-        self.config, self.workdir, self.job, self.data, self.start = run
-        self.stop, self.screen, self.watchdog, profile = watch
+        self.config, self.workdir, self.job, self.data, self.start, self.resumed, self.name = run
+        self.stop, self.screen, self.watchdog, profile, self.still_ours = watch
         config, job, workdir = self.config, self.job, self.workdir
         self.folder, self.leader = folders.path(workdir), jax.process_index() == 0
         self.trace = progress.Trace(profile, str(self.folder / "profile"), self.screen.note)
-        self.every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
+        self.every = every(config, job)
         self.writers = writers.Writers(workdir, process_index=jax.process_index(), **config.log)
         self.manager = checkpoint.open_manager(workdir=workdir, **config.checkpoint)
         self.newest: dict[str, float] = {}           # metrics of the newest step that was looked at; none yet in a run resumed at its last step
         self.pending: list[dict] = []                # device metrics of the steps since the last look
         self.overflown: list[str] = []               # arrays of the state that the last look found not finite
         self.skipped: list[int] = []                 # numbers of the batches left out after a rollback
-        self.past = folders.read_json(self.folder / "rollbacks.json") or {"count": 0, "skipped": []}     # of the whole run: checkpoints do not know the newest
+        self.past = checks.rollbacks(self.folder)      # of the whole run: checkpoints do not know the newest
         self.allowed = int(config.on_nonfinite.partition(":")[2] or 0)
         self.flags: list = []                        # stop flags of the last two steps
         self.batches = None
@@ -62,7 +72,7 @@ class Session:
         self.flops = self.job.flops()
         start = "\n".join([*self.data.said, jobs.describe(self.config, self.job)]) + "\n" + progress.describe_mfu(self.flops, self.job.mesh.size, jax.devices()[0].device_kind)
         self.screen.note(start)
-        self.restore()
+        self.restore(self.resumed)
         self.trace.resumed(self.step)
         with self.watchdog.pause(), self.clock.pause("compile"):
             self.open_data()
@@ -79,6 +89,7 @@ class Session:
             self.evaluate()                          # the run was stopped in the middle of it
         while self.step < self.job.total:
             self.one_step()
+            self.owned()
             last, stopping = self.step == self.job.total, self.asked_to_stop()
             # An evaluation counts as a save: a stop in the midst of it saves the state.
             saves = self.due("checkpoint_every") or self.due("eval_every") or last or stopping
@@ -107,12 +118,13 @@ class Session:
         self.screen.note(f"{self.stop.signal or 'stop'}: saved step {self.step}; the same command resumes")
         return {"stopped": self.step}
 
-    def restore(self) -> None:
-        """The newest checkpoint, or a fresh state from the seed, with the weights of `init_from` in it."""
-        latest, meta, self.begun = self.manager.latest(), {}, {}
-        self.step = latest or 0
-        if latest is not None:
-            self.state, meta = self.manager.restore(self.step, self.job.state, self.job.state_sharding)
+    def restore(self, found: checkpoint.Found | None) -> None:
+        """Goes on from a checkpoint, or from a fresh state of the seed with the weights of `init_from` in it."""
+        self.step, self.begun, meta = 0, {}, {}
+        if found:
+            self.step, self.state, meta, bad = found
+            for sentence in self.manager.set_aside(bad) if bad else ():
+                self.screen.note(sentence)
             self.screen.note(f"resuming {self.workdir} at step {self.step}")
         else:
             self.state = self.fresh()
@@ -183,11 +195,20 @@ class Session:
                   "images_per_second_per_device": summary["images_per_second"] / self.job.mesh.size, "skipped_batches": self.skipped, "broken_images": len(self.data.broken),
                   "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
         result = folders.nulled(result)
+        self.owned()
         if self.leader:
             folders.write(self.folder / "run.json", json.dumps(result, indent=1))
         self.screen.note(f"done: {self.step} steps in {durations.spoken(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in "
                          f"{self.workdir}")
         return result
+
+    def owned(self) -> None:
+        """Before anything is written. Raises: UserError when the workdir is another run's by now."""
+        try:
+            self.still_ours()
+        except UserError:
+            self.writers.abandon()
+            raise
 
     def close(self) -> None:
         """Closes each of its parts, also where the system refuses one of them something."""
@@ -251,16 +272,19 @@ class Session:
 
     def report(self, scores: dict) -> None:
         """Shows and logs scores, with a warning for each sign of collapse."""
+        self.owned()
         self.writers.scalars(self.step, scores)
         self.screen.note(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
         known = {k: v for k, v in self.newest.items() if k.startswith("collapse")}
-        for warning in (collapse.warnings(known, self.job.embedding) if self.job.embedding else []) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
+        width = self.job.embedding()
+        for warning in (collapse.warnings(known, width) if width else []) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
             self.screen.note(f"warning: {warning}")
 
     def save(self) -> None:
+        self.owned()
         with self.watchdog.pause(), self.clock.pause("save"):
             self.writers.flush()                     # a resume begins after this step, so nobody would write its rows again
-            self.manager.save(self.step, self.state, {"skipped": self.skipped, "clock": self.clock.state()})
+            self.manager.save(self.step, self.state, {"skipped": self.skipped, "clock": self.clock.state(), "lr": float(self.job.optim.schedule(self.step)), "run": self.name})
 
     def asked_to_stop(self) -> bool:
         """Whether any process was asked to; all get the same answer at the same step, since the flag went through the step itself.
@@ -295,7 +319,7 @@ class Session:
         self.trace.stop()
         self.manager.wait()
         clock = self.clock
-        self.restore()
+        self.restore(self.manager.newest(self.job.state, self.job.state_sharding, total=self.job.total, run=self.name))
         self.clock = clock
         self.open_batches()
 

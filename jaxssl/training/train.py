@@ -1,18 +1,20 @@
-"""run(): config → mesh → data → job → agreement → workdir → session (restore → loop → re-open, digest, run.json)."""
+"""run(): config → mesh → data → job → agreement → workdir → newest checkpoint → session (loop → re-open, digest, run.json)."""
+import contextlib
 import functools
 import json
 import os
-from typing import Any
+import uuid
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxssl import config as configs, data as datas
-from jaxssl.workdir import environment, published, writers
+from jaxssl.workdir import checkpoint, environment, lease as leases, published, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import evaluator as evaluation, job as jobs, progress, room
+from jaxssl.training import checks, evaluator as evaluation, job as jobs, monitor, progress, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import UserError
-from jaxssl.training.session import Run, Session, Watch
+from jaxssl.training.session import Run, Session, Watch, every
 from jaxssl.training.watchdog import Stop, Watchdog
 
 
@@ -22,35 +24,91 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     profile_steps: (first, last) steps of a profiler trace. Stopped by SIGTERM it saves and returns {"stopped": step}.
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
-    with Stop() as stop:                             # from here on a signal is kept, and honoured between two batches
+    with Stop() as stop, contextlib.ExitStack() as ends:     # from here on a signal is kept, and honoured between two batches
         config, data, job, new, stated = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps), functools.partial(facts, allow_config_change))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
+        if new:
+            agreement.reach(start)                   # what cannot begin is refused before the workdir is touched
+        lease = agreement.reach(lambda: leases.take(workdir) if leader else None)
+        if lease:
+            ends.callback(lease.release)
+        # Nothing but the lease is written before all that can be refused has been looked at.
+        looked = agreement.reach(functools.partial(look, config, data, job, workdir, allow_config_change), lambda looked: {"checkpoints": looked.steps})
+        found = looked.claim
+        resumed = agreement.reach(lambda: newest(workdir, job, looked))
+        screen = ends.enter_context(progress.Progress(job.total, active=leader))
+        for sentence in found.said:
+            screen.note(sentence)
+        if found.finished:
+            print(f"{workdir} is finished ({found.former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
+            return found.former
+        run = found.run or (resumed and resumed.meta.get("run")) or uuid.uuid4().hex
 
         def claim():
-            if new:
-                start()                              # what cannot begin is refused before the workdir is claimed
-            found = folders.claim(workdir, configs.describe(config), data.images, described=data.described, total=job.total, allow_change=allow_config_change,
-                                  leader=leader)
             if leader:
+                folders.claim(workdir, found, run)
                 published.keep(workdir, stated, new=new)
-            return found
-        former = agreement.reach(claim)
-        if former and former["steps"] >= job.total:
-            print(f"{workdir} is finished ({former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
-            return former
-        if former and leader:
-            folders.set_aside(workdir, former)
-        with progress.Progress(job.total, active=leader) as screen, Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()) as watchdog:
-            if not new:
-                screen.note(surroundings(workdir))
-            session = Session(Run(config=config, workdir=workdir, job=job, data=data, start=start), Watch(stop=stop, screen=screen, watchdog=watchdog, profile=profile_steps))
-            try:
-                result = session.train()
-            finally:
-                session.close()
-            if leader and config.report and "stopped" not in result:
-                write_report(workdir, screen, watchdog)
-            return result
+        agreement.reach(claim)
+        if not new:
+            screen.note(surroundings(workdir))
+        watchdog = ends.enter_context(Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()))
+        session = Session(Run(config=config, workdir=workdir, job=job, data=data, start=start, resumed=resumed, name=run),
+                          Watch(stop=stop, screen=screen, watchdog=watchdog, profile=profile_steps, owned=lease.check if lease else lambda: None))
+        try:
+            result = session.train()
+        finally:
+            session.close()
+        if leader and config.report and "stopped" not in result:
+            write_report(workdir, screen, watchdog)
+        return result
+
+
+class Looked(NamedTuple):
+    """What a workdir is to a run, told without reading an array. steps: of the checkpoints there."""
+    claim: folders.Claim
+    steps: list[int]
+
+
+def look(config: Any, data: datas.Data, job: jobs.Job, workdir: str, allow_config_change: bool) -> Looked:
+    """Raises: UserError for all that can refuse this run there, but for the arrays of checkpoints. Writes nothing."""
+    steps, seam = [], ""
+    if reader := checkpoint.open_reader(workdir):
+        with contextlib.closing(reader):
+            steps, seam = reader.steps(), rates(reader, job)
+    claim = folders.look(workdir, configs.describe(config), data.images, described=data.described, total=job.total, allow_change=allow_config_change, seam=seam)
+    if seam and not (allow_config_change or claim.finished):
+        raise UserError(f"workdir {workdir} belongs to a run with another schedule{seam}; use another workdir, or --allow_config_change to go on with the new rate")
+    if claim.former and not claim.finished and not steps:
+        raise UserError(f"workdir {workdir} holds a run of {claim.former['steps']} steps, but none of its checkpoints; restore its folder checkpoints from a copy, or "
+                        "use another workdir")
+    if seam and not claim.finished:
+        claim.said.append(f"note: another schedule than before{seam}")
+    place = folders.path(workdir)
+    checks.rollbacks(place), monitor.known(place)
+    return Looked(claim, steps)
+
+
+def newest(workdir: str, job: jobs.Job, looked: Looked) -> checkpoint.Found | None:
+    """The checkpoint that a run goes on from, read and compared; None when it begins. Raises: UserError."""
+    if looked.claim.finished or not looked.steps:
+        return None
+    with contextlib.closing(checkpoint.open_reader(workdir)) as reader:
+        return reader.newest(job.state, job.state_sharding, total=job.total, run=looked.claim.run)
+
+
+def rates(reader: checkpoint.Manager, job: jobs.Job) -> str:
+    """What the learning rate does where the run goes on, when it is not what the run that saved the newest checkpoint would have gone on with; else ""."""
+    for step in reader.steps():
+        try:
+            before = reader.record(step).meta.get("lr")
+        except UserError:                            # `newest` looks at it again
+            continue
+        now = float(job.optim.schedule(step))
+        if before is None or abs(now - before) <= 1e-5 * max(abs(now), abs(before)):
+            return ""
+        times = f", {now / before:.4g} times as high" if before else ""
+        return f"; at step {step}, where it goes on, the learning rate jumps from {before:.4g} to {now:.4g}{times}"
+    return ""
 
 
 def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
@@ -76,10 +134,10 @@ def facts(allow_config_change: bool, prepared: tuple) -> dict:
 
 def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] | None) -> None:
     """What would otherwise be noticed only once the workdir is claimed or a program compiled. Raises: UserError."""
-    for name in ("log_every", "eval_every", "checkpoint_every"):
-        job.duration(config[name], name, config.batch_size)
+    job.embedding()                                  # traces the loss, which may refuse
     writers.check(process_index=jax.process_index(), **config.log)
     evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
+    every(config, job)
     if profile_steps and profile_steps[0] >= job.total:
         raise UserError(f"--profile_steps is {profile_steps[0]}:{profile_steps[1]}, but the run has {job.total} steps, numbered from 0; begin before step {job.total}")
 

@@ -1,12 +1,15 @@
 """Checkpoints: the only file that knows orbax.
 
-A checkpoint is the whole train state plus a small JSON (`meta`). It is written asynchronously under a temporary name and counts only
-once committed; an older one is deleted only after that.
+A checkpoint is the whole train state plus a small JSON. It is written asynchronously under a temporary name and counts only once committed; an older one is
+deleted only after that. The JSON is sealed with a digest of itself and holds one of every array (`digests`), which is compared whenever an array is read.
 """
-import logging
-import os
-from pathlib import Path
-from typing import Any
+import hashlib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,82 +17,233 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxssl import tree
-from jaxssl.errors import UserError
+from jaxssl.errors import Temporary, UserError, listed
+from jaxssl.workdir import digests
+from jaxssl.workdir import folder as folders
+
+ASIDE = "unsound"       # where in a workdir the checkpoints go that are not what was saved
+_EARLIER = {"skipped", "clock"}     # all that checkpoints of earlier versions say beside their state
+_PASSING = re.compile(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|Too many open files|[Tt]imed out|[Oo]ut of memory")
+
+
+class Unsound(UserError):
+    """A checkpoint that is not what was saved."""
+
+
+class Misfit(UserError):
+    """A checkpoint of another train state than the one asked for."""
+
+
+class Found(NamedTuple):
+    """The newest sound checkpoint, read. bad: step → sentence of the newer ones, which are not sound."""
+    step: int
+    state: Any
+    meta: dict
+    bad: dict[int, str]
+
+
+class Record(NamedTuple):
+    """What a checkpoint says of itself. arrays: of `digests.record`; {} in a checkpoint of an earlier version. meta: as given to `save`."""
+    arrays: dict[str, dict]
+    meta: dict
 
 
 class Manager:
     """Saves, restores and verifies the checkpoints of one workdir; see `open_manager`."""
 
-    def __init__(self, folder: str, keep_last: int | None, keep_every: int, asynchronous: bool, reading: bool = False):
+    def __init__(self, folder: Any, keep_last: int | None, keep_every: int, asynchronous: bool, reading: bool = False):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every or None, enable_async_checkpointing=asynchronous,
                                                create=not reading, cleanup_tmp_directories=not reading)
-        self._manager = ocp.CheckpointManager(folder, options=options, item_names=("state", "meta"))
+        self._manager = ocp.CheckpointManager(str(folder), options=options, item_names=("state", "meta"))
         self._folder = folder
 
     def latest(self) -> int | None:
         """The step of the newest committed checkpoint, or None."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """Of the committed checkpoints, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
     def save(self, step: int, state: Any, meta: dict) -> None:
         """Starts saving; returns once the arrays are copied. A failed earlier save raises here. A step that is already saved is left alone."""
         if self.latest() != step:
-            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+            sealed = _sealed({"step": step, "meta": meta, "arrays": digests.record(state)})
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(sealed)))
 
     def wait(self) -> None:
         """Blocks until every save is committed; raises what a failed one raised."""
         self._manager.wait_until_finished()
 
+    def record(self, step: int) -> Record:
+        """What checkpoint `step` says of itself; no array is read. Raises: Unsound."""
+        try:
+            content = folders.read_object(self._folder / str(step) / "meta" / "metadata")
+        except UserError as error:
+            raise self._damaged(step, str(error)) from error
+        if content.keys() <= _EARLIER:
+            return Record({}, content)
+        plain = {name: value for name, value in content.items() if name != "sha256"}
+        if plain.keys() != {"step", "meta", "arrays"} or content != _sealed(plain):
+            raise self._unsound(step, "is damaged: what it says of itself differs from its digest")
+        if plain["step"] != step:
+            raise self._unsound(step, f"is that of step {plain['step']} under another name")
+        return Record(plain["arrays"], plain["meta"])
+
     def restore(self, step: int, shape: Any, sharding: Any) -> tuple[Any, dict]:
-        """The state of `step` placed by `sharding` (any topology), and its meta.
+        """The state of `step` placed by `sharding` (any topology), and its meta; every array is what was saved. With several processes all of them call this.
 
         Args:
           shape, sharding: trees like the state, of ShapeDtypeStructs and of shardings.
-        Raises: UserError when the checkpoint holds another tree or other shapes.
+        Raises: Unsound; Misfit when the checkpoint holds another tree or other shapes.
         """
+        record = self._sound(step, lambda: self._checked(step, shape))
         target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shape, sharding)
-        try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"checkpoint {step} in {self._folder} does not fit this config's train state ({str(error).splitlines()[0][:300]}); "
-                            "use the config it was written with, or another workdir") from error
-        return restored.state, restored.meta
+        # Not by the manager, which makes processes wait for one another: whatever one of them trips over, the others have to hear of it.
+        state = self._sound(step, lambda: jax.block_until_ready(ocp.StandardCheckpointHandler().restore(self._state(step), args=ocp.args.StandardRestore(target))))
+        self._compare(step, state, record.arrays)
+        return state, record.meta
+
+    def newest(self, shape: Any, sharding: Any, *, total: int, run: str | None = None) -> Found | None:
+        """The newest sound checkpoint, or None when there is none at all; nothing on disk is changed. With several processes all of them call this.
+
+        run: what `meta["run"]` of this run's checkpoints is, as far as that is known.
+        Raises: UserError when none of them is sound or fits, or the newest that is lies beyond step `total`.
+        """
+        bad: dict[int, UserError] = {}
+        for step in self.steps():
+            try:
+                meta = self._sound(step, lambda: self._checked(step, shape)).meta
+                if run and meta.get("run", run) != run:
+                    raise self._unsound(step, "belongs to another run")
+                if step > total:
+                    raise UserError(f"checkpoint {step} in {self._folder} is beyond the {total} steps of this run; give a total of at least {step} steps, or another workdir")
+                return Found(step, *self.restore(step, shape, sharding), {step: str(error) for step, error in bad.items()})
+            except (Unsound, Misfit) as error:
+                bad[step] = error
+        if bad:                                      # when one holds another state and none this one's, it is the config that is wrong
+            raise next((error for error in bad.values() if isinstance(error, Misfit)), None) or UserError(
+                f"no checkpoint in {self._folder} is sound: {'; '.join(str(error).partition(';')[0] for error in bad.values())}; restore one from a copy, or use another workdir")
+        return None
 
     def weights(self, step: int) -> dict:
         """`params` and `aux` of checkpoint `step` as numpy arrays, whatever topology wrote them; the optimizer's slots are not read.
 
-        Raises: UserError when there is no such checkpoint, or it is damaged.
+        Raises: UserError when there is no such checkpoint; Unsound.
         """
-        if step not in self._manager.all_steps():
-            raise UserError(f"{self._folder} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(self._manager.all_steps()))) or 'none'}")
-        folder, log = f"{self._folder}/{step}/state", logging.getLogger("absl")
-        before = log.level
-        log.setLevel(logging.ERROR)                  # orbax warns that an item of a checkpoint is not a checkpoint of its own
-        try:
-            return _partly(folder)
-        except Exception as error:                   # orbax raises whatever its parsers trip over
-            raise UserError(f"checkpoint {step} in {self._folder} cannot be read ({type(error).__name__}: {str(error)[:200]}); it is torn or damaged, choose "
-                            "another step") from error
-        finally:
-            log.setLevel(before)
+        if step not in self.steps():
+            raise UserError(f"{self._folder} has no checkpoint of step {step}; it has {', '.join(map(str, reversed(self.steps()))) or 'none'}")
+        record, parts = self.record(step), ("params", "aux")
+        found = self._sound(step, lambda: _partly(self._state(step), parts))
+        self._compare(step, found, {name: said for name, said in record.arrays.items() if name.split("/")[0] in parts})
+        return found
 
     def verify(self, step: int, shape: Any, sharding: Any, digest: str) -> None:
-        """Re-opens checkpoint `step` and compares the digest of every array. Raises: RuntimeError when it differs."""
+        """Re-opens checkpoint `step` and compares the digest of every array, and of all. Raises: Unsound when one differs."""
         state, _ = self.restore(step, shape, sharding)
-        found = tree.digest(state)
-        if found != digest:
-            raise RuntimeError(f"the checkpoint of step {step} was read back with digest {found}, but the train state has {digest}; do not trust {self._folder}")
+        if (found := tree.digest(state)) != digest:
+            raise Unsound(f"the checkpoint of step {step} was read back with digest {found}, but the train state has {digest}; do not trust {self._folder}")
 
     def close(self) -> None:
         self._manager.close()
 
+    def set_aside(self, bad: dict[int, str]) -> list[str]:
+        """Moves the checkpoints `bad` out of the way, and says of each where it is kept. With several processes all call this. Raises: UserError when one cannot be
+        moved."""
+        said, why = [], ""
+        for step, fault in bad.items() if jax.process_index() == 0 else ():
+            place = next(place for n in itertools.count(1) if not (place := self._folder.parent / ASIDE / (f"{step}" if n == 1 else f"{step}-{n}")).exists())
+            try:
+                folders.move(self._folder / str(step), place)
+            except Exception as error:               # a bucket raises its own kinds
+                why = f"{fault}; and it cannot be moved to {place} ({getattr(error, 'strerror', None) or error}): move it out of {self._folder} yourself"
+                break
+            said.append(f"warning: {fault.partition(';')[0]}; it is kept in {place}")
+        if why := next((each["why"] for each in digests.told({"why": why}) if each["why"]), ""):
+            raise UserError(why)
+        self._manager.reload()
+        return said
 
-def _partly(folder: str) -> dict:
-    """`params` and `aux` of the state in `folder`, as numpy arrays."""
-    reader = ocp.PyTreeCheckpointer()
-    stored = reader.metadata(folder).item_metadata.tree
-    target = {name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), stored[name]) for name in ("params", "aux")}
+    def _state(self, step: int) -> Any:
+        return epath.Path(str(self._folder)) / str(step) / "state"
+
+    def _sound(self, step: int, body: Callable[[], Any]) -> Any:
+        """What `body` returns. Raises: in every process what it raised in one of them, as Unsound or Misfit, or as Temporary where a later try may go well."""
+        found, fault, hook = None, None, sys.unraisablehook
+        sys.unraisablehook = lambda met: _late(met) or hook(met)
+        try:
+            found = body()
+            sys.unraisablehook = hook
+        except (Unsound, Misfit, Temporary) as error:
+            fault = error
+        except Exception as error:                   # orbax raises whatever its parsers trip over
+            fault = self._damaged(step, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        for each in digests.told({"kind": type(fault).__name__, "why": str(fault)}):
+            if each["kind"] != "NoneType":
+                raise {"Unsound": Unsound, "Misfit": Misfit, "Temporary": Temporary}[each["kind"]](each["why"])
+        return found
+
+    def _damaged(self, step: int, why: str) -> UserError:
+        if _PASSING.search(why):
+            return Temporary(f"checkpoint {step} in {self._folder} could not be read now ({why}); try again")
+        return self._unsound(step, f"cannot be read, it is torn or damaged ({why.partition(';')[0]})")
+
+    def _unsound(self, step: int, what: str) -> Unsound:
+        others = [str(other) for other in reversed(self.steps()) if other != step]
+        advice = f"choose another step (there {'is' if len(others) == 1 else 'are'} {', '.join(others)})" if others else "there is no other: restore it from a copy"
+        return Unsound(f"checkpoint {step} in {self._folder} {what}; {advice}")
+
+    def _compare(self, step: int, state: Any, recorded: dict) -> None:
+        """Raises: Unsound, in every process, when an array differs from what is recorded."""
+        if not recorded:
+            if jax.process_index() == 0:
+                print(f"note: checkpoint {step} in {self._folder} is of an earlier version and has no digests, so its arrays are taken as they are", flush=True)
+            return
+        changed = sorted(set().union(*(each["changed"] for each in digests.told({"changed": digests.changed(state, recorded)}))))
+        if changed:
+            raise self._unsound(step, f"is not what was saved: {len(changed)} of its {len(recorded)} arrays differ from their digests ({listed(changed, 3)})")
+
+    def _checked(self, step: int, shape: Any) -> Record:
+        """The record of a checkpoint that holds a train state of this `shape`. Raises: Unsound; Misfit."""
+        record = self.record(step)
+        there = {name: (tuple(said["shape"]), said["dtype"]) for name, said in record.arrays.items()} or _shapes(self._state(step))
+        here = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in tree.names(shape).items()}
+        faults = [f"{name} is {_said(there.get(name))} there and {_said(here.get(name))} here" for name in sorted(there | here) if there.get(name) != here.get(name)]
+        if faults:
+            raise Misfit(f"checkpoint {step} in {self._folder} does not fit this config's train state ({listed(faults, 3)}); use the config it was written with, or "
+                         "another workdir")
+        return record
+
+
+def _late(met: Any) -> bool:
+    """Whether Python met what tensorstore still gives when orbax has given up on a damaged checkpoint; it would print a traceback."""
+    return isinstance(met.exc_value, RuntimeError) and "Event loop is closed" in str(met.exc_value)
+
+
+def _said(array: tuple | None) -> str:
+    return f"{array[1]} [{', '.join(map(str, array[0]))}]" if array else "absent"
+
+
+def _sealed(content: dict) -> dict:
+    """`content` with the digest of itself."""
+    return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def _shapes(folder: Any) -> dict[str, tuple]:
+    """name → (shape, dtype) of every array of the state in `folder`."""
+    return {name: (tuple(array.shape), str(array.dtype)) for name, array in tree.names(_stored(folder)).items()}
+
+
+def _stored(folder: Any) -> dict:
+    return ocp.PyTreeCheckpointHandler().metadata(folder).tree
+
+
+def _partly(folder: Any, parts: tuple[str, ...]) -> dict:
+    """The named parts of the state in `folder`, as numpy arrays."""
+    stored = _stored(folder)
+    target = {name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), stored[name]) for name in parts}
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-    return reader.restore(folder, args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True))
+    return ocp.PyTreeCheckpointHandler().restore(folder, args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True))
 
 
 def open_manager(*, workdir, keep_last=2, keep_every=0, asynchronous=True) -> Manager:
@@ -110,10 +264,16 @@ def check(*, keep_last: int, keep_every: int, **_: Any) -> None:
 
 
 def open_reader(workdir: str) -> Manager | None:
-    """The checkpoints of `workdir` for reading alone, None when there are none: nothing is written, and a run that is saving there meanwhile is left in peace."""
+    """The checkpoints of `workdir` for reading alone, None when there are none: nothing is written, and a run that is saving there meanwhile is left in peace.
+
+    Raises: UserError when something else is in their place.
+    """
     folder = _folder(workdir)
-    return Manager(folder, None, 0, False, reading=True) if epath.Path(folder).is_dir() else None
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder of checkpoints but a file; move it away")
+    return Manager(folder, None, 0, False, reading=True) if folder.is_dir() else None
 
 
-def _folder(workdir):
-    return f"{workdir}/checkpoints" if "://" in str(workdir) else os.fspath(Path(workdir).resolve() / "checkpoints")
+def _folder(workdir: Any) -> Any:
+    folder = folders.path(str(workdir)) / "checkpoints"
+    return folder if "://" in str(workdir) else folder.resolve()

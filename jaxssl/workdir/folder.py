@@ -2,54 +2,102 @@
 import json
 import math
 import os
+import stat
 from collections.abc import Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxssl.errors import Temporary, UserError
 from jaxssl.workdir import environment
 
+IDENTITY = ".run.json"
 RUN = ("model", "method", "data", "augment")     # sections of a run's config
 
 
-def claim(workdir: str, config_text: str, images: dict, *, described: dict | None = None, total: int, allow_change: bool, leader: bool) -> dict | None:
-    """Makes `workdir` this run's own, or finds that it already is; returns what its run.json holds, or None.
+class Torn(UserError):
+    """A file of a run that is there and does not hold what was written."""
 
-    The run of a run.json with `total` steps is finished, and stays as it is.
-    images: `jaxssl.data.Data.images` of the run. described: the same, and what is told beside them, which is written and never compared.
-    Raises: UserError when it cannot be written, holds foreign files, or a run with another config or on other images (the differences are listed).
-    """
+
+class Claim(NamedTuple):
+    """What `look` found. former: what run.json holds, or None. finished: it is of a run with so many steps, which stays as it is. texts: name → content of the
+    files that are to be written. said: sentences for a person. run: by which the run knows its checkpoints from another's; None where it has none yet."""
+    former: dict | None
+    finished: bool
+    texts: dict[str, str]
+    said: list[str]
+    run: str | None
+
+
+def make(workdir: str) -> list[Path]:
+    """Makes the folder `workdir` and returns the folders that were made for it, the innermost first. Raises: UserError when that is not allowed."""
     folder = path(workdir)
+    fresh = [each for each in (folder, *folder.parents) if not each.exists()] if isinstance(folder, Path) else []
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, NotADirectoryError) as error:
         raise UserError(f"cannot make workdir {workdir}: {getattr(error, 'strerror', None) or error}; choose a folder you may write to") from error
     if isinstance(folder, Path) and not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"no permission to write in workdir {workdir}; choose another folder")
+    return fresh
+
+
+def look(workdir: str, config_text: str, images: dict, *, described: dict | None = None, total: int, allow_change: bool, seam: str = "") -> Claim:
+    """Whether `workdir` is this run's, or can be; writes nothing.
+
+    images: `jaxssl.data.Data.images` of the run. described: the same, and what is told beside them, which is written and never compared. seam: what the
+    learning rate would do where the run goes on, for the sentence that refuses another config.
+    Raises: UserError when it holds foreign files, or a run with another config or on other images (the differences are listed).
+    """
+    folder = path(workdir)
     texts = {"config.json": config_text, "data.json": json.dumps(described or images, indent=1)}
     there = {name for name in texts if (folder / name).exists()}         # a run of an earlier version has no data.json, and gets one
-    former = None
+    former, said = None, []
     if "config.json" in there:
         told = (described or images).keys() - images.keys()
-        changed = {name: _differences(folder / name, texts[name], told) for name in sorted(there)}
+        changed = {name: _differences(folder / name, texts[name], told, rebuilt=allow_change and name == "data.json") for name in sorted(there)}
         for name, what in (("config.json", "with another config"), ("data.json", "on other images")):
             if (lines := changed.get(name)) and not allow_change:
-                raise UserError(f"workdir {workdir} belongs to a run {what} ({'; '.join(lines[:12])}{f'; and {len(lines) - 12} more' if len(lines) > 12 else ''}); "
+                raise UserError(f"workdir {workdir} belongs to a run {what} ({'; '.join(lines[:12])}{f'; and {len(lines) - 12} more' if len(lines) > 12 else ''}{seam}); "
                                 "use another workdir, or --allow_config_change to go on with the new values")
         there = {name for name in there if not changed[name]}
-        former = read_json(folder / "run.json")
-    elif leader and folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):      # a bucket has no empty folders
-        raise UserError(f"workdir {workdir} is not empty and has no config.json, so it is not a run of this program; choose a new folder")
-    if leader and not (former and former["steps"] >= total):
         try:
-            for name, text in texts.items():
-                if name not in there:
-                    write(folder / name, text)
-            if "config.json" not in there:
-                write(folder / "environment.json", json.dumps(environment.now(), indent=1))
-        except OSError as error:
-            raise UserError(f"cannot write in workdir {workdir} ({error.strerror or error}); make room or get the right to write there, or choose another folder") from error
-    return former
+            former = read_json(folder / "run.json")
+            if former is not None and not isinstance(former.get("steps"), int):
+                raise Torn(f"{folder / 'run.json'} does not say how many steps the run had")
+        except Torn as error:                        # its end is trained again from the last checkpoint
+            former = None
+            said.append(f"note: {str(error).partition(';')[0]}; it is written again at the end of the run")
+    elif folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):      # a bucket has no empty folders
+        raise UserError(f"workdir {workdir} is not empty and has no config.json, so it is not a run of this program; choose a new folder")
+    return Claim(former, former is not None and former["steps"] >= total, {name: text for name, text in texts.items() if name not in there}, said,
+                 identity(folder))
+
+
+def identity(folder: Any) -> str | None:
+    """By what the run in `folder` knows its checkpoints from another's; None where that is not there or torn: they say it too. Raises: UserError."""
+    try:
+        return (read_json(folder / IDENTITY) or {}).get("run")
+    except Torn:
+        return None
+
+
+def claim(workdir: str, found: Claim, run: str = "") -> None:
+    """Makes `workdir` the run's own, as `look` found that it may, known to its checkpoints as `run`. A finished run stays as it is, and the run.json of one that goes on
+    is set aside. Raises: UserError."""
+    if found.finished:
+        return
+    folder = path(workdir)
+    try:
+        for name, text in found.texts.items():
+            write(folder / name, text)
+        if "config.json" in found.texts:
+            write(folder / "environment.json", json.dumps(environment.now(), indent=1))
+        if not found.run and run:
+            write(folder / IDENTITY, json.dumps({"run": run}))
+        if found.former:
+            set_aside(workdir, found.former)
+    except OSError as error:
+        raise UserError(f"cannot write in workdir {workdir} ({error.strerror or error}); make room or get the right to write there, or choose another folder") from error
 
 
 def read_config(workdir: str) -> dict:
@@ -71,14 +119,39 @@ def is_run(config: dict) -> bool:
 
 
 def read_object(file: Any) -> dict:
-    """The JSON object in `file`. Raises: UserError when it is torn, or something else."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read ({error}); it is torn or damaged: restore it from a copy, or write it again with the program that made it") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds a JSON {type(found).__name__} where an object of settings was expected; write it again with the program that made it")
+    """The JSON object in `file`: every JSON of a run is read by this. Raises: UserError when there is none or it cannot be read, Torn when it holds something else."""
+    found = read_json(file)
+    if found is None:
+        raise UserError(f"{file} is not there; restore it from a copy, or write it again with the program that makes it")
     return found
+
+
+def read_json(file: Any) -> dict | None:
+    """The same, or None where there is no such file."""
+    remedy = "restore it from a copy, or write it again with the program that made it"
+    try:
+        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):      # a pipe would never end
+            raise UserError(f"{file} is no file but {'a folder' if file.is_dir() else 'a device or pipe'}; move it away, and {remedy}")
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Torn(f"{file} cannot be read ({str(error)[:200] or type(error).__name__}); it is torn or damaged: {remedy}") from error
+    except Exception as error:                       # of a disk, or whatever a bucket's file system raises
+        raise UserError(f"{file} cannot be read ({getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}'}); get the right to read it, or {remedy}") from error
+    if not isinstance(found, dict):
+        raise Torn(f"{file} holds a JSON {type(found).__name__} where an object of settings was expected; {remedy}")
+    return found
+
+
+def readable(file: Any) -> dict | None:
+    """The same for what can be gone without: None also when it cannot be read."""
+    try:
+        return read_json(file)
+    except UserError:
+        return None
 
 
 def set_aside(workdir: str, former: dict) -> None:
@@ -88,19 +161,27 @@ def set_aside(workdir: str, former: dict) -> None:
     (folder / "run.json").unlink()
 
 
-def _differences(file, text: str, told: Set[str]) -> list[str]:
+def _differences(file: Any, text: str, told: Set[str], *, rebuilt: bool) -> list[str]:
+    """What `text` says otherwise than `file`. rebuilt: a torn file is written anew, so all of it counts as other."""
+    from jaxssl import config as configs              # here, so that reading a run's folder goes without ml_collections
+    new = json.loads(text)
     try:
-        from jaxssl import config as configs              # here, so that reading a run's folder goes without ml_collections
-        return configs.differences(*(json.dumps({key: value for key, value in json.loads(each).items() if key not in told}) for each in (file.read_text(), text)))
-    except ValueError as error:
-        raise UserError(f"{file} cannot be read ({error}), so it is not known whose run this is; restore it from a copy, or use another workdir") from error
+        old = read_object(file)
+        if odd := [name for name, value in new.items() if isinstance(value, dict) and not isinstance(old.get(name, {}), dict)]:
+            raise Torn(f"{file} cannot be read ({odd[0]} is no section of settings); it is torn or damaged: restore it from a copy")
+    except Torn as error:
+        if rebuilt:
+            return ["it is torn"]
+        advice = "use --allow_config_change to go on with the images at hand" if file.name == "data.json" else "use another workdir"
+        raise UserError(f"{error}, or {advice}") from error
+    return configs.differences(*(json.dumps({key: value for key, value in each.items() if key not in told}) for each in (old, new)))
 
 
 def path(workdir: str):
     """A pathlib-like path; bucket addresses (gs://…) go through etils.epath. Raises: UserError for an address that cannot be looked at, Temporary
     where the network may be to blame."""
     if "://" not in workdir:
-        return Path(workdir)
+        return Path(workdir).expanduser()
     from etils import epath
     try:
         place = epath.Path(workdir)
@@ -119,9 +200,16 @@ def write(file, text: str) -> None:
     """
     data = text.encode("utf-8", "replace")
     if isinstance(file, Path):
-        partial = file.parent / f".{file.name}.partial"
-        partial.write_bytes(data)
-        os.replace(partial, file)
+        partial = file.parent / f".{file.name}.{os.getpid()}.partial"
+        try:
+            with open(partial, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())            # else a machine that goes down may leave the new name with nothing in it
+            os.replace(partial, file)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
         return
     try:
         file.write_bytes(data)                       # an object of a bucket appears whole or not at all, and takes the place of the old one
@@ -131,8 +219,22 @@ def write(file, text: str) -> None:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def read_json(file) -> dict | None:
-    return json.loads(file.read_text()) if file.exists() else None
+def move(folder: Any, place: Any) -> None:
+    """Moves a folder with all that is in it; `place` is new. In a bucket, which cannot rename, file by file. Raises: OSError, or a bucket's own kinds."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(folder, Path):
+        folder.rename(place)
+        return
+    _copy(folder, place)
+    folder.rmtree()
+
+
+def _copy(folder: Any, place: Any) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            _copy(entry, place / entry.name)
+        else:
+            (place / entry.name).write_bytes(entry.read_bytes())
 
 
 def nulled(values: dict) -> dict:

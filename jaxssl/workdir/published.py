@@ -61,8 +61,5 @@ def beside(path: Any) -> Any:
 
 def read(path: Any, config: Mapping[str, Any]) -> list[dict]:
     """The values for the `config` (nested dicts) of the encoder at `path`; none where the file is missing, torn, or of another recipe."""
-    try:
-        found = folders.read_json(beside(path))
-    except (ValueError, OSError):
-        return []
-    return found["values"] if isinstance(found, dict) and found.get("recipe") == recipe(config) and isinstance(found.get("values"), list) else []
+    found = folders.readable(beside(path))
+    return found["values"] if found and found.get("recipe") == recipe(config) and isinstance(found.get("values"), list) else []

@@ -46,7 +46,7 @@ class Writers:
         if not self._active:
             return
         self._mirror = Mirror(str(workdir)) if "://" in str(workdir) else None
-        self._folder = self._mirror.local if self._mirror else Path(workdir)
+        self._folder = self._mirror.local if self._mirror else workdirs.path(str(workdir))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = self._folder / "metrics.jsonl"
         if self._mirror:
@@ -143,6 +143,13 @@ class Writers:
             self._run = None
         if self._mirror:
             self._mirror.send()
+            self._mirror.remove()
+            self._mirror = None
+        self._active = False
+
+    def abandon(self) -> None:
+        """Nothing more leaves this process: what a bucket holds is another run's by now."""
+        if self._mirror:
             self._mirror.remove()
             self._mirror = None
         self._active = False

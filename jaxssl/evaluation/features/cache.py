@@ -28,6 +28,7 @@ from jaxssl.data.zip import Zip
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError
 from jaxssl.evaluation.features import extract as extraction
+from jaxssl.workdir import folder as folders
 
 log = logging.getLogger("jaxssl.evaluation.features.cache")
 SETS = ("train", "test")
@@ -188,7 +189,7 @@ class _Table:
     def missing(self) -> list[int]:
         """The chunks that are not there or do not match their digest."""
         try:
-            state = json.loads((self.folder / "state.json").read_text())
+            state = folders.readable(self.folder / "state.json") or {}
             if state["what"] == self.what and len(state["digests"]) == self.chunks:
                 self.width, self.digests = state["width"], state["digests"]
                 self._map("r")
@@ -214,9 +215,7 @@ class _Table:
         """Rows first, then the state that vouches for them."""
         for array in (self.x, self.labels, self.kept):
             array.flush()
-        partial = self.folder / f".state.{os.getpid()}.partial"
-        partial.write_text(json.dumps({"what": self.what, "width": self.width, "digests": self.digests}))
-        os.replace(partial, self.folder / "state.json")
+        folders.write(self.folder / "state.json", json.dumps({"what": self.what, "width": self.width, "digests": self.digests}))
 
     def read(self, source: datas.Source) -> Features:
         self._map("r")

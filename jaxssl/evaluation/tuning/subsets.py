@@ -1,13 +1,12 @@
 """A few labelled images of every class: the same ones for the same seed, however the set is listed, and written down."""
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxssl.workdir import folder as folders
 from jaxssl.errors import UserError
 
 
@@ -44,7 +43,5 @@ def save(file: Any, rows: np.ndarray, source: Any, **how: Any) -> str:
     chosen = [(label, name) for label, name in (source.entry(int(row)) for row in rows)]
     text = json.dumps({"version": 1, "source": source.name, **how, "images": [[name, source.classes[label]] for label, name in chosen]}, indent=1)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.parent / f".{file.name}.{os.getpid()}.partial"
-    partial.write_text(text)                                    # ASCII: JSON escapes the rest
-    os.replace(partial, file) if isinstance(file, Path) else partial.rename(file)
+    folders.write(file, text)
     return hashlib.sha256("\n".join(name for _, name in chosen).encode("utf-8", "surrogateescape")).hexdigest()

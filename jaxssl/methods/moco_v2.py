@@ -1,0 +1,60 @@
+"""MoCo v1 and v2 (arXiv 1911.05722, 2003.04297): a view attracts what a slow copy of the network says of the other; a queue of earlier images repels.
+
+v2 is a head of two layers, temperature .2 and stronger views; v1 has one layer and .07 (`layers=1`, `temperature=0.07`). `symmetric` is v2+: both views ask and
+both answer (official CIFAR-10 demo).
+Differs from the official code (facebookresearch/moco): norms see the global batch, or `model.bn_groups` ghost groups, in place of shuffling between devices;
+the copy's running statistics are averaged with its weights; an image is never its own negative, since the queue knows whose its keys are. What is evaluated is the
+average (`--use student` for the other).
+
+Expected: ResNet-50, ImageNet, batch 256: v1 60.6 % linear after 200 epochs (paper), v2 67.5 % after 200 and 71.1 % after 800 (paper, table 1).
+"""
+import jax
+import jax.numpy as jnp
+
+from jaxssl.errors import UserError
+from jaxssl.losses.dictionary import enqueue, queue_nce
+from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
+from jaxssl.models.heads import TORCH, Projector
+
+
+def make(*, encoder, net, batch_size, temperature=0.2, queue=65536, tau=0.999, symmetric=False, hidden=2048, dim=128, layers=2, norm=False) -> Method:
+    """MoCo.
+
+    Args:
+      temperature: of the softmax, > 0.
+      queue: keys of earlier images, a multiple of what a step adds: the batch, twice that with `symmetric`.
+      tau: decay of the average, throughout.
+      symmetric: ask in both directions.
+      hidden, dim, layers: the projector's width, output width and depth. norm: batch norm in its hidden layers.
+    """
+    added = batch_size * (1 + symmetric)
+    check_range(temperature=(temperature, "above 0", temperature > 0), tau=(tau, "in [0, 1]", 0 <= tau <= 1), hidden=(hidden, "at least 1", hidden >= 1),
+                dim=(dim, "at least 1", dim >= 1), layers=(layers, "at least 1", layers >= 1), queue=(queue, "at least 1", queue >= 1))
+    if queue % added:
+        raise UserError(f"method.queue is {queue}; a step adds {added} keys, so choose a multiple of that, as {max(round(queue / added), 1) * added}")
+    head = Projector((hidden,) * (layers - 1) + (dim,), norm=norm, last_norm=False, last_bias=True, kernel_init=TORCH)
+    projector = net(head)
+
+    def init(key, batch):
+        views = batch["views"][:, 0]
+        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))))
+        keys = jax.random.normal(jax.random.fold_in(key, 2), (queue, dim))
+        return params, {"batch_stats": stats, "queue": {"keys": keys / jnp.linalg.norm(keys, axis=-1, keepdims=True), "ids": jnp.full((queue,), -1, jnp.int32)}}
+
+    def projected(params, stats, views, key=None):
+        """[B, V, …] -> features [B, V, D], projections [B, V, K], new statistics."""
+        h, in_encoder = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=key)
+        z, in_projector = projector.per_view(params["projector"], stats["projector"], h)
+        return h, z, {**stats, "encoder": in_encoder, "projector": in_projector}
+
+    def loss(params, aux, batch, key, step):
+        ask, answer = (batch["views"][:, :2], batch["views"][:, 1::-1]) if symmetric else (batch["views"][:, :1], batch["views"][:, 1:2])
+        h, q, stats = projected(params, aux["batch_stats"], ask, key)                                           # [B, 1 or 2, K]
+        _, k, _ = projected(aux["teacher"]["params"], aux["teacher"]["batch_stats"], answer)
+        keys, ids = aux["queue"]["keys"], aux["queue"]["ids"]
+        value, accuracy = queue_nce(q, k, keys, ids=batch["id"], queue_ids=ids, temperature=temperature)
+        keys, ids = enqueue(keys, ids, k.reshape(added, dim), jnp.repeat(batch["id"], 1 + symmetric), step * added % queue)
+        return value, ({**aux, "batch_stats": stats, "queue": {"keys": keys, "ids": ids}}, {"contrast_accuracy": accuracy}, {"features": h, "embeddings": q})
+
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))
+    return with_teacher(student, ("encoder", "projector"), lambda step: tau)
