@@ -35,6 +35,7 @@ REMEDIES = {
 PASSING = {getattr(errno, name, 0) for name in ("EIO", "ESTALE", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "EREMOTEIO",
                                                   "EBUSY", "ENETDOWN", "EHOSTDOWN", "ENOTCONN")} - {0}
 _OS_ERROR = re.compile(r"\bOS error (\d+)\b|\[Errno (\d+)\]")       # as tensorstore has it, and Python where a library keeps its text alone
+_IN_WORDS = {os.strerror(number): number for number in (*REMEDIES, *PASSING)}       # as C++ libraries have it
 _NO_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|[Oo]ut of memory|Unable to allocate")
 
 
@@ -55,7 +56,7 @@ def _refusal(error):
         return UserError(f"out of memory ({text or 'the machine has no more'}); lower batch_size, micro_batch, eval.batch, the sizes of model and views, or data.workers; "
                          "python -m jaxssl.plan says what a config takes")
     spoken = _OS_ERROR.search(text)
-    number = getattr(error, "errno", None) or int(spoken and (spoken[1] or spoken[2]) or 0)
+    number = getattr(error, "errno", None) or int(spoken and (spoken[1] or spoken[2]) or next((_IN_WORDS[words] for words in _IN_WORDS if words in text), 0))
     if not (isinstance(error, OSError) or number):
         return None
     places = [shown(os.fsdecode(name)) for name in (getattr(error, "filename", None), getattr(error, "filename2", None)) if isinstance(name, str | bytes)]
