@@ -52,15 +52,16 @@ def system(error: BaseException) -> UserError | None:
 
 def _refusal(error):
     text = shown(" ".join(str(error).split()))[:300]
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(text) and not isinstance(error, OSError):
+    spoken = _OS_ERROR.search(str(error))
+    number = getattr(error, "errno", None) or int(spoken and (spoken[1] or spoken[2]) or next((_IN_WORDS[words] for words in _IN_WORDS if words in str(error)), 0))
+    if isinstance(error, MemoryError) or not number and not isinstance(error, OSError) and _NO_MEMORY.search(text):
         return UserError(f"out of memory ({text or 'the machine has no more'}); lower batch_size, micro_batch, eval.batch, the sizes of model and views, or data.workers; "
                          "python -m jaxssl.plan says what a config takes")
-    spoken = _OS_ERROR.search(text)
-    number = getattr(error, "errno", None) or int(spoken and (spoken[1] or spoken[2]) or next((_IN_WORDS[words] for words in _IN_WORDS if words in text), 0))
     if not (isinstance(error, OSError) or number):
         return None
     places = [shown(os.fsdecode(name)) for name in (getattr(error, "filename", None), getattr(error, "filename2", None)) if isinstance(name, str | bytes)]
-    what = os.strerror(number) if isinstance(error, OSError) and number > 0 else text or type(error).__name__
+    told = text or type(error).__name__
+    what = (os.strerror(number) if isinstance(error, OSError) else f"{os.strerror(number)} ({told})") if number > 0 else told
     passing = number in PASSING or isinstance(error, TimeoutError | ConnectionError)
     remedy = REMEDIES.get(number, "see that its disk or server answers, and try again" if passing else "see that it is there and may be used")
     return (Temporary if passing else UserError)(f"{' → '.join(places)}{': ' if places else ''}{what}; {remedy}")

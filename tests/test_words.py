@@ -135,6 +135,7 @@ def test_errors_of_the_system_are_sentences(capsys, number, code, words):
 
 def test_what_libraries_keep_of_an_error_is_read_from_their_words():
     assert "make room" in str(errors.system(ValueError('RESOURCE: Error writing "x/d/1" [OS error 28: ENOSPC No space left on device]')))
+    assert "make room" in str(errors.system(ValueError("RESOURCE_EXHAUSTED: Error writing local file: [OS error 28: ENOSPC No space left on device]")))
     assert "make room" in str(errors.system(RuntimeError("write() failed: No space left on device; writing /data/x at byte 65536")))
     assert "ulimit -n" in str(errors.system(RuntimeError("[Errno 24] Too many open files: 'x'")))
     assert "out of memory" in str(errors.system(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes."))) and "plan" in str(errors.system(MemoryError()))

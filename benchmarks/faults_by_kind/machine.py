@@ -42,10 +42,6 @@ def system(folder: Path) -> Iterator[Fault]:
             yield Fault(f"a disk of {size}", mounted(folder / "disk", size, process(*tiny(folder / "disk" / "run"))), works=None)
             yield Fault(f"a disk of {size}, no TensorBoard", mounted(folder / "disk", size, process(*tiny(folder / "disk" / "run", "--config.log.tensorboard=false"))), works=None)
 
-        def read_only(_, read):
-            read("step 2/")
-            subprocess.run(["mount", "-o", "remount,ro", str(folder / "disk")], check=False)
-        yield Fault("a disk that becomes read-only", mounted(folder / "disk", "64m", process(*tiny(folder / "disk" / "run", "--config.total=60"), during=read_only)))
         yield Fault("a set packed on a full disk", mounted(folder / "disk", "64k", process("jaxssl.data", "pack", "digits", str(folder / "disk" / "pack"))))
         yield Fault("a contact sheet on a full disk", mounted(folder / "disk", "4k", process("jaxssl.data", "inspect", "digits", "--limit=40", f"--out={folder}/disk/sheet.png")))
         yield Fault("a picture of views on a full disk", mounted(folder / "disk", "4k", process("jaxssl.augment", "--config", DIGITS, f"--out={folder}/disk/views.png")))

@@ -181,7 +181,7 @@ def attempted(name: str, fault: Fault) -> dict:
     words = next((line for line in lines if "error: " in line), lines[-1] if lines else "")
     row = {"kind": name, "what": fault.what, "outcome": outcome, "code": code, "said": clean(words)[:200], "seconds": round(time.monotonic() - start, 1)}
     if not outcome.islower():
-        row["printed"] = clean(said)[-2000:]
+        row["printed"] = clean(said)[:3000] + "\n…\n" + clean(said)[-1500:]
     return row
 
 

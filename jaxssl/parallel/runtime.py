@@ -3,11 +3,12 @@ import contextlib
 import logging
 import os
 import re
+from typing import Any
 
 import jax
 import jaxlib.version
 
-from jaxssl.errors import shown
+from jaxssl.errors import shown, system
 
 # How long a device may wait in a collective for the others. XLA ends the process after 20 + 40 s, and on few cores the first of several emulated devices
 # waits for all that the others compute. Unknown flags end the process as well, so they are passed to versions that are known to have them.
@@ -39,10 +40,13 @@ def configure(compilation_cache: str, *, processes: int = 0) -> None:
 
 
 class Harmless(logging.Formatter):
-    """Log lines, with whatever in a name would act on the terminal written as an escape."""
+    """Log lines, with whatever in a name would act on the terminal written as an escape, and what the system refused a library's thread as a sentence, without its stack."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return "\n".join(map(shown, super().formatMessage(record).split("\n")))
+
+    def formatException(self, caught: Any) -> str:
+        return f"  ({refusal})" if isinstance(caught[1], Exception) and (refusal := system(caught[1])) else super().formatException(caught)
 
 
 def settle() -> None:
