@@ -54,8 +54,8 @@ def summary(found):
     kinds = {}
     for c in found.pop("collectives"):
         row = kinds.setdefault(f"{c['op']} of {c['dtype']} over {c['group']}", {"count": 0, "bytes": 0})
-        row["count"] += 1
-        row["bytes"] += c["bytes"]
+        row["count"] += c["times"]
+        row["bytes"] += c["times"] * c["bytes"]
     return {**found, "collectives": kinds}
 
 

@@ -101,14 +101,13 @@ def make(spec: str, overrides: dict[str, str], *, topology: str = "", devices: i
                      "lr_peak": float(max(job.optim.schedule(np.asarray(s)) for s in {*np.linspace(0, job.total - 1, 101).astype(int), min(job.warmup, job.total - 1)}))},
         "optimizer": job.optim.describe,
         "versions": {name: _version(name) for name in ("jaxssl", "jax", "flax", "libtpu") if name != "libtpu" or topology}}
-    lowered = job.step.lower(job.state, job.batch)
     if not topology and not devices:
-        return plan | estimate(config, job, lowered)
-    return plan | compiled(lowered, mesh, plan, chip=roofline.CHIPS.get(topology.partition(":")[0]))
+        return plan | estimate(config, job)
+    return plan | compiled(job.step.lower(job.state, job.batch), mesh, plan, chip=roofline.CHIPS.get(topology.partition(":")[0]))
 
 
-def estimate(config: Any, job: Any, lowered: Any) -> dict:
-    """Operations of the traced step, and memory from what JAX would keep for the backward pass before the compiler saves any of it."""
+def estimate(config: Any, job: Any) -> dict:
+    """Operations of the loss and its gradient (`Job.flops`), and memory from what JAX would keep for the backward pass before the compiler saves any of it."""
     import jax
     import jax.numpy as jnp
     def kept(params, aux, batch):
@@ -119,7 +118,7 @@ def estimate(config: Any, job: Any, lowered: Any) -> dict:
     activations = sum(x.size * x.dtype.itemsize for x in residuals)
     gradients = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.state.params))
     fixed = gradients + sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.state))
-    return {"flops": float(lowered.cost_analysis()["flops"]),
+    return {"flops": float(job.flops()),
             "memory": {"state_and_gradients": int(fixed), "activations_at_most": int(activations),
                        "activations_at_most_per_image": int(activations / config.batch_size)}}
 
@@ -143,11 +142,12 @@ def compiled(lowered: Any, mesh: Any, plan: dict, chip: roofline.Chip | None) ->
     seconds = time.perf_counter() - started
     memory, costs = executable.memory_analysis(), executable.cost_analysis()
     program = hlo.parse(executable.as_text())
+    operations, counted = hlo.repeated(program)
     parts = hlo.shares(hlo.costs(program), lambda name: next(part for part, pattern in PARTS if re.search(pattern, name)))
     total = (memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
              + memory.generated_code_size_in_bytes)
     result = {
-        "compile_seconds": seconds, "flops": float(costs["flops"]), "bytes": float(costs["bytes accessed"]), "hbm_bytes": sum(p.hbm for p in parts.values()),
+        "compile_seconds": seconds, "flops": float(costs["flops"]) + operations, "bytes": float(costs["bytes accessed"]) + counted, "hbm_bytes": sum(p.hbm for p in parts.values()),
         "memory": {"arguments": memory.argument_size_in_bytes, "temporaries": memory.temp_size_in_bytes, "code": memory.generated_code_size_in_bytes, "total": total},
         "parts": {name: {"bytes": p.counted, "hbm_bytes": p.hbm, "flops": p.flops} for name, p in parts.items()},
         "collectives": hlo.collectives(program), "buffers": hlo.largest(program, 8)}
@@ -214,7 +214,7 @@ def _measured(plan, m):
               for name, p in plan["parts"].items()]
     groups: dict[tuple, list[int]] = {}
     for c in plan["collectives"]:
-        groups.setdefault((c["op"], c["dtype"], c["group"]), []).append(c["bytes"])
+        groups.setdefault((c["op"], c["dtype"], c["group"]), []).extend([c["bytes"]] * c["times"])
     lines += ["collectives:"] + [f"  {len(sizes):4d} {op} of {dtype} over {n}: {_size(sum(sizes))}, the largest {_size(max(sizes))}"
                                  for (op, dtype, n), sizes in sorted(groups.items(), key=lambda g: -sum(g[1]))]
     if "time" in plan:

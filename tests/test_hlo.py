@@ -79,8 +79,8 @@ def test_costs_of_a_tpu_program():
 
 def test_collectives_and_their_groups():
     found = {c["op"]: c for c in hlo.collectives(hlo.parse(TPU))}
-    assert found["all-reduce"] == {"op": "all-reduce", "dtype": "f32", "bytes": 4000, "group": 32, "op_name": ""}
-    assert found["all-gather"] == {"op": "all-gather", "dtype": "f32", "bytes": 32000, "group": 8, "op_name": "gather"}
+    assert found["all-reduce"] == {"op": "all-reduce", "dtype": "f32", "bytes": 4000, "group": 32, "times": 1, "op_name": ""}
+    assert found["all-gather"] == {"op": "all-gather", "dtype": "f32", "bytes": 32000, "group": 8, "times": 1, "op_name": "gather"}
     assert hlo.group_size("replica_groups=mesh['x'=1,'y'=16,'z'=16], device_ids=([16,16]T(1,0)) {'y'}, dimensions={2}") == 16
     assert hlo.group_size("replica_groups={{0,1,2},{3,4,5}}") == 3 and hlo.group_size("replica_groups={}") == 0
 
@@ -104,6 +104,54 @@ def test_counts_agree_with_xlas(function, shapes):
     costs, found = compiled.cost_analysis(), hlo.costs(hlo.parse(compiled.as_text()))
     np.testing.assert_allclose(sum(c.counted for c in found), costs["bytes accessed"], rtol=0.02)
     np.testing.assert_allclose(sum(c.flops for c in found), costs["flops"], rtol=0.15)     # XLA leaves out products with padding
+
+
+@pytest.mark.parametrize("rounds", [1, 12])
+def test_rounds_of_a_loop_count(rounds):
+    """XLA's analysis takes the body of a loop once, whatever its length: what `repeated` adds makes it that of the unrolled program."""
+    def run(x, w, unroll):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w, unroll=unroll)[0]
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((64, 96), (rounds, 96, 96))]
+    loop, unrolled = (jax.jit(functools.partial(run, unroll=unroll)).lower(*shapes).compile() for unroll in (1, rounds))
+    operations, counted = hlo.repeated(hlo.parse(loop.as_text()))
+    assert loop.cost_analysis()["flops"] + operations == pytest.approx(unrolled.cost_analysis()["flops"], rel=.02)
+    assert (counted > 0) == (rounds > 1)
+
+
+def test_a_loop_of_a_tpu_says_its_length_in_its_condition():
+    text = """
+%condition (p: (s32[], f32[64,64])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(12)
+  %p = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+%body (p: (s32[], f32[64,64])) -> (s32[], f32[64,64]) {
+  %p = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %x = f32[64,64]{1,0:T(8,128)} get-tuple-element(%p), index=1
+  %y = f32[64,64]{1,0:T(8,128)} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) tuple(%i, %y)
+}
+
+ENTRY %main (x: (s32[], f32[64,64])) -> (s32[], f32[64,64]) {
+  %x = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) parameter(0)
+  ROOT %while = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) while(%x), condition=%condition, body=%body
+}
+"""
+    assert hlo.repeated(hlo.parse(text))[0] == 11 * 2 * 64**3
+    assert hlo.repeated(hlo.parse(text.replace("constant(12)", "parameter(1)")))[0] == 0       # not known
+
+
+def test_a_collective_in_a_loop_counts_every_round():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    def run(w):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ jax.lax.with_sharding_constraint(w, NamedSharding(mesh, P()))), None), jnp.ones((8, 64)), w)[0]
+    compiled = jax.jit(run, in_shardings=NamedSharding(mesh, P(None, "data"))).lower(jax.ShapeDtypeStruct((5, 64, 64), jnp.float32)).compile()
+    gathers = [c for c in hlo.collectives(hlo.parse(compiled.as_text())) if c["op"] == "all-gather"]
+    assert sum(c["times"] * c["bytes"] for c in gathers) == 5 * 64 * 64 * 4
 
 
 def test_a_compiled_all_reduce_and_gather():

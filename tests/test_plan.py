@@ -60,9 +60,10 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch):
 
 def test_roofline_by_hand():
     chip = roofline.Chip("toy", hbm=1e9, bandwidth=1e9, peak=1e12, links=1e8)
-    collectives = [{"op": "all-reduce", "bytes": 4_000_000, "group": 4}, {"op": "all-gather", "bytes": 1_000_000, "group": 2}, {"op": "all-gather", "bytes": 9e9, "group": 1}]
+    collectives = [{"op": "all-reduce", "bytes": 4_000_000, "group": 4, "times": 1}, {"op": "all-gather", "bytes": 1_000_000, "group": 2, "times": 3},
+                   {"op": "all-gather", "bytes": 9e9, "group": 1, "times": 1}]
     network = roofline.network_seconds(chip, collectives)
-    assert network == pytest.approx(2 * 4e6 * 3 / 4 / 1e8 + 1e6 / 2 / 1e8 + 2 * roofline.LATENCY)
+    assert network == pytest.approx(2 * 4e6 * 3 / 4 / 1e8 + 3 * 1e6 / 2 / 1e8 + 4 * roofline.LATENCY)
     assert roofline.step_seconds(chip, flops=2e12, nbytes=1e9, network=network) == pytest.approx(2 + network)
     assert roofline.step_seconds(chip, flops=2e12, nbytes=3e9, network=network) == pytest.approx(3 + network)
     found = plan.predict(chip, {"flops": 2e12, "bytes": 3e9, "hbm_bytes": 1e9, "collectives": []}, {"batch_size": 30, "devices": 4, "schedule": {"total": 1200}})

@@ -4,6 +4,7 @@ Pure functions of text, so that what a TPU would do can be read on a machine wit
 "bytes accessed" comes about (checked against it in the tests). Those rules charge a TPU's copies between HBM and on-chip memory three to
 four times and on-chip accesses once, so the HBM traffic beside it, by the memory space in each layout, is the better guide to time.
 """
+import collections
 import dataclasses
 import math
 import re
@@ -102,7 +103,8 @@ def instruction(line: str) -> Instruction | None:
     start = split + found.end() - 1
     stop = _closing(rest, start)
     operands = tuple(re.findall(r"%([\w.\-]+)", rest[start:stop]))
-    return Instruction(head.group(2), rest[:split], found.group(1), operands, rest[stop + 1:])
+    value = f"value={rest[start + 1:stop]}" if found.group(1) == "constant" and stop - start < 20 else ""
+    return Instruction(head.group(2), rest[:split], found.group(1), operands, value + rest[stop + 1:])
 
 
 def buffers(shape: str) -> list[Buffer]:
@@ -134,10 +136,48 @@ def walk(program: Program) -> Iterator[tuple[Instruction, Computation, int]]:
         for i in program.computations.get(name, {}).values():
             yield i, program.computations[name], times
             if i.op in ("while", "call", "conditional", "async-start"):
-                trips = re.search(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)', i.attributes)
                 for called in i.calls:
-                    yield from visit(called, times * (int(trips.group(1)) if trips else 1))
+                    yield from visit(called, times * _trips(i, program))
     return visit(program.entry, 1)
+
+
+def _trips(i, program):
+    """How often an instruction runs what it calls: the length of a loop where it is known, else 1.
+
+    The compiler may note it. A TPU's text does not, but its condition says up to which number it counts; loops of JAX count from 0 in ones.
+    """
+    noted = re.search(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)', i.attributes)
+    if noted or i.op != "while":
+        return int(noted.group(1)) if noted else 1
+    condition = program.computations.get(re.search(r"condition=%?([\w.\-]+)", i.attributes).group(1), {})
+    for test in condition.values():
+        limits = [re.match(r"value=(\d+)", condition[o].attributes) for o in test.operands if o in condition and condition[o].op == "constant"]
+        if test.op == "compare" and "direction=LT" in test.attributes and limits and limits[0]:
+            return int(limits[0].group(1))
+    return 1
+
+
+def rounds(program: Program) -> collections.Counter:
+    """How often each computation runs, bodies of fusions and reducers too; by name."""
+    found = collections.Counter()
+
+    def visit(name, times):
+        found[name] += times
+        for i in program.computations.get(name, {}).values():
+            for called in i.calls:
+                visit(called, times * _trips(i, program))
+    visit(program.entry, 1)
+    return found
+
+
+def repeated(program: Program) -> tuple[int, int]:
+    """(operations, bytes as XLA counts them) of all rounds of loops but their first: XLA's own analysis takes a body once."""
+    operations = counted = 0
+    for i, computation, times in walk(program):
+        if times > 1:
+            operations += (times - 1) * flops(i, computation, program)
+            counted += (times - 1) * moved(i, computation)[0]
+    return operations, counted
 
 
 def costs(program: Program) -> list[Cost]:
@@ -193,12 +233,12 @@ def flops(i: Instruction, computation: Computation, program: Program) -> int:
 
 
 def collectives(program: Program) -> list[dict]:
-    """Every collective: `op`, `dtype`, `bytes` of the whole array on a device, `group` (how many devices share it), `op_name`.
+    """Every collective: `op`, `dtype`, `bytes` of the whole array on a device, `group` (how many devices share it), `times` that it runs, `op_name`.
 
     A TPU's asynchronous ones show up in several fusions; a channel is listed once.
     """
-    found = {}
-    for computation in program.computations.values():
+    found, times = {}, rounds(program)
+    for name, computation in program.computations.items():
         for i in computation.values():
             op = i.op.removesuffix("-start")
             if op not in COLLECTIVES:
@@ -211,7 +251,7 @@ def collectives(program: Program) -> list[dict]:
             channel = re.search(r"channel_id=(\d+)", i.attributes)
             key = (op, channel.group(1) if channel else i.name, size)
             found.setdefault(key, {"op": op, "dtype": "+".join(sorted({b.dtype for b in whole})), "bytes": size,
-                                   "group": group_size(i.attributes), "op_name": i.op_name})
+                                   "group": group_size(i.attributes), "times": max(times[name], 1), "op_name": i.op_name})
     return list(found.values())
 
 

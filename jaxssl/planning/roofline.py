@@ -30,10 +30,10 @@ def step_seconds(chip: Chip, *, flops: float, nbytes: float, network: float) -> 
 
 
 def network_seconds(chip: Chip, collectives: list[dict]) -> float:
-    """Seconds of collectives, each `{"op", "bytes", "group"}`, one after another."""
+    """Seconds of collectives, each `{"op", "bytes", "group", "times"}`, one after another."""
     total = 0.0
     for c in collectives:
         n = max(c["group"], 1)
         if n > 1:
-            total += LATENCY + (2 if c["op"] == "all-reduce" else 1) * c["bytes"] * (n - 1) / n / chip.links
+            total += c["times"] * (LATENCY + (2 if c["op"] == "all-reduce" else 1) * c["bytes"] * (n - 1) / n / chip.links)
     return total
