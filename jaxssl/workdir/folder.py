@@ -100,6 +100,12 @@ def claim(workdir: str, found: Claim, run: str = "") -> None:
         raise UserError(f"cannot write in workdir {workdir} ({error.strerror or error}); make room or get the right to write there, or choose another folder") from error
 
 
+def demand(workdir: str) -> None:
+    """Raises: UserError when the workdir of a run under way is no longer there: whoever saves would make half of one anew."""
+    if not (path(workdir) / "config.json").exists():
+        raise UserError(f"workdir {workdir} was moved or deleted while its run was under way, so the run ends here; put it back, and the same command goes on from its last checkpoint")
+
+
 def read_config(workdir: str) -> dict:
     """The resolved config of a workdir. Raises: UserError when there is none, it is torn, or it is not a run's."""
     file = path(workdir) / "config.json"
