@@ -91,7 +91,7 @@ def guarded(body: Callable[[], Any], debug: bool) -> int:
 def process(main: Callable[[], int]) -> NoReturn:
     """`main()` as a process of its own: streams that do not fail, signals that let every `finally` clean up, its exit code."""
     _open_streams()
-    threading.excepthook = _in_thread
+    threading.excepthook, sys.excepthook = _in_thread, _in_callback
     _count_signals()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) == signal.SIG_DFL:           # not where somebody (nohup) has it ignored
@@ -168,6 +168,18 @@ def _count_signals() -> None:
 def _end(number: int, _frame: Any) -> NoReturn:
     os.write(2, f"{signal.Signals(number).name}: ended; what was not finished is not there\n".encode())
     raise SystemExit(128 + number)
+
+
+def _in_callback(kind: type, error: BaseException, trace: Any) -> None:
+    """A callback that C++ makes in a thread of its own, after its loop was closed over an error that is told anyway: a line, not a stack."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
+    elif (said := f"warning: a library's callback failed ({kind.__name__}: {shown(str(error))[:200]})") not in _SAID:
+        _SAID.add(said)
+        print(said, file=sys.stderr, flush=True)
+
+
+_SAID: set[str] = set()
 
 
 def _in_thread(failed: Any) -> None:

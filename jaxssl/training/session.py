@@ -196,7 +196,7 @@ class Session:
                   "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
         result = folders.nulled(result)
         self.owned()
-        folders.demand(self.workdir)
+        self.still_there()
         if self.leader:
             folders.write(self.folder / "run.json", json.dumps(result, indent=1))
         self.screen.note(f"done: {self.step} steps in {durations.spoken(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in "
@@ -210,6 +210,10 @@ class Session:
         except UserError:
             self.writers.abandon()
             raise
+
+    def still_there(self) -> None:
+        """Raises: UserError when the workdir was moved or deleted."""
+        folders.demand(self.workdir)
 
     def close(self) -> None:
         """Closes each of its parts, also where the system refuses one of them something."""
@@ -283,7 +287,7 @@ class Session:
 
     def save(self) -> None:
         self.owned()
-        folders.demand(self.workdir)
+        self.still_there()
         with self.watchdog.pause(), self.clock.pause("save"):
             self.writers.flush()                     # a resume begins after this step, so nobody would write its rows again
             self.manager.save(self.step, self.state, {"skipped": self.skipped, "clock": self.clock.state(), "lr": float(self.job.optim.schedule(self.step)), "run": self.name})
