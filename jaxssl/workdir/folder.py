@@ -103,7 +103,8 @@ def claim(workdir: str, found: Claim, run: str = "") -> None:
 def demand(workdir: str) -> None:
     """Raises: UserError when the workdir of a run under way is no longer there: whoever saves would make half of one anew."""
     if not (path(workdir) / "config.json").exists():
-        raise UserError(f"workdir {workdir} was moved or deleted while its run was under way, so the run ends here; put it back, and the same command goes on from its last checkpoint")
+        raise UserError(f"workdir {workdir} was moved or deleted while its run was under way, so the run ends here; put it back, and the same command goes on from its "
+                        "last checkpoint")
 
 
 def read_config(workdir: str) -> dict:
