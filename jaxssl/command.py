@@ -1,8 +1,20 @@
-"""What every command line shares: overrides of the config, and a user's mistake as one sentence with its exit code."""
+"""What every command line shares: overrides of the config, streams and signals of the process, and whatever went wrong as one sentence with its exit code."""
+import argparse
+import contextlib
+import math
+import os
+import re
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
-from jaxssl.errors import NonFiniteError, UserError
+from jaxssl.errors import NonFiniteError, UserError, shown, system
+
+MOST = 2 ** 31 - 1       # of a number on a command line
+INTERRUPTED = 130        # as shells have it, and 128 + its number for a process that another signal ended
 
 
 def split_overrides(arguments: list[str]) -> dict[str, str]:
@@ -13,6 +25,8 @@ def split_overrides(arguments: list[str]) -> dict[str, str]:
         if not head.startswith("--config."):
             raise UserError(f"unknown argument {head!r}; keys of the config are written --config.key=value, and --help lists the flags")
         name, equals, value = head.removeprefix("--config.").partition("=")
+        if not re.fullmatch(r"[\w.]+", name):
+            raise UserError(f"unknown argument {head[:80]!r}; keys of the config are names, and written --config.key=value")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"--config.{name} has no value; write --config.{name}=value")
@@ -21,13 +35,172 @@ def split_overrides(arguments: list[str]) -> dict[str, str]:
     return overrides
 
 
-def guarded(body, debug: bool) -> int:
-    """Runs `body()`; a user's mistake becomes one sentence on stderr and its exit code."""
+def place(text: str) -> str:
+    """A path of the command line (`type=` of its argument): `~` is the user's folder, however the shell was given it."""
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("a path has no zero byte")
+    return os.path.expanduser(text)
+
+
+def local(text: str) -> str:
+    """A path of the command line where something is written that must lie on a disk."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is a URL, and this is written to a disk; give a path, and copy what is there afterwards")
+    return place(text)
+
+
+def whole(text: str) -> int:
+    """A whole number of the command line."""
+    if not re.fullmatch(r"-?[0-9]{1,10}", text) or abs(int(text)) > MOST:
+        raise argparse.ArgumentTypeError(f"{shown(text[:40])!r} is no whole number of at most {MOST:,}")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """A finite number of the command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= MOST:
+        raise argparse.ArgumentTypeError(f"{shown(text[:40])!r} is no number of at most {MOST:,}")
+    return value
+
+
+def guarded(body: Callable[[], Any], debug: bool) -> int:
+    """Runs `body()`; a user's mistake, or what the system refused wherever it did, becomes one sentence on stderr and its exit code.
+
+    Anything else is a fault of ours, and is raised.
+    """
     try:
         body()
         return 0
-    except (UserError, NonFiniteError) as error:
+    except KeyboardInterrupt as asked:
+        print(shown(str(asked) or "interrupted"), file=sys.stderr, flush=True)
+        return INTERRUPTED
+    except Exception as error:
+        refusal = error if isinstance(error, UserError | NonFiniteError) else system(error)
+        if refusal is None:
+            raise
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.code
+        print("\n".join(map(shown, f"error: {refusal}".split("\n"))), file=sys.stderr, flush=True)
+        return refusal.code
+
+
+def process(main: Callable[[], int]) -> NoReturn:
+    """`main()` as a process of its own: streams that do not fail, signals that let every `finally` clean up, its exit code."""
+    _open_streams()
+    threading.excepthook, sys.excepthook = _in_thread, _in_callback
+    _count_signals()
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) == signal.SIG_DFL:           # not where somebody (nohup) has it ignored
+            signal.signal(number, _end)
+    sys.exit(_left(main))
+
+
+def _left(main):
+    """The exit code of `main()`. A failed process of several leaves at once, since the others may be gone or waiting for it."""
+    try:
+        code = main()
+    except SystemExit as asked:                                  # of --help, or a signal
+        code = asked.code or 0
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    several = sys.modules.get("jaxssl.parallel.processes")
+    if code and several:
+        several.leave(code)
+    return code
+
+
+@contextlib.contextmanager
+def jax_can_start() -> Iterator[None]:
+    """Around what imports JAX or asks for its devices. Raises: UserError that shows JAX's own variables of the environment, where it does not take one of them."""
+    try:
+        yield
+    except (ValueError, RuntimeError, AssertionError) as error:      # JAX raises all three, the last where a plugin is missing
+        given = ", ".join(f"{name}={value!r}" for name, value in sorted(os.environ.items()) if name.startswith(("JAX_", "XLA_", "CUDA_VISIBLE", "TPU_"))) or "none"
+        raise UserError(f"jax does not start ({' '.join(str(error).split())[:300] or type(error).__name__}); mend or unset what it reads of the environment: {given}") from error
+
+
+class Steady:
+    """A standard stream whose reader may go away or whose disk may be full: what it no longer takes is dropped, what it cannot spell is escaped, and nothing is raised."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="backslashreplace")        # names of files need not be text, and a terminal of ASCII knows no ×
+
+    def write(self, text: str) -> int:
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _attempt(self, action: Callable, *arguments: Any) -> None:
+        try:
+            action(*arguments)
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):       # its buffer still holds what was refused, and would be refused again at the end of the process
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+
+
+def _open_streams() -> None:
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:                                          # closed by whoever started this: the next file opened would get its number, and what is printed
+            os.open(os.devnull, os.O_RDWR)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name) or open(number, "w", encoding="utf-8", closefd=False)
+        setattr(sys, name, Steady(stream))
+
+
+def _count_signals() -> None:
+    """Ends the process at the third Ctrl-C or the second SIGTERM, also where the main thread is deep in a compiler and its handlers wait."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)     # gets the number of every signal, whatever the main thread does
+    enough = {signal.SIGINT: 3, signal.SIGTERM: 2}
+
+    def watch():
+        came = b""
+        while True:
+            came += os.read(reading, 64)
+            for number, most in enough.items():
+                if came.count(bytes([number])) >= most:
+                    os._exit(128 + number)
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+
+
+def _end(number: int, _frame: Any) -> NoReturn:
+    os.write(2, f"{signal.Signals(number).name}: ended; what was not finished is not there\n".encode())
+    raise SystemExit(128 + number)
+
+
+def _in_callback(kind: type, error: BaseException, trace: Any) -> None:
+    """A callback that C++ makes in a thread of its own, after its loop was closed over an error that is told anyway: a line, not a stack."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
+    elif (said := f"warning: a library's callback failed ({kind.__name__}: {shown(str(error))[:200]})") not in _SAID:
+        _SAID.add(said)
+        print(said, file=sys.stderr, flush=True)
+
+
+_SAID: set[str] = set()
+
+
+def _in_thread(failed: Any) -> None:
+    """A thread of a library (a writer, an uploader) that the system refused something says so in one sentence; the run hears of it where it next asks."""
+    refusal = system(failed.exc_value) if isinstance(failed.exc_value, Exception) else None
+    if refusal is None:
+        threading.__excepthook__(failed)
+    else:
+        print(f"warning: {shown(str(refusal))}", file=sys.stderr, flush=True)

@@ -1,13 +1,11 @@
 """Configurations: load a file, complete it with every default, override, lock, validate, resolve durations.
 
-A config file is Python with `get_config(variant="") -> ConfigDict`, and may state in `PUBLISHED` which values are published for its variants; loading one executes
-it, so run only files you trust.
-It lists what a recipe sets. Everything else is completed from the keyword signatures of the functions that use the section, where each default lives
+A config file (`config_file`) lists what a recipe sets. Everything else is completed from the keyword signatures of the functions that use the section, where each default lives
 once: of the function in `SECTIONS`, and of the one that the section's `name` selects (`FAMILIES`). So a resolved config holds every key that something
 reads, and an unknown one is a typo.
 """
+import functools
 import importlib
-import importlib.util
 import inspect
 import json
 import logging
@@ -18,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxssl import durations, typed
+from jaxssl import config_file as files, durations, typed
 from jaxssl.errors import UserError, nearest
 
 log = logging.getLogger("jaxssl.config")
@@ -45,10 +43,9 @@ OFF = {"local": {"views": 0}}
 CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
 A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
-# What a config file states of a published value.
-PUBLISHED = {"protocol": str, "setting": dict, "value": (int, float), "source": str, "weights": str}
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
 # Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
+TOLD_SINCE = {"contents_sha256"}     # of data.json: a workdir from before says nothing of it
 ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "optim.lr_rules": [], "optim.rules": [], "optim.layer_decay": 1.0, "optim.clip_by": "all",
           "optim.momentum": .9, "optim.nesterov": False, "optim.trust_coefficient": 1e-3, "optim.b1": .9, "optim.b2": .999, "optim.rho": .99, "optim.eps": 1e-8,
           "model.drop_path": 0.0, "micro_batch": 0}
@@ -94,13 +91,18 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
         raise UserError(f"stall_seconds is {stall_seconds}; use a positive number, or 0 to turn the watchdog off")
 
 
-def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
-    """The resolved, locked config of `path.py[:variant]` with `{"a.b": "text"}` overrides applied.
+def opened(spec: str) -> files.File:
+    """The config file of `path.py[:variant]`, executed. Raises: UserError."""
+    return files.execute(spec, SECTIONS)
 
-    Selectors (`method.name`, …) are overridden first, since they decide which keys exist.
+
+def load(spec: str | files.File, overrides: dict[str, str] | None = None) -> ConfigDict:
+    """The resolved, locked config of `path.py[:variant]`, or of such a file that is `opened`, with `{"a.b": "text"}` overrides applied.
+
+    Selectors (`method.name`, …) are overridden first, since they decide which keys exist. Raises: UserError.
     """
     overrides = dict(overrides or {})
-    config = _execute(spec)
+    config = ConfigDict((opened(spec) if isinstance(spec, str) else spec).config)
     for section in SECTIONS:
         if f"{section}.name" in overrides and _selects(section):
             _select(config, section, overrides[f"{section}.name"])
@@ -119,29 +121,10 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     return config.lock()
 
 
-def published(spec: str) -> tuple[ConfigDict | None, list[dict]]:
-    """(the completed config of `path.py[:variant]` without overrides, what the file's `PUBLISHED` states for it); (None, []) where it states nothing.
-
-    Each value is {"protocol", "setting": what the setting of a result must hold, "value", "source"}, with "weights" ("student" or "teacher") if it is of these alone.
-    Raises: UserError when something else is stated.
-    """
-    path, _, variant = spec.partition(":")
-    module, config = _opened(spec)
-    table, variants = getattr(module, "PUBLISHED", {}), ("", *getattr(module, "VARIANTS", ()))
-    if not isinstance(table, dict) or not table.keys() <= set(variants):
-        raise UserError(f"{path}: PUBLISHED is {table!r}, and should be a dict from variants ({', '.join(map(repr, variants))}) to lists of values")
-    values = table.get(variant, ())
-    if not isinstance(values, (list, tuple)):
-        raise UserError(f"{path}: PUBLISHED[{variant!r}] is {values!r}, and should be a list of values")
-    for each in values:
-        keys = each.keys() if isinstance(each, dict) else set()
-        if (not PUBLISHED.keys() - {"weights"} <= keys <= PUBLISHED.keys() or not all(isinstance(each[key], PUBLISHED[key]) for key in keys)
-                or each.get("weights", "student") not in ("student", "teacher")):
-            raise UserError(f"{path}: PUBLISHED[{variant!r}] holds {each!r}; write dict(protocol=\"knn\", setting=dict(k=200), value=0.9, source=\"where it is printed\"), "
-                            "with weights=\"student\" or \"teacher\" if it is of these alone")
-    if not values:
-        return None, []
-    return complete(config), [dict(each) for each in values]
+def published(file: files.File) -> tuple[ConfigDict | None, list[dict]]:
+    """(the completed config of a file without overrides, what its `PUBLISHED` states for it); (None, []) where it states nothing. Raises: UserError."""
+    values = files.stated(file)
+    return (complete(file.config), values) if values else (None, [])
 
 
 def complete(config: ConfigDict) -> ConfigDict:
@@ -155,7 +138,7 @@ def complete(config: ConfigDict) -> ConfigDict:
     full = ConfigDict({**top, **{s: ConfigDict(keys) for s, keys in known.items()}}, convert_dict=False)
     for path in _paths(config):
         if path not in SECTIONS:
-            _put(full, path, config_get(config, path))
+            _put(full, path, config_get(config, path), config_get(full, path))
     return full
 
 
@@ -177,7 +160,7 @@ def differences(old: str, new: str) -> list[str]:
     """
     a, b = (_flat({section: keys for section, keys in json.loads(text).items() if section not in OFF or not OFF[section].items() <= keys.items()}) for text in (old, new))
     missing, meant = "(absent)", {**_usual(json.loads(new)), **ABSENT}
-    changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k, meant.get(k, missing)) != b.get(k, meant.get(k, missing))]
+    changed = [k for k in sorted(a.keys() | b.keys()) if not (k in TOLD_SINCE and k not in a) and a.get(k, meant.get(k, missing)) != b.get(k, meant.get(k, missing))]
     return [f"{k}: {a.get(k, missing)} → {b.get(k, missing)}" for k in changed]
 
 
@@ -187,20 +170,6 @@ def _usual(config: dict) -> dict:
         return {}
     defaults = {**_defaults(settings), **{section: _section_defaults(section, ConfigDict(config)) for section in SECTIONS}}
     return _flat(json.loads(json.dumps(defaults)))
-
-
-def today(config: dict) -> dict:
-    """A config of any version (nested dicts) with the keys of this one, as far as `ABSENT` knows what those that came or went mean."""
-    config = {section: dict(keys) if isinstance(keys, dict) else keys for section, keys in config.items()}
-    for path, value in ABSENT.items():
-        section, _, key = path.rpartition(".")
-        if not section:
-            config.setdefault(key, value)
-        elif key in _section_defaults(section, config):
-            config[section].setdefault(key, value)
-        elif config[section].get(key) == value:
-            del config[section][key]
-    return config
 
 
 def config_get(config: ConfigDict, path: str) -> Any:
@@ -231,7 +200,7 @@ def functions(section: str, config: Mapping[str, Any]) -> list[Callable]:
 
 
 def _choose(section, selected, choices):
-    if selected not in choices:
+    if not isinstance(selected, str) or selected not in choices:
         raise UserError(f"unknown {section} {selected!r}; choose one of {', '.join(choices)}{nearest(str(selected), choices)}")
 
 
@@ -282,46 +251,13 @@ def _section_defaults(section, config):
     return {k: v for k, v in {**keys, **OFF.get(section, {})}.items() if k not in INJECTED.get(section, ())}
 
 
+@functools.cache
+def _parameters(f):
+    return inspect.signature(f).parameters
+
+
 def _defaults(f):
-    return {p.name: p.default for p in inspect.signature(f).parameters.values() if p.default is not p.empty}
-
-
-def _execute(spec):
-    return _opened(spec)[1]
-
-
-def _opened(spec):
-    """(the config file as a module, the config of its variant with every section, empty where the file leaves it out)"""
-    path, _, variant = spec.partition(":")
-    file = Path(path)
-    if not file.is_file():
-        found = sorted(str(p) for p in Path("configs").glob("*/*.py"))
-        raise UserError(f"no config file {path!r}{nearest(path, found)}" + (f" (here are {', '.join(found)})" if found
-                                                                            else "; run from the repository, where configs/ is, or give a full path"))
-    if file.suffix != ".py":
-        raise UserError(f"{path!r} is no config file: one is Python, ends in .py and defines get_config(variant)"
-                        + ("; to resume a run give the --config it was started with, and its --workdir" if file.name == "config.json" else ""))
-    module_spec = importlib.util.spec_from_file_location("jaxssl_config", file)
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-        variants = ("", *getattr(module, "VARIANTS", ()))
-        if variant not in variants:
-            raise UserError(f"{path} has no variant {variant!r}; it has {', '.join(repr(v) for v in variants[1:]) or 'none'}{nearest(variant, variants)}")
-        config = module.get_config(variant)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the user's own lines make Python raise
-        raise UserError(f"{path} fails as Python ({type(error).__name__}: {error}); --debug shows where") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config returned a {type(config).__name__}; end it with `return config`, an ml_collections.ConfigDict")
-    config = ConfigDict(config).unlock()                # a copy: the file may have locked or frozen its own
-    for section in SECTIONS:
-        if section not in config:
-            config[section] = ConfigDict()
-        elif not isinstance(config[section], ConfigDict):
-            raise UserError(f"{path} sets {section} to {config[section]!r}, but it is a section; write {section}=dict(key=value), or leave it out for its defaults")
-    return module, config
+    return {p.name: p.default for p in _parameters(f).values() if p.default is not p.empty}
 
 
 def _set(config, path, text):
@@ -333,17 +269,20 @@ def _set(config, path, text):
         if unread := _unread(path, config):
             raise UserError(f"--config.{path}: {unread}")
         raise UserError(f"--config.{path}: there is no such key{near or '; choose one of ' + ', '.join(sorted(below))}")
-    _put(config, path, typed.literal(text, config_get(config, path), _annotation(config, path)))
+    section, _, key = path.rpartition(".")
+    default = (_section_defaults(section, config) if section else _defaults(settings))[key]
+    _put(config, path, typed.literal(text, config_get(config, path), _annotation(config, path)), default)
 
 
-def _put(config, path, value):
-    """Sets a key, from the text of a flag or as the file has it, in the type of the default that it replaces."""
+def _put(config, path, value, default):
+    """Sets a key, from the text of a flag or as the file has it, in the type of what it replaces and in the range of its default."""
     section, _, key = path.rpartition(".")
     owner = config[section] if section else config
     if path in DURATIONS:
         durations.parse(value if typed.number(value) else str(value), path)
     else:
         value = typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW)
+        typed.within(value, default, path)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
 
@@ -351,7 +290,7 @@ def _put(config, path, value):
 def _annotation(config, path):
     """What the signature that a key comes from says of it; None for a selector and for keys that every config shares."""
     section, _, key = path.rpartition(".")
-    signatures = [inspect.signature(f).parameters for f in functions(section, config)] if section and key != "name" else []
+    signatures = [_parameters(f) for f in functions(section, config)] if section and key != "name" else []
     return next((parameters[key].annotation for parameters in signatures if key in parameters), None)
 
 

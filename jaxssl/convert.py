@@ -7,14 +7,13 @@ import argparse
 import json
 import math
 import os
-import sys
 
 from jaxssl import encoder as encoders
 from jaxssl.encoder import formats as interop
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError, listed
 from jaxssl.encoder.formats import files, safetensors
-from jaxssl.command import guarded
+from jaxssl.command import guarded, local, number, place, process, whole
 
 NAMES = "names.json"
 
@@ -77,16 +76,16 @@ def parser() -> argparse.ArgumentParser:
                                 description="Read weights of torchvision, timm, transformers, SimCLR's official code, DINO, DINOv2, DeiT, MAE, MoCo v3 or an export, and write "
                                 "them as ours.",
                                 epilog="Exit code 2: wrong input, or a tensor is missing that --allow_missing does not name.")
-    p.add_argument("source", metavar="SRC", help=".safetensors, .npz, .pth (read with weights_only), or a folder with such a file")
-    p.add_argument("destination", metavar="DST", help="a new folder")
+    p.add_argument("source", type=place, metavar="SRC", help=".safetensors, .npz, .pth (read with weights_only), or a folder with such a file")
+    p.add_argument("destination", type=local, metavar="DST", help="a new folder")
     p.add_argument("--allow_missing", default="", metavar="NAMES",
                    help="names or folders of names that may be missing, with commas between them; they are drawn from seed 0")
     p.add_argument("--prefix", default="", help="what stands before every wanted name, for example module.encoder_q.")
     p.add_argument("--model", default="", help="the architecture, where the names leave it open, for example resnet50")
-    p.add_argument("--heads", type=int, default=None, help="of a vision transformer's attention, where nothing states them (MoCo v3's ViT-S has 12)")
-    p.add_argument("--eps", type=float, default=None, help="of a vision transformer's layer norms")
+    p.add_argument("--heads", type=whole, default=None, help="of a vision transformer's attention, where nothing states them (MoCo v3's ViT-S has 12)")
+    p.add_argument("--eps", type=number, default=None, help="of a vision transformer's layer norms")
     p.add_argument("--pool", choices=("cls", "mean"), default=None, help="what a vision transformer's feature is")
-    p.add_argument("--size", type=int, default=None, help="side of the images it was trained on")
+    p.add_argument("--size", type=whole, default=None, help="side of the images it was trained on")
     p.add_argument("--mean", type=three, default=None, metavar="R,G,B", help="of pixels in [0, 1]")
     p.add_argument("--std", type=three, default=None, metavar="R,G,B")
     p.add_argument("--interpolation", choices=("bilinear", "bicubic"), default=None)
@@ -107,4 +106,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process(main)

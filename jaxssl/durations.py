@@ -14,9 +14,12 @@ def parse(value: int | float | str, key: str) -> tuple[float, str]:
         match = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\+?\d+)?)(?:_(\w+))?\s*", value)
         unit = (match.group(2) or "steps") if match else ""
         unit = unit if unit.endswith("s") or unit == "percent" else unit + "s"
-        if match and unit in UNITS and math.isfinite(float(match.group(1))):
-            return float(match.group(1)), unit
-        raise UserError(f"{key} is {value!r}, not a duration; write '200_epochs', '5000_steps', '1e6_examples', '5_percent' or a number of steps")
+        amount = float(match.group(1)) if match else math.inf
+        if unit == "steps" and MOST_STEPS < amount < math.inf:
+            raise UserError(f"{key} is {value[:60]!r}; a run counts at most {MOST_STEPS:,} steps")
+        if match and unit in UNITS and amount < math.inf:
+            return amount, unit
+        raise UserError(f"{key} is {value[:60]!r}, not a duration; write '200_epochs', '5000_steps', '1e6_examples', '5_percent' or a number of steps")
     if not 0 <= value <= MOST_STEPS:
         raise UserError(f"{key} is {value}; a number of steps lies between 0 and {MOST_STEPS:,}")
     return float(value), "steps"

@@ -5,6 +5,7 @@ selected on a held-out part of the training images. Results go to `evaluations/*
 there and the others go on. Of several processes each embeds its share of the images; then process 0 goes on alone.
 """
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -19,21 +20,20 @@ from typing import Any, NamedTuple
 
 from jaxssl import typed
 from jaxssl.errors import NonFiniteError, UserError, nearest
-from jaxssl.command import guarded
+from jaxssl.command import guarded, jax_can_start, place, process, whole
 from jaxssl.evaluation.request import HOME, Request, check
 
 _IMAGES = 25_600        # that --select_by measures, RankMe's number
-_INTERRUPTED = 130      # as shells have it
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m jaxssl.evaluate", allow_abbrev=False, description="Evaluate trained encoders. Exit code 2: wrong input, or a protocol failed.",
                                 epilog="Any key of the config's data section can be set: --data.path=test.zip --data.canvas=64. Several --workdir or --weights give a "
                                        "comparison: mean ± std over runs at the same step that differ in their seed alone, and paired tests.")
-    p.add_argument("--workdir", action="append", nargs="+", default=[], metavar="DIR", help="a run, or several")
-    p.add_argument("--weights", action="append", nargs="+", default=[], metavar="FILE", help="an export or a file of weights, or several")
+    p.add_argument("--workdir", type=place, action="append", nargs="+", default=[], metavar="DIR", help="a run, or several")
+    p.add_argument("--weights", type=place, action="append", nargs="+", default=[], metavar="FILE", help="an export or a file of weights, or several")
     p.add_argument("--use", default="", metavar="student|teacher", help="which weights of a workdir (default: the teacher where there is one)")
-    p.add_argument("--step", type=int, default=None, help="of the checkpoint of a --workdir (default: the newest)")
+    p.add_argument("--step", type=whole, default=None, help="of the checkpoint of a --workdir (default: the newest)")
     p.add_argument("--protocols", default="knn,linear", help="names with commas, or 'all' (default: %(default)s)")
     p.add_argument("--set", action="append", default=[], metavar="PROTOCOL.OPTION=VALUE", help="an option of a protocol")
     p.add_argument("--layer", default="", help="for protocols that look at one layer: backbone, projector.1, … (default: backbone)")
@@ -42,16 +42,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--select_by", default="", metavar="rankme|alphareq", help="evaluate only the best of several runs by this measure, which needs no labels")
     p.add_argument("--budget", default="short", help="of protocols that train long: 'short', or 'published', the papers' epochs (default: %(default)s)")
     p.add_argument("--seeds", default="0", metavar="0,1,…", help="seeds of the protocols; several give mean ± std (default: %(default)s)")
-    p.add_argument("--data", default="", metavar="SOURCE", help="other data than the run's own: a folder, a zip, a prepared TFDS or packed set, or 'digits'")
+    p.add_argument("--data", type=place, default="", metavar="SOURCE", help="other data than the run's own: a folder, a zip, a prepared TFDS or packed set, or 'digits'")
     p.add_argument("--precision", default="f32", help="of the arithmetic: f32 or bf16 (default: %(default)s)")
-    p.add_argument("--cache", default="", metavar="DIR", help=f"of the features (default: the workdir, or {HOME})")
-    p.add_argument("--out", default="", metavar="DIR", help="where evaluations/*.json go (default: the workdir, or the folder of the weights)")
+    p.add_argument("--cache", type=place, default="", metavar="DIR", help=f"of the features (default: the workdir, or {HOME})")
+    p.add_argument("--out", type=place, default="", metavar="DIR", help="where evaluations/*.json go (default: the workdir, or the folder of the weights)")
     p.add_argument("--json", action="store_true", help="print what is written instead of the table")
-    p.add_argument("--compilation_cache", default=os.path.join(HOME, "xla"), metavar="DIR", help="persistent; 'off' turns it off (default: %(default)s)")
+    p.add_argument("--compilation_cache", type=place, default=os.path.join(HOME, "xla"), metavar="DIR", help="persistent; 'off' turns it off (default: %(default)s)")
     p.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0, when several processes share the work; Slurm and TPU pods say it themselves")
-    p.add_argument("--processes", type=int, default=0, help="how many processes there are in all (1: this one alone, whatever Slurm says)")
-    p.add_argument("--process_id", type=int, default=-1, help="which of them this is, from 0")
-    p.add_argument("--join_timeout", type=int, default=1800, metavar="SECONDS", help="how long to wait for the other processes (default: %(default)s)")
+    p.add_argument("--processes", type=whole, default=0, help="how many processes there are in all (1: this one alone, whatever Slurm says)")
+    p.add_argument("--process_id", type=whole, default=-1, help="which of them this is, from 0")
+    p.add_argument("--join_timeout", type=whole, default=1800, metavar="SECONDS", help="how long to wait for the other processes (default: %(default)s)")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
 
@@ -97,8 +97,7 @@ def run(request: Request, *, as_json: bool = False, debug: bool = False) -> list
                     found.setdefault("file", document.new_file(subject.folder, found["created"]))
                     document.save(found)
         except KeyboardInterrupt:
-            _log(f"interrupted; what was measured is in {found['file']}" if "file" in found else "interrupted before anything was measured")
-            raise
+            raise KeyboardInterrupt(f"interrupted; what was measured is in {found['file']}" if "file" in found else "interrupted before anything was measured") from None
         failed += measured.failed
         if found["rows"]:
             documents.append(found)
@@ -246,27 +245,18 @@ def main(argv: list[str] | None = None) -> int:
     flags, rest = parser().parse_known_args(argv)
 
     def body():
-        request = asked(flags, rest, argv)
-        from jaxssl.parallel import processes, runtime
-        runtime.configure(flags.compilation_cache, processes=flags.processes)
-        with processes.joined(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, run=f"the evaluation of {' '.join(request.paths)}",
-                              timeout=flags.join_timeout, quiet=True):
+        with contextlib.ExitStack() as ends:
+            with jax_can_start():
+                request = asked(flags, rest, argv)
+                from jaxssl.parallel import processes, runtime
+                runtime.configure(flags.compilation_cache, processes=flags.processes)
+                ends.enter_context(processes.joined(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id,
+                                                    run=f"the evaluation of {' '.join(request.paths)}", timeout=flags.join_timeout, quiet=True))
+                runtime.devices()
             run(request, as_json=flags.json, debug=flags.debug)
 
-    try:
-        return guarded(body, flags.debug)
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-
-
-def process() -> None:
-    """`main` as a process: a failed one of several leaves at once, since the others may be gone or waiting for it."""
-    code = main()
-    if code and "jaxssl.parallel.processes" in sys.modules:
-        from jaxssl.parallel import processes
-        processes.leave(code)
-    sys.exit(code)
+    return guarded(body, flags.debug)
 
 
 if __name__ == "__main__":
-    process()
+    process(main)

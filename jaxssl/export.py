@@ -4,8 +4,6 @@ What was written is opened again with the target library and applied to real ima
 there has been checked.
 """
 import argparse
-import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -23,7 +21,7 @@ from jaxssl.errors import UserError
 from jaxssl.evaluation.tables import reading as results
 from jaxssl.report import card
 from jaxssl.workdir import folder as folders, published
-from jaxssl.command import guarded
+from jaxssl.command import guarded, local, place, process, whole
 
 LIMIT = 1e-4          # largest feature difference, of an image's largest feature, in float32
 VIEW_LIMIT = 0.05     # mean difference of preprocessed images in standard deviations: Pillow rounds to 8 bits after resizing, ours does not
@@ -155,14 +153,14 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m jaxssl.export", allow_abbrev=False,
                                 description="Write an encoder for other programs, open it there, and compare features on real images.",
                                 epilog="Exit code 2: wrong input, or the features differ; nothing is left behind then.")
-    p.add_argument("--workdir", default="", help="of a run; its newest checkpoint, or that of --step")
-    p.add_argument("--weights", default="", metavar="PATH", help="instead of a workdir: an export, or a file of weights that jaxssl.load opens")
+    p.add_argument("--workdir", type=place, default="", help="of a run; its newest checkpoint, or that of --step")
+    p.add_argument("--weights", type=place, default="", metavar="PATH", help="instead of a workdir: an export, or a file of weights that jaxssl.load opens")
     p.add_argument("--format", required=True, help=", ".join(interop.WRITTEN))
-    p.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    p.add_argument("--out", type=local, required=True, metavar="DIR", help="a new folder")
     p.add_argument("--use", default="", metavar="student|teacher", help="which weights of a workdir (default: the teacher where there is one)")
-    p.add_argument("--step", type=int, default=None, help="of the checkpoint; default: the newest")
-    p.add_argument("--images", type=int, default=64, help="how many images the check uses (default: %(default)s)")
-    p.add_argument("--data", default="", metavar="PATH",
+    p.add_argument("--step", type=whole, default=None, help="of the checkpoint; default: the newest")
+    p.add_argument("--images", type=whole, default=64, help="how many images the check uses (default: %(default)s)")
+    p.add_argument("--data", type=place, default="", metavar="PATH",
                    help="folder, zip or packed set that they come from; default: the run's data if they are here, else embedded digits")
     p.add_argument("--licence", default="", metavar="TEXT", help="for the model card, for example apache-2.0")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -186,4 +184,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process(main)

@@ -1,10 +1,10 @@
 """`python -m jaxssl.main --config configs/<dataset>/<method>.py[:variant] --workdir DIR [--config.any.key=value …]`: train."""
 import argparse
+import contextlib
 import os
-import sys
-import traceback
+import re
 
-from jaxssl.command import guarded, split_overrides
+from jaxssl.command import guarded, jax_can_start, place, process, split_overrides, whole
 from jaxssl.errors import UserError
 
 
@@ -12,16 +12,16 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m jaxssl.main", allow_abbrev=False, description="Pre-train an image encoder. The same command with the same workdir resumes.",
                                 epilog="Any key of the config: --config.optim.lr=0.5 --config.total=100_epochs. Exit codes: 0 done or stopped by SIGTERM after saving, "
                                        "2 wrong input, 3 loss, gradient or state not finite, 75 the processes did not find or lost one another (try again).")
-    p.add_argument("--config", required=True, help="a config file, with :variant where it has some, for example configs/digits/simclr.py:laptop")
-    p.add_argument("--workdir", required=True, help="where everything of this run goes; an existing one is resumed")
+    p.add_argument("--config", type=place, required=True, help="a config file, with :variant where it has some, for example configs/digits/simclr.py:laptop")
+    p.add_argument("--workdir", type=place, required=True, help="where everything of this run goes; an existing one is resumed")
     p.add_argument("--allow_config_change", action="store_true", help="resume a workdir although the config differs from the one it was started with")
     p.add_argument("--profile_steps", default="", metavar="A:B", help="write a profiler trace of steps A to B into the workdir")
-    p.add_argument("--compilation_cache", default=os.path.join("~", ".cache", "jaxssl", "xla"), metavar="DIR",
+    p.add_argument("--compilation_cache", type=place, default=os.path.join("~", ".cache", "jaxssl", "xla"), metavar="DIR",
                    help="persistent compilation cache; 'off' turns it off (default: %(default)s)")
     p.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0, when several processes are started by hand")
-    p.add_argument("--processes", type=int, default=0, help="how many processes there are in all")
-    p.add_argument("--process_id", type=int, default=-1, help="which of them this is, from 0")
-    p.add_argument("--join_timeout", type=int, default=1800, metavar="SECONDS", help="how long to wait for the other processes (default: %(default)s)")
+    p.add_argument("--processes", type=whole, default=0, help="how many processes there are in all")
+    p.add_argument("--process_id", type=whole, default=-1, help="which of them this is, from 0")
+    p.add_argument("--join_timeout", type=whole, default=1800, metavar="SECONDS", help="how long to wait for the other processes (default: %(default)s)")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
 
@@ -30,39 +30,30 @@ def parse_profile(text: str) -> tuple[int, int] | None:
     """`"10:20"` as (10, 20); "" as None. Raises: UserError."""
     if not text:
         return None
-    first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise UserError(f"--profile_steps is {text!r}; write FIRST:LAST in steps, for example 10:20")
-    return int(first), int(last)
+    match = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise UserError(f"--profile_steps is {text[:40]!r}; write FIRST:LAST in steps, for example 10:20")
+    return int(match[1]), int(match[2])
 
 
 def main(argv: list[str] | None = None) -> int:
     flags, rest = parser().parse_known_args(argv)
 
     def body():
+        if not flags.workdir:
+            raise UserError("--workdir is empty; give the folder where everything of this run goes")
         overrides, profile = split_overrides(rest), parse_profile(flags.profile_steps)
-        from jaxssl.parallel import processes, runtime       # jax is imported only once the command line is known to be sound
-        from jaxssl.training import train
-        runtime.configure(flags.compilation_cache, processes=flags.processes)
-        with processes.joined(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id, run=f"the run in {flags.workdir.rstrip('/')}",
-                              timeout=flags.join_timeout):
+        with contextlib.ExitStack() as ends:
+            with jax_can_start():                                # jax is imported only once the command line is known to be sound
+                from jaxssl.parallel import processes, runtime
+                from jaxssl.training import train
+                runtime.configure(flags.compilation_cache, processes=flags.processes)
+                ends.enter_context(processes.joined(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id,
+                                                    run=f"the run in {flags.workdir.rstrip('/')}", timeout=flags.join_timeout))
             train.run(flags.config, overrides, flags.workdir, allow_config_change=flags.allow_config_change, profile_steps=profile)
 
     return guarded(body, flags.debug)
 
 
-def run() -> None:
-    """`main` as a process: a failed one of several leaves at once, since the others may be gone or waiting for it."""
-    try:
-        code = main()
-    except Exception:
-        traceback.print_exc()
-        code = 1
-    if code and "jaxssl.parallel.processes" in sys.modules:
-        from jaxssl.parallel import processes
-        processes.leave(code)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    run()
+    process(main)

@@ -9,6 +9,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
@@ -17,19 +18,22 @@ from typing import Any
 
 from jaxssl.planning import roofline
 from jaxssl.errors import UserError, nearest
-from jaxssl.command import guarded, split_overrides
+from jaxssl.command import guarded, place, process, split_overrides, whole
 
 # What part of the step an op_name belongs to, the first that matches; the compiler's own copies and gathers often have none.
 PARTS = (("views", r"/views/|^batch\["), ("backward", r"transpose\("), ("forward", r"jvp\("), ("unnamed", r"^$"), ("update and metrics", ""))
 
 
+MOST_CHIPS, MOST_EMULATED = 16_384, 4096     # of a slice, more than any has; and of emulated devices, each with threads of its own
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m jaxssl.plan", allow_abbrev=False, description="What a run will take: memory, operations, bytes, collectives, hours.",
                                 epilog="Any key of the config: --config.batch_size=8192. Exit codes: 0 planned (whether it fits or not), 2 wrong input.")
-    p.add_argument("--config", required=True, help="a config file, with :variant where it has some")
+    p.add_argument("--config", type=place, required=True, help="a config file, with :variant where it has some")
     where = p.add_mutually_exclusive_group()
     where.add_argument("--topology", default="", help=f"a TPU slice to compile for, for example v5e:16x16; {', '.join(roofline.CHIPS)}; needs the extra 'tpu'")
-    where.add_argument("--devices", type=int, default=0, help="compile for so many emulated CPU devices instead")
+    where.add_argument("--devices", type=whole, default=0, help="compile for so many emulated CPU devices instead")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
@@ -37,10 +41,13 @@ def parser() -> argparse.ArgumentParser:
 
 def prepare_environment(topology: str, devices: int) -> None:
     """Sets what JAX reads when it is imported. Raises: UserError, before anything slow."""
+    if not 0 <= devices <= MOST_EMULATED:
+        raise UserError(f"--devices is {devices}; emulate from 1 to {MOST_EMULATED:,} devices, or name a --topology")
     if topology:
         chip = topology.partition(":")[0]
-        if chip not in roofline.CHIPS or not re.fullmatch(r"\w+:\d+x\d+(x\d+)?", topology):
-            raise UserError(f"--topology is {topology!r}; write CHIP:AxB or CHIP:AxBxC with a chip of {', '.join(roofline.CHIPS)}, "
+        sides = re.fullmatch("[a-z0-9]+:([1-9][0-9]{0,2})x([1-9][0-9]{0,2})(?:x([1-9][0-9]{0,2}))?", topology)
+        if chip not in roofline.CHIPS or not sides or math.prod(int(side or 1) for side in sides.groups()) > MOST_CHIPS:
+            raise UserError(f"--topology is {topology[:60]!r}; write CHIP:AxB or CHIP:AxBxC with a chip of {', '.join(roofline.CHIPS)} and at most {MOST_CHIPS:,} of them, "
                             f"for example v5e:16x16 or v5p:4x4x4{nearest(chip, roofline.CHIPS)}")
         if importlib.util.find_spec("libtpu") is None:
             raise UserError('--topology needs the TPU compiler, which is an ordinary package: pip install "jaxssl[tpu]"')
@@ -242,4 +249,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process(main)

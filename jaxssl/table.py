@@ -1,10 +1,9 @@
 """`python -m jaxssl.table --workdir DIR`: what a finished run learned, against raw pixels and the untrained encoder."""
 import argparse
-import sys
 
 from jaxssl.workdir import folder as workdirs
 from jaxssl.errors import UserError
-from jaxssl.command import guarded
+from jaxssl.command import guarded, place, process
 
 ROWS = (("raw pixels", "_raw"), ("untrained encoder", "_untrained"), ("trained encoder", ""))
 COLUMNS = (("kNN", "knn"), ("linear", "linear"))
@@ -28,10 +27,10 @@ def show(workdir: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxssl.table", allow_abbrev=False, description="Print what a finished run learned. Exit code 2: it has not finished.")
-    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--workdir", type=place, required=True)
     flags = parser.parse_args(argv)
     return guarded(lambda: show(flags.workdir), debug=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process(main)

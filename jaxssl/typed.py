@@ -7,6 +7,8 @@ from typing import Any
 
 from jaxssl.errors import UserError
 
+# Numbers beyond these are slips: steps, samples and sizes are counted in int32, and float32 cannot divide by much smaller ones.
+MOST, LEAST = 2 ** 31 - 1, 1e-30
 
 def read(text: str, default: Any, name: str, kind: Any = None) -> Any:
     """What `text` says, in the type of `default`. kind, name: as for `fit`. Raises: UserError."""
@@ -60,8 +62,31 @@ def fit(value: Any, default: Any, name: str, kind: Any = None, *, or_tuple: bool
     else:
         good = isinstance(value, type(default))
     if not good:
-        raise UserError(f"{name} is {value!r}, a {type(value).__name__}; it takes {like}")
+        raise UserError(f"{name} is {_short(value)}, a {type(value).__name__}; it takes {like}")
     return value
+
+
+def within(value: Any, default: Any, name: str) -> None:
+    """Refuses a value with a number that no key has: below 0 where the signature's `default` is not, or beyond reason. Raises: UserError."""
+    lowest = min([0, *_numbers(default)])
+    if odd := [n for n in _numbers(value) if not (lowest <= n <= MOST and (n == 0 or abs(n) >= LEAST))]:
+        raise UserError(f"{name} is {_short(value)}; it takes {'numbers' if isinstance(value, tuple) else 'a number'} from {lowest:g} to {MOST:,}"
+                        + (f" that are 0 or at least {LEAST:g}" if abs(odd[0]) < LEAST else ""))
+
+
+def _short(value: Any) -> str:
+    """`value` for a message; of an endless number its length."""
+    if isinstance(value, int) and value.bit_length() > 130:
+        return f"a number of some {round(value.bit_length() * .30103):,} digits"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _numbers(value: Any) -> list:
+    """Every number in a value, in tuples and settings too."""
+    if isinstance(value, dict | tuple | list):
+        return [number for part in (value.values() if isinstance(value, dict) else value) for number in _numbers(part)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
 def number(value: Any) -> bool:

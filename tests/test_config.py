@@ -73,7 +73,7 @@ def test_only_keys_of_one_value_a_view_take_tuples():
     ({"optim.name": "larz"}, ["unknown optim 'larz'", "did you mean 'lars'"]),
     ({"augment.std": "(1, 1)"}, ["augment.std", "3 numbers"]),
     ({"checkpoint.keep_last": "0"}, ["checkpoint.keep_last is 0"]),
-    ({"eval.queries": "-1"}, ["eval.batch", "-1"]),
+    ({"eval.queries": "-1"}, ["eval.queries", "-1"]),
     ({"precision": "f16"}, ["precision", "'bf16' or 'f32'"]),
     ({"on_nonfinite": "retry"}, ["on_nonfinite", "rollback:3"]),
     ({"batch_size": "1"}, ["batch_size", "at least 2"]),
@@ -124,7 +124,7 @@ def test_differences_name_the_keys():
 
 
 def test_completion_does_not_change_what_the_file_sets():
-    raw = configs._execute(DIGITS)
+    raw = configs.opened(DIGITS).config
     full = configs.complete(raw)
     for path in configs._paths(raw):
         value = configs.config_get(raw, path)
@@ -179,7 +179,7 @@ def test_a_workdir_from_before_the_table_of_rules_is_the_same_run():
     former = {"exclude": [], "exclude_rank": 1, "stacked": [], "lr_rules": [], "b1": .9, "b2": .999, "rho": .99, "eps": 1e-8}
     old = {**new, "optim": {**{k: v for k, v in new["optim"].items() if k not in ("rules", "layer_decay", "clip_by")}, **former}}
     off = {section: keys for section, keys in old.items() if section not in configs.OFF}
-    assert configs.differences(json.dumps(old), json.dumps(new)) == configs.differences(json.dumps(off), json.dumps(new)) == [] and configs.today(old) == new == configs.today(new)
+    assert configs.differences(json.dumps(old), json.dumps(new)) == configs.differences(json.dumps(off), json.dumps(new)) == []
     old["optim"] |= {"exclude": ["bias"], "b2": .95}
     assert configs.differences(json.dumps(old), json.dumps(new)) == ["optim.b2: 0.95 → (absent)", "optim.exclude: ['bias'] → (absent)"]
     other = json.dumps({**new, "optim": {**new["optim"], "layer_decay": .9}})

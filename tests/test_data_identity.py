@@ -1,11 +1,13 @@
-"""Which images a run trains on, from names alone."""
+"""Which images a run trains on, from names and what is cheap to know of the contents."""
 import json
+import os
 import types
+import zipfile
 
 import numpy as np
 import pytest
 
-from jaxssl import data
+from jaxssl import config as configs, data
 from jaxssl.data import digits, folder, identity, sources, tfds, zip as zips
 from tests.test_data_sources import CLASSED, both, picture, tree
 
@@ -16,7 +18,7 @@ def test_every_source_tells_its_ids_without_reading_an_image(tmp_path, monkeypat
         assert [one.train.id(i) for i in range(len(one.train))] == [one.train.entry(i)[1] for i in range(len(one.train))]
     for kind in (folder.Folder, zips.Zip, digits.Digits):
         monkeypatch.setattr(kind, "read", lambda *_: pytest.fail("read an image"))
-    same = [one.images for one in made[:3]]
+    same = [{key: value for key, value in one.images.items() if key != "contents_sha256"} for one in made[:3]]
     assert same[0] == same[1] == same[2] and same[0]["training_images"] == 6 and same[0]["classes"] == 3 and same[0]["held_out_images"] == 0
     assert made[3].images["held_out_images"] > 0 and made[3].images != made[4].images
     split = types.SimpleNamespace(split="train")     # TFDS keeps no ids: a record has its number
@@ -39,6 +41,43 @@ def test_images_that_came_went_or_moved_change_the_digest(tmp_path):
     (root / "ant/9.JPG").unlink()
     (root / "ant").rmdir()
     assert found()["classes"] == first["classes"] - 1
+
+
+@pytest.mark.parametrize("source", ["folder", "zip"])
+def test_other_contents_under_the_old_names_change_the_digest(tmp_path, source):
+    def found():
+        if source == "zip":
+            with zipfile.ZipFile(root.with_suffix(".zip"), "w") as archive:
+                for file in sorted(root.rglob("*.png")):
+                    archive.writestr(zipfile.ZipInfo(str(file.relative_to(root))), file.read_bytes())
+        return data.make(source=source, path=str(root.with_suffix(".zip") if source == "zip" else root), holdout=.3).images
+    root = tree(tmp_path / "set", [f"{c}/{i}.png" for c in "ab" for i in range(20)])
+    first, file, other = found(), root / "a/7.png", root / "b/9.png"
+    kept, others = file.read_bytes(), other.read_bytes()
+    os.utime(file, (1, 1))
+    assert found() == first
+    for new in (kept[:-20] + bytes([kept[-20] ^ 1]) + kept[-19:], kept + b"more"):       # of the same length, and of another
+        file.write_bytes(new)
+        apart = found()
+        assert apart["contents_sha256"] != first["contents_sha256"] and apart | {"contents_sha256": 0} == first | {"contents_sha256": 0}
+    file.write_bytes(others)
+    other.write_bytes(kept)
+    assert (found() == first) == (kept == others)
+
+
+def test_sizes_tell_new_contents_of_a_set_too_large_to_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "SMALL", (10, 100))
+    monkeypatch.setattr(folder.Folder, "_checksum", lambda *_: pytest.fail("read a file"))
+    root = tree(tmp_path / "set", [f"{c}/{i}.png" for c in "ab" for i in range(20)])
+    first = data.make(source="folder", path=str(root)).images
+    (root / "a/7.png").write_bytes(b"another length")
+    assert data.make(source="folder", path=str(root)).images != first
+
+
+def test_a_workdir_from_before_contents_were_told_is_of_the_same_images():
+    old, new = {"training_images": 3, "names_sha256": "a"}, {"training_images": 3, "names_sha256": "a", "contents_sha256": "b"}
+    assert configs.differences(json.dumps(old), json.dumps(new)) == []
+    assert configs.differences(json.dumps(new), json.dumps(new | {"contents_sha256": "c"})) == ["contents_sha256: b → c"]
 
 
 def test_names_are_read_at_a_thousand_places_and_may_be_no_text():

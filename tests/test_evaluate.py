@@ -430,7 +430,7 @@ def kept(tmp_path):
 
 
 @pytest.mark.parametrize("spec", [f"{file.removeprefix('configs/')}{':' * bool(variant)}{variant}" for file in CONFIGS
-                                  for variant in configs._opened(str(ROOT / file))[0].__dict__.get("PUBLISHED", {})])
+                                  for variant in configs.opened(str(ROOT / file)).published])
 def test_any_other_key_of_the_recipe_has_no_published_value(spec, kept):
     config, folder = kept(spec)
     values = recipes.read(folder, config)
@@ -547,7 +547,7 @@ def test_what_a_config_file_states_is_checked(tmp_path, table, words):
     file = tmp_path / "own.py"
     file.write_text(f"from ml_collections import ConfigDict\nPUBLISHED = {table}\ndef get_config(variant=''):\n    return ConfigDict(dict(method=dict(name='simclr')))\n")
     with pytest.raises(UserError, match=re.escape(words)):
-        configs.published(str(file))
+        configs.published(configs.opened(str(file)))
 
 
 @pytest.mark.parametrize("stem, epochs, batch_size", [("cifar", 100., 512), ("imagenet", 90., 4096)])

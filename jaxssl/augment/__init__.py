@@ -72,7 +72,7 @@ def make(
     kernel = blur_kernel or max(3, 2 * (size // 20) + 1)
     probabilities = dict(flip=flip, jitter=jitter, gray=gray, blur=blur, solarize=solarize, invert=invert)
     _check_size(size, interpolation, mean, std, dtype)
-    _check(views >= 1, f"views={views}: at least one view of each image is needed.")
+    _check(1 <= views <= 1000, f"views={views}: from one to 1,000 views of each image.")
     _check_range("crop_scale", crop_scale, 0.0, 1.0)
     _check_range("crop_ratio", crop_ratio, 0.0)
     _check_range("blur_sigma", blur_sigma, 0.0)

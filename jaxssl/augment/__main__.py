@@ -1,6 +1,5 @@
 """`python -m jaxssl.augment --config configs/x.py --out views.png`: originals beside their views, with what was drawn under each."""
 import argparse
-import sys
 from pathlib import Path
 
 import jax
@@ -10,7 +9,7 @@ from jaxssl import augment, config as configs, data
 from jaxssl.augment.picture import draw
 from jaxssl.data import decode
 from jaxssl.errors import UserError
-from jaxssl.command import guarded, split_overrides
+from jaxssl.command import guarded, local, place, process, split_overrides, whole
 
 
 def main(argv=None) -> int:
@@ -50,13 +49,13 @@ def _canvases(facts, count):
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m jaxssl.augment", description=__doc__.split(": ", 1)[1],
                                      epilog="Any key of the config: --config.augment.blur=0.5.")
-    parser.add_argument("--config", required=True, help="configs/<dataset>/<method>.py[:variant]")
-    parser.add_argument("--out", default="views.png", help="where the picture goes (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=8, help="images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of the views (default: the config's seed)")
+    parser.add_argument("--config", type=place, required=True, help="configs/<dataset>/<method>.py[:variant]")
+    parser.add_argument("--out", type=local, default="views.png", help="where the picture goes (default: %(default)s)")
+    parser.add_argument("--count", type=whole, default=8, help="images (default: %(default)s)")
+    parser.add_argument("--seed", type=whole, help="of the views (default: the config's seed)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process(main)

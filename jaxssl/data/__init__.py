@@ -43,7 +43,7 @@ class Data:
 
     @property
     def described(self) -> dict:
-        """`images`, and under `identity.READ_AS` what `said` says: for people, not to be compared (`identity.same`)."""
+        """`images`, and under `identity.READ_AS` what `said` says: for people, not to be compared."""
         return self.images | {identity.READ_AS: list(self.said)}
 
     @property

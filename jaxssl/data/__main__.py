@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+from jaxssl.command import guarded, local, number, place, process, whole
 from jaxssl.data import layout, open as opening
 from jaxssl.data.decode import MAX_PIXELS
 from jaxssl.errors import UserError, shown
@@ -15,26 +16,26 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     pack = commands.add_parser("pack", help="pack a set into ArrayRecord shards", description=(
         "Packs any source into ArrayRecord shards with an index and a manifest.json. Encoded images are kept bit for bit unless --size shrinks them."))
-    pack.add_argument("source_path", metavar="SRC", help="folder, zip, prepared TFDS directory, packed set, or the word digits")
-    pack.add_argument("destination", metavar="DST", help="folder to make; must not exist, or be empty")
-    pack.add_argument("--size", type=int, default=0, help="shrink images whose longer side exceeds this many pixels (default: keep all as they are)")
-    pack.add_argument("--shards", type=int, default=1, help="files a split is divided into (default: %(default)s)")
+    pack.add_argument("source_path", type=place, metavar="SRC", help="folder, zip, prepared TFDS directory, packed set, or the word digits")
+    pack.add_argument("destination", type=local, metavar="DST", help="folder to make; must not exist, or be empty")
+    pack.add_argument("--size", type=whole, default=0, help="shrink images whose longer side exceeds this many pixels (default: keep all as they are)")
+    pack.add_argument("--shards", type=whole, default=1, help="files a split is divided into (default: %(default)s)")
     inspect = commands.add_parser("inspect", help="print what a set holds", description=(
         "Prints counts, sizes, classes, kinds and broken files of a set, and draws a contact sheet."))
-    inspect.add_argument("source_path", metavar="SRC", help="folder, zip, prepared TFDS directory, packed set, or the word digits")
-    inspect.add_argument("--out", default="contact.png", help="where the contact sheet goes; '' for none (default: %(default)s)")
-    inspect.add_argument("--limit", type=int, default=0, help="look only at this many images, spread evenly (default: all)")
+    inspect.add_argument("source_path", type=place, metavar="SRC", help="folder, zip, prepared TFDS directory, packed set, or the word digits")
+    inspect.add_argument("--out", type=local, default="contact.png", help="where the contact sheet goes; '' for none (default: %(default)s)")
+    inspect.add_argument("--limit", type=whole, default=0, help="look only at this many images, spread evenly (default: all)")
     for command in (pack, inspect):
         command.add_argument("--source", default="auto", choices=("auto", *opening.SOURCES), help="kind of SRC (default: %(default)s)")
-        command.add_argument("--test_path", default="", help="held-out set that lies elsewhere; none = leave out the one in SRC")
+        command.add_argument("--test_path", type=place, default="", help="held-out set that lies elsewhere; none = leave out the one in SRC")
         command.add_argument("--split", default="train", help="TFDS split (default: %(default)s)")
         command.add_argument("--test_split", default="", help="held-out TFDS split (default: test or validation)")
         command.add_argument("--variant", default="cluttered", help="of the digits: cluttered or clean (default: %(default)s)")
-        command.add_argument("--class_depth", type=int, default=1, help="folder levels that make a class name (default: %(default)s)")
+        command.add_argument("--class_depth", type=whole, default=1, help="folder levels that make a class name (default: %(default)s)")
         command.add_argument("--splits", default="auto", choices=layout.SPLITS, help="none = every folder is a class, whatever it is called (default: %(default)s)")
         command.add_argument("--outside_links", action="store_true", help="follow links that lead out of SRC")
-        command.add_argument("--max_pixels", type=int, default=MAX_PIXELS, help="an image of more is broken (default: %(default)s)")
-        command.add_argument("--max_broken", type=float, default=.01, help="share of a set that may be broken in training (default: %(default)s)")
+        command.add_argument("--max_pixels", type=whole, default=MAX_PIXELS, help="an image of more is broken (default: %(default)s)")
+        command.add_argument("--max_broken", type=number, default=.01, help="share of a set that may be broken in training (default: %(default)s)")
     return top
 
 
@@ -117,14 +118,8 @@ def _outside(args) -> str:
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        {"pack": _pack, "inspect": _inspect}[args.command](args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded(lambda: {"pack": _pack, "inspect": _inspect}[args.command](args), debug=False)
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")      # names of files need not be text
-    sys.exit(main())
+    process(main)

@@ -103,7 +103,7 @@ class Packed:
 
     def __init__(self, root: Path, content: dict, split: str):
         self.name, self.classes = f"{root} ({split})", tuple(map(shown, content["classes"]))
-        self.root, self.split, self.count = root, split, content["splits"][split]["examples"]
+        self.root, self.split, self.count, self.digest = root, split, content["splits"][split]["examples"], str(content["splits"][split].get("sha256"))
         shards = content["splits"][split]["shards"]
         paths = [root / shard_name(split, i, shards) for i in range(shards)]
         missing = [p.name for p in (*paths, root / index_name(split)) if not p.is_file()]
@@ -136,6 +136,10 @@ class Packed:
         if len(entries) != self.count:
             raise UserError(f"{shown(str(file))} lists {len(entries):,} images where the manifest says {self.count:,}; copy the whole directory again.")
         return entries
+
+    def contents(self) -> str:
+        """The digest of the records in the manifest, and the sizes of the shards."""
+        return self.digest + "".join(f" {path.stat().st_size}" for path in sorted(self.root.glob(f"{self.split}-*.array_record")))
 
     def read(self, index):
         try:

@@ -1,15 +1,23 @@
 """A folder of images: `class/*.jpg` at any depth, or images side by side without labels."""
 import errno
+import hashlib
 import os
 import stat
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import numpy as np
 
 from jaxssl.data import layout, listing
 from jaxssl.data.decode import EXTENSIONS, MAX_BYTES, Broken
 from jaxssl.data.layout import Part
 from jaxssl.data.listing import Listing
+from jaxssl.data.order import evenly
 from jaxssl.errors import UserError, shown
 
+SIZED, SMALL = 50_000, (10_000, 2**28)      # files whose size tells new contents under an old name; files and bytes of a set that is read for it
+_READERS = 16       # threads: what they wait for is a disk or a server
 _REGULAR = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)       # a pipe in a file's place must not be waited for
 
 
@@ -121,3 +129,25 @@ class Folder:
 
     def id(self, index):
         return shown(self.paths[index][len(self.below):])
+
+    def contents(self) -> str:
+        """A digest of every name; of the sizes of `SIZED` files spread evenly; and of the bytes of a set of at most `SMALL` files and bytes."""
+        digest = hashlib.sha256("\0".join(self.paths).encode("utf-8", "surrogateescape"))
+        sizes = [self._size(int(i)) for i in evenly(len(self), SIZED)]
+        digest.update(np.array(sizes, "<i8").tobytes())
+        if len(self) <= SMALL[0] and sum(sizes) <= SMALL[1]:
+            with ThreadPoolExecutor(_READERS) as pool:
+                digest.update(np.array(list(pool.map(self._checksum, range(len(self)))), "<i8").tobytes())
+        return digest.hexdigest()
+
+    def _size(self, index: int) -> int:
+        try:
+            return os.stat(self.root / self.paths[index]).st_size
+        except OSError:                                     # reading it will say what is wrong
+            return -1
+
+    def _checksum(self, index: int) -> int:
+        try:
+            return zlib.crc32(_contents(self.root / self.paths[index], MAX_BYTES))
+        except OSError:
+            return -1

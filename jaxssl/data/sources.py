@@ -28,6 +28,8 @@ class Source(Protocol):
     def id(self, index: int) -> str:
         """The id alone; reads no image."""
 
+    # contents() -> str, where it can tell: a digest of every name, and of the contents as far as they can be had cheaply, for `identity`.
+
 
 class Subset:
     """The samples `indices` of a source."""

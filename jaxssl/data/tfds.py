@@ -130,6 +130,10 @@ class TFDS:
         except Exception:               # a record that cannot be read has an id all the same; `read` says what is wrong with it
             return UNLABELLED, self.id(index)
 
+    def contents(self) -> str:
+        """The names and sizes of the set's files."""
+        return " ".join(f"{path.name} {path.stat().st_size}" for path in sorted(self.directory.iterdir()) if path.is_file())
+
     def labelled(self) -> bool:
         """Whether any of a few samples, evenly spaced, has a label."""
         few = evenly(len(self), LOOKS)

@@ -4,6 +4,7 @@ A source carries the offset of each image, so worker processes reopen the file w
 through `os.pread`, which has no shared position: one handle serves every thread and survives a fork.
 """
 import contextlib
+import hashlib
 import os
 import stat
 import struct
@@ -175,3 +176,7 @@ class Zip:
 
     def id(self, index):
         return shown(self.names[index][len(self.below):])
+
+    def contents(self) -> str:
+        """A digest of every name, and of the size and checksum that the archive's directory has of each image."""
+        return hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogateescape") + self.where[:, 2:].tobytes()).hexdigest()

@@ -20,6 +20,9 @@ from jaxssl.models.net import Net
 CONTEXT = ("encoder", "net", "mesh", "batch_size", "views", "local", "classes", "examples", "total", "duration")
 
 
+MOST_LAYERS = 256       # of a head or decoder: each is traced by itself
+
+
 class Needs(NamedTuple):
     """What a method cannot do without; the program refuses a config that lacks it, in one sentence.
 
@@ -60,7 +63,8 @@ class Method(NamedTuple):
 
 
 def build(make: Callable, config: dict, context: dict) -> Method:
-    """`make` called with its keys from `config` and those of `context` it asks for."""
+    """`make` called with its keys from `config` and those of `context` it asks for. Raises: UserError for more layers than can be written out one by one."""
+    check_range(**{key: (config[key], f"at most {MOST_LAYERS}", config[key] <= MOST_LAYERS) for key in ("layers", "depth") if key in config})
     wanted = [p.name for p in inspect.signature(make).parameters.values() if p.default is p.empty]
     return make(**{name: context[name] for name in wanted}, **config)
 

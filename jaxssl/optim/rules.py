@@ -1,6 +1,9 @@
 """One table of path rules: the rate, decay, adaptation, freezing and clipping of every array, each decided by the first rule that matches and names it."""
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxssl import tree
@@ -33,6 +36,7 @@ class Row(NamedTuple):
 
 
 SETTINGS = Row._fields[:-2]
+PATIENCE = 5.0
 CLIP_BY = ("all", "network", "array")
 
 
@@ -53,10 +57,12 @@ def table(params: Any, rules: Sequence[tuple[str | int, Mapping]], *, behind: Se
     _check(rules)
     factors = layer_factors(shapes, layer_decay, networks) if layer_decay != 1 else {}
     used, rows = set(), {}
+    with _ending(rules):
+        matches = {path: [_matches(pattern, path, len(shape) - bool(STACKED.search(path))) for pattern, _ in (*rules, *behind)] for path, shape in shapes.items()}
     for path, shape in shapes.items():
         stacked = bool(STACKED.search(path))
         row = Row(clip={"all": "all", "network": path.split("/")[0], "array": path}[clip_by], layer=factors.get(path, 1.0), stacked=stacked)
-        matching = [(place, settings) for place, (pattern, settings) in enumerate([*rules, *behind]) if _matches(pattern, path, len(shape) - stacked)]
+        matching = [(place, settings) for place, (_, settings) in enumerate([*rules, *behind]) if matches[path][place]]
         first = {setting: (place, settings[setting]) for place, settings in reversed(matching) for setting in settings}
         if first.get("adam", (0, 0))[1]:
             first = {"adam": first["adam"]}
@@ -73,17 +79,37 @@ def _matches(pattern: str | int, path: str, rank: int) -> bool:
     return rank <= pattern if isinstance(pattern, int) else bool(re.search(pattern, path))
 
 
+@contextlib.contextmanager
+def _ending(rules: Sequence) -> Iterator[None]:
+    """Raises: UserError when the block takes `PATIENCE` seconds of processor time: some patterns, such as (a+)+$, never end. Python keeps such clocks in its main thread alone."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(*_):
+        raise UserError(f"optim.rules: matching {', '.join(repr(pattern) for pattern, _ in rules)} to the names of arrays does not end; write it without repeats within repeats")
+    former = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, former)
+
+
 def _check(rules: Sequence[tuple[str | int, dict]]) -> None:
     """Collects every wrong rule and raises once."""
     faults = []
     for pattern, settings in rules:
         try:
             re.compile("" if isinstance(pattern, int) else pattern)
-        except re.error as error:
-            faults.append(f"{pattern!r} is not a regular expression ({error}); escape what is meant literally")
+        except (re.error, OverflowError, RecursionError) as error:
+            faults.append(f"{str(pattern)[:80]!r} is not a regular expression ({error}); escape what is meant literally")
+        if not settings:
+            faults.append(f"{pattern!r} has no settings; give it some of {', '.join(SETTINGS)}, or leave it out")
         for setting, value in settings.items():
             if setting not in SETTINGS:
-                faults.append(f"{pattern!r} sets {setting!r}, which there is not{nearest(setting, SETTINGS)}; there are {', '.join(SETTINGS)}")
+                faults.append(f"{pattern!r} sets {setting!r}, which there is not{nearest(str(setting), SETTINGS)}; there are {', '.join(SETTINGS)}")
                 continue
             kind = type(Row._field_defaults[setting])
             good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 if kind in (int, float) else isinstance(value, kind)

@@ -24,6 +24,8 @@ from jaxssl.errors import NonFiniteError, NotJoined, Temporary, UserError
 
 PORT = 8476  # the coordinator's port where nothing else says one; JAX_COORDINATOR_PORT overrides it
 WAIT = 30 * 24 * 3600  # seconds that those who are done wait for the last one; `company` ends them when it is lost
+LONGEST = 1_000_000  # seconds to wait for the others, eleven days
+MOST = 100_000  # processes; a larger number is a slip
 GRACE = 60.0  # seconds that JAX itself gets once every process has answered the roll call
 # What gloo, NCCL and JAX's services say when a neighbour is lost: then it is worth waiting for who it was.
 NEIGHBOURS = re.compile("gloo|nccl|collective|connection|coordination|barrier|heartbeat|peer|deadline|unavailable|timed? ?out|socket", re.IGNORECASE)
@@ -77,6 +79,8 @@ def join(**how) -> Processes:
 
 
 def _join(*, coordinator: str = "", processes: int = 0, process_id: int = -1, run: str = "", timeout: float = 600.0, quiet: bool = False) -> tuple[Processes, Company | None]:
+    if not 0 < timeout <= LONGEST:
+        raise UserError(f"--join_timeout is {timeout:g}; it is a number of seconds from 1 to {LONGEST:,}")
     place = resolve(coordinator, processes, process_id, os.environ)
     if place.processes == 1 and quiet:
         return None, None
@@ -131,6 +135,8 @@ def resolve(coordinator: str, processes: int, process_id: int, environ: Mapping[
             f"several processes need --coordinator host:port, --processes N and --process_id i; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing "
             "and neither Slurm nor a TPU pod says it"
         )
+    if place.processes > MOST:
+        raise UserError(f"{place.processes:,} processes are more than any run has ({MOST:,}); correct --processes, or what the environment says of them")
     if not 0 <= place.process_id < place.processes:
         raise UserError(f"--process_id {place.process_id} is out of range: {place.processes} processes are numbered 0 to {place.processes - 1}")
     rollcall.split(place.coordinator)
@@ -139,18 +145,28 @@ def resolve(coordinator: str, processes: int, process_id: int, environ: Mapping[
 
 def _from_slurm(environ: Mapping[str, str]) -> Place | None:
     """A job step (srun) of more than one task. The first node of the step is process 0; the port follows the job number, as JAX does it."""
-    if not all(name in environ for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")) or int(environ.get("SLURM_NTASKS", 1)) < 2:
+    if not all(name in environ for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")) or whole(environ, "SLURM_NTASKS", 1) < 2:
         return None
-    port = environ.get("JAX_COORDINATOR_PORT") or str(int(environ["SLURM_JOB_ID"]) % 4096 + 61440)
-    return Place(f"{_first_node(environ['SLURM_STEP_NODELIST'])}:{port}", int(environ["SLURM_NTASKS"]), int(environ["SLURM_PROCID"]), "Slurm")
+    port = whole(environ, "JAX_COORDINATOR_PORT", 0) or whole(environ, "SLURM_JOB_ID") % 4096 + 61440
+    return Place(f"{_first_node(environ['SLURM_STEP_NODELIST'])}:{port}", whole(environ, "SLURM_NTASKS"), whole(environ, "SLURM_PROCID"), "Slurm")
+
+
+def whole(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """The whole number in a variable; `default` where it is missing or empty. Raises: UserError."""
+    text = environ.get(name, "").strip()
+    if not text and default is not None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,10}", text):
+        raise UserError(f"{name} is {text[:40]!r} in the environment, and should be a whole number; unset it, or set what its scheduler would")
+    return int(text)
 
 
 def _first_node(nodes: str) -> str:
-    """"node[001-015,020],other" → "node001"; "node7,node8" → "node7"."""
-    name, bracket, rest = nodes.partition("[")
-    if "," in name or not bracket:
-        return name.split(",")[0]
-    return name + rest.split("]")[0].split(",")[0].split("-")[0]
+    """"node[001-015,020],other" → "node001"; "node7,node8" → "node7". Raises: UserError."""
+    match = re.match(r"([\w.-]*)(?:\[(\w+)[\w,-]*\][\w.-]*)?(?:,|$)", nodes)
+    if not match or not "".join(filter(None, match.groups())):
+        raise UserError(f"SLURM_STEP_NODELIST is {nodes[:40]!r} in the environment, and should name nodes, such as node[001-015] or node7,node8; set what Slurm would")
+    return match[1] + (match[2] or "")
 
 
 def _from_tpu(environ: Mapping[str, str]) -> Place | None:
@@ -166,11 +182,13 @@ def _from_tpu(environ: Mapping[str, str]) -> Place | None:
     if not hosts or worker in (None, ""):
         return None
     names = hosts.split(",")
-    count, number = len(names) * int(slices["NUM_SLICES"] or 1), int(worker) + len(names) * int(slices["SLICE_ID"] or 0)
+    told = {"TPU_WORKER_ID": worker, **{f"MEGASCALE_{name}": value or "" for name, value in slices.items()}}
+    count = len(names) * whole(told, "MEGASCALE_NUM_SLICES", 1)
+    number = whole(told, "TPU_WORKER_ID") + len(names) * whole(told, "MEGASCALE_SLICE_ID", 0)
     if count < 2:
         return None
     first = (slices["COORDINATOR_ADDRESS"] or names[0]).split(":")[0]
-    return Place(f"{first}:{environ.get('JAX_COORDINATOR_PORT') or PORT}", count, number, "TPU pod")
+    return Place(f"{first}:{whole(environ, 'JAX_COORDINATOR_PORT', 0) or PORT}", count, number, "TPU pod")
 
 
 def _on_tpu_vm(environ: Mapping[str, str]) -> bool:

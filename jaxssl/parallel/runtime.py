@@ -1,15 +1,24 @@
 """Settings of the process that JAX and XLA read once: the compilation cache, and what programs on several CPU devices need in order not to wait for ever."""
+import contextlib
 import logging
 import os
 import re
+from typing import Any
 
 import jax
 import jaxlib.version
+
+from jaxssl.errors import shown, system
 
 # How long a device may wait in a collective for the others. XLA ends the process after 20 + 40 s, and on few cores the first of several emulated devices
 # waits for all that the others compute. Unknown flags end the process as well, so they are passed to versions that are known to have them.
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 _PATIENT = (0, 10), (0, 13)     # jaxlib, from and below
+
+
+# What draws the random numbers and how products round: fixed here, whatever the environment says, since the same command must give the same run.
+FIXED = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True, "jax_enable_x64": False, "jax_default_matmul_precision": None,
+         "jax_numpy_dtype_promotion": "standard", "jax_random_seed_offset": 0}
 
 
 def configure(compilation_cache: str, *, processes: int = 0) -> None:
@@ -18,12 +27,26 @@ def configure(compilation_cache: str, *, processes: int = 0) -> None:
     Must run before anything asks for a device: what is set here is read once, when the CPU's client is made.
     processes: how many there are, as far as flags say; 0: not said.
     """
+    for name, value in FIXED.items():
+        jax.config.update(name, value)
     if compilation_cache != "off":
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if several_cpu_devices(processes):
         settle()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for handler in logging.root.handlers:
+        handler.setFormatter(Harmless())
+
+
+class Harmless(logging.Formatter):
+    """Log lines, with whatever in a name would act on the terminal written as an escape, and what the system refused a library's thread as a sentence, without its stack."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(shown, super().formatMessage(record).split("\n")))
+
+    def formatException(self, caught: Any) -> str:
+        return f"  ({refusal})" if isinstance(caught[1], Exception) and (refusal := system(caught[1])) else super().formatException(caught)
 
 
 def settle() -> None:
@@ -36,7 +59,7 @@ def settle() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)   # concerns programs on one device: those with collectives are dispatched ahead all the same
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given, needed = os.environ.get("NPROC", ""), 2 * _devices_here()
-    if needed > (int(given) if given.isdecimal() else cores):
+    if needed > (int(given) if re.fullmatch("[0-9]{1,9}", given) else cores):
         os.environ["NPROC"] = str(needed)
     flags = os.environ.get("XLA_FLAGS", "")
     if _PATIENT[0] <= jaxlib.version.__version_info__[:2] < _PATIENT[1] and _PATIENCE.split("=")[0] not in flags:
@@ -45,10 +68,29 @@ def settle() -> None:
 
 def several_cpu_devices(processes: int) -> bool:
     """Whether programs on the CPU would span several devices, told from flags and environment alone."""
-    return any(int(count) > 1 for count in (processes, os.environ.get("SLURM_NTASKS", 1), _devices_here()))
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    return processes > 1 or _devices_here() > 1 or bool(re.fullmatch("[0-9]+", tasks)) and int(tasks[:9]) > 1
+
+
+def devices() -> list:
+    """All devices: the first to ask starts JAX's backends. Raises what they do when there is none of the kind that JAX_PLATFORMS names."""
+    return jax.devices()
 
 
 def _devices_here() -> int:
     """The CPU devices of this process, emulated ones included."""
     emulated = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))     # the last one counts
     return max(int(count) for count in (1, jax.config.jax_num_cpu_devices, *emulated[-1:]))
+
+
+def memory() -> tuple[int, int]:
+    """Bytes that this process may use at most: of the machine, and of all its devices together (the machine's where it computes); 0 where it is not known."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if "SC_PHYS_PAGES" in os.sysconf_names else []
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):       # of a container
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(open(file).read()))
+    host = min((limit for limit in limits if limit > 0), default=0)
+    if jax.default_backend() == "cpu":
+        return host, host
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return host, sum(each.get("bytes_limit", 0) for each in stats)

@@ -1,9 +1,8 @@
 """`python -m jaxssl.report DIR [DIR …] [--out FILE]`: one self-contained page about one run, or several side by side."""
 import argparse
-import sys
 
 from jaxssl import report
-from jaxssl.command import guarded
+from jaxssl.command import guarded, place, process, whole
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,9 +20,9 @@ def _parser():
     p = argparse.ArgumentParser(prog="python -m jaxssl.report", allow_abbrev=False,
                                 description="Write report.html: curves, views, map, neighbours, confusion, spectrum, evaluations, config.",
                                 epilog="The page needs no network. It shows images and file names of the data; --images 0 leaves them out.")
-    p.add_argument("workdirs", nargs="+", metavar="DIR", help="a workdir; several are shown side by side with their config differences")
-    p.add_argument("--out", help="the file to write (default: report.html in the workdir, or in the current folder for several)")
-    p.add_argument("--images", type=int, default=report.write.__kwdefaults__["images"],
+    p.add_argument("workdirs", type=place, nargs="+", metavar="DIR", help="a workdir; several are shown side by side with their config differences")
+    p.add_argument("--out", type=place, help="the file to write (default: report.html in the workdir, or in the current folder for several)")
+    p.add_argument("--images", type=whole, default=report.write.__kwdefaults__["images"],
                    help="training images to embed, and half as many held-out ones; 0 shows no image (default: %(default)s)")
     p.add_argument("--maps", help="of the features: pca, tsne, umap, separated by commas (default: all that are installed)")
     p.add_argument("--weights", default="", help="student or teacher (default: the teacher where there is one)")
@@ -32,4 +31,4 @@ def _parser():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process(main)

@@ -55,6 +55,9 @@ def needs(config: Any, facts: Any, encoder: Any, wanted: Needs) -> None:
         faults.append(f"the images have no labels and {name} learns from them")
     if wanted.patches and not hasattr(encoder.module, "patch"):
         faults.append(f"model.name is {config.model.name} and {name} needs an encoder of patches: choose a vision transformer, such as vit_small")
+    if patch := getattr(encoder.module, "patch", 0):
+        faults += [f"{section}.size is {config[section].size}; choose a multiple of model.patch={patch}" for section in ("augment", "local")
+                   if config[section].views and config[section].size % patch]
     if faults:
         raise UserError("; ".join(faults))
 

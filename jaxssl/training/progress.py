@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxssl import durations
+from jaxssl.errors import shown
 
 # Dense bf16 peak in FLOP/s of one JAX device, by the start of its lower-case device_kind, from the vendors' data sheets; the longest start wins.
 # A TPU v2 or v3 device is one of a chip's two cores, and so is one of TPU7x.
@@ -153,12 +154,15 @@ class Progress:
     def update(self, step: int, text: str) -> None:
         """Shows `text` as the state at `step`."""
         if self._bar:
-            self._bar.update(self._task, completed=step, description=text)
-        elif self._active:
-            print(text, flush=True)
+            self._bar.update(self._task, completed=step, description=shown(text))
+        else:
+            self.note(text)
 
     def note(self, text: str) -> None:
-        """A lasting line: a warning, an evaluation's result."""
+        """Lasting lines: a warning, an evaluation's result. Nothing in them acts on the terminal; an empty text is none."""
+        text = "\n".join(map(shown, text.split("\n")))
+        if not text:
+            return
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         elif self._active:

@@ -1,4 +1,5 @@
 """One process's part in one run: state → restore → loop(step, log, save, evaluate) → re-open, digest, run.json."""
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from jax.experimental import multihost_utils
 from jaxssl import data as datas, durations, tree
 from jaxssl.workdir import checkpoint, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import checks, evaluator as evaluation, job as jobs, monitor, progress
-from jaxssl.parallel import mesh as sharding
+from jaxssl.training import checks, evaluator as evaluation, job as jobs, monitor, progress, room
+from jaxssl.parallel import mesh as sharding, runtime
 from jaxssl.errors import Interrupted, NonFiniteError, UserError
 from jaxssl.evaluation.measures import collapse
 
@@ -161,6 +162,7 @@ class Session:
         """The one compile of the train step, ahead of time: the executable cannot be traced again. And that of the look at the state, which a stop has no time for."""
         shapes = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), (self.job.state, self.job.batch), (self.job.state_sharding, self.job.batch_sharding))
         self.compiled = jobs.compiled(self.job.step.lower(*shapes), self.job.mesh)
+        room.compiled(self.compiled, runtime.memory()[1], jax.local_device_count())
         self.finite = jax.jit(tree.finite, out_shardings=sharding.replicated(self.job.mesh)).lower(shapes[0]).compile()
         self.screen.note("compiled")
 
@@ -194,6 +196,7 @@ class Session:
                   "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
         result = folders.nulled(result)
         self.owned()
+        self.still_there()
         if self.leader:
             folders.write(self.folder / "run.json", json.dumps(result, indent=1))
         self.screen.note(f"done: {self.step} steps in {durations.spoken(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in "
@@ -208,12 +211,17 @@ class Session:
             self.writers.abandon()
             raise
 
+    def still_there(self) -> None:
+        """Raises: UserError when the workdir was moved or deleted."""
+        folders.demand(self.workdir)
+
     def close(self) -> None:
-        self.trace.stop()
-        if self.batches is not None:
-            self.batches.close()
-        self.writers.close()
-        self.manager.close()
+        """Closes each of its parts, also where the system refuses one of them something."""
+        with contextlib.ExitStack() as parts:            # the last one first
+            for part in (self.manager, self.writers, self.batches):
+                if part is not None:
+                    parts.callback(part.close)
+            parts.callback(self.trace.stop)
 
     # -- what happens between steps --------------------------------------------------------------------------------------
 
@@ -279,6 +287,7 @@ class Session:
 
     def save(self) -> None:
         self.owned()
+        self.still_there()
         with self.watchdog.pause(), self.clock.pause("save"):
             self.writers.flush()                     # a resume begins after this step, so nobody would write its rows again
             self.manager.save(self.step, self.state, {"skipped": self.skipped, "clock": self.clock.state(), "lr": float(self.job.optim.schedule(self.step)), "run": self.name})

@@ -2,16 +2,17 @@
 import contextlib
 import functools
 import json
+import os
 import uuid
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxssl import config as configs, data as datas
-from jaxssl.workdir import checkpoint, lease as leases, published, writers
+from jaxssl.workdir import checkpoint, environment, lease as leases, published, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import checks, evaluator as evaluation, job as jobs, monitor, progress
-from jaxssl.parallel import agreement, mesh as sharding
+from jaxssl.training import checks, evaluator as evaluation, job as jobs, monitor, progress, room
+from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import UserError
 from jaxssl.training.session import Run, Session, Watch, every
 from jaxssl.training.watchdog import Stop, Watchdog
@@ -24,7 +25,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
     with Stop() as stop, contextlib.ExitStack() as ends:     # from here on a signal is kept, and honoured between two batches
-        config, data, job, new = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps), functools.partial(facts, allow_config_change))
+        config, data, job, new, stated = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps), functools.partial(facts, allow_config_change))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
         if new:
             agreement.reach(start)                   # what cannot begin is refused before the workdir is touched
@@ -33,7 +34,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         if lease:
             ends.callback(lease.release)
         # Nothing but the lease is written before all that can be refused has been looked at.
-        looked = agreement.reach(functools.partial(look, spec, config, data, job, workdir, allow_config_change, new), lambda looked: {"checkpoints": looked.steps})
+        looked = agreement.reach(functools.partial(look, config, data, job, workdir, allow_config_change), lambda looked: {"checkpoints": looked.steps})
         found = looked.claim
         resumed = agreement.reach(lambda: newest(workdir, job, looked))
         screen = ends.enter_context(progress.Progress(job.total, active=leader))
@@ -47,8 +48,10 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         def claim():
             if leader:
                 folders.claim(workdir, found, run)
-                published.keep(workdir, looked.published, new=new)
+                published.keep(workdir, stated, new=new)
         agreement.reach(claim)
+        if not new:
+            screen.note(surroundings(workdir))
         watchdog = ends.enter_context(Watchdog(config.stall_seconds, workdir, process_index=jax.process_index()))
         session = Session(Run(config=config, workdir=workdir, job=job, data=data, start=start, resumed=resumed, name=run),
                           Watch(stop=stop, screen=screen, watchdog=watchdog, profile=profile_steps, owned=lease.check if lease else lambda: None))
@@ -62,13 +65,12 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
 
 
 class Looked(NamedTuple):
-    """What a workdir is to a run, told without reading an array. published: values stated for a new run. steps: of the checkpoints there."""
+    """What a workdir is to a run, told without reading an array. steps: of the checkpoints there."""
     claim: folders.Claim
-    published: dict | None
     steps: list[int]
 
 
-def look(spec: str, config: Any, data: datas.Data, job: jobs.Job, workdir: str, allow_config_change: bool, new: bool) -> Looked:
+def look(config: Any, data: datas.Data, job: jobs.Job, workdir: str, allow_config_change: bool) -> Looked:
     """Raises: UserError for all that can refuse this run there, but for the arrays of checkpoints. Writes nothing."""
     steps, seam = [], ""
     if reader := checkpoint.open_reader(workdir):
@@ -84,7 +86,7 @@ def look(spec: str, config: Any, data: datas.Data, job: jobs.Job, workdir: str, 
         claim.said.append(f"note: another schedule than before{seam}")
     place = folders.path(workdir)
     checks.rollbacks(place), monitor.known(place)
-    return Looked(claim, published.of(spec, config) if new else None, steps)
+    return Looked(claim, steps)
 
 
 def newest(workdir: str, job: jobs.Job, looked: Looked) -> checkpoint.Found | None:
@@ -110,14 +112,19 @@ def rates(reader: checkpoint.Manager, job: jobs.Job) -> str:
     return ""
 
 
-def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None) -> tuple[Any, datas.Data, jobs.Job, bool]:
-    """(config, data, job, whether `workdir` has no run yet). Raises: UserError for wrong input, before anything is compiled or written."""
-    config = configs.load(spec, overrides)
+def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
+    """(config, data, job, whether `workdir` has no run yet, what is published for it then). Raises: UserError for wrong input, before anything is compiled or written."""
+    file = configs.opened(spec)                      # executed once
+    config = configs.load(file, overrides)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     data = datas.make(**config.data)
-    job = jobs.prepare(config, mesh, jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides))
+    known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides), runtime.memory()
+    room.ask(config, known, memory)
+    job = jobs.prepare(config, mesh, known)
+    room.state(job, config, memory[1])
     check(config, data, job, profile_steps)
-    return config, data, job, not (folders.path(workdir) / "config.json").exists()
+    new = not (folders.path(workdir) / "config.json").exists()
+    return config, data, job, new, published.of(file, config) if new else None
 
 
 def facts(allow_config_change: bool, prepared: tuple) -> dict:
@@ -134,6 +141,15 @@ def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] 
     every(config, job)
     if profile_steps and profile_steps[0] >= job.total:
         raise UserError(f"--profile_steps is {profile_steps[0]}:{profile_steps[1]}, but the run has {job.total} steps, numbered from 0; begin before step {job.total}")
+
+
+def surroundings(workdir: str) -> str:
+    """What of this process's surroundings keeps a resumed run from being the same to the bit; "" for nothing."""
+    file = folders.path(workdir) / "environment.json"
+    try:
+        return environment.changed(folders.read_json(file) or {}, environment.now())
+    except (ValueError, OSError, UserError):
+        return f"note: {file} cannot be read, so it is not known whether this resume is bit for bit"
 
 
 def write_report(workdir: str, screen: progress.Progress, watchdog: Watchdog) -> None:
@@ -156,7 +172,7 @@ def beginning(config: Any, job: jobs.Job) -> Any:
     from jaxssl.encoder import initial               # the readers of other formats are imported only when there is something to read
     start = None
     if config.init_from:
-        start = initial.read(config.init_from, state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
+        start = initial.read(os.path.expanduser(config.init_from), state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
     for place, path in job.method.loads.items():
         start = initial.add(start, place, path, state=job.state)
     return start

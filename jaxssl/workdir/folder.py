@@ -2,23 +2,17 @@
 import json
 import math
 import os
-import platform
 import re
 import stat
-import subprocess
-import sys
 from collections.abc import Set
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from jaxssl.errors import Temporary, UserError
+from jaxssl.workdir import environment
 
 IDENTITY = ".run.json"
 RUN = ("model", "method", "data", "augment")     # sections of a run's config
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
 
 
 class Torn(UserError):
@@ -98,13 +92,20 @@ def claim(workdir: str, found: Claim, run: str = "") -> None:
         for name, text in found.texts.items():
             write(folder / name, text)
         if "config.json" in found.texts:
-            write(folder / "environment.json", json.dumps(environment(), indent=1))
+            write(folder / "environment.json", json.dumps(environment.now(), indent=1))
         if not found.run and run:
             write(folder / IDENTITY, json.dumps({"run": run}))
         if found.former:
             set_aside(workdir, found.former)
     except OSError as error:
         raise UserError(f"cannot write in workdir {workdir} ({error.strerror or error}); make room or get the right to write there, or choose another folder") from error
+
+
+def demand(workdir: str) -> None:
+    """Raises: UserError when the workdir of a run under way is no longer there: whoever saves would make half of one anew."""
+    if not (path(workdir) / "config.json").exists():
+        raise UserError(f"workdir {workdir} was moved or deleted while its run was under way, so the run ends here; put it back, and the same command goes on from its "
+                        "last checkpoint")
 
 
 def read_config(workdir: str) -> dict:
@@ -249,27 +250,3 @@ def _copy(folder: Any, place: Any) -> None:
 def nulled(values: dict) -> dict:
     """`values` with None for each number that is not finite, which JSON has no word for."""
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
-
-
-def environment() -> dict:
-    """Versions, devices, processes and the source's git revision."""
-    devices = jax.devices()
-    return {"python": platform.python_version(), "platform": platform.platform(), "argv": sys.argv,
-            "packages": {p: _version(p) for p in PACKAGES}, "backend": jax.default_backend(), "device_kind": devices[0].device_kind,
-            "devices": len(devices), "processes": jax.process_count(), "git_revision": _revision()}
-
-
-def _version(package):
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _revision():
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
-        return done.stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        return None

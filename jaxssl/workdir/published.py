@@ -28,13 +28,13 @@ def recipe(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
-def of(spec: str, config: Any) -> dict | None:
-    """{"recipe", "values"} for a run of the resolved `config`, loaded from `spec` with overrides: None where the file states no value, or they made another recipe.
+def of(file: Any, config: Any) -> dict | None:
+    """{"recipe", "values"} for a run of the resolved `config`, loaded from a `config_file.File` with overrides: None where it states no value, or they made another recipe.
 
     Raises: UserError when what the file states is not as it should be.
     """
     from jaxssl import config as configs              # here, so that reading a run's folder goes without ml_collections
-    stated, values = configs.published(spec)
+    stated, values = configs.published(file)
     if not values:
         return None
     own, as_stated = (recipe(json.loads(configs.describe(each))) for each in (config, stated))

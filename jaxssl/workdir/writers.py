@@ -7,6 +7,7 @@ A bucket (gs://…) has no append, so everything is written to a local folder an
 that needs the bucket's file system package (`pip install gcsfs` for gs://).
 """
 import json
+import logging
 import math
 import numbers
 import os
@@ -20,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from jaxssl.workdir import folder as workdirs
-from jaxssl.errors import UserError
+from jaxssl.errors import UserError, system
+
+log = logging.getLogger("jaxssl.workdir")
 
 UPLOAD = 30.0  # seconds between two copies into a bucket
 
@@ -156,6 +159,8 @@ class Writers:
         if self._tensorboard and self._tb is None:
             import tensorboardX
             self._tb = tensorboardX.SummaryWriter(str(self._folder / "tb"), purge_step=self._purge, flush_secs=30)
+            events = self._tb.file_writer.event_writer
+            events._ev_writer = events._worker._record_writer = Patient(events._ev_writer)
         return self._tb
 
     def _close_files(self) -> None:
@@ -167,6 +172,28 @@ class Writers:
     def _upload(self) -> None:
         if self._mirror and time.monotonic() - self._mirror.sent > UPLOAD:
             self.flush()
+
+
+class Patient:
+    """TensorBoard's file as its thread knows it, where a full disk is no end: the thread would die of it, and whoever has an event for it would wait for ever.
+
+    What is refused is left out, and said once. metrics.jsonl has the same numbers, and fails aloud.
+    """
+
+    def __init__(self, file: Any):
+        self._file, self._refused = file, False
+
+    def __getattr__(self, name: str) -> Any:
+        action = getattr(self._file, name)
+
+        def attempt(*arguments):
+            try:
+                return action(*arguments)
+            except OSError as error:
+                if not self._refused:
+                    log.warning("warning: %s; TensorBoard's events are not complete", system(error))
+                self._refused = True
+        return attempt
 
 
 class Mirror:

@@ -24,7 +24,7 @@ def metrics(z: jax.Array) -> dict[str, jax.Array]:
     images, views, _ = z.shape
     per_image = z.sum(axis=1)  # [B, D]
     cross = jnp.sum(per_image.sum(axis=0) ** 2) - jnp.sum(per_image ** 2)
-    return {"collapse_std": jnp.std(z, axis=(0, 1)).mean(), "collapse_cosine": cross / max(images * (images - 1) * views * views, 1)}
+    return {"collapse_std": jnp.std(z, axis=(0, 1)).mean(), "collapse_cosine": cross / float(max(images * (images - 1) * views * views, 1))}
 
 
 def warnings(metrics: Mapping[str, Any], dim: int) -> list[str]:

@@ -6,7 +6,7 @@ from jaxssl.evaluation.protocols import Row
 
 
 def value(stated: Sequence[Mapping[str, Any]], row: Row, weights: str) -> dict | None:
-    """{"value", "source"} of the first value of `stated` (`config.PUBLISHED`) that is for the protocol of `row` and for these `weights`, or None.
+    """{"value", "source"} of the first value of `stated` (`config_file.PUBLISHED`) that is for the protocol of `row` and for these `weights`, or None.
 
     Only accuracies of the backbone under a fixed setting, which holds all that the value's own setting names, are matched.
     """

@@ -1,0 +1,68 @@
+"""What a run runs in: `environment.json`, and what of it changes the bits of a resumed run."""
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
+# What "bit for bit" depends on: the compiler and its flags, how many threads and devices share a sum, what they are, and what decodes the images.
+BITS = ("threads", "devices", "processes", "backend", "device_kind", "machine", "xla_flags",
+        *(f"packages.{name}" for name in ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")))
+_OURS = re.compile(r"--xla_(cpu_collective_call_\w+|force_host_platform_device_count)=\S*")     # of XLA's flags: a time limit, and what `devices` says already
+
+
+def now() -> dict:
+    """Versions, devices, cores, processes, flags of the compiler and the source's git revision."""
+    devices = jax.devices()
+    return {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine(), "argv": sys.argv,
+            "packages": {p: _version(p) for p in PACKAGES}, "backend": jax.default_backend(), "device_kind": devices[0].device_kind,
+            "devices": len(devices), "processes": jax.process_count(), "threads": threads(), "xla_flags": _flags(os.environ.get("XLA_FLAGS", "")), "git_revision": _revision()}
+
+
+def changed(before: dict, after: dict) -> str:
+    """One line on what a resumed run must expect where its bits may be others than in `before`; "" where they are the same. What `before` does not say is not compared.
+
+    On accelerators the threads of the host compute nothing that is trained, so they do not count there.
+    """
+    names = [name for name in BITS if name != "threads" or after.get("backend") == "cpu"]
+    pairs = [(name.removeprefix("packages."), _at(before, name), _at(after, name)) for name in names]
+    apart = [f"{name} {old} → {new}" for name, old, new in pairs if old is not None and old != new]
+    return f"note: not bit for bit as where this run began ({', '.join(apart)}); the samples come in the same order and the loss agrees to rounding" if apart else ""
+
+
+def threads() -> int:
+    """How many XLA for CPUs computes with, by which it divides its sums: the cores that this process may use, unless NPROC says otherwise."""
+    given = os.environ.get("NPROC", "")
+    return int(given) if re.fullmatch("[0-9]{1,9}", given) else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _at(values, name):
+    for part in name.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _flags(text: str) -> str:
+    """XLA's flags that change what is computed, sorted."""
+    return " ".join(sorted(set(_OURS.sub("", text).split())))
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _revision():
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
+        return done.stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -1,0 +1,224 @@
+"""Words that are not numbers, numbers that mean nothing, and what the system refuses: one sentence each, by the one boundary of its kind."""
+import argparse
+import errno
+import io
+import os
+import sys
+import threading
+
+import pytest
+
+from jaxssl import command, config as configs, durations, errors, typed
+from jaxssl.errors import Temporary, UserError
+from jaxssl.optim import rules
+from jaxssl.parallel import processes, rollcall
+from jaxssl.training import progress
+from jaxssl.workdir import environment
+from tests.tiny import METHODS, spec
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}
+
+
+def numeric(config):
+    for path in configs._paths(config):
+        value = configs.config_get(config, path)
+        like = value[0] if isinstance(value, tuple) and value else value
+        if path in configs.DURATIONS or isinstance(like, int | float) and not isinstance(like, bool):
+            yield path, value
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_numeric_key_refuses_what_is_no_such_number(method):
+    """A sweep over the signatures: a key of tomorrow is in it."""
+    file, name = spec(method)
+    opened = configs.opened(file)
+    keys = list(numeric(configs.load(opened, name)))
+    assert len(keys) > 60
+    for path, value in keys:
+        if not path.startswith("method.") and method not in ("simclr", "mae"):       # the other sections twice: with a ResNet and with a vision transformer
+            continue
+        for bad in ("nan", "1e999", "1e40", "-0.5", "-7"):                           # a duration counts in steps here
+            text = bad if not isinstance(value, tuple) else f"({bad}{f', {value[-1]}' * (len(value) - 1)},)"
+            with pytest.raises(UserError, match=path.replace(".", r"\.")):
+                configs.load(opened, {**name, path: text})
+                pytest.fail(f"{path}={text} is taken")
+
+
+def test_numbers_within_settings_and_tuples_count_too():
+    for value in ((("kernel$", {"decay": float("nan")}),), (("kernel$", {"rate": -1.0}),), ((7 * 10**12, {"decay": 0.0}),)):
+        with pytest.raises(UserError, match="optim.rules"):
+            typed.within(value, (), "optim.rules")
+    for value, default in ((-1, -1), (0, 5), (1e-30, 1.0), ((.5, .5), (.1, .2)), (None, None), ("a", "b")):
+        typed.within(value, default, "k")
+    assert configs.load(configs.opened("configs/digits/simclr.py"), {"data.workers": "-1"}).data.workers == -1
+    with pytest.raises(UserError, match="from -1 to 2,147,483,647"):
+        typed.within(-2, -1, "data.workers")
+    with pytest.raises(UserError, match="0 or at least 1e-30"):
+        typed.within(1e-40, 1.0, "t")
+    with pytest.raises(UserError, match="a number of some 5,000 digits"):
+        typed.within(10**5000, 1, "seed")
+    with pytest.raises(UserError, match=r"'9{50,60}'?"):
+        durations.parse("9" * 5000, "total")
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS", "JAX_COORDINATOR_PORT"])
+@pytest.mark.parametrize("value", ["two", "1.5", "-3", "²", "9" * 30, "nan", "\x1b[2J"])
+def test_variables_that_are_no_number(name, value):
+    with pytest.raises(UserError, match=f"{name} is .* in the environment, and should be a whole number"):
+        processes.resolve("", 0, -1, {**SLURM, name: value})
+
+
+def test_numbers_of_processes_beyond_reason():
+    for flags in (("h:1", 10**30, 0), ("h:1", 10**6, 0)):
+        with pytest.raises(UserError, match="more than any run has"):
+            processes.resolve(*flags, {})
+    for timeout in (0, -1, 10**30):
+        with pytest.raises(UserError, match="--join_timeout"):
+            processes.join(timeout=timeout)
+
+
+@pytest.mark.parametrize("nodes", ["", "[", "a[", "a[]", "a[1-", "a b", ",a", "\x1b[31m"])
+def test_lists_of_nodes_that_name_none(nodes):
+    with pytest.raises(UserError, match="SLURM_STEP_NODELIST"):
+        processes._first_node(nodes)
+
+
+@pytest.mark.parametrize("address", ["host:²", "host:99999", "h:1:2", "\x1b[2J:8", "host: 8", "[::1:8"])
+def test_addresses_that_are_none(address):
+    with pytest.raises(UserError, match="must be host:port"):
+        rollcall.split(address)
+
+
+def test_patterns_that_never_end(monkeypatch):
+    monkeypatch.setattr(rules, "PATIENCE", .2)
+    shapes = {"encoder": {"a" * 40: type("Leaf", (), {"shape": (3,)})()}}
+    with pytest.raises(UserError, match="does not end"):
+        rules.table(shapes, (("(a+)+b", {"decay": 0.0}),), behind=(), clip_by="all", total=10)
+    for wrong in (("a{1,99999999999}", {"decay": 0.0}), ("a", {}), ("a", {1: 2})):
+        with pytest.raises(UserError, match="optim.rules"):
+            rules.table(shapes, (wrong,), behind=(), clip_by="all", total=10)
+
+
+@pytest.mark.parametrize("body, words", [("import sys; sys.exit(0)", "SystemExit"), ("raise GeneratorExit", "GeneratorExit"),
+                                         ("def get_config(v):\n    raise SystemExit('a\\nb')", "SystemExit: a b"),
+                                         ("from ml_collections import ConfigDict\ndef get_config(v):\n    return ConfigDict({'optim': {1: 2}})", "can be no key")])
+def test_config_files_that_exit_or_return_keys_that_are_no_text(tmp_path, body, words):
+    (tmp_path / "c.py").write_text(body)
+    with pytest.raises(UserError, match=words):
+        configs.load(str(tmp_path / "c.py"))
+
+
+def test_words_of_a_command_line():
+    assert command.place("~/x") == os.path.expanduser("~/x") and command.whole("-7") == -7 and command.number("1e-6") == 1e-6
+    for read, text in ((command.place, "a\0b"), (command.whole, "²"), (command.whole, "9" * 30), (command.whole, "1_0"), (command.number, "nan"), (command.number, "1e999"),
+                       (command.number, "x")):
+        with pytest.raises(argparse.ArgumentTypeError):
+            read(text)
+
+
+# What the system refuses
+
+@pytest.mark.parametrize("number, code, words", [(errno.ENOSPC, 2, "make room"), (errno.EDQUOT, 2, "quota"), (errno.EROFS, 2, "can only be read"), (errno.EACCES, 2, "right"),
+                                                 (errno.ENAMETOOLONG, 2, "shorter name"), (errno.EFBIG, 2, "ulimit -f"), (errno.ENOENT, 2, "moved or deleted"), (errno.EIO, 75,
+                                                                                                                                                                 "try again"),
+                                                 (errno.ESTALE, 75, "try again"), (errno.ETIMEDOUT, 75, "try again"), (9999, 2, "see that it is there")])
+def test_errors_of_the_system_are_sentences(capsys, number, code, words):
+    def body():
+        try:
+            raise OSError(number, "?", "/data/a\x1b[2J\nb")
+        except OSError as error:
+            raise RuntimeError("a library's own words") from error
+    assert command.guarded(body, False) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("error: /data/a\\x1b[2J\\nb: ") and words in said
+
+
+def test_what_libraries_keep_of_an_error_is_read_from_their_words():
+    assert "make room" in str(errors.system(ValueError('RESOURCE: Error writing "x/d/1" [OS error 28: ENOSPC No space left on device]')))
+    assert "make room" in str(errors.system(ValueError("RESOURCE_EXHAUSTED: Error writing local file: [OS error 28: ENOSPC No space left on device]")))
+    assert "make room" in str(errors.system(RuntimeError("write() failed: No space left on device; writing /data/x at byte 65536")))
+    assert "ulimit -n" in str(errors.system(RuntimeError("[Errno 24] Too many open files: 'x'")))
+    assert "out of memory" in str(errors.system(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes."))) and "plan" in str(errors.system(MemoryError()))
+    assert isinstance(errors.system(TimeoutError("slow")), Temporary) and isinstance(errors.system(ConnectionResetError()), Temporary)
+    assert errors.system(KeyError("a")) is None and errors.system(AssertionError()) is None
+    looped = ValueError("x")
+    looped.__context__ = looped
+    assert errors.system(looped) is None
+
+
+def test_a_fault_of_ours_stays_one():
+    with pytest.raises(ZeroDivisionError):
+        command.guarded(lambda: 1 / 0, False)
+
+
+def test_streams_that_fail_do_not_end_a_run():
+    """A reader that goes away, and a terminal of ASCII."""
+    reading, writing = os.pipe()
+    stream = command.Steady(os.fdopen(writing, "w", encoding="ascii"))
+    stream.write("2 × \udcff\n")
+    stream.flush()
+    assert os.read(reading, 99) == rb"2 \xd7 \udcff" + b"\n"
+    os.close(reading)
+    for _ in range(3):
+        stream.write("more")
+        stream.flush()
+    stream._stream.close()
+    stream.write("still more")
+
+
+def test_a_thread_that_is_refused_says_so_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", command._in_thread)
+
+    def work():
+        raise OSError(errno.ENOSPC, "?", "tb/events")
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == "warning: tb/events: No space left on device; make room on that disk, or choose another place\n"
+
+
+def test_lines_of_a_run_are_harmless(capsys):
+    with progress.Progress(1) as screen:
+        screen.note("a\x1b[2Jb\nsecond")
+        screen.note("")
+    assert capsys.readouterr().out == "a\\x1b[2Jb\nsecond\n"
+
+
+# The environment
+
+def test_what_changes_the_bits_of_a_resume_is_said_in_one_line(monkeypatch):
+    before = environment.now()
+    assert environment.changed(before, environment.now()) == "" and environment.changed({}, before) == ""
+    after = {**before, "threads": before["threads"] + 1, "packages": {**before["packages"], "jax": "9.9"}}
+    said = environment.changed(before, after)
+    assert "\n" not in said and f"threads {before['threads']} → {before['threads'] + 1}" in said and "jax" in said and "rounding" in said
+    assert "threads" not in environment.changed({**before, "backend": "tpu"}, {**after, "backend": "tpu"})
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " --xla_cpu_collective_call_terminate_timeout_seconds=300 --xla_force_host_platform_device_count=3")
+    assert environment.changed(before, environment.now()) == ""
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " --xla_cpu_enable_fast_math=true")
+    assert "xla_flags" in environment.changed(before, environment.now())
+
+
+def test_what_draws_random_numbers_is_not_left_to_the_environment(monkeypatch):
+    import jax
+    from jaxssl.parallel import runtime
+    monkeypatch.setattr(runtime.logging.root, "handlers", [])
+    held = {name: getattr(jax.config, name) for name in runtime.FIXED}
+    try:
+        for name, value in {"jax_default_prng_impl": "rbg", "jax_threefry_partitionable": False, "jax_enable_x64": True, "jax_random_seed_offset": 7}.items():
+            jax.config.update(name, value)
+        runtime.configure("off")
+        assert {name: getattr(jax.config, name) for name in runtime.FIXED} == runtime.FIXED
+    finally:
+        for name, value in held.items():
+            jax.config.update(name, value)
+
+
+def test_log_lines_are_harmless():
+    import logging
+    from jaxssl.parallel import runtime
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setFormatter(runtime.Harmless())
+    handler.emit(logging.LogRecord("x", logging.WARNING, "", 0, "broken %s", ("a\x1b]0;owned\x07",), None))
+    assert handler.stream.getvalue() == "broken a\\x1b]0;owned\\x07\n"
+    assert "jaxssl" in sys.modules
