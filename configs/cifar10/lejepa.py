@@ -4,7 +4,7 @@ Command:  python -m jaxssl.main --config configs/cifar10/lejepa.py --workdir run
 Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: 91.0 % by the online linear probe (eb_jepa: squared distance of two views + 10 · their statistic, which is a weight of .0097 here).
-Variants: laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: LAPTOP_lejepa.
+Variants: laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: not measured.
 """
 from ml_collections import ConfigDict
 

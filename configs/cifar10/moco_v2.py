@@ -6,7 +6,7 @@ Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: kNN 84.7 % at k=200, T=.1, the best of all epochs (published: SGD .06·B/128, weight decay 5e-4, cosine, no warm-up, batch 512, 200 epochs, no blur;
           the student's features).
 Variants: 800ep: published kNN 89.9 %.
-          laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: LAPTOP_moco_v2.
+          laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: not measured.
 """
 from ml_collections import ConfigDict
 

@@ -4,7 +4,7 @@ Command:  python -m jaxssl.main --config configs/cifar10/moco_v3.py --workdir ru
 Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: 93.1 % by the online classifier (solo-learn README, whose CIFAR stem pads by 2).
-Variants: laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: LAPTOP_moco_v3.
+Variants: laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: not measured.
 """
 from ml_collections import ConfigDict
 

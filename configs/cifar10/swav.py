@@ -5,7 +5,7 @@ Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: kNN 84.2 % at k=200, T=.1, the best of all epochs (published: SGD .06·B/128, weight decay 5e-4, cosine, no warm-up, batch 512, 200 epochs, no blur).
 Variants: 800ep: published kNN 88.4 %.
-          laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: LAPTOP_swav.
+          laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: not measured.
 """
 from ml_collections import ConfigDict
 

@@ -1,8 +1,9 @@
 """Barlow Twins on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/barlow_twins.py --workdir runs/digits_barlow_twins
-Hardware: two CPU cores. Hours: HOURS_barlow_twins.
-Expected: DIGITS_barlow_twins.
+Hardware: two CPU cores. Hours: none measured on quiet cores; 269 seconds of processor time with evaluations.
+Expected: kNN 36.8 % and linear 55.0 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run); place and size are learned first, kNN falls to
+          20.3 % at a quarter of the run.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

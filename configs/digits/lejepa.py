@@ -1,8 +1,8 @@
 """LeJEPA on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/lejepa.py --workdir runs/digits_lejepa
-Hardware: two CPU cores. Hours: HOURS_lejepa.
-Expected: DIGITS_lejepa.
+Hardware: two CPU cores. Hours: none measured on quiet cores; 307 seconds of processor time with evaluations.
+Expected: kNN 56.8 % and linear 72.1 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run).
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """MoCo v3 on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/moco_v3.py --workdir runs/digits_moco_v3
-Hardware: two CPU cores. Hours: HOURS_moco_v3.
-Expected: DIGITS_moco_v3.
+Hardware: two CPU cores. Hours: none measured.
+Expected: not measured; its tests train it for some steps.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

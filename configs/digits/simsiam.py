@@ -1,8 +1,9 @@
 """SimSiam on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/simsiam.py --workdir runs/digits_simsiam
-Hardware: two CPU cores. Hours: HOURS_simsiam.
-Expected: DIGITS_simsiam.
+Hardware: two CPU cores. Hours: none measured on quiet cores; 298 seconds of processor time with evaluations.
+Expected: it does not learn here: kNN 21.2 % and linear 34.6 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run). As with BYOL place,
+          size and contrast, which two crops share, are probably enough for it.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

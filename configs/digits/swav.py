@@ -1,8 +1,8 @@
 """SwAV on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/swav.py --workdir runs/digits_swav
-Hardware: two CPU cores. Hours: HOURS_swav.
-Expected: DIGITS_swav.
+Hardware: two CPU cores. Hours: none measured.
+Expected: not measured; its tests train it for some steps.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

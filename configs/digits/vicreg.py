@@ -1,8 +1,8 @@
 """VICReg on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/vicreg.py --workdir runs/digits_vicreg
-Hardware: two CPU cores. Hours: HOURS_vicreg.
-Expected: DIGITS_vicreg.
+Hardware: two CPU cores. Hours: none measured on quiet cores; 253 seconds of processor time with evaluations.
+Expected: kNN 75.5 % and linear 83.6 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run).
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict
