@@ -184,7 +184,7 @@ def test_bucket_without_its_package(attempt, monkeypatch):
 
 
 def test_address_of_an_unknown_kind(attempt):
-    assert "ftp://host/run cannot be reached" in attempt("--config", DIGITS, workdir="ftp://host/run")
+    assert "ftp://host/run is no place for a run" in attempt("--config", DIGITS, workdir="ftp://host/run")
 
 
 def test_links_in_a_circle(attempt, images):

@@ -409,7 +409,7 @@ KNN = Row("knn", "k=200 T=0.1", "backbone", "accuracy", .8, 10_000, None, {"k": 
 def stated(spec):
     """(config of a shipped file as JSON has it, what a run of it keeps in published.json)"""
     config = configs.load(f"configs/{spec}", {"data.path": "x"})
-    return json.loads(configs.describe(config)), recipes.of(f"configs/{spec}", config)
+    return json.loads(configs.describe(config)), recipes.of(configs.opened(f"configs/{spec}"), config)
 
 
 def trained(length):
@@ -486,11 +486,11 @@ def test_published_values_are_those_of_finished_runs(kept):
 def test_a_run_keeps_what_its_file_states_only_for_the_files_own_recipe(tmp_path):
     """Where it runs may be said by flags, what it does may not; a run that goes on by another recipe loses it for good."""
     spec = "configs/cifar10/simclr.py:sgd200"
-    assert recipes.of(spec, configs.load(spec, {"data.path": "x", "seed": "3", "precision": "f32", "model.remat": "true"}))
+    assert recipes.of(configs.opened(spec), configs.load(spec, {"data.path": "x", "seed": "3", "precision": "f32", "model.remat": "true"}))
     for key, text in (("batch_size", "256"), ("optim.lr", ".1"), ("total", "100_epochs"), ("data.examples", "0"), ("init_from", "x"), ("local.views", "2")):
-        assert recipes.of(spec, configs.load(spec, {key: text})) is None, key
-    assert recipes.of("configs/digits/simclr.py", configs.load("configs/digits/simclr.py")) is None
-    recipes.keep(str(tmp_path), recipes.of(spec, configs.load(spec)), new=True)
+        assert recipes.of(configs.opened(spec), configs.load(spec, {key: text})) is None, key
+    assert recipes.of(configs.opened("configs/digits/simclr.py"), configs.load("configs/digits/simclr.py")) is None
+    recipes.keep(str(tmp_path), recipes.of(configs.opened(spec), configs.load(spec)), new=True)
     write = (tmp_path / "config.json").write_text
     for config, stays in ((configs.load(spec, {"log_every": "7"}), True), (configs.load(spec, {"optim.lr": ".1"}), False), (configs.load(spec), False)):
         write(configs.describe(config))
