@@ -209,13 +209,15 @@ def _selects(section):
 
 
 def _select(config, section, name):
-    """Sets the name of a section; keys of the file that only the former name's function reads are left out, and a sentence says so."""
+    """Sets the name of a section; keys of the file that only the former name's function reads, or that mean something of
+    another type to the new one (a ResNet's width is a factor, a ViT's a number of channels), are left out, and a sentence says so."""
     try:
         former = _section_defaults(section, config)
     except UserError:       # the file names none, or one that there is not
         former = {}
     config[section].name = name
-    left = [key for key in config[section] if key in former and key not in _section_defaults(section, config)]
+    now = _section_defaults(section, config)
+    left = [key for key in config[section] if key in former and (key not in now or type(former[key]) is not type(now[key]))]
     for key in left:
         del config[section][key]
     if left:

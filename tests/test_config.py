@@ -166,6 +166,14 @@ def test_a_selector_on_the_command_line_leaves_out_what_the_file_sets_for_anothe
     assert configs.load(str(file)).optim.trust_coefficient == 0.02
 
 
+def test_a_key_that_means_something_else_to_another_family_is_left_out(caplog):
+    """A ResNet's width is a factor, a ViT's a number of channels."""
+    config = configs.load("configs/digits/simclr.py", {"model.name": "vit_tiny"})
+    assert config.model.width == 0 and "left out model.stem, model.width, model.zero_init" in caplog.text
+    assert configs.load("configs/digits/dino.py", {"model.name": "resnet10"}).model.width == 1.0
+    assert configs.load("configs/digits/simclr.py", {"model.name": "resnet18"}).model.width == .375
+
+
 def test_a_file_that_sets_a_key_of_another_optimizer_is_told_whose(tmp_path):
     file = tmp_path / "c.py"
     file.write_text("from ml_collections import ConfigDict\ndef get_config(variant=''):\n    return ConfigDict(dict(method=dict(name='simclr'), optim=dict(name='lars', b1=.5)))\n")
