@@ -151,7 +151,8 @@ def test_a_stop_in_the_first_look_is_not_put_off(start, finish, whole, tmp_path)
 
 def test_not_finite_stops_with_the_batch_and_keeps_the_checkpoint(finish, tmp_path):
     workdir = tmp_path / "run"
-    output = finish(workdir, "--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.warmup=6", "--config.model.zero_init=false", "--config.checkpoint_every=1", code=3)
+    output = finish(workdir, "--config.optim.name=sgd", "--config.optim.lr=2e9", "--config.method.temperature=1e-12", "--config.warmup=6",
+                    "--config.model.zero_init=false", "--config.checkpoint_every=1", code=3)
     assert "not finite at step" in output and "on_nonfinite=rollback" in output
     dump = json.loads(next(workdir.glob("nonfinite_step_*.json")).read_text())
     assert len(dump["sample_indices"]) == len(dump["sample_ids"]) == 16 and dump["metrics"]["finite"] == "0.0"
@@ -167,7 +168,7 @@ def test_not_finite_stops_with_the_batch_and_keeps_the_checkpoint(finish, tmp_pa
 def test_roll_back_leaves_the_batch_out_and_gives_up_after_k(finish, tmp_path):
     """k counts for the run, and so do the batches left out: a process that died before its next save is followed by one that knows of both."""
     workdir = tmp_path / "run"
-    flags = ("--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.warmup=6", "--config.model.zero_init=false", "--config.on_nonfinite=rollback:2",
+    flags = ("--config.optim.name=sgd", "--config.optim.lr=2e9", "--config.warmup=6", "--config.model.zero_init=false", "--config.on_nonfinite=rollback:2",
              "--profile_steps=0:6")
     output = finish(workdir, *flags, code=3)
     assert output.count("leaving that batch out") == 2 and "all 2 rollbacks of this run are spent" in output
