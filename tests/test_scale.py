@@ -28,13 +28,15 @@ def test_a_file_stays_on_one_worker_the_product_waits_to_be_asked_for_and_the_co
     said = session(tmp_path)
     assert "16 passed" in said and len(set((tmp_path / "seen").read_text().split())) == 1
     assert set((tmp_path / "seen-stories").read_text().split()) == {"gw0", "gw1"}
-    costs = re.search(r"CPU-seconds of a method's story: a (\S+), b (\S+), .*; mean (\S+)", said)
+    costs = re.search(r"CPU-seconds of a method's story: a (\S+), b (\S+), .*; mean (\S+); of its configs 0.0", said)
     assert costs and all(float(x) >= .2 for x in costs.groups()) and "in 16 tests; with 40 methods" in said
     assert "17 passed" in session(tmp_path, "--every")
 
 
 def test_forecast():
-    costs = {"tests/test_stories.py::test_story[byol]": 30.0, "tests/test_stories.py::test_story[simclr]": 20.0, "tests/test_optim.py::test_lars": 200.0}
-    assert scale.forecast(costs) == ["CPU-seconds of a method's story: byol 30.0, simclr 20.0; mean 25.0",
-                                     "this run: 250 CPU-seconds in 3 tests; with 40 methods 1200 (200 + 40 × 25), 10 minutes of two cores"]
+    costs = {"tests/test_stories.py::test_story[byol]": 30.0, "tests/test_stories.py::test_story[simclr]": 20.0, "tests/test_optim.py::test_lars": 200.0,
+             "tests/test_structure.py::test_config[configs/imagenet/simclr.py:1000ep]": 6.0, "tests/test_evaluate.py::test_published[cifar10/byol.py]": 4.0,
+             "tests/test_data.py::test_names[a/b.py/c]": 1.0}
+    assert scale.forecast(costs) == ["CPU-seconds of a method's story: byol 30.0, simclr 20.0; mean 25.0; of its configs 5.0",
+                                     "this run: 261 CPU-seconds in 6 tests; with 40 methods 1401 (201 + 40 × 30), 12 minutes of two cores"]
     assert scale.forecast({"tests/test_optim.py::test_lars": 200.0}) == []
