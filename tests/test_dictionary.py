@@ -6,6 +6,7 @@ import pytest
 from jaxssl import config as configs
 from jaxssl.errors import UserError
 from jaxssl.losses.dictionary import enqueue, queue_nce
+from jaxssl.losses.unit import normalised
 from tests.tiny import Tiny, config_of
 
 
@@ -13,7 +14,8 @@ def test_keys_go_round():
     queue, ids = jnp.zeros((6, 3)), jnp.full((6,), -1)
     for step in range(4):
         keys = np.arange(1, 7).reshape(2, 3) + 10. * step
-        queue, ids = enqueue(queue, ids, jnp.asarray(keys), jnp.array([2 * step, 2 * step + 1]), step * 2 % 6)
+        at = step * 2 % 6
+        queue, ids = enqueue(queue, normalised(jnp.asarray(keys)), at), enqueue(ids, jnp.array([2 * step, 2 * step + 1]), at)
     assert ids.tolist() == [6, 7, 2, 3, 4, 5]
     np.testing.assert_allclose(queue[:2], keys / np.linalg.norm(keys, axis=1, keepdims=True), rtol=1e-6)
 
@@ -34,6 +36,16 @@ def test_the_queue_is_of_the_steps_before():
     np.testing.assert_array_equal(ids[:64], np.repeat(np.concatenate(seen), 2))
     assert (ids[64:] == -1).all()
     np.testing.assert_allclose(np.linalg.norm(tiny.state.aux["queue"]["keys"], axis=1), 1, rtol=1e-5)
+
+
+def test_swavs_queue_takes_part_once_it_is_full():
+    """Two runs are one until the queue of two batches is full, and part then; what it holds are unit vectors, no gradient or weight of which is counted before."""
+    plain, queued = (Tiny(config_of("swav", **changes), devices=1) for changes in ({}, {"method.queue": "32"}))
+    losses = [[m["loss"] for m in tiny.run(4)] for tiny in (plain, queued)]
+    np.testing.assert_allclose(losses[0][:2], losses[1][:2], rtol=1e-6)
+    assert abs(losses[0][3] - losses[1][3]) > 1e-4
+    for kept in queued.state.aux["queue"]:
+        np.testing.assert_allclose(np.linalg.norm(kept, axis=1), 1, rtol=1e-5)
 
 
 def test_a_queue_that_no_steps_fill_is_refused():

@@ -57,10 +57,9 @@ def batch_nce(q, k, *, temperature):
     return loss.mean(), lax.stop_gradient(jnp.mean(positive > others.max(-1), dtype=jnp.float32))
 
 
-def enqueue(queue, queue_ids, keys, ids, at):
-    """queue [M, K] and queue_ids [M] with rows `at` to at + n - 1 replaced by keys [n, K], over their length, and ids [n]; at: a multiple of n below M, traced or not."""
-    keys = lax.stop_gradient(normalised(keys))
-    return lax.dynamic_update_slice(queue, keys, (at, 0)), lax.dynamic_update_slice(queue_ids, ids.astype(queue_ids.dtype), (at,))
+def enqueue(queue, rows, at):
+    """queue [M, …] with its rows `at` to at + n - 1 replaced by rows [n, …], which get no gradient; at: a multiple of n below M, traced or not."""
+    return lax.dynamic_update_slice(queue, lax.stop_gradient(rows).astype(queue.dtype), (at,) + (0,) * (queue.ndim - 1))
 
 
 def _checked(q, k):

@@ -5,10 +5,8 @@ norms its output over the batch.
 
 Expected: ResNet-50, ImageNet, batch 2048: 73.2 % linear after 1,000 epochs (paper, table 1; 73.5 % in the official README).
 """
-import jax.numpy as jnp
-
 from jaxssl.losses import redundancy
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
+from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -25,14 +23,10 @@ def make(*, encoder, net, redundancy_weight=0.0051, hidden=8192, dim=8192, layer
     projector = net(head)
 
     def init(key, batch):
-        views = batch["views"][:, 0]
-        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))))
-        return params, {"batch_stats": stats}
+        return begin(key, batch, encoder, projector=projector)
 
     def loss(params, aux, batch, key, step):
-        stats = dict(aux["batch_stats"])
-        h, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], batch["views"], key=key)      # [B, V, D]
-        z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)                           # [B, V, K]
+        h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                     # [B, V, D], [B, V, K]
         value, metrics = redundancy.barlow_twins(z, redundancy=redundancy_weight)
         return value, ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": z})
 

@@ -75,6 +75,38 @@ def nets(key: jax.Array, **wanted: tuple[Net, jax.Array]) -> tuple[dict, dict]:
     return {name: params for name, (params, _) in made.items()}, {name: stats for name, (_, stats) in made.items()}
 
 
+def begin(key: jax.Array, batch: dict, encoder: Net, **heads: Net) -> tuple[dict, dict]:
+    """The params and aux of an encoder and of heads that stand one on the other in this order, each as wide as the `dims` of the one below end."""
+    views, width = batch["views"][:, 0], encoder.features
+    wanted = {"encoder": (encoder, views)}
+    for name, head in heads.items():
+        wanted[name] = head, jnp.zeros((len(views), width))
+        width = head.module.dims[-1]
+    params, stats = nets(key, **wanted)
+    return params, {"batch_stats": stats}
+
+
+def projected(encoder: Net, projector: Net, params: dict, stats: dict, views: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, dict]:
+    """Views [B, V, …] through "encoder" and "projector": features [B, V, D], projections [B, V, K], and the statistics with those of both renewed."""
+    h, in_encoder = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=key)
+    z, in_projector = projector.per_view(params["projector"], stats["projector"], h)
+    return h, z, {**stats, "encoder": in_encoder, "projector": in_projector}
+
+
+def all_crops(batch: dict) -> list[jax.Array]:
+    """The whole views of a batch, and behind them its local ones where there are some: [B, V, …] each."""
+    return [batch["views"], *([batch["local"]] if "local" in batch else [])]
+
+
+def encoded(encoder: Net, params: dict, stats: dict, crops: list[jax.Array], key: jax.Array | None = None) -> tuple[jax.Array, dict]:
+    """Crops of several sizes, [B, V, …] each, through "encoder": features [B, V, D] of all, and the statistics with the encoder's renewed. Sizes are normed apart."""
+    stats, h = dict(stats), []
+    for i, views in enumerate(crops):
+        features, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=None if key is None else jax.random.fold_in(key, i))
+        h.append(features)
+    return jnp.concatenate(h, 1), stats
+
+
 def embedding(encoder: Net) -> Callable:
     """The `embed` of a method whose encoder lies under "encoder": test-time features, running statistics."""
     return lambda params, aux, images: encoder(params["encoder"], aux["batch_stats"]["encoder"], images, train=False)[0]

@@ -10,12 +10,11 @@ each view by itself: `model.bn_groups=2` does, 1 norms both views together.
 Expected: ResNet-50, ImageNet, batch 4096: 74.3 % linear after 1,000 epochs (paper, table 1).
 """
 import jax
-import jax.numpy as jnp
 
 from jaxssl import schedules
 from jaxssl.losses.distillation import cosine_regression
 from jaxssl.losses.unit import normalised
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged, with_teacher
 from jaxssl.models.heads import Projector
 
 
@@ -32,22 +31,13 @@ def make(*, encoder, net, total, tau=0.996, hidden=4096, dim=256) -> Method:
     decay = schedules.tau(tau, total)
 
     def init(key, batch):
-        views = batch["views"][:, 0]
-        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))),
-                             predictor=(predictor, jnp.zeros((len(views), dim))))
-        return params, {"batch_stats": stats}
-
-    def projected(params, stats, views, key=None):
-        """[B, V, …] -> features [B, V, D], projections [B, V, K], new statistics."""
-        h, in_encoder = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=key)
-        z, in_projector = projector.per_view(params["projector"], stats["projector"], h)
-        return h, z, {**stats, "encoder": in_encoder, "projector": in_projector}
+        return begin(key, batch, encoder, projector=projector, predictor=predictor)
 
     def loss(params, aux, batch, key, step):
-        h, z, stats = projected(params, aux["batch_stats"], batch["views"], key)
+        h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)
         p, stats["predictor"] = predictor.per_view(params["predictor"], stats["predictor"], z)                 # [B, V, K]
         # The teacher norms by its own batch, as the student does; what it finds is left out, since `with_teacher` averages the student's.
-        _, target, _ = projected(aux["teacher"]["params"], aux["teacher"]["batch_stats"], batch["views"])      # [B, V, K]
+        _, target, _ = projected(encoder, projector, aux["teacher"]["params"], aux["teacher"]["batch_stats"], batch["views"])      # [B, V, K]
         metrics = {"tau": decay(step), "target_std": normalised(target).std((0, 1)).mean() * dim ** 0.5}                     # 1: targets spread evenly, 0: all the same
         return cosine_regression(p, target), ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": p})
 

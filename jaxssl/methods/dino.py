@@ -6,13 +6,12 @@ the teacher's running statistics are averaged with its weights, where theirs com
 
 Expected: ViT-S/16, ImageNet, batch 512, 100 epochs of 2 + 8 crops: 69.3 % kNN, 73.8 % linear (official README); 800 epochs: 74.5 % and 77.0 % (paper, table 2).
 """
-import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from jaxssl import schedules
 from jaxssl.losses.distillation import centered, cross_entropy, distillation_metrics, update_center
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, all_crops, begin, check_range, embedding, encoded, unchanged, with_teacher
 from jaxssl.models.prototypes import PrototypeHead
 
 
@@ -37,24 +36,18 @@ def make(*, encoder, net, total, duration, student_temp=0.1, teacher_temp=0.07, 
     temperature = schedules.linear(teacher_temp_start, teacher_temp, duration(teacher_temp_warmup, "method.teacher_temp_warmup"))
 
     def init(key, batch):
-        views = batch["views"][:, 0]
-        params, stats = nets(key, encoder=(encoder, views), head=(head, jnp.zeros((len(views), encoder.features))))
-        return params, {"batch_stats": stats, "center": jnp.zeros((prototypes,))}
+        params, aux = begin(key, batch, encoder, head=head)
+        return params, {**aux, "center": jnp.zeros((prototypes,))}
 
     def seen_by(params, stats, crops, key=None):
-        """Crops of several sizes, [B, …] each -> features [B, V, D] of all, logits [B, V, K], new statistics; sizes are normed apart, in the head together."""
-        stats, h = dict(stats), []
-        for i, views in enumerate(crops):
-            drawn = None if key is None else jax.random.fold_in(key, i)
-            features, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=drawn)
-            h.append(features)
-        h = jnp.concatenate(h, 1)                                                                   # [B, V, D]
+        """Crops of several sizes, [B, V, …] each -> features [B, V, D] of all, logits [B, V, K], new statistics; the head norms all sizes together."""
+        h, stats = encoded(encoder, params, stats, crops, key)                                      # [B, V, D]
         logits, stats["head"] = head.per_view(params["head"], stats["head"], h)                     # [B, V, K]
         return h, logits, stats
 
     def loss(params, aux, batch, key, step):
         whole = batch["views"]
-        h, student, stats = seen_by(params, aux["batch_stats"], [whole, *([batch["local"]] if "local" in batch else [])], key)
+        h, student, stats = seen_by(params, aux["batch_stats"], all_crops(batch), key)
         _, teacher, _ = seen_by(aux["teacher"]["params"], aux["teacher"]["batch_stats"], [whole])  # no key: the teacher leaves no block out
         teacher = stop_gradient(teacher)
         target = centered(teacher, aux["center"], temperature(step))                                # [B, T, K]

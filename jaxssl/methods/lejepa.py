@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.losses import redundancy
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
+from jaxssl.methods.base import Method, Needs, all_crops, begin, check_range, embedding, encoded, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -27,17 +27,11 @@ def make(*, encoder, net, weight=0.02, slices=1024, hidden=2048, dim=128, layers
     projector = net(head)
 
     def init(key, batch):
-        views = batch["views"][:, 0]
-        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))))
-        return params, {"batch_stats": stats}
+        return begin(key, batch, encoder, projector=projector)
 
     def loss(params, aux, batch, key, step):
-        stats, h = dict(aux["batch_stats"]), []
         drop_key, slice_key = jax.random.split(key)
-        for i, views in enumerate([batch["views"], *([batch["local"]] if "local" in batch else [])]):
-            features, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=jax.random.fold_in(drop_key, i))
-            h.append(features)
-        h = jnp.concatenate(h, 1)                                                                   # [B, V, D]
+        h, stats = encoded(encoder, params, aux["batch_stats"], all_crops(batch), drop_key)         # [B, V, D]
         z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)      # [B, V, K]
         whole = batch["views"].shape[1]
         distance = jnp.square(z - z[:, :whole].mean(1, keepdims=True)).mean()

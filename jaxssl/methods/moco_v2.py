@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from jaxssl.errors import UserError
 from jaxssl.losses.dictionary import enqueue, queue_nce
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
+from jaxssl.losses.unit import normalised
+from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged, with_teacher
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -36,24 +37,18 @@ def make(*, encoder, net, batch_size, temperature=0.2, queue=65536, tau=0.999, s
     projector = net(head)
 
     def init(key, batch):
-        views = batch["views"][:, 0]
-        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))))
+        params, aux = begin(key, batch, encoder, projector=projector)
         keys = jax.random.normal(jax.random.fold_in(key, 2), (queue, dim))
-        return params, {"batch_stats": stats, "queue": {"keys": keys / jnp.linalg.norm(keys, axis=-1, keepdims=True), "ids": jnp.full((queue,), -1, jnp.int32)}}
-
-    def projected(params, stats, views, key=None):
-        """[B, V, …] -> features [B, V, D], projections [B, V, K], new statistics."""
-        h, in_encoder = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=key)
-        z, in_projector = projector.per_view(params["projector"], stats["projector"], h)
-        return h, z, {**stats, "encoder": in_encoder, "projector": in_projector}
+        return params, {**aux, "queue": {"keys": keys / jnp.linalg.norm(keys, axis=-1, keepdims=True), "ids": jnp.full((queue,), -1, jnp.int32)}}
 
     def loss(params, aux, batch, key, step):
         ask, answer = (batch["views"][:, :2], batch["views"][:, 1::-1]) if symmetric else (batch["views"][:, :1], batch["views"][:, 1:2])
-        h, q, stats = projected(params, aux["batch_stats"], ask, key)                                           # [B, 1 or 2, K]
-        _, k, _ = projected(aux["teacher"]["params"], aux["teacher"]["batch_stats"], answer)
+        h, q, stats = projected(encoder, projector, params, aux["batch_stats"], ask, key)                                           # [B, 1 or 2, K]
+        _, k, _ = projected(encoder, projector, aux["teacher"]["params"], aux["teacher"]["batch_stats"], answer)
         keys, ids = aux["queue"]["keys"], aux["queue"]["ids"]
         value, accuracy = queue_nce(q, k, keys, ids=batch["id"], queue_ids=ids, temperature=temperature)
-        keys, ids = enqueue(keys, ids, k.reshape(added, dim), jnp.repeat(batch["id"], 1 + symmetric), step * added % queue)
+        at = step * added % queue
+        keys, ids = enqueue(keys, normalised(k).reshape(added, dim), at), enqueue(ids, jnp.repeat(batch["id"], 1 + symmetric), at)
         return value, ({**aux, "batch_stats": stats, "queue": {"keys": keys, "ids": ids}}, {"contrast_accuracy": accuracy}, {"features": h, "embeddings": q})
 
     student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))

@@ -6,11 +6,9 @@ Differs: the copy's running statistics are averaged with its weights. What is ev
 
 Expected: ResNet-50, ImageNet, batch 4096: 68.9, 72.8 and 74.6 % linear after 100, 300 and 1,000 epochs; ViT-S/16 73.2 %, ViT-B/16 76.7 % after 300 (paper, official README).
 """
-import jax.numpy as jnp
-
 from jaxssl import schedules
 from jaxssl.losses.dictionary import batch_nce
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged, with_teacher
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -31,22 +29,13 @@ def make(*, encoder, net, total, temperature=1.0, tau=0.99, hidden=4096, dim=256
     decay = schedules.tau(tau, total)
 
     def init(key, batch):
-        views = batch["views"][:, 0]
-        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))),
-                             predictor=(predictor, jnp.zeros((len(views), dim))))
-        return params, {"batch_stats": stats}
-
-    def projected(params, stats, views, key=None):
-        """[B, V, …] -> features [B, V, D], projections [B, V, K], new statistics."""
-        h, in_encoder = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=key)
-        z, in_projector = projector.per_view(params["projector"], stats["projector"], h)
-        return h, z, {**stats, "encoder": in_encoder, "projector": in_projector}
+        return begin(key, batch, encoder, projector=projector, predictor=predictor)
 
     def loss(params, aux, batch, key, step):
         views = batch["views"][:, :2]
-        h, z, stats = projected(params, aux["batch_stats"], views, key)
+        h, z, stats = projected(encoder, projector, params, aux["batch_stats"], views, key)
         q, stats["predictor"] = predictor.per_view(params["predictor"], stats["predictor"], z)                 # [B, 2, K]
-        _, k, _ = projected(aux["teacher"]["params"], aux["teacher"]["batch_stats"], views)
+        _, k, _ = projected(encoder, projector, aux["teacher"]["params"], aux["teacher"]["batch_stats"], views)
         value, accuracy = batch_nce(q, k[:, ::-1], temperature=temperature)
         # The paper adds both directions, each times 2 · temperature.
         return 4 * temperature * value, ({**aux, "batch_stats": stats}, {"contrast_accuracy": accuracy, "tau": decay(step)}, {"features": h, "embeddings": q})

@@ -2,10 +2,8 @@
 
 Expected: ResNet-50, ImageNet, batch 4096: 64.5 % linear after 100 epochs, 69.3 % after 1,000 (paper, table B.1 and section 6).
 """
-import jax.numpy as jnp
-
 from jaxssl.losses.contrastive import contrastive_metrics, nt_xent
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
+from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
 from jaxssl.models.heads import Projector
 
 
@@ -23,14 +21,10 @@ def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2,
     projector = net(head)
 
     def init(key, batch):
-        views = batch["views"][:, 0]
-        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))))
-        return params, {"batch_stats": stats}
+        return begin(key, batch, encoder, projector=projector)
 
     def loss(params, aux, batch, key, step):
-        stats = dict(aux["batch_stats"])
-        h, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], batch["views"], key=key)      # [B, V, D]
-        z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)                           # [B, V, K]
+        h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                     # [B, V, D], [B, V, K]
         value = nt_xent(z, temperature=temperature, block=block, mesh=mesh)
         metrics = contrastive_metrics(z, temperature=temperature, block=block, mesh=mesh)
         return value, ({**aux, "batch_stats": stats}, {f"contrast_{name}": v for name, v in metrics.items()}, {"features": h, "embeddings": z})

@@ -5,11 +5,9 @@ centre; a predictor with a narrow hidden layer. The predictor's rate stands stil
 
 Expected: ResNet-50, ImageNet, batch 256: 68.1 % linear after 100 epochs (paper, table 4; 68.3 % in the official README at batch 512).
 """
-import jax.numpy as jnp
-
 from jaxssl.losses.distillation import cosine_regression
 from jaxssl.losses.unit import normalised
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
+from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -27,15 +25,10 @@ def make(*, encoder, net, hidden=2048, dim=2048, predictor=512, layers=3) -> Met
     projector, predict = net(head), net(top)
 
     def init(key, batch):
-        views = batch["views"][:, 0]
-        params, stats = nets(key, encoder=(encoder, views), projector=(projector, jnp.zeros((len(views), encoder.features))),
-                             predictor=(predict, jnp.zeros((len(views), dim))))
-        return params, {"batch_stats": stats}
+        return begin(key, batch, encoder, projector=projector, predictor=predict)
 
     def loss(params, aux, batch, key, step):
-        stats = dict(aux["batch_stats"])
-        h, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], batch["views"], key=key)      # [B, V, D]
-        z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)                           # [B, V, K]
+        h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                     # [B, V, D], [B, V, K]
         p, stats["predictor"] = predict.per_view(params["predictor"], stats["predictor"], z)                             # [B, V, K]
         value = cosine_regression(p, z) / 2 - 1                                     # the paper's -cos, whose gradient its rates are for; none flows to z as the target
         spread = normalised(z).std((0, 1)).mean() * dim ** 0.5                      # 1: projections spread evenly, 0: all the same (figure 2)

@@ -7,13 +7,12 @@ takes part once it is full and `queue_from` is reached; there it is filled from 
 
 Expected: ResNet-50, ImageNet, batch 4096, 2 + 6 crops: 72.1, 74.3, 75.3 % linear after 100, 400 and 800 epochs (official README).
 """
-import jax
 import jax.numpy as jnp
 
 from jaxssl.errors import UserError
 from jaxssl.losses.dictionary import enqueue
 from jaxssl.losses.distillation import cross_entropy, distillation_metrics, sinkhorn
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
+from jaxssl.methods.base import Method, Needs, all_crops, begin, check_range, embedding, encoded, unchanged
 from jaxssl.models.heads import TORCH
 from jaxssl.models.prototypes import PrototypeHead, Prototypes
 
@@ -36,17 +35,13 @@ def make(*, encoder, net, batch_size, duration, temperature=0.1, epsilon=0.05, i
     begins = max(duration(queue_from, "method.queue_from"), queue // batch_size)
 
     def init(key, batch):
-        views = batch["views"][:, 0]
-        params, stats = nets(key, encoder=(encoder, views), head=(whole_head, jnp.zeros((len(views), encoder.features))))
+        params, aux = begin(key, batch, encoder, head=whole_head)
         kept = {"queue": [jnp.zeros((queue, dim)) for _ in range(batch["views"].shape[1])]} if queue else {}
-        return params, {"batch_stats": stats, **kept}
+        return params, {**aux, **kept}
 
     def loss(params, aux, batch, key, step):
-        stats, h = dict(aux["batch_stats"]), []
-        for i, views in enumerate([batch["views"], *([batch["local"]] if "local" in batch else [])]):
-            features, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=jax.random.fold_in(key, i))
-            h.append(features)
-        h, whole = jnp.concatenate(h, 1), batch["views"].shape[1]                                   # [B, V, D]
+        h, stats = encoded(encoder, params, aux["batch_stats"], all_crops(batch), key)              # [B, V, D]
+        whole = batch["views"].shape[1]
         z, stats["head"] = projector.per_view(params["head"], stats["head"], h)                     # [B, V, K], of unit length
         logits = assign.per_view(params["head"]["prototypes"], {}, z)[0]                            # [B, V, prototypes]
         codes, queues = [], []
@@ -56,7 +51,7 @@ def make(*, encoder, net, batch_size, duration, temperature=0.1, epsilon=0.05, i
                 old = aux["queue"][v]
                 rows = jnp.concatenate([rows, assign(params["head"]["prototypes"], {}, old)[0]])
                 weight = jnp.concatenate([jnp.ones(len(z)), jnp.full(queue, step >= begins, jnp.float32)])
-                queues.append(enqueue(old, jnp.zeros(queue, jnp.int32), z[:, v], batch["id"], step * batch_size % queue)[0])
+                queues.append(enqueue(old, z[:, v], step * batch_size % queue))
             codes.append(sinkhorn(rows, temp=epsilon, iterations=iterations, weight=weight)[:len(z)])
         codes = jnp.stack(codes, 1)                                                                 # [B, T, prototypes]
         metrics = distillation_metrics(logits, codes, student_temp=temperature)
