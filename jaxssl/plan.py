@@ -126,7 +126,7 @@ def estimate(config: Any, job: Any) -> dict:
 def compiled(lowered: Any, mesh: Any, plan: dict, chip: roofline.Chip | None) -> dict:
     """What the compiler says of the step on each device; with `chip`, whether it fits and how long it takes."""
     from jaxssl.training import job as jobs
-    from jaxssl.planning import hlo
+    from jaxssl.planning import costs as costing, hlo
     started = time.perf_counter()
     try:
         executable = jobs.compiled(lowered, mesh)
@@ -142,8 +142,8 @@ def compiled(lowered: Any, mesh: Any, plan: dict, chip: roofline.Chip | None) ->
     seconds = time.perf_counter() - started
     memory, costs = executable.memory_analysis(), executable.cost_analysis()
     program = hlo.parse(executable.as_text())
-    operations, counted = hlo.repeated(program)
-    parts = hlo.shares(hlo.costs(program), lambda name: next(part for part, pattern in PARTS if re.search(pattern, name)))
+    operations, counted = costing.repeated(program)
+    parts = costing.shares(costing.costs(program), lambda name: next(part for part, pattern in PARTS if re.search(pattern, name)))
     total = (memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
              + memory.generated_code_size_in_bytes)
     result = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from jaxssl.planning import hlo
+from jaxssl.planning import costs as costing, hlo
 
 TPU = """HloModule step, entry_computation_layout={(f32[1000]{0})->f32[1000]{0}}
 
@@ -65,15 +65,15 @@ def test_buffers_are_padded_to_their_tiles():
 
 def test_costs_of_a_tpu_program():
     """Copies between memories are charged as XLA charges them; traffic to HBM once; loops by their length."""
-    costs = {c.op_name: c for c in hlo.costs(hlo.parse(TPU))}
+    costs = {c.op_name: c for c in costing.costs(hlo.parse(TPU))}
     channels = 32 * 56 * 56 * 128 * 2
     assert costs["jit(step)/views/mul"] == ("jit(step)/views/mul", 2 * channels, channels, 32 * 56 * 56 * 64)
     assert costs["jit(step)/loop/add"] == ("jit(step)/loop/add", 7 * 3 * 4000, 7 * 3 * 4000, 7 * 1000)
     assert costs["a"] == ("a", 4 * 4096, 4096, 0)
-    rest = [c for c in hlo.costs(hlo.parse(TPU)) if not c.op_name]
+    rest = [c for c in costing.costs(hlo.parse(TPU)) if not c.op_name]
     assert rest[0] == ("", 3 * channels // 4, channels // 4, 0)
     assert rest[1] == ("", 2 * 4096, 0, 0)                            # an all-reduce between on-chip arrays
-    total = hlo.shares(hlo.costs(hlo.parse(TPU)), lambda name: "views" if "/views/" in name else "rest")
+    total = costing.shares(costing.costs(hlo.parse(TPU)), lambda name: "views" if "/views/" in name else "rest")
     assert total["views"].hbm == channels and total["rest"].hbm > 0
 
 
@@ -101,7 +101,7 @@ def conv(x, w):
     (jax.grad(lambda x, w: conv(x, w).sum()), [(4, 16, 16, 8), (3, 3, 8, 24)])])
 def test_counts_agree_with_xlas(function, shapes):
     compiled = jax.jit(function).lower(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)).compile()
-    costs, found = compiled.cost_analysis(), hlo.costs(hlo.parse(compiled.as_text()))
+    costs, found = compiled.cost_analysis(), costing.costs(hlo.parse(compiled.as_text()))
     np.testing.assert_allclose(sum(c.counted for c in found), costs["bytes accessed"], rtol=0.02)
     np.testing.assert_allclose(sum(c.flops for c in found), costs["flops"], rtol=0.15)     # XLA leaves out products with padding
 
@@ -113,7 +113,7 @@ def test_rounds_of_a_loop_count(rounds):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w, unroll=unroll)[0]
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((64, 96), (rounds, 96, 96))]
     loop, unrolled = (jax.jit(functools.partial(run, unroll=unroll)).lower(*shapes).compile() for unroll in (1, rounds))
-    operations, counted = hlo.repeated(hlo.parse(loop.as_text()))
+    operations, counted = costing.repeated(hlo.parse(loop.as_text()))
     assert loop.cost_analysis()["flops"] + operations == pytest.approx(unrolled.cost_analysis()["flops"], rel=.02)
     assert (counted > 0) == (rounds > 1)
 
@@ -126,7 +126,7 @@ def test_of_what_is_sliced_the_slice_moves():
     for depth in (4, 32):
         compiled = jax.jit(run).lower(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((64, 96), (depth, 96, 96)))).compile()
         program = hlo.parse(compiled.as_text())
-        moved.append(sum(c.counted for c in hlo.costs(program)) / depth)
+        moved.append(sum(c.counted for c in costing.costs(program)) / depth)
     assert moved[1] == pytest.approx(moved[0], rel=.25) and moved[1] < 8 * 4 * (96 * 96 + 64 * 96)
 
 
@@ -152,8 +152,8 @@ ENTRY %main (x: (s32[], f32[64,64])) -> (s32[], f32[64,64]) {
   ROOT %while = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)}) while(%x), condition=%condition, body=%body
 }
 """
-    assert hlo.repeated(hlo.parse(text))[0] == 11 * (2 * 64**3 + 1)             # the product, and the comparison
-    assert hlo.repeated(hlo.parse(text.replace("constant(12)", "parameter(1)")))[0] == 0       # not known
+    assert costing.repeated(hlo.parse(text))[0] == 11 * (2 * 64**3 + 1)             # the product, and the comparison
+    assert costing.repeated(hlo.parse(text.replace("constant(12)", "parameter(1)")))[0] == 0       # not known
 
 
 def test_a_collective_in_a_loop_counts_every_round():
