@@ -44,8 +44,9 @@ def from_first(found: Any) -> Any:
     return found if jax.process_count() == 1 else exchange({"found": found})[0]["found"]
 
 
-def shared(folder: Any) -> None:
-    """Returns once every process has seen a small file that process 0 wrote to `folder` (pathlib-like), which stays as it was.
+def shared(folder: Any, make: Callable[[], list]) -> None:
+    """Returns once every process has seen a small file that process 0 wrote to `folder` (pathlib-like), which stays as it was. make() makes it where it is not there,
+    and returns the folders that it made, the innermost first.
 
     Where process 0 cannot write, nothing is found out: who claims the folder says why. Raises: UserError in all of them when a process does not see it: a folder of
     each host's own would be noticed at the first save only, where all wait for the others' parts.
@@ -55,7 +56,7 @@ def shared(folder: Any) -> None:
     mine, made = f".shared-{secrets.token_hex(8)}", []
     if jax.process_index() == 0:
         try:
-            made = _make(folder)
+            made = make()
             for left in folder.glob(".shared-*"):    # by a process that was killed
                 left.unlink(missing_ok=True)
             (folder / mine).write_bytes(b"")
@@ -70,13 +71,6 @@ def shared(folder: Any) -> None:
             for parent in made:
                 with contextlib.suppress(OSError):   # somebody has put something there meanwhile
                     parent.rmdir()
-
-
-def _make(folder: Any) -> list[Any]:
-    """Makes `folder`; returns what was not there before, the innermost first."""
-    absent = [place for place in (folder, *folder.parents) if not place.exists()] if "://" not in str(folder) else []     # buckets have no folders
-    folder.mkdir(parents=True, exist_ok=True)
-    return absent
 
 
 def _seen(file: Any, told: list[dict]) -> None:

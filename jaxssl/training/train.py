@@ -29,7 +29,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
         if new:
             agreement.reach(start)                   # what cannot begin is refused before the workdir is touched
-        agreement.shared(folders.path(workdir))
+        agreement.shared(folders.path(workdir), functools.partial(folders.make, workdir))
         lease = agreement.reach(lambda: leases.take(workdir) if leader else None)
         if lease:
             ends.callback(lease.release)

@@ -100,11 +100,15 @@ class Manager:
         Raises: Unsound; Misfit when the checkpoint holds another tree or other shapes.
         """
         record = self._sound(step, lambda: self._checked(step, shape))
+        return self._read(step, record, shape, sharding), record.meta
+
+    def _read(self, step: int, record: Record, shape: Any, sharding: Any) -> Any:
+        """The state of a checkpoint that says `record` of itself, every array compared with it."""
         target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shape, sharding)
         # Not by the manager, which makes processes wait for one another: whatever one of them trips over, the others have to hear of it.
         state = self._sound(step, lambda: jax.block_until_ready(ocp.StandardCheckpointHandler().restore(self._state(step), args=ocp.args.StandardRestore(target))))
         self._compare(step, state, record.arrays)
-        return state, record.meta
+        return state
 
     def newest(self, shape: Any, sharding: Any, *, total: int, run: str | None = None) -> Found | None:
         """The newest sound checkpoint, or None when there is none at all; nothing on disk is changed. With several processes all of them call this.
@@ -115,12 +119,12 @@ class Manager:
         bad: dict[int, UserError] = {}
         for step in self.steps():
             try:
-                meta = self._sound(step, lambda: self._checked(step, shape)).meta
-                if run and meta.get("run", run) != run:
+                record = self._sound(step, lambda: self._checked(step, shape))
+                if run and record.meta.get("run", run) != run:
                     raise self._unsound(step, "belongs to another run")
                 if step > total:
                     raise UserError(f"checkpoint {step} in {self._folder} is beyond the {total} steps of this run; give a total of at least {step} steps, or another workdir")
-                return Found(step, *self.restore(step, shape, sharding), {step: str(error) for step, error in bad.items()})
+                return Found(step, self._read(step, record, shape, sharding), record.meta, {step: str(error) for step, error in bad.items()})
             except (Unsound, Misfit) as error:
                 bad[step] = error
         if bad:                                      # when one holds another state and none this one's, it is the config that is wrong
