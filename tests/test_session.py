@@ -96,9 +96,10 @@ def test_a_save_comes_before_the_evaluation_of_the_same_step(monkeypatch, tmp_pa
     assert [max(names, default="") for names in found] == ["", "2", "4"]
 
 
-def test_metrics_are_in_the_bucket_before_a_checkpoint_is():
+def test_metrics_are_in_the_bucket_before_a_checkpoint_is(tmp_path):
     """A run that is killed between the two goes on after the checkpoint, and its rows would be lost."""
-    own = mock.MagicMock()
+    (tmp_path / "config.json").write_text("{}")
+    own = mock.MagicMock(workdir=str(tmp_path))
     session.Session.save(own)
     calls = [name for name, *_ in own.mock_calls]
     assert calls.index("writers.flush") < calls.index("manager.save")

@@ -7,7 +7,6 @@ from jax.sharding import Mesh
 
 from jaxssl.errors import UserError
 from jaxssl.methods.base import Needs
-from jaxssl.workdir import folder as folders
 
 log = logging.getLogger("jaxssl.training.job")
 
@@ -60,17 +59,6 @@ def needs(config: Any, facts: Any, encoder: Any, wanted: Needs) -> None:
                    if config[section].views and config[section].size % patch]
     if faults:
         raise UserError("; ".join(faults))
-
-
-def rollbacks(folder: Any) -> dict:
-    """What rollbacks.json of a workdir says: {"count": how many there were, "skipped": numbers of the batches left out}. Raises: UserError."""
-    found = folders.read_json(folder / "rollbacks.json")
-    if found is None:
-        return {"count": 0, "skipped": []}
-    skipped = found.get("skipped")
-    if not (isinstance(found.get("count"), int) and isinstance(skipped, list) and all(isinstance(number, int) and number >= 0 for number in skipped)):
-        raise UserError(f"{folder / 'rollbacks.json'} does not say how often this run went back and what it left out; restore it from a copy")
-    return found
 
 
 def sides(size: int, shorter: tuple[int, ...]) -> None:

@@ -233,6 +233,11 @@ def describe(config: Any, job: Job) -> str:
         job.optim.describe])
 
 
+def parameter_table(job: Job) -> str:
+    from clu import parameter_overview
+    return parameter_overview.get_parameter_overview(job.state.params, include_stats=False)
+
+
 def init_options(mesh: Mesh) -> dict | None:
     """`INIT_OPTIONS` on CPUs, unless XLA_FLAGS chooses a level."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"

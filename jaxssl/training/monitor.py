@@ -10,6 +10,7 @@ import numpy as np
 from jaxssl.workdir import folder as folders
 from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import Interrupted
+from jaxssl.evaluation.measures import collapse
 
 
 FILE = "evaluations/untrained.json"
@@ -22,6 +23,13 @@ def known(folder: Any) -> dict[str, float | None]:
     except folders.Torn:
         return {}
     return found if all(value is None or isinstance(value, float | int) for value in found.values()) else {}
+
+
+def warnings(metrics: dict[str, float], scores: dict[str, float], job: Any) -> list[str]:
+    """A sentence for each sign of collapse, of embeddings in a step's metrics and of features in an evaluation's scores."""
+    width = job.embedding()
+    found = collapse.warnings({k: v for k, v in metrics.items() if k.startswith("collapse")}, width) if width else []
+    return found + collapse.warnings({"rankme": scores["rankme"]}, job.width)
 
 
 class Monitor:

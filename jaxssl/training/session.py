@@ -12,10 +12,9 @@ from jax.experimental import multihost_utils
 from jaxssl import data as datas, durations, tree
 from jaxssl.workdir import checkpoint, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import checks, evaluator as evaluation, job as jobs, monitor, progress, room
+from jaxssl.training import evaluator as evaluation, job as jobs, monitor, progress, rollback, room
 from jaxssl.parallel import mesh as sharding, runtime
-from jaxssl.errors import Interrupted, NonFiniteError, UserError
-from jaxssl.evaluation.measures import collapse
+from jaxssl.errors import Interrupted, UserError
 
 
 class Run(NamedTuple):
@@ -61,8 +60,7 @@ class Session:
         self.pending: list[dict] = []                # device metrics of the steps since the last look
         self.overflown: list[str] = []               # arrays of the state that the last look found not finite
         self.skipped: list[int] = []                 # numbers of the batches left out after a rollback
-        self.past = checks.rollbacks(self.folder)      # of the whole run: checkpoints do not know the newest
-        self.allowed = int(config.on_nonfinite.partition(":")[2] or 0)
+        self.rollbacks = rollback.Rollbacks(self.folder, int(config.on_nonfinite.partition(":")[2] or 0), self.leader)
         self.flags: list = []                        # stop flags of the last two steps
         self.batches = None
 
@@ -77,7 +75,7 @@ class Session:
         with self.watchdog.pause(), self.clock.pause("compile"):
             self.open_data()
             self.compile()
-        self.writers.text(self.step, {"start": start, "parameters": self.parameter_table(), **self.begun})
+        self.writers.text(self.step, {"start": start, "parameters": jobs.parameter_table(self.job), **self.begun})
         try:
             return self.loop()
         except Interrupted:
@@ -133,7 +131,7 @@ class Session:
                 self.state = initial.place(self.state, start, self.job.state_sharding)
                 self.screen.note(start.note)
                 self.begun = {"init_from": start.names}
-        self.skipped = sorted({*meta.get("skipped", []), *self.past["skipped"]})
+        self.skipped = sorted({*meta.get("skipped", []), *self.rollbacks.skipped})
         self.clock = progress.Clock(batch_size=self.config.batch_size, total=self.job.total, state=meta.get("clock"))
         self.writers.truncate(self.step)
 
@@ -196,7 +194,7 @@ class Session:
                   "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
         result = folders.nulled(result)
         self.owned()
-        self.still_there()
+        folders.demand(self.workdir)
         if self.leader:
             folders.write(self.folder / "run.json", json.dumps(result, indent=1))
         self.screen.note(f"done: {self.step} steps in {durations.spoken(summary['wall_seconds'])}; the last checkpoint was re-opened and is intact; everything is in "
@@ -210,10 +208,6 @@ class Session:
         except UserError:
             self.writers.abandon()
             raise
-
-    def still_there(self) -> None:
-        """Raises: UserError when the workdir was moved or deleted."""
-        folders.demand(self.workdir)
 
     def close(self) -> None:
         """Closes each of its parts, also where the system refuses one of them something."""
@@ -280,14 +274,12 @@ class Session:
         self.owned()
         self.writers.scalars(self.step, scores)
         self.screen.note(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-        known = {k: v for k, v in self.newest.items() if k.startswith("collapse")}
-        width = self.job.embedding()
-        for warning in (collapse.warnings(known, width) if width else []) + collapse.warnings({"rankme": scores["rankme"]}, self.job.width):
+        for warning in monitor.warnings(self.newest, scores, self.job):
             self.screen.note(f"warning: {warning}")
 
     def save(self) -> None:
         self.owned()
-        self.still_there()
+        folders.demand(self.workdir)
         with self.watchdog.pause(), self.clock.pause("save"):
             self.writers.flush()                     # a resume begins after this step, so nobody would write its rows again
             self.manager.save(self.step, self.state, {"skipped": self.skipped, "clock": self.clock.state(), "lr": float(self.job.optim.schedule(self.step)), "run": self.name})
@@ -306,22 +298,9 @@ class Session:
         """After a step whose loss, gradient or new state is not finite: dump it, then stop, or restore and skip its batch."""
         number = datas.batch_number(self.bad, self.skipped)
         ids = self.job.order(number)
-        file = self.folder / f"nonfinite_step_{self.bad}.json"
-        if self.leader:
-            folders.write(file, json.dumps({"step": self.bad, "batch": number, "metrics": {k: str(v) for k, v in self.newest.items()}, "overflown": self.overflown,
-                                            "sample_indices": ids.tolist(), "sample_ids": [self.data.train.entry(int(i))[1] for i in ids]}, indent=1))
-        latest = self.manager.latest()
-        named = ", ".join(self.overflown[:3]) + (", …" if len(self.overflown) > 3 else "")
-        which = f"of the train state {len(self.overflown)} arrays are not finite ({named}) after" if self.overflown else "loss or gradient is not finite at"
-        what = f"{which} step {self.bad} (loss {self.newest['loss']}, gradient norm {self.newest['grad_norm']}); its batch is listed in {file}"
-        if self.past["count"] >= self.allowed:
-            spent = f"all {self.allowed} rollbacks of this run are spent; " if self.allowed else ""
-            raise NonFiniteError(f"{what}; {spent}the last checkpoint ({'none yet' if latest is None else f'step {latest}'}) is finite and untouched. "
-                                 "Lower optim.lr, lengthen warmup, set optim.clip, or use --config.on_nonfinite=rollback:3")
-        self.past = {"count": self.past["count"] + 1, "skipped": sorted([*self.skipped, number])}
-        if self.leader:
-            folders.write(self.folder / "rollbacks.json", json.dumps(self.past))
-        self.screen.note(f"warning: {what}; going back to step {latest or 0} and leaving that batch out ({self.allowed - self.past['count']} more rollbacks allowed)")
+        samples = {"sample_indices": ids.tolist(), "sample_ids": [self.data.train.entry(int(i))[1] for i in ids]} if self.leader else {}
+        what = self.rollbacks.met(self.bad, number, self.newest, self.overflown, samples)
+        self.screen.note(self.rollbacks.spend(what, self.manager.latest(), [*self.skipped, number]))
         self.trace.stop()
         self.manager.wait()
         clock = self.clock
@@ -339,7 +318,3 @@ class Session:
     def count_ids(self, step: int) -> None:
         number = datas.batch_number(step, self.skipped)
         self.ids.update(self.job.order(number).astype("<i8").tobytes())
-
-    def parameter_table(self) -> str:
-        from clu import parameter_overview
-        return parameter_overview.get_parameter_overview(self.job.state.params, include_stats=False)

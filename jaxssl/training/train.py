@@ -11,7 +11,7 @@ import jax
 from jaxssl import config as configs, data as datas
 from jaxssl.workdir import checkpoint, environment, lease as leases, published, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import checks, evaluator as evaluation, job as jobs, monitor, progress, room
+from jaxssl.training import evaluator as evaluation, job as jobs, monitor, progress, rollback, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import UserError
 from jaxssl.training.session import Run, Session, Watch, every
@@ -85,7 +85,7 @@ def look(config: Any, data: datas.Data, job: jobs.Job, workdir: str, allow_confi
     if seam and not claim.finished:
         claim.said.append(f"note: another schedule than before{seam}")
     place = folders.path(workdir)
-    checks.rollbacks(place), monitor.known(place)
+    rollback.known(place), monitor.known(place)
     return Looked(claim, steps)
 
 
