@@ -91,9 +91,42 @@ def dino(params, aux, batch, step, keys):
     return loss, {"center": .9 * aux["center"] + .1 * t.mean((0, 1))}
 
 
+def directpred(params, aux, batch, step, keys):
+    teacher = aux["teacher"]["params"]
+    z = perceptron(params["projector"], encoded(params["encoder"], batch["views"]))
+    t = perceptron(teacher["projector"], encoded(teacher["encoder"], batch["views"]))
+    s, u = np.linalg.eigh((aux["correlation"] + aux["correlation"].T) / 2)
+    p = z @ (u * ((np.maximum(s, 0) / s[-1]) ** keys.get("power", .5) + .01)) @ u.T
+    loss = np.mean([np.sum((unit(p[b, s]) - unit(t[b, j])) ** 2) for b in range(len(p)) for s, j in pairs(2, 2)])
+    return loss, {"correlation": .3 * aux["correlation"] + .7 * np.einsum("bvi,bvj->ij", z, z) / 8}
+
+
+def bottleneck(params, h):
+    for i in (1, 2):
+        h = h @ params[f"linear{i}"]["kernel"] + params[f"linear{i}"]["bias"]
+        h = h / 2 * (1 + np.vectorize(math.erf)(h / math.sqrt(2)))
+    return unit(h @ params["linear3"]["kernel"] + params["linear3"]["bias"])
+
+
+def simdino(params, aux, batch, step, keys):
+    teacher, K, B = aux["teacher"]["params"], keys["dim"], len(batch["views"])
+    h = np.concatenate([encoded(params["encoder"], batch[name]) for name in ("views", "local")], 1)
+    s, t = bottleneck(params["head"], h), bottleneck(teacher["head"], encoded(teacher["encoder"], batch["views"]))
+    agreement = np.mean([s[b, i] @ t[b, j] for b in range(B) for i, j in pairs(s.shape[1], 2)])
+    rate = 0.
+    for v in range(2):
+        for g in range(2):                                                                                       # images g, g + 2, …
+            z = (s[g::2, v] + t[g::2, v]) / 2
+            rate += np.linalg.slogdet(np.eye(K) + K / (B * .05) * z.T @ z)[1] / 2 / 4
+    return -agreement - (K + B) / (K * B) * rate, {}
+
+
 HEAD = dict(prototypes=6, hidden=4, bottleneck=3, teacher_temp_warmup="6_steps")
 CASES = {
     "byol": Case("byol", byol, dict(hidden=16, dim=3, tau=.9)),
+    "directpred": Case("directpred", directpred, dict(hidden=16, dim=3, tau=.9)),
+    "directset": Case("directpred", directpred, dict(hidden=16, dim=3, tau=.8, power=1.)),
+    "simdino": Case("simdino", simdino, dict(hidden=4, dim=3, tau=.9, groups=2), local=3),
     "dino": Case("dino", dino, dict(HEAD, tau=.9), local=3),
     "dino without crops": Case("dino", dino, dict(HEAD, tau=.8, norm=True, norm_last_layer=False)),
 }

@@ -18,7 +18,7 @@ def update_correlation(correlation, z, *, momentum):
     """The moving average of E[z zᵀ] over images and views (eq. 19, not centred): momentum · correlation + (1 - momentum) · mean of z zᵀ. [K, K] f32, no gradient."""
     z = lax.stop_gradient(_checked(z))
     new = jnp.einsum("bvi,bvj->ij", z, z, precision=EXACT) / (z.shape[0] * z.shape[1])
-    return momentum * correlation + (1 - momentum) * new
+    return momentum * lax.stop_gradient(correlation.astype(jnp.float32)) + (1 - momentum) * new
 
 
 def direct_predictor(correlation, *, power, epsilon):

@@ -28,7 +28,8 @@ def make(*, encoder, net, batch_size, total, tau=0.996, weight=1.0, epsilon=0.05
       hidden, dim, layers: the head's width, output width and depth. norm: batch norm in it.
     """
     check_range(tau=(tau, "in [0, 1]", 0 <= tau <= 1), weight=(weight, "0 or more", weight >= 0), epsilon=(epsilon, "above 0", epsilon > 0),
-                groups=(groups, "at least 1", groups >= 1), hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1), layers=(layers, "at least 1", layers >= 1))
+                groups=(groups, "at least 1", groups >= 1), hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1),
+                layers=(layers, "at least 1", layers >= 1))
     if batch_size % groups:
         raise UserError(f"method.groups is {groups}, which does not divide the batch of {batch_size}; choose a divisor")
     module = PrototypeHead((hidden,) * (layers - 1) + (dim, dim), norm=norm, depth=layers)
