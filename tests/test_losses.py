@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxssl.losses import contrastive, dictionary, distillation, masked, redundancy, spectral
+from jaxssl.losses import contrastive, correlation, dictionary, distillation, masked, redundancy
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -174,7 +174,7 @@ def sigreg(z, directions):
     return np.mean(values)
 
 
-def correlation(c, z):
+def moving_correlation(c, z):
     return .3 * c + .7 * np.mean([np.outer(row, row) for row in z.reshape(-1, z.shape[-1])], 0)
 
 
@@ -221,9 +221,9 @@ CASES = [
     Case("queue_nce", lambda q, k, ids: dictionary.queue_nce(q, k, jnp.float32(KEYS), ids=ids.astype(int), queue_ids=jnp.asarray(QUEUED), temperature=.2)[0],
          lambda q, k, ids: nce(q, k, lambda b, v: KEYS[QUEUED != ids[b]], .2), lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
     Case("batch_nce", lambda q, k: dictionary.batch_nce(q, k, temperature=.2)[0], lambda q, k: nce(q, k, lambda b, v: np.delete(k[:, v], b, 0), .2), normal((B, 2, 6), (B, 2, 6))),
-    Case("update_correlation", functools.partial(spectral.update_correlation, momentum=.3), correlation, normal((5, 5), (B, 2, 5)), ()),
-    Case("direct_predictor", lambda c: spectral.direct_predictor(c @ c.T, power=.5, epsilon=.01)[0], lambda c: predictor(c @ c.T, .5), normal((5, 9)), ()),
-    Case("coding_rate", functools.partial(spectral.coding_rate, epsilon=.05), coding_rate, normal((B, 2, 5))),
+    Case("update_correlation", functools.partial(correlation.update_correlation, momentum=.3), moving_correlation, normal((5, 5), (B, 2, 5)), ()),
+    Case("direct_predictor", lambda c: correlation.direct_predictor(c @ c.T, power=.5, epsilon=.01)[0], lambda c: predictor(c @ c.T, .5), normal((5, 9)), ()),
+    Case("coding_rate", functools.partial(correlation.coding_rate, epsilon=.05), coding_rate, normal((B, 2, 5))),
     Case("sigreg", lambda z, a: redundancy.sigreg(z, jax.lax.stop_gradient(a)), sigreg, normal((B, 2, 5), (5, 3))),
 ]
 every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))

@@ -43,7 +43,8 @@ def _small(method):
     config = configs.load(str(ROOT / file), name)
     encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
-    return {**name, **LESS, **PLAIN, **encoder, **heads, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
+    bank = {"method.fill": "0_steps", "method.every": "2_steps"} if "fill" in config.method else {}         # an epoch is longer than a test
+    return {**name, **LESS, **PLAIN, **encoder, **heads, **bank, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
 
 
 def small(method: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxssl import schedules
 from jaxssl.losses.distillation import cosine_regression
-from jaxssl.losses.spectral import direct_predictor, update_correlation
+from jaxssl.losses.correlation import direct_predictor, update_correlation
 from jaxssl.losses.unit import normalised
 from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged, with_teacher
 from jaxssl.models.heads import Projector

@@ -13,7 +13,7 @@ from jax.lax import stop_gradient
 from jaxssl import schedules
 from jaxssl.errors import UserError
 from jaxssl.losses.distillation import cosine_regression
-from jaxssl.losses.spectral import coding_rate
+from jaxssl.losses.correlation import coding_rate
 from jaxssl.methods.base import Method, Needs, all_crops, begin, check_range, embedding, encoded, unchanged, with_teacher
 from jaxssl.models.prototypes import PrototypeHead
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl.losses import spectral
+from jaxssl.losses import correlation
 
 
 def unit(*shape):
@@ -14,29 +14,29 @@ def unit(*shape):
 
 def test_groups_are_batches_of_their_own_at_a_precision_of_all():
     z = unit(12, 2, 5)
-    want = np.mean([spectral.coding_rate(z[g::3], epsilon=.05 * 3) for g in range(3)])
-    assert spectral.coding_rate(z, epsilon=.05, groups=3) == pytest.approx(want, rel=1e-5)
+    want = np.mean([correlation.coding_rate(z[g::3], epsilon=.05 * 3) for g in range(3)])
+    assert correlation.coding_rate(z, epsilon=.05, groups=3) == pytest.approx(want, rel=1e-5)
     with pytest.raises(ValueError, match="groups is 5"):
-        spectral.coding_rate(z, epsilon=.05, groups=5)
+        correlation.coding_rate(z, epsilon=.05, groups=5)
 
 
 def test_coding_rate_of_collapse_and_of_an_even_spread():
     same, even = np.zeros((15, 1, 5), np.float32) + np.eye(5, dtype=np.float32)[0], np.tile(np.eye(5, dtype=np.float32), (3, 1))[:, None]
-    assert spectral.coding_rate(same, epsilon=.05) == pytest.approx(np.log(1 + 5 / .05) / 2, rel=1e-5)
-    assert spectral.coding_rate(even, epsilon=.05) == pytest.approx(2.5 * np.log(1 + 1 / .05), rel=1e-5)
+    assert correlation.coding_rate(same, epsilon=.05) == pytest.approx(np.log(1 + 5 / .05) / 2, rel=1e-5)
+    assert correlation.coding_rate(even, epsilon=.05) == pytest.approx(2.5 * np.log(1 + 1 / .05), rel=1e-5)
 
 
 def test_a_predictor_of_equal_eigenvalues_is_the_identity_and_its_rank_says_how_many():
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0]
-    predictor, rank = spectral.direct_predictor(jnp.float32(3 * turn @ turn.T), power=.5, epsilon=.1)
+    predictor, rank = correlation.direct_predictor(jnp.float32(3 * turn @ turn.T), power=.5, epsilon=.1)
     np.testing.assert_allclose(predictor, 1.1 * np.eye(6), atol=1e-5)
     assert rank == pytest.approx(6, rel=1e-4)
     line = np.outer(turn[0], turn[0])
-    predictor, rank = spectral.direct_predictor(jnp.float32(7 * line), power=1., epsilon=0.)
+    predictor, rank = correlation.direct_predictor(jnp.float32(7 * line), power=1., epsilon=0.)
     np.testing.assert_allclose(predictor, line, atol=1e-6)
     assert rank == pytest.approx(1, abs=1e-4)
 
 
 def test_no_gradient_reaches_the_predictor():
-    grad = jax.grad(lambda c: spectral.direct_predictor(c, power=.5, epsilon=.1)[0].sum())(jnp.eye(4))
+    grad = jax.grad(lambda c: correlation.direct_predictor(c, power=.5, epsilon=.1)[0].sum())(jnp.eye(4))
     assert not np.any(grad)
