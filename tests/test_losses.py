@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxssl.losses import contrastive, correlation, dictionary, distillation, masked, redundancy
+from jaxssl.losses import clustering, contrastive, correlation, dictionary, distillation, masked, redundancy
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -188,6 +188,31 @@ def coding_rate(z):
     return np.mean([np.linalg.slogdet(np.eye(K) + K / B / .05 * z[:, v].T @ z[:, v])[1] / 2 for v in range(z.shape[1])])
 
 
+def kmeans(bank, weight, centroids):
+    centroids = np.array([c / np.sqrt(c @ c) for c in centroids])
+    for _ in range(3):
+        own = [np.argmax(centroids @ row) for row in bank]
+        for c in range(len(centroids)):
+            if near := [row for row, k, w in zip(bank, own, weight) if k == c and w]:
+                centroids[c] = np.sum(near, 0) / np.linalg.norm(np.sum(near, 0))
+    return centroids
+
+
+def dealt(bank, weight, prototypes):
+    """Shares as `sinkhorn` deals them: softmax(logits + shift); the shift is known up to a number."""
+    shares = sinkhorn(bank @ prototypes.T, .3, 4, weight)[np.flatnonzero(weight)[0]]
+    shift = np.log(shares) - bank[np.flatnonzero(weight)[0]] @ prototypes.T / .3
+    return shift - shift.mean()
+
+
+def labelled(logits, labels):
+    return np.mean([-log_softmax(logits[b, v, h] / .1)[labels[b, h]] for b, v, h in np.ndindex(logits.shape[:3])])
+
+
+def banked(rng):
+    return [rng.normal(size=(B, 6)), rng.random(B) < .8, rng.normal(size=(5, 6))]
+
+
 def spread(rng):
     """Some dimensions vary more than 1, some less."""
     return [rng.normal(size=(B, 3, 6)) * np.array([.1, .5, .9, 1.2, 2., 4.])]
@@ -224,6 +249,10 @@ CASES = [
     Case("update_correlation", functools.partial(correlation.update_correlation, momentum=.3), moving_correlation, normal((5, 5), (B, 2, 5)), ()),
     Case("direct_predictor", lambda c: correlation.direct_predictor(c @ c.T, power=.5, epsilon=.01)[0], lambda c: predictor(c @ c.T, .5), normal((5, 9)), ()),
     Case("coding_rate", functools.partial(correlation.coding_rate, epsilon=.05), coding_rate, normal((B, 2, 5))),
+    Case("spherical_kmeans", functools.partial(clustering.spherical_kmeans, iterations=3), kmeans, banked, ()),
+    Case("equal_shares", functools.partial(clustering.equal_shares, temp=.3, iterations=4), dealt, banked, ()),
+    Case("hard_cross_entropy", lambda x, y: clustering.hard_cross_entropy(x, y.argmax(-1), temperature=.1), lambda x, y: labelled(x, y.argmax(-1)),
+         normal((B, 2, 3, 5), (B, 3, 5))),
     Case("sigreg", lambda z, a: redundancy.sigreg(z, jax.lax.stop_gradient(a)), sigreg, normal((B, 2, 5), (5, 3))),
 ]
 every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))

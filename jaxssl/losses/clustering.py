@@ -47,7 +47,7 @@ def spherical_kmeans(bank, weight, centroids, *, iterations):
     Args: bank: [N, K]. weight: [N]. centroids: [C, K], where it starts. iterations: 0 or more.
     Returns: [C, K] f32.
     """
-    centroids = normalised(centroids)
+    bank, centroids = lax.stop_gradient((bank, normalised(centroids)))
 
     def iterate(_, centroids):
         def add(total, part):
@@ -79,6 +79,8 @@ def equal_shares(bank, weight, prototypes, *, temp, iterations):
     Args: bank: [N, K]. weight: [N]. prototypes: [C, K] of unit length. temp: > 0. iterations: at least 1.
     Returns: [C] f32, its mean 0; where no row has weight, 0.
     """
+    bank, prototypes = lax.stop_gradient((bank, prototypes))
+
     def iterate(i, shift):
         def add(total, part):
             rows, weight = part

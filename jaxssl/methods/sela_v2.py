@@ -5,7 +5,7 @@ to them in equal shares (Sinkhorn-Knopp); an image's label is the prototype it h
 No code of it was published. What the paper does not say is as in DeepCluster v2 (heads, bank, one labelling an epoch) or SwAV (epsilon); iterations are more than SwAV's
 three, since the shares of all images hold for an epoch. The bank is filled as methods/deepcluster_v2.py says.
 
-Expected: ResNet-50, ImageNet, batch 4096: 71.8 % linear after 400 epochs of 2 + 4 crops, 67.2 % after 400 of 2 (official README of SwAV).
+Expected: ResNet-50, ImageNet, batch 4096: 71.8 % linear after 400 epochs of 2 crops of 160 px + 4, 67.2 % after 400 of 2 (official README of SwAV).
 """
 from jaxssl.losses import clustering
 from jaxssl.methods.base import Method, check_range
