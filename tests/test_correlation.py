@@ -1,10 +1,12 @@
 """Losses on spectra: groups of the coding rate, the known values of collapse, and a predictor that does not depend on which eigenvectors were found."""
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl.losses import correlation
+from jaxssl.losses import correlation, distillation
 
 
 def unit(*shape):
@@ -40,3 +42,16 @@ def test_a_predictor_of_equal_eigenvalues_is_the_identity_and_its_rank_says_how_
 def test_no_gradient_reaches_the_predictor():
     grad = jax.grad(lambda c: correlation.direct_predictor(c, power=.5, epsilon=.1)[0].sum())(jnp.eye(4))
     assert not np.any(grad)
+
+
+def test_golden_of_the_official_simdino():
+    """tests/goldens/make_correlation.py made it; float64."""
+    with np.load(Path(__file__).parent / "goldens" / "correlation.npz", allow_pickle=False) as file:
+        g = {name: jnp.float32(file[name]) for name in file.files}
+
+    def loss(student):
+        agreement = 1 - distillation.cosine_regression(student, g["teacher"]) / 2
+        return -agreement - (6 + 8) / (6 * 8) * correlation.coding_rate((student[:, :2] + g["teacher"]) / 2, epsilon=.05)
+    value, grad = jax.value_and_grad(loss)(g["student"])
+    assert value == pytest.approx(float(g["simdino"]), rel=1e-5)
+    np.testing.assert_allclose(grad, g["grad_simdino"], rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""DeepCluster v2 on ImageNet, ResNet-50, 2 + 6 crops (arXiv 2006.09882; facebookresearch/swav, scripts/deepclusterv2_400ep_pretrain.sh and README).
+"""DeepCluster v2 on ImageNet, ResNet-50, 2 + 6 crops (arXiv 2006.09882; facebookresearch/swav, scripts/deepclusterv2_800ep_pretrain.sh and README).
 
 Command:  python -m jaxssl.main --config configs/imagenet/deepcluster_v2.py --workdir gs://bucket/run --config.data.path=/data/tfds/imagenet2012/5.1.0   (on every worker)
 Data:     as configs/imagenet/simclr.py says.
