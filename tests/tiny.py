@@ -16,7 +16,8 @@ METHODS = sorted(p.stem for p in (ROOT / "jaxssl" / "methods").glob("*.py") if p
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.py"))
 # The family of a method's encoder, the module that its name begins with -> what makes it tiny.
 ENCODERS = {"resnet": {"model.name": "resnet10", "model.width": "0.0625", "model.stem": "cifar"},
-            "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"}}
+            "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"},
+            "convnext": {"model.name": "convnext_tiny", "model.width": "16", "model.depths": "(1, 1)"}}
 LESS = {"augment.size": "16", "data.source": "digits", "data.canvas": "16", "data.variant": "clean"}
 BRIEF = {"batch_size": "16", "total": "30", "warmup": "3", **LESS}
 SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR
