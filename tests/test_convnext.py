@@ -35,13 +35,14 @@ def test_parameter_counts_are_torchvisions(name):
 
 def name_there(path):
     *above, leaf = path.split("/")
+    ends = "bias" if leaf == "bias" else "weight"
     if (folder := "/".join(above)) in WORDS:
-        return f"{WORDS[folder]}.{'bias' if leaf == 'bias' else 'weight'}"
+        return f"{WORDS[folder]}.{ends}"
     stage = int(above[0].removeprefix("stage"))
     if above[1] in ("conv", "norm"):
-        return f"features.{2 * stage - 2}.{'norm conv'.split().index(above[1])}.{'bias' if leaf == 'bias' else 'weight'}"
+        return f"features.{2 * stage - 2}.{['norm', 'conv'].index(above[1])}.{ends}"
     block = f"features.{2 * stage - 1}.{above[1].removeprefix('block')}"
-    return f"{block}.layer_scale" if leaf == "scale" and len(above) == 2 else f"{block}.block.{dict(conv=0, norm=2, fc1=3, fc2=5)[above[2]]}.{'bias' if leaf == 'bias' else 'weight'}"
+    return f"{block}.layer_scale" if len(above) == 2 else f"{block}.block.{dict(conv=0, norm=2, fc1=3, fc2=5)[above[2]]}.{ends}"
 
 
 def test_equals_torchvision():

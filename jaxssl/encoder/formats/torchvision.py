@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxssl.encoder.formats import arrays, files, names, records, resnets
+from jaxssl.encoder.formats import arrays, convnexts, files, names, records, resnets
 
 STEM = "conv1.weight"
 BODY = r"(conv1|bn1|layer\d+)\."                 # names of the network itself
@@ -24,7 +24,7 @@ def table(module) -> dict[str, names.Tensor]:
     return resnets.table(module, place, resnets.TORCH, "conv")
 
 
-SIDES = {resnets: names.Side("torchvision", STEM, BODY, KNOWN, table)}
+SIDES = {resnets: names.Side("torchvision", STEM, BODY, KNOWN, table), convnexts: convnexts.side("torchvision")}
 
 
 def write(encoder, folder: Path) -> None:
