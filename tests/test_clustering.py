@@ -9,9 +9,9 @@ import pytest
 from jaxssl.errors import UserError
 from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
-from jaxssl.methods import deepcluster_v2
+from jaxssl.methods import deepcluster_v2, smog
 from jaxssl.models import Net
-from tests.test_methods import Average, unit
+from tests.test_methods import Average, encoded, normed, unit
 
 EXAMPLES, KEYS = 40, dict(prototypes=6, heads=2, hidden=16, dim=3, every="3_steps", fill="2_steps", iterations=4)
 
@@ -85,3 +85,37 @@ def test_clusters_are_those_of_the_bank_when_it_is_full_and_once_in_a_while_then
 def test_more_prototypes_than_images_are_refused():
     with pytest.raises(UserError, match=r"method.prototypes is 41; it must be in \[2, 40\], the number of training images"):
         deepcluster_v2.make(encoder=Net(Average()), net=Net, examples=EXAMPLES, duration=lambda *_: 1, prototypes=41)
+
+
+def test_smog_is_the_papers_and_resets():
+    """Groups, loss and copy at a usual step, and at one where groups are found anew; odd steps ask with the second view."""
+    rng = np.random.default_rng(0)
+    batch = {"views": jnp.float32(rng.normal(size=(4, 2, 4, 4, 3))), "id": jnp.arange(4)}
+    method = smog.make(encoder=Net(Average()), net=Net, batch_size=4, groups=5, queue=20, reset=4, hidden=16, dim=3, momentum=.9, tau=.9)
+    params, aux = jax.tree.map(lambda a: np.asarray(a) + .3 * rng.normal(size=a.shape).astype(np.float32), method.init(jax.random.key(0), batch))
+    aux["queue"][8:] = 0
+    aux = jax.tree.map(jnp.asarray, aux)
+    step = jax.jit(lambda step: method.loss(params, aux, batch, jax.random.key(1), step))
+    value, (left, _, seen) = step(3)
+
+    def projections(networks, v):
+        head, h = networks["projector"], encoded(networks["encoder"], batch["views"][:, v:v + 1])
+        x = np.maximum(normed(h @ head["linear1"]["kernel"], head["norm1"]), 0) @ head["linear2"]["kernel"]
+        return (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + 1e-5)
+    z, t = projections(params, 1), unit(projections(aux["teacher"]["params"], 0))[:, 0]
+    top = params["predictor"]
+    p = unit(np.maximum(normed(z @ top["linear1"]["kernel"], top["norm1"]), 0) @ top["linear2"]["kernel"] + top["linear2"]["bias"])[:, 0]
+    z, groups = unit(z)[:, 0], np.array(aux["groups"])
+    own, labels = (np.argmax(x @ unit(groups).T, 1) for x in (z, t))
+    for c in set(own):
+        groups[c] = .9 * groups[c] + .1 * z[own == c].mean(0)
+    np.testing.assert_allclose(left["groups"], groups, atol=1e-5)
+    logits = p @ unit(groups).T / .1
+    assert value == pytest.approx(np.mean([np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels)]), rel=1e-5)
+    np.testing.assert_allclose(left["queue"][12:16], z, atol=1e-5)
+    anew = step(4)[1][0]["groups"]
+    assert not np.allclose(anew, groups, atol=.2)
+    kept = method.post(params, aux, jnp.int32(1))[1]["teacher"]["params"]["encoder"]["linear"]["kernel"]
+    np.testing.assert_allclose(kept, .9 * aux["teacher"]["params"]["encoder"]["linear"]["kernel"] + .1 * params["encoder"]["linear"]["kernel"], rtol=1e-5)
+    again = method.post(params, aux, jnp.int32(3))[1]["teacher"]["params"]["encoder"]["linear"]["kernel"]
+    np.testing.assert_array_equal(again, params["encoder"]["linear"]["kernel"])

@@ -205,6 +205,11 @@ def dealt(bank, weight, prototypes):
     return shift - shift.mean()
 
 
+def moved(groups, z):
+    own = [np.argmax([cosine(row, g) for g in groups]) for row in z]
+    return np.array([.9 * g + .1 * np.mean(z[np.array(own) == c], 0) if c in own else g for c, g in enumerate(groups)])
+
+
 def labelled(logits, labels):
     return np.mean([-log_softmax(logits[b, v, h] / .1)[labels[b, h]] for b, v, h in np.ndindex(logits.shape[:3])])
 
@@ -251,6 +256,7 @@ CASES = [
     Case("coding_rate", functools.partial(correlation.coding_rate, epsilon=.05), coding_rate, normal((B, 2, 5))),
     Case("spherical_kmeans", functools.partial(clustering.spherical_kmeans, iterations=3), kmeans, banked, ()),
     Case("equal_shares", functools.partial(clustering.equal_shares, temp=.3, iterations=4), dealt, banked, ()),
+    Case("momentum_groups", lambda g, z: jnp.square(clustering.momentum_groups(g, z, momentum=.9)).sum(), lambda g, z: np.square(moved(g, z)).sum(), normal((5, 6), (B, 6)), (1,)),
     Case("hard_cross_entropy", lambda x, y: clustering.hard_cross_entropy(x, y.argmax(-1), temperature=.1), lambda x, y: labelled(x, y.argmax(-1)),
          normal((B, 2, 3, 5), (B, 3, 5))),
     Case("sigreg", lambda z, a: redundancy.sigreg(z, jax.lax.stop_gradient(a)), sigreg, normal((B, 2, 5), (5, 3))),

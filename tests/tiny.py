@@ -44,7 +44,8 @@ def _small(method):
     config = configs.load(str(ROOT / file), name)
     encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
-    bank = {"method.fill": "0_steps", "method.every": "2_steps"} if "fill" in config.method else {}         # an epoch is longer than a test
+    once = {"fill": "0_steps", "every": "2_steps", "reset": "2"}                       # of what happens once in a while, where an epoch is longer than a test
+    bank = {f"method.{key}": text for key, text in once.items() if key in config.method}
     return {**name, **LESS, **PLAIN, **encoder, **heads, **bank, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
 
 

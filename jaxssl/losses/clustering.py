@@ -2,7 +2,8 @@
 
 DeepCluster: Caron et al. 2018, "Deep clustering for unsupervised learning of visual features". SeLa: Asano, Rupprecht and Vedaldi 2020, "Self-labelling via
 simultaneous clustering and representation learning", section 3. Their second versions: Caron et al. 2020, "Unsupervised learning of visual features by
-contrasting cluster assignments" (SwAV), section 4.1 and appendix.
+contrasting cluster assignments" (SwAV), section 4.1 and appendix. SMoG: Pang et al. 2022, "Unsupervised visual representation learning by synchronous momentum
+grouping".
 
 A bank is [N, K]: a row an image, `weight` [N] 1 where there is one and 0 elsewhere. Everything is computed in float32, in parts of the rows that each lie on all devices,
 so that [N, C] is never held.
@@ -90,6 +91,23 @@ def equal_shares(bank, weight, prototypes, *, temp, iterations):
         shift = -lax.scan(add, jnp.full(len(prototypes), -jnp.inf), parts(bank, weight))[0]
         return shift - shift.mean()
     return jnp.where(weight.any(), lax.fori_loop(0, iterations, iterate, jnp.zeros(len(prototypes))), 0.)
+
+
+def momentum_groups(groups, z, *, momentum):
+    """Groups moved towards the embeddings that belong to them (SMoG, section 3.2); gradient flows to z, none to the groups.
+
+        for c in range(C):
+            own = [row for row in z if argmax(cosine(row, g) for g in groups) == c]
+            if own:
+                groups[c] = momentum * groups[c] + (1 - momentum) * mean(own)
+
+    Args: groups: [C, K], z: [B, K], of one scale. Returns: [C, K] f32.
+    """
+    groups, z = lax.stop_gradient(groups.astype(jnp.float32)), z.astype(jnp.float32)
+    own = jax.nn.one_hot(jnp.argmax(_cosines(lax.stop_gradient(z), normalised(groups)), -1), len(groups))             # [B, C]
+    count = own.sum(0)[:, None]
+    mean = jnp.einsum("bc,bk->ck", own, z, precision=EXACT) / jnp.maximum(count, 1)
+    return jnp.where(count > 0, momentum * groups + (1 - momentum) * mean, groups)
 
 
 def nearest(rows, centroids, shift=0., temp=1.):
