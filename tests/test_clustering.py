@@ -85,8 +85,12 @@ def test_clusters_are_those_of_the_bank_when_it_is_full_and_once_in_a_while_then
 
 
 def test_more_prototypes_than_images_are_refused():
-    with pytest.raises(UserError, match=r"method.prototypes is 41; it must be in \[2, 40\], the number of training images"):
-        deepcluster_v2.make(encoder=Net(Average()), net=Net, examples=EXAMPLES, duration=lambda *_: 1, prototypes=41)
+    """In training; an encoder is built again, to be evaluated, where nobody knows how many there were."""
+    method = deepcluster_v2.make(encoder=Net(Average()), net=Net, examples=EXAMPLES, duration=lambda *_: 1, prototypes=41)
+    batch = {"views": jnp.zeros((4, 2, 4, 4, 3)), "id": jnp.arange(4)}
+    params, aux = jax.eval_shape(method.init, jax.random.key(0), batch)
+    with pytest.raises(UserError, match="method.prototypes is 41, and there are 40 training images"):
+        jax.eval_shape(method.loss, params, aux, batch, jax.random.key(0), 0)
 
 
 def test_smog_is_the_papers_and_resets():

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxssl.errors import UserError
 from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
 from jaxssl.losses.distillation import entropy
@@ -53,7 +54,7 @@ def clustered(encoder: Net, net: Callable, examples: int, *, temperature: float,
     """
     check_range(temperature=(temperature, "above 0", temperature > 0), heads=(heads, "at least 1", heads >= 1), hidden=(hidden, "at least 1", hidden >= 1),
                 dim=(dim, "at least 1", dim >= 1), every=(every, "at least a step", every >= 1),
-                prototypes=(prototypes, f"in [2, {examples}], the number of training images", 2 <= prototypes <= examples))
+                prototypes=(prototypes, "at least 2", prototypes >= 2))
     head = PrototypeHead((hidden, dim), norm=True, relu=True, kernel_init=TORCH, prototypes=False)
     projector = net(head)
 
@@ -66,6 +67,8 @@ def clustered(encoder: Net, net: Callable, examples: int, *, temperature: float,
                         "clusters": {"centroids": centroids, "shift": jnp.zeros((heads, prototypes))}}
 
     def loss(params, aux, batch, key, step):
+        if prototypes > examples:       # known in training alone: an encoder is built again without its images
+            raise UserError(f"method.prototypes is {prototypes}, and there are {examples} training images; choose at most so many, or give more images")
         key, draw = jax.random.split(key)
         whole, rows = batch["views"].shape[1], aux["bank"]["rows"]
         h, stats = encoded(encoder, params, aux["batch_stats"], all_crops(batch), key)                              # [B, V, D]
