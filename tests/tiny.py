@@ -23,6 +23,7 @@ SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR
 # Whatever a recipe has: arithmetic that can be compared, and an optimizer whose first moments are the gradient.
 PLAIN = {"precision": "f32", "data.path": "", "data.test_path": "", "data.examples": "0", "data.classes": "0", "optim.name": "adamw", "optim.lr": "4e-3", "optim.scaling": "none"}
 WIDTHS, WIDEST = ("hidden", "dim", "prototypes", "bottleneck"), 64
+WHITE = {"method.subbatch": "8", "method.dim": "3"}     # of methods that whiten in sub-batches, which are parts of the batch and wider than an embedding
 
 
 @functools.cache
@@ -43,7 +44,7 @@ def _small(method):
     config = configs.load(str(ROOT / file), name)
     encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
-    return {**name, **LESS, **PLAIN, **encoder, **heads, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
+    return {**name, **LESS, **PLAIN, **encoder, **heads, **(WHITE if "subbatch" in config.method else {}), **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
 
 
 def small(method: str) -> dict[str, str]:
