@@ -44,7 +44,8 @@ def _small(method):
     config = configs.load(str(ROOT / file), name)
     encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
-    return {**name, **LESS, **PLAIN, **encoder, **heads, **(WHITE if "subbatch" in config.method else {}), **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
+    white = WHITE if "subbatch" in config.method else {}
+    return {**name, **LESS, **PLAIN, **encoder, **heads, **white, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
 
 
 def small(method: str) -> dict[str, str]:
@@ -62,8 +63,8 @@ def kinds_of_state(method: str) -> frozenset[tuple[str, str]]:
     """(top key of aux, place between steps) of every array that `method` keeps beside its parameters; from shapes alone."""
     config = config_of(method)
     mesh, facts = sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)
-    seen = jobs.seen_shapes(jobs.views(config)[0], jobs.batch_shapes(config.batch_size, facts, mesh)[0])
     made = jobs.method_of(config, mesh, facts, 30)[1]
+    seen = jobs.seen_shapes(jobs.views(config, made.needs.drawn)[0], jobs.batch_shapes(config.batch_size, facts, mesh)[0])
     aux = jobs.initial_shapes(made, config, seen)[1]
     return frozenset((name.partition("/")[0], kind) for name, kind in tree.names(sharding.kinds(aux, made.places)).items())
 

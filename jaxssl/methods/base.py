@@ -27,13 +27,15 @@ class Needs(NamedTuple):
     """What a method cannot do without; the program refuses a config that lacks it, in one sentence.
 
     views, local: the fewest of an image. batch: the smallest global batch. labels: of the training images. patches: an encoder that takes
-    the patches to see (a ViT). embeddings that one device alone holds need nothing here.
+    the patches to see (a ViT). drawn: what was drawn for the views, their boxes and flips among it, in batch["view_params"] and batch["local_params"]
+    (`augment.make`). embeddings that one device alone holds need nothing here.
     """
     views: int = 1
     local: int = 0
     batch: int = 2
     labels: bool = False
     patches: bool = False
+    drawn: bool = False
 
 
 class Method(NamedTuple):
