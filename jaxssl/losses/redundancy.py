@@ -26,7 +26,7 @@ WEIGHTS = np.where((KNOTS == 0) | (KNOTS == 3), 1, 2) * (KNOTS[1] - KNOTS[0]) * 
 FLOOR = float(WEIGHTS @ (1 - NORMAL**2))                                     # `sigreg` of many standard normal rows: 1.05
 
 
-def invariance(z):
+def invariance(z, whole=0):
     """Squared distance of two views of an image, mean over dimensions, images and pairs of views (VICReg, eq. 5).
 
         loss = 0
@@ -34,14 +34,16 @@ def invariance(z):
             loss += mean((z[b, v, k] - z[b, w, k])² over b and k)
         loss /= number of pairs
 
+    Args: whole: where it is not 0, pairs are of one of so many first views and any other, in either order (VICRegL with local views).
     Returns: scalar f32. Raises: ValueError for another rank, integers, fewer than two images or views.
     """
     z = _checked(z, views=2)
-    return sum(jnp.square(z[:, v] - z[:, w]).mean() for v, w in _pairs(z)) / len(_pairs(z))
+    pairs = [(v, w) for v in range(whole) for w in range(z.shape[1]) if v != w] if whole else _pairs(z)
+    return sum(jnp.square(z[:, v] - z[:, w]).mean() for v, w in pairs) / len(pairs)
 
 
 def distance(z, whole):
-    """Squared distance of each view from the mean of an image's first `whole` ones, mean over dimensions, views and images (LeJEPA, section 5): z[b, v, k] - mean(z[b, :whole, k])."""
+    """(z[b, v, k] - mean(z[b, w, k] over the first `whole` views w))², mean over dimensions, views and images: LeJEPA's and VISReg's invariance. Raises: as `variance`."""
     z = _checked(z)
     return jnp.square(z - z[:, :whole].mean(1, keepdims=True)).mean()
 
