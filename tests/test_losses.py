@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy.stats import norm
 
-from jaxssl.losses import contrastive, dictionary, distillation, masked, redundancy, spectral
+from jaxssl.losses import contrastive, dictionary, distillation, masked, matching, redundancy, spectral
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -232,6 +232,44 @@ def visreg(z, directions, deviations=None):
     return np.mean(found)
 
 
+def vicregl(maps, crop, boxes):
+    """Maps of two whole views, 3 × 3, and of a crop, 2 × 2; boxes: top, left, height, width, and whether it is mirrored, of each view."""
+    maps, sides, counts = [maps[:, 0], maps[:, 1], crop[:, 0]], (3, 3, 2), (5, 5, 2)
+
+    def place(b, v, n):
+        top, left, height, width, mirrored = boxes[b, v]
+        row, column = divmod(n, sides[v])
+        return np.array([top + (row + .5) * height / sides[v], left + ((sides[v] - 1 - column if mirrored else column) + .5) * width / sides[v]])
+
+    def matches(v, w, by):
+        """Of each image, pairs of a place of view v and the place of view w that is nearest to it."""
+        pairs = [[], []]
+        for b in range(B):
+            d = np.array([[np.sum((place(b, v, n) - place(b, w, m)) ** 2 if by == "place" else (maps[v][b, n] - maps[w][b, m]) ** 2)
+                           for m in range(sides[w] ** 2)] for n in range(sides[v] ** 2)])
+            kept = sorted(np.argsort(d.min(1), kind="stable")[:counts[v]])
+            pairs[0].append(maps[v][b, kept])
+            pairs[1].append(maps[w][b, d.argmin(1)[kept]])
+        return map(np.stack, pairs)
+
+    def terms(x, y):
+        return 5 * np.mean((x - y) ** 2) + 3 * (variance(x) + variance(y)) / 2 + 2 * (covariance(x) + covariance(y)) / 4
+    pairs = [(v, w) for v in range(2) for w in range(3) if v != w]
+    return np.mean([(terms(*matches(v, w, by)) + terms(*matches(w, v, by))) / 2 for v, w in pairs for by in ("place", "embedding")]) * 2
+
+
+def jax_vicregl(maps, crop, boxes):
+    sides = ("top", "left", "height", "width")
+    return matching.vicregl([maps[:, 0], maps[:, 1], crop[:, 0]], [{name: boxes[:, v, i].astype(int) for i, name in enumerate(sides)} for v in range(3)],
+                            [boxes[:, v, 4] > 0 for v in range(3)], 2, matches=(5, 5, 2), sim=5., std=3., cov=2.)
+
+
+def boxed(rng):
+    """Boxes whose sides share few factors, so that hardly two distances are equal."""
+    boxes = np.concatenate([rng.integers(0, 97, (B, 3, 2)), rng.integers(101, 211, (B, 3, 2)), rng.integers(0, 2, (B, 3, 1))], -1)
+    return [rng.normal(size=(B, 2, 9, 4)), rng.normal(size=(B, 1, 4, 4)), boxes * 1.]
+
+
 def sigreg(z, directions):
     values = []
     for v in range(z.shape[1]):
@@ -284,6 +322,9 @@ CASES = [
          lambda rng: [rng.normal(size=(B, 3, 3)) + rng.normal(size=(B, 1, 3)), rng.permutation(B) * 1.]),
     Case("visreg", lambda z, a: sum(redundancy.visreg(z, jax.lax.stop_gradient(a)).values()), visreg, normal((B, 2, 5), (5, 3)),
          held=lambda z, a: {"deviations": z.std(0)}),
+    Case("invariance, 2 whole of 3 views", lambda z: redundancy.invariance(z, 2),
+         lambda z: np.mean([np.mean((z[:, v] - z[:, w]) ** 2) for v in range(2) for w in range(3) if v != w]), normal((B, 3, 4))),
+    Case("vicregl", jax_vicregl, vicregl, boxed, learned=(0, 1)),
     Case("queue_nce", lambda q, k, ids: dictionary.queue_nce(q, k, jnp.float32(KEYS), ids=ids.astype(int), queue_ids=jnp.asarray(QUEUED), temperature=.2)[0],
          lambda q, k, ids: nce(q, k, lambda b, v: KEYS[QUEUED != ids[b]], .2), lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
     Case("batch_nce", lambda q, k: dictionary.batch_nce(q, k, temperature=.2)[0], lambda q, k: nce(q, k, lambda b, v: np.delete(k[:, v], b, 0), .2), normal((B, 2, 6), (B, 2, 6))),

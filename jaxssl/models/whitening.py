@@ -36,10 +36,10 @@ class IterNorm(nn.Module):
             centred = grouped - center[:, None]
             covariance = jnp.einsum("gnci,gncj->gcij", centred, centred, precision=exact) / centred.shape[1] + self.eps * jnp.eye(each)
             trace = jnp.trace(covariance, axis1=-2, axis2=-1)[..., None, None]
-            turn = jnp.broadcast_to(jnp.eye(each), covariance.shape)
-            for _ in range(self.iterations):
-                cubed = jnp.matmul(jnp.matmul(turn, turn, precision=exact), turn, precision=exact)
-                turn = 1.5 * turn - 0.5 * jnp.matmul(cubed, covariance / trace, precision=exact)
+            root, turn = covariance / trace, jnp.broadcast_to(jnp.eye(each), covariance.shape)
+            for _ in range(self.iterations):                                    # root → (Σ/trace)^½ beside it: P³ Σ computed from P alone drifts away after ten steps
+                step = 1.5 * jnp.eye(each) - 0.5 * jnp.matmul(turn, root, precision=exact)
+                root, turn = jnp.matmul(root, step, precision=exact), jnp.matmul(step, turn, precision=exact)
             turn = turn * jax.lax.rsqrt(trace)
             if not self.is_initializing():
                 running_center.value = decay(running_center.value, center.mean(0), self.momentum)

@@ -1,0 +1,178 @@
+"""The redundancy and distribution family beside its loops (test_losses.py): goldens of lightly and solo-learn, values at the normal and at collapse, whitening, matches."""
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxssl.errors import UserError
+from jaxssl.losses import matching, redundancy, spectral
+from jaxssl.methods import vibcreg, wmse
+from jaxssl.models import Net
+from jaxssl.models.whitening import IterNorm
+
+
+@functools.cache
+def goldens():
+    """tests/goldens/make_redundancy.py made them; float32 but for the flips."""
+    with np.load(Path(__file__).parent / "goldens" / "redundancy.npz", allow_pickle=False) as file:
+        return {name: jnp.asarray(file[name], None if file[name].dtype == bool else jnp.float32) for name in file.files}
+
+
+def vicregl(g, maps):
+    boxes = [dict(zip(("top", "left", "height", "width"), g["boxes"][:, v].T)) for v in range(3)]
+    return matching.vicregl([maps[:, 0], maps[:, 1], g["crop"][:, 0]], boxes, list(g["flips"].T), 2, matches=(3, 3, 3), sim=25., std=25., cov=1.)
+
+
+def iternorm(x):
+    norm = IterNorm(2)
+    return norm.apply(norm.init(jax.random.key(0), x, train=True), x, train=True, mutable=["batch_stats"])[0]
+
+
+# name → ours, from the file's arrays and the one that is differentiated; that array
+GRADED = {
+    "tico": (lambda g, p: redundancy.tico(p, g["z"], g["covariance"], contrast=8., decay=.9)[0], "p"),
+    "mmcr": (lambda g, p: spectral.mmcr(p, g["z"])[0], "p"),
+    "mmcr_weighed": (lambda g, p: spectral.mmcr(p, weight=.3)[0], "p"),
+    "wmse": (lambda g, p: spectral.wmse(p, jnp.zeros(24, int), size=24), "p"),
+    "visreg_center": (lambda g, p: redundancy.visreg(p, g["directions"])["center"], "p"),
+    "visreg_scale": (lambda g, p: redundancy.visreg(p, g["directions"])["scale"], "p"),
+    "visreg_shape": (lambda g, p: redundancy.visreg(p, g["directions"])["shape"], "p"),
+    # solo-learn adds the variances of both views.
+    "vibcreg": (lambda g, p: 25 * redundancy.invariance(p) + 50 * redundancy.variance(p) + 200 * redundancy.correlation(p), "p"),
+    "iternorm_square": (lambda g, w: (iternorm(w) * jnp.sin(jnp.arange(24 * 8.)).reshape(24, 8)).sum(), "wide"),
+    "vicregl": (vicregl, "maps"),
+}
+
+
+@pytest.mark.parametrize("name", GRADED)
+def test_golden(name):
+    g = goldens()
+    ours, predicted = GRADED[name]
+    value, grad = jax.jit(jax.value_and_grad(lambda x: ours(g, x)))(g[predicted])
+    np.testing.assert_allclose(value, g[name], rtol=1e-5)
+    np.testing.assert_allclose(grad, g[f"grad_{name}"], rtol=0, atol=1e-5 * np.abs(g[f"grad_{name}"]).max())
+
+
+def test_goldens_of_states_and_all_are_compared():
+    g = goldens()
+    np.testing.assert_allclose(redundancy.tico(g["p"], g["z"], g["covariance"], contrast=8., decay=.9)[1], g["tico_covariance"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(iternorm(g["wide"]), g["iternorm"], rtol=0, atol=1e-5 * np.abs(g["iternorm"]).max())
+    made = {"p", "z", "covariance", "directions", "maps", "crop", "boxes", "flips", "wide", "tico_covariance", "iternorm"}
+    assert set(g) == made | set(GRADED) | {f"grad_{name}" for name in GRADED}
+
+
+# -- at the normal, and where everything is equal -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("images, width", [(512, 64), (1024, 16)])
+def test_values_of_a_normal_and_of_collapse(images, width):
+    """SIGReg: 1.05 whatever batch and width, .402 and .152 of the batch for points and for half the deviation. VISReg: about 0, and 1 each in scale and shape."""
+    z = jax.random.normal(jax.random.key(0), (images, 8, width))        # 8 draws, as views
+    directions = jax.random.normal(jax.random.key(1), (width, 32))
+    floor, collapsed, half = (float(redundancy.sigreg(x, directions)) for x in (z, 0 * z, z / 2))
+    assert floor == pytest.approx(redundancy.FLOOR, rel=.1) and redundancy.FLOOR == pytest.approx(1.052, abs=1e-3)
+    assert collapsed == pytest.approx(.402 * images, rel=2e-3) and half == pytest.approx(.152 * images, rel=.03)
+    ours, points = redundancy.visreg(z, directions), redundancy.visreg(0 * z + 3., directions)
+    assert all(float(value) < 4 / images**.5 / 10 for value in ours.values())
+    assert points["scale"] == pytest.approx(1, rel=1e-5) and points["center"] == pytest.approx(9, rel=1e-5) and .97 < points["shape"] <= 1
+
+
+def test_visreg_has_a_gradient_where_sigreg_has_none():
+    """Points a thousandth apart: VISReg pulls each dimension's deviation up as hard as at half of it, SIGReg two thousandths of that."""
+    z = jax.random.normal(jax.random.key(0), (256, 2, 16))
+    directions = jax.random.normal(jax.random.key(1), (16, 64))
+    slope = {name: [float(jnp.linalg.norm(jax.grad(loss)(scale * z))) for scale in (.5, 1e-3)] for name, loss in
+             {"sigreg": lambda z: redundancy.sigreg(z, directions), "scale": lambda z: redundancy.visreg(z, directions)["scale"]}.items()}
+    assert slope["scale"][1] > slope["scale"][0] and slope["sigreg"][1] < 1e-2 * slope["sigreg"][0]
+    grads = jax.grad(lambda z: sum(redundancy.visreg(z, directions).values()))(0 * z)
+    assert jnp.isfinite(grads).all()
+
+
+def test_capacity_of_extremes():
+    """Orthogonal centroids fill everything, equal ones one direction; views that disagree shorten the means."""
+    eye = jnp.eye(8)[:, None].repeat(2, 1)
+    assert spectral.mmcr(eye)[1] == pytest.approx(1) and spectral.mmcr(eye)[0] == pytest.approx(-8)
+    assert spectral.mmcr(jnp.ones((8, 2, 8)))[1] == pytest.approx(8 ** -.5)
+    assert spectral.mmcr(jnp.concatenate([eye, -eye], 1))[1] == pytest.approx(0, abs=1e-6)
+
+
+# -- the nuclear norm -----------------------------------------------------------------------------------------------------------------------------------------
+
+def test_nuclear_norm_keeps_small_singular_values():
+    """Singular values over five orders of magnitude: exact to rounding of the largest, where roots of the Gram matrix's eigenvalues miss the small ones."""
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=shape))[0] for shape in ((64, 8), (8, 8)))
+    s = np.array([1., .5, .1, 3e-2, 1e-2, 1e-3, 1e-4, 1e-5])
+    x = np.float32(u * s @ v)
+    value, grad = jax.jit(jax.value_and_grad(spectral.nuclear_norm))(x)
+    assert value == pytest.approx(s.sum(), rel=1e-6)
+    big = s > 1e-3
+    np.testing.assert_allclose(u[:, big].T @ grad @ v.T[:, big], np.eye(big.sum()), atol=2e-3)
+
+
+def test_nuclear_norm_of_low_rank_has_the_smallest_subgradient():
+    """Of rank 1, and 0: finite, along what is there alone, and the same when rows change places."""
+    row = np.random.default_rng(0).normal(size=(1, 6)).astype(np.float32)
+    x = np.repeat(row, 12, 0) * np.arange(1, 13, dtype=np.float32)[:, None]
+    grad = jax.jit(jax.grad(spectral.nuclear_norm))(x)
+    np.testing.assert_allclose(grad, x / np.linalg.norm(x), atol=1e-6)
+    assert not jax.grad(spectral.nuclear_norm)(jnp.zeros((5, 3))).any()
+
+
+# -- whitening ------------------------------------------------------------------------------------------------------------------------------------------------
+
+def test_whitened_groups_have_the_identity_and_are_by_image():
+    """Each group of each view by itself, whatever order the images come in; and what happens in one group leaves the others alone."""
+    rng = np.random.default_rng(0)
+    z, group = np.float32(rng.normal(size=(32, 2, 5)) @ rng.normal(size=(5, 5))), rng.permutation(32) // 16
+    y = jax.jit(functools.partial(spectral.whiten, groups=2))(z, group)
+    for g in range(2):
+        for v in range(2):
+            np.testing.assert_allclose(np.cov(y[group == g, v].T), np.eye(5), atol=1e-4)
+            assert np.abs(y[group == g, v].mean(0)).max() < 1e-5
+    other = np.where((group == 0)[:, None, None], z**2, z)
+    np.testing.assert_allclose(spectral.whiten(other, group, groups=2)[group == 1], y[group == 1], atol=1e-4)
+    both = jax.grad(lambda z: spectral.wmse(z, group, size=16))(z)
+    assert (np.abs(both).max((0, 2)) > 1e-4).all()                                  # neither view is a target
+
+
+@pytest.mark.parametrize("keys, words", [(dict(subbatch=96), "does not divide the batch"), (dict(subbatch=64), "more than method.dim=64"),
+                                         (dict(shrink=1.), "method.shrink is 1.0")])
+def test_sub_batches_that_cannot_be_are_refused(keys, words):
+    with pytest.raises(UserError, match=words):
+        wmse.make(**{"encoder": None, "net": Net, "batch_size": 256, **keys})
+
+
+def test_groups_of_channels_that_do_not_divide_are_refused():
+    with pytest.raises(UserError, match="method.groups is 7; it must be 0 or a divisor of method.dim=128"):
+        vibcreg.make(encoder=None, net=Net, groups=7, dim=128)
+
+
+def test_iternorm_whitens_and_its_ghost_groups_are_their_own():
+    """Many steps reach the whole inverse root; ghost groups are what each would give alone; running values are used outside of training."""
+    x = jax.random.normal(jax.random.key(0), (64, 8)) @ jax.random.normal(jax.random.key(1), (8, 8)) + 5
+    norm, ghost = IterNorm(2, iterations=30, momentum=0.), IterNorm(2, bn_groups=2)
+    state = norm.init(jax.random.key(0), x, train=True)
+    y, new = norm.apply(state, x, train=True, mutable=["batch_stats"])
+    for part in (slice(0, 4), slice(4, 8)):
+        np.testing.assert_allclose(np.cov(y[:, part].T, bias=True), np.eye(4), atol=1e-3)
+    np.testing.assert_allclose(norm.apply({**state, **new}, x, train=False), y, atol=1e-4)
+    parts = [IterNorm(2).apply(state, x[i::2], train=True, mutable=["batch_stats"])[0] for i in range(2)]
+    np.testing.assert_allclose(ghost.apply(state, x, train=True, mutable=["batch_stats"])[0], np.stack(parts, 1).reshape(64, 8), atol=1e-5)
+
+
+# -- matches --------------------------------------------------------------------------------------------------------------------------------------------------
+
+def test_places_of_a_view_that_covers_another():
+    """A view of the left half, mirrored, beside one of the whole: its places lie on the whole's left columns, the other way round."""
+    def box(*sides):
+        return dict(zip(("top", "left", "height", "width"), (jnp.array([x]) for x in sides)))
+    whole = matching.places(box(0, 0, 16, 16), jnp.array([False]), 4) / 8
+    half = matching.places(box(0, 0, 16, 8), jnp.array([True]), 2) / 4
+    np.testing.assert_array_equal(whole[0, :5], [[2, 2], [2, 6], [2, 10], [2, 14], [6, 2]])
+    np.testing.assert_array_equal(half[0], [[4, 6], [4, 2], [12, 6], [12, 2]])
+    names = jnp.arange(4.)[None, :, None], jnp.arange(16.)[None, :, None]
+    a, b = matching.matched(*names, matching.apart(half, whole), 2)
+    assert a.tolist() == [[[0.], [1.]]] and b.tolist() == [[[1.], [0.]]]            # equally near below: the first counts
