@@ -114,6 +114,13 @@ def tico(p, z, covariance, *, contrast, decay):
     return cosine_regression(p, z) / 2 + contrast * spread, average
 
 
+def directions_used(z):
+    """How many directions embeddings [..., K] lie along: 1 / sum(λ²) of the eigenvalues λ of mean(u uᵀ), u of unit length; 1 for a line, K for a ball; no gradient."""
+    u = jax.lax.stop_gradient(normalised(z).reshape(-1, z.shape[-1]))
+    gram = _product(u, u) if len(u) > u.shape[-1] else _product(u.T, u.T)
+    return len(u) ** 2 / jnp.square(gram).sum()
+
+
 def barlow_twins(z, *, redundancy):
     """The cross-correlation of two views should be the identity (Barlow Twins, eq. 1); mean over pairs of views.
 

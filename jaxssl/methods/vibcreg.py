@@ -31,6 +31,7 @@ def make(*, encoder, net, sim=25.0, std=50.0, cov=200.0, groups=64, hidden=2048,
         h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                                # [B, V, D], [B, V, K]
         terms = {"invariance": redundancy.invariance(z), "variance": redundancy.variance(z), "correlation": redundancy.correlation(z)}
         value = sim * terms["invariance"] + std * terms["variance"] + cov * terms["correlation"]
-        return value, ({**aux, "batch_stats": stats}, terms, {"features": h, "embeddings": z})
+        metrics = {**terms, "off_diagonal": (terms["correlation"] / 2 * dim / max(dim - 1, 1)) ** 0.5}      # root mean square of the correlations
+        return value, ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": z})
 
     return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))

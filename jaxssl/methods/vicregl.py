@@ -55,6 +55,7 @@ def make(*, encoder, net, alpha=0.75, sim=25.0, std=25.0, cov=1.0, matches=20, l
         counts = [matches] * whole + [local_matches] * (len(maps) - whole)
         terms["local"] = matching.vicregl(maps, boxes, flips, whole, matches=counts, sim=sim, std=std, cov=cov)
         value = alpha * (sim * terms["invariance"] + std * terms["variance"] + cov * terms["covariance"]) + (1 - alpha) * terms["local"]
-        return value, ({**aux, "batch_stats": stats}, terms, {"features": h[0], "embeddings": z[:, :whole]})
+        metrics = {**terms, "off_diagonal": (terms["covariance"] / max(dim - 1, 1)) ** 0.5}                  # root mean square of the covariances
+        return value, ({**aux, "batch_stats": stats}, metrics, {"features": h[0], "embeddings": z[:, :whole]})
 
     return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2, drawn=True))

@@ -37,6 +37,7 @@ def make(*, encoder, net, weight=0.9, slices=4096, hidden=2048, dim=256, layers=
         distance = redundancy.distance(z, whole)
         terms = redundancy.visreg(z, jax.random.normal(slice_key, (dim, slices)))
         value = (1 - weight) * distance + weight * (terms["center"] + terms["scale"] + terms["shape"])
-        return value, ({**aux, "batch_stats": stats}, {"distance": distance, **terms}, {"features": h[:, :whole], "embeddings": z[:, :whole]})
+        metrics = {"distance": distance, **{f"visreg_{name}": term for name, term in terms.items()}}
+        return value, ({**aux, "batch_stats": stats}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 
     return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))
