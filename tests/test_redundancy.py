@@ -1,5 +1,6 @@
 """The redundancy and distribution family beside its loops (test_losses.py): goldens of lightly and solo-learn, values at the normal and at collapse, whitening, matches."""
 import functools
+import importlib
 from pathlib import Path
 
 import jax
@@ -9,9 +10,13 @@ import pytest
 
 from jaxssl.errors import UserError
 from jaxssl.losses import matching, redundancy, spectral
-from jaxssl.methods import vibcreg, wmse
+from jaxssl.methods import base, vibcreg, wmse
 from jaxssl.models import Net
 from jaxssl.models.whitening import IterNorm
+from jaxssl.parallel import mesh
+from jaxssl.training import job as jobs
+from tests.test_methods import Average
+from tests.tiny import config_of
 
 
 @functools.cache
@@ -161,6 +166,45 @@ def test_iternorm_whitens_and_its_ghost_groups_are_their_own():
     np.testing.assert_allclose(norm.apply({**state, **new}, x, train=False), y, atol=1e-4)
     parts = [IterNorm(2).apply(state, x[i::2], train=True, mutable=["batch_stats"])[0] for i in range(2)]
     np.testing.assert_allclose(ghost.apply(state, x, train=True, mutable=["batch_stats"])[0], np.stack(parts, 1).reshape(64, 8), atol=1e-5)
+
+
+# -- methods --------------------------------------------------------------------------------------------------------------------------------------------------
+
+def test_what_was_drawn_is_handed_to_those_that_ask():
+    """Boxes and flips of whole and local views, one a view, under the names of `augment.make`; nothing for a method that does not ask."""
+    for name, asks in (("vicregl", True), ("vicreg", False)):
+        config = config_of(name, **{"local.views": "2", "local.size": "8", "local.mean": "(.5, .5, .5)", "local.std": "(.25, .25, .25)"})
+        job = jobs.prepare(config, mesh.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True))
+        assert job.method.needs.drawn == asks and {"view_params", "local_params"} & set(job.seen) == ({"view_params", "local_params"} if asks else set())
+        if asks:
+            assert {side: x.shape for side, x in job.seen["local_params"]["crop"].items()} == dict.fromkeys(("top", "left", "height", "width"), (16, 2))
+
+
+def seen_by(name, key=1, **keys):
+    """The loss, and the embeddings that are seen, of a method on random views through the encoder of test_methods.py, with a key."""
+    batch = {"views": jax.random.normal(jax.random.key(0), (16, 2, 4, 4, 3)), "id": jnp.arange(16), "label": jnp.zeros(16, int)}
+    context = dict(encoder=Net(Average()), net=Net, mesh=None, batch_size=16, views=2, local=0, classes=0, examples=160, total=10, duration=None)
+    method = base.build(importlib.import_module(f"jaxssl.methods.{name}").make, keys, context)
+    value, (_, _, seen) = jax.jit(lambda key: method.loss(*method.init(jax.random.key(0), batch), batch, key, jnp.int32(0)))(jax.random.key(key))
+    return float(value), seen["embeddings"]
+
+
+def test_methods_put_their_terms_together():
+    """Each loss from the embeddings that it compared; what W-MSE draws comes from the step's key alone, and its draws are averaged."""
+    value, z = seen_by("vibcreg", sim=2., std=3., cov=5., groups=2, hidden=8, dim=4)
+    assert value == pytest.approx(float(2 * redundancy.invariance(z) + 3 * redundancy.variance(z) + 5 * redundancy.correlation(z)), rel=1e-5)
+    value, z = seen_by("visreg", weight=.6, slices=16, hidden=8, dim=4)
+    terms = redundancy.visreg(z, jax.random.normal(jax.random.split(jax.random.key(1))[1], (4, 16)))
+    assert value == pytest.approx(float(.4 * redundancy.distance(z, 2) + .6 * sum(terms.values())), rel=1e-5)
+    value, z = seen_by("mmcr", weight=.5, teacher=False, hidden=8, dim=4)
+    assert value == pytest.approx(float(spectral.mmcr(z, weight=.5)[0]), rel=1e-5)
+    value, z = seen_by("mmcr", hidden=8, dim=4)                         # a copy that is still the network itself
+    assert value == pytest.approx(float(spectral.mmcr(z, z)[0]), rel=1e-5)
+    drawn = dict(subbatch=8, draws=2, hidden=8, dim=3)
+    value, z = seen_by("wmse", **drawn)
+    groups = [jax.random.permutation(key, 16) // 8 for key in jax.random.split(jax.random.split(jax.random.key(1))[1], 2)]
+    assert value == pytest.approx(float(np.mean([spectral.wmse(z, group, size=8) for group in groups])), rel=1e-4)
+    assert seen_by("wmse", **drawn)[0] == value != seen_by("wmse", key=2, **drawn)[0]
 
 
 # -- matches --------------------------------------------------------------------------------------------------------------------------------------------------

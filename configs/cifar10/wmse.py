@@ -13,7 +13,7 @@ VARIANTS = ("laptop",)
 
 def get_config(variant=""):
     c = ConfigDict(dict(
-        batch_size=256, total="1000_epochs", warmup="0_steps", log_every=50, eval_every="50_epochs", checkpoint_every="50_epochs", precision="bf16",
+        batch_size=256, total="1000_epochs", warmup="500_steps", log_every=50, eval_every="50_epochs", checkpoint_every="50_epochs", precision="bf16",
         data=dict(source="zip", path="", test_path="", canvas=32, examples=50000, classes=10),
         augment=dict(size=32, views=4, crop_scale=(0.2, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.1, blur=0.0,
                      mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)),

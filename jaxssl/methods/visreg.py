@@ -2,7 +2,7 @@
 
 LeJEPA's two terms with another second one, whose gradient does not vanish where all embeddings are equal: centre, scale and shape stand apart (section 3).
 Written from the paper; the projector has GELU, as the paper's.
-Differs: quantiles and deviations are of the whole batch, where the paper's are of each device with directions of its own.
+Quantiles and deviations are of the whole batch on any number of devices (lightly's, by default, are of each device with directions of its own).
 
 Expected: ViT-B/16, ImageNet, batch 512, 400 epochs of 4 + 6 crops: 75.7 % linear (paper).
 """

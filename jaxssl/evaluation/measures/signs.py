@@ -15,26 +15,26 @@ class Sign(NamedTuple):
 COLLAPSED = 0.382                                                 # SIGReg over its floor where all embeddings are equal, times the batch
 
 SIGNS = {
-    # self-distillation with a predictor: SimSiam, figure 2; Tian et al. 2021 (arXiv 2102.06810), sections 3 and 4
+    # self-distillation with a predictor: SimSiam (arXiv 2011.10566), figure 2; Tian et al. 2021 (arXiv 2102.06810)
     "target_std": Sign(lambda x, dim, batch: not x >= 0.2, "the targets are collapsing: spread {:.2g}, 1 is healthy",
                        "slow the copy down (method.tau nearer to 1), let the predictor learn faster than what is below it, and keep batch norm in the projector"),
     "predictor_rank": Sign(lambda x, dim, batch: not x >= 1.3, "the predictions lie along {:.2g} directions",
                            "let the predictor keep up (a rate that does not fall, a wider hidden layer), and keep the weight decay, which it needs"),
-    # prototypes: DINO, section 5.3 and appendix D; SwAV, appendix
+    # prototypes: DINO (arXiv 2104.14294), section 5.3; SwAV (arXiv 2006.09882)
     "target_information": Sign(lambda x, dim, batch: not x >= 0.05, "the targets say {:.2g} nats of which image is meant: all images have the same",
-                               "where teacher_entropy is near its largest, the log of method.prototypes, sharpen (a lower teacher_temp or epsilon, batch norm in the head); where it "
-                               "is near 0, one prototype wins everywhere: center, or assign equally (iterations), warm the temperature up, lower the rate"),
+                               "where teacher_entropy is near the log of method.prototypes, its largest, sharpen (lower teacher_temp or epsilon, norm the head); where it is "
+                               "near 0, one prototype wins everywhere: center, or assign equally, warm the temperature up, lower the rate"),
     "student_information": Sign(lambda x, dim, batch: not x >= 0.01, "the student says {:.2g} nats of which image it sees",
                                 f"{REMEDY}, freeze the prototypes at first, clip gradients"),
     "center_share": Sign(lambda x, dim, batch: not x <= 0.95, "the center carries {:.2g} of the teacher's logits: images hardly differ",
                          f"{REMEDY}, and give the head batch norm or a wider bottleneck, or the encoder a longer warm-up"),
-    # redundancy: Barlow Twins, figure 4 and table 4; VICReg, section 4 and table 7
+    # redundancy: Barlow Twins (arXiv 2103.03230), VICReg (arXiv 2105.04906), TiCo (arXiv 2206.10698)
     "off_diagonal": Sign(lambda x, dim, batch: not x <= max(0.5, 2 / batch**0.5), "dimensions repeat each other: their correlations have a root mean square of {:.2g}",
                          "raise the weight of redundancy or covariance, or widen the projector's output"),
     "variance": Sign(lambda x, dim, batch: not x <= 0.9, "embeddings shrink to a point: the variance term is {:.2g} of at most .99",
                      "raise method.std, or lower method.sim"),
     "covariance_rank": Sign(lambda x, dim, batch: not x >= 1.3, "the average covariance has {:.2g} directions", "raise method.contrast"),
-    # distribution: LeJEPA, section 4; VISReg, section 3
+    # distribution: LeJEPA (arXiv 2511.08544), section 4; VISReg (arXiv 2606.02572), section 3; MMCR (arXiv 2303.03307)
     "sigreg_over_floor": Sign(lambda x, dim, batch: not x <= 0.5 * COLLAPSED * batch, "SIGReg is {:.3g} times its floor, and its gradient vanishes where embeddings are equal",
                               "raise method.weight (weight · batch is what counts), lower the learning rate, or take visreg, whose gradient does not vanish"),
     "visreg_scale": Sign(lambda x, dim, batch: not x <= 0.8, "deviations are far from 1: the scale term is {:.2g}, 1 where all embeddings are equal",
