@@ -109,6 +109,13 @@ def encoded(encoder: Net, params: dict, stats: dict, crops: list[jax.Array], key
     return jnp.concatenate(h, 1), stats
 
 
+def crops_projected(encoder: Net, projector: Net, params: dict, stats: dict, batch: dict, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, dict]:
+    """`projected` of all crops of a batch, the whole views first; the projector norms all sizes together."""
+    h, stats = encoded(encoder, params, stats, all_crops(batch), key)
+    z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)
+    return h, z, stats
+
+
 def embedding(encoder: Net) -> Callable:
     """The `embed` of a method whose encoder lies under "encoder": test-time features, running statistics."""
     return lambda params, aux, images: encoder(params["encoder"], aux["batch_stats"]["encoder"], images, train=False)[0]

@@ -9,7 +9,7 @@ Expected: ViT-B/16, ImageNet, batch 512, 400 epochs of 4 + 6 crops: 75.7 % linea
 import jax
 
 from jaxssl.losses import redundancy
-from jaxssl.methods.base import Method, Needs, all_crops, begin, check_range, embedding, encoded, unchanged
+from jaxssl.methods.base import Method, Needs, begin, check_range, crops_projected, embedding, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -31,8 +31,7 @@ def make(*, encoder, net, weight=0.9, slices=4096, hidden=2048, dim=256, layers=
 
     def loss(params, aux, batch, key, step):
         drop_key, slice_key = jax.random.split(key)
-        h, stats = encoded(encoder, params, aux["batch_stats"], all_crops(batch), drop_key)         # [B, V, D]
-        z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)      # [B, V, K]
+        h, z, stats = crops_projected(encoder, projector, params, aux["batch_stats"], batch, drop_key)  # [B, V, D], [B, V, K]
         whole = batch["views"].shape[1]
         distance = redundancy.distance(z, whole)
         terms = redundancy.visreg(z, jax.random.normal(slice_key, (dim, slices)))

@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+from make_losses import lightly
 
 
 def inputs():
@@ -38,19 +39,6 @@ def solo(folder):
     return found[1:]
 
 
-def lightly():
-    """Imports lightly's losses; where torchvision's compiled operators do not fit the installed torch, declares those its import asks for."""
-    import torch
-    kept = lightly.kept = torch.library.Library("torchvision", "FRAGMENT")      # torch forgets the declarations with the object
-    for name in ("nms", "qnms"):
-        try:
-            import torchvision  # noqa: F401
-        except RuntimeError:
-            kept.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from lightly.loss import mmcr_loss, tico_loss, vicregl_loss, visreg_loss, wmse_loss
-    return torch, mmcr_loss, tico_loss, vicregl_loss, visreg_loss, wmse_loss
-
-
 def grid(boxes, flips, side, torch):
     """Centres of the places of a view, [B, side, side, 2]: numpy's own, place by place."""
     out = np.zeros((len(boxes), side, side, 2))
@@ -63,7 +51,8 @@ def grid(boxes, flips, side, torch):
 
 def reference(folder):
     """name -> float64 array: the values, and `grad_…`, the gradient of a loss with respect to its predictions."""
-    torch, mmcr_loss, tico_loss, vicregl_loss, visreg_loss, wmse_loss = lightly()
+    torch = lightly()[0]
+    from lightly.loss import mmcr_loss, tico_loss, vicregl_loss, visreg_loss, wmse_loss
     torch.set_default_dtype(torch.float64)
     vibcreg, whitening = solo(folder)
     x = {name: torch.from_numpy(array) for name, array in inputs().items()}
