@@ -180,6 +180,12 @@ def test_what_was_drawn_is_handed_to_those_that_ask():
             assert {side: x.shape for side, x in job.seen["local_params"]["crop"].items()} == dict.fromkeys(("top", "left", "height", "width"), (16, 2))
 
 
+def test_a_map_of_one_place_is_refused():
+    config = config_of("vicregl", **{"model.stem": "imagenet"})
+    with pytest.raises(UserError, match="one place, and vicregl compares places: choose a larger augment.size, or model.stem=cifar"):
+        jobs.prepare(config, mesh.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)).embedding()
+
+
 def seen_by(name, key=1, **keys):
     """The loss, and the embeddings that are seen, of a method on random views through the encoder of test_methods.py, with a key."""
     batch = {"views": jax.random.normal(jax.random.key(0), (16, 2, 4, 4, 3)), "id": jnp.arange(16), "label": jnp.zeros(16, int)}

@@ -182,7 +182,7 @@ def visreg(z, directions):
                 shape += mean((sorted(y @ a)[i] - quantile((i + 1) / (B + 1)))² over i) / number of directions
         each /= V
 
-    The images of the whole batch are sorted together; quantile: the standard normal's.
+    The images of the whole batch are sorted together; where they lie on several devices, XLA deals the directions to them for it. quantile: the standard normal's.
     Args: directions: [K, M], any length, not 0; new ones every step.
     Returns: {"center", "scale", "shape"}: scalars f32, at least 0. Where all images are equal, scale is 1 and shape the mean square of the quantiles, just below 1.
     Raises: as `variance`.

@@ -9,8 +9,8 @@ whose loss gives one of the two views no gradient.
 """
 import jax
 
-from jaxssl.losses.spectral import wmse
 from jaxssl.errors import UserError
+from jaxssl.losses.spectral import wmse
 from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
