@@ -148,3 +148,9 @@ def check_range(**values: tuple[float, str, bool]) -> None:
     faults = [f"method.{key} is {value}; it must be {words}" for key, (value, words, good) in values.items() if not good]
     if faults:
         raise UserError("; ".join(faults))
+
+
+def check_queue(queue: int, added: int) -> None:
+    """Raises: UserError for a queue that steps of `added` rows do not fill to the last one."""
+    if queue < 1 or queue % added:
+        raise UserError(f"method.queue is {queue}; a step adds {added} keys, so choose a multiple of that, as {max(round(queue / added), 1) * added}")
