@@ -12,7 +12,7 @@ VARIANTS = ("clean", "laptop")
 
 def get_config(variant=""):
     c = ConfigDict(dict(
-        batch_size=128, total=700, warmup="5_percent", log_every=50, eval_every="25_percent", checkpoint_every="25_percent", precision="f32",
+        batch_size=128, total=1400, warmup="5_percent", log_every=50, eval_every="25_percent", checkpoint_every="25_percent", precision="f32",
         data=dict(source="digits", variant="cluttered", canvas=32),
         augment=dict(size=32, views=1, crop_scale=(0.5, 1.0), flip=0.0, jitter=0.8, brightness=0.6, contrast=0.6, saturation=0.0, hue=0.0, gray=0.0, blur=0.0, invert=0.5,
                      mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
