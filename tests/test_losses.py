@@ -186,6 +186,10 @@ def anchored(z, of):
     return np.mean([np.mean([of(z[i] @ z[p], z[image != image[i]] @ z[i]) for p in range(len(z)) if p != i and image[p] == image[i]]) for i in range(len(z))])
 
 
+def decoupled(z, T):
+    return anchored(z, lambda p, n: np.log(np.exp(n / T).sum()) - p / T)
+
+
 def dclw(z, T, sigma):
     def alike(b, v, w):
         return np.exp(cosine(z[b, v], z[b, w]) / sigma)
@@ -281,19 +285,22 @@ def with_ids(rng):
 
 
 CONTRASTIVE = [
-    Case("dcl", functools.partial(contrastive.dcl, temperature=.2), lambda z: anchored(z, lambda p, n: np.log(np.exp(n / .2).sum()) - p / .2), normal((B, 2, 8))),
+    Case("dcl", functools.partial(contrastive.dcl, temperature=.2), lambda z: decoupled(z, .2), normal((B, 2, 8))),
     # Its weights have no gradient, so that it is not the slope of the loop; the golden has both.
     Case("dclw, 3 views", lambda z: contrastive.dcl(jax.lax.stop_gradient(z), temperature=.2, sigma=.5), lambda z: dclw(z, .2, .5), normal((B, 3, 8)), ()),
-    Case("dcl, 3 views in tiles", functools.partial(contrastive.dcl, temperature=.1, block=7), lambda z: anchored(z, lambda p, n: np.log(np.exp(n / .1).sum()) - p / .1), normal((B, 3, 8))),
-    Case("sup_con", lambda z, y: contrastive.sup_con(z, y.astype(int), classes=6, temperature=.2), lambda z, y: sup_con(z, y, .2), lambda rng: [rng.normal(size=(B, 2, 6)), LABELS * 1.]),
+    Case("dcl, 3 views in tiles", functools.partial(contrastive.dcl, temperature=.1, block=7), lambda z: decoupled(z, .1), normal((B, 3, 8))),
+    Case("sup_con", lambda z, y: contrastive.sup_con(z, y.astype(int), classes=6, temperature=.2), lambda z, y: sup_con(z, y, .2),
+         lambda rng: [rng.normal(size=(B, 2, 6)), LABELS * 1.]),
     Case("sup_con, 3 views in tiles", lambda z, y: contrastive.sup_con(z, y.astype(int), classes=6, temperature=.1, block=7), lambda z, y: sup_con(z, y, .1),
          lambda rng: [rng.normal(size=(B, 3, 6)), LABELS * 1.]),
     *map(family, FAMILY),
-    Case("nearest", queued(lambda *x, **how: dictionary.nearest(*x, count=2, **how)[0]), lambda z, ids: neighbours(z, ids, 2), lambda rng: [rng.normal(size=(B, 2, 6)), np.arange(B) * 1.], ()),
+    Case("nearest", queued(lambda *x, **how: dictionary.nearest(*x, count=2, **how)[0]), lambda z, ids: neighbours(z, ids, 2),
+         lambda rng: [rng.normal(size=(B, 2, 6)), np.arange(B) * 1.], ()),
     Case("neighbour_nce", lambda p, n: dictionary.neighbour_nce(n, p, temperature=.2)[0],
          lambda p, n: np.mean([-log_softmax(np.array([cosine(n[b, v], p[c, v]) for c in range(B)]) / .2)[b] for b, v in np.ndindex(B, 2)]), normal((B, 2, 6), (B, 2, 6))),
     Case("mean_shift", dictionary.mean_shift, mean_shift, normal((B, 2, 6), (B, 2, 6), (B, 2, 3, 6))),
-    Case("mean_shift, no neighbours", lambda q, t: dictionary.mean_shift(q, t, t[:, :, None][:, :, :0]), lambda q, t: mean_shift(q, t, q[:, :, None][:, :, :0]), normal((B, 1, 6), (B, 1, 6))),
+    Case("mean_shift, no neighbours", lambda q, t: dictionary.mean_shift(q, t, t[:, :, None][:, :, :0]), lambda q, t: mean_shift(q, t, q[:, :, None][:, :, :0]),
+         normal((B, 1, 6), (B, 1, 6))),
     Case("relational", queued(lambda *x, **how: dictionary.relational(*x, student_temp=.3, teacher_temp=.1, **how)[0]), relational,
          lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
     Case("bank softmax", banked(bank.softmax, examples=17, temperature=.2), lambda q, ids: instance(q, ids, False), with_ids),

@@ -25,8 +25,9 @@ def make(*, encoder, net, examples, temperature=0.07, negatives=4096, momentum=0
       proximal: weight of the squared distance to what was said of the image before, 0 or more.
       hidden, dim, layers: the projector's width, output width and depth.
     """
-    check_range(temperature=(temperature, "above 0", temperature > 0), negatives=(negatives, "0 or more", negatives >= 0), momentum=(momentum, "at least 0 and below 1", 0 <= momentum < 1),
-                proximal=(proximal, "0 or more", proximal >= 0), hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1), layers=(layers, "at least 1", layers >= 1))
+    check_range(temperature=(temperature, "above 0", temperature > 0), negatives=(negatives, "0 or more", negatives >= 0),
+                momentum=(momentum, "at least 0 and below 1", 0 <= momentum < 1), proximal=(proximal, "0 or more", proximal >= 0), hidden=(hidden, "at least 1", hidden >= 1),
+                dim=(dim, "at least 1", dim >= 1), layers=(layers, "at least 1", layers >= 1))
     head = Projector((hidden,) * (layers - 1) + (dim,), last_norm=False, last_bias=True, kernel_init=TORCH)
     projector = net(head)
 
@@ -39,7 +40,7 @@ def make(*, encoder, net, examples, temperature=0.07, negatives=4096, momentum=0
         h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], drop_key)                # [B, V, D], [B, V, K]
         bank, ids = aux["bank"], batch["id"]
         value, log_z = banks.contrast(z, bank, ids=ids, key=draw_key, negatives=negatives, examples=examples, temperature=temperature, log_z=aux["log_z"], step=step)
-        before = normalised(bank[ids])[:, None]                                                                          # [B, 1, K]
+        before = jax.lax.stop_gradient(normalised(bank[ids]))[:, None]                                                                          # [B, 1, K]
         away = jnp.square(normalised(z) - before).sum(-1).mean()
         aux = {**aux, "batch_stats": stats, "bank": banks.renewed(bank, z, ids, momentum), "log_z": log_z}
         return value + proximal * away, (aux, {"moved": jax.lax.stop_gradient(away)}, {"features": h, "embeddings": z})

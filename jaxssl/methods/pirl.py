@@ -29,9 +29,10 @@ def make(*, encoder, net, examples, temperature=0.07, negatives=32000, momentum=
       grid: cells of a puzzle's side. share: of a cell's side that a patch has, in (0, 1].
       hidden, dim, layers: width, output width and depth of the heads of image and patch.
     """
-    check_range(temperature=(temperature, "above 0", temperature > 0), negatives=(negatives, "0 or more", negatives >= 0), momentum=(momentum, "at least 0 and below 1", 0 <= momentum < 1),
-                weight=(weight, "in [0, 1]", 0 <= weight <= 1), grid=(grid, "at least 2", grid >= 2), share=(share, "above 0 and at most 1", 0 < share <= 1),
-                hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1), layers=(layers, "at least 1", layers >= 1))
+    check_range(temperature=(temperature, "above 0", temperature > 0), negatives=(negatives, "0 or more", negatives >= 0),
+                momentum=(momentum, "at least 0 and below 1", 0 <= momentum < 1), weight=(weight, "in [0, 1]", 0 <= weight <= 1), grid=(grid, "at least 2", grid >= 2),
+                share=(share, "above 0 and at most 1", 0 < share <= 1), hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1),
+                layers=(layers, "at least 1", layers >= 1))
     head = Projector((hidden,) * (layers - 1) + (dim,), last_norm=False, last_bias=True, kernel_init=TORCH)
     projector, of_patch, of_puzzle = net(head), net(head), net(Projector((dim,), last_norm=False, last_bias=True, kernel_init=TORCH))
 

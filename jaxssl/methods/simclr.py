@@ -30,13 +30,15 @@ def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2,
       tau: decay of a moving average of the projector, in [0, 1); 0 is none.
     """
     widest = f"at least 1{'' if layers else f' and at most {encoder.features}, the features that there are'}"
-    check_range(temperature=(temperature, "above 0", temperature > 0), hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, widest, 1 <= dim and (layers or dim <= encoder.features)),
-                layers=(layers, "0 or more", layers >= 0), block=(block, "0 or more", block >= 0), sigma=(sigma, "above 0", sigma > 0),
-                objective=(objective, f"one of {', '.join(OBJECTIVES)}", objective in OBJECTIVES), tau=(tau, "at least 0 and below 1", 0 <= tau < 1))
+    check_range(temperature=(temperature, "above 0", temperature > 0), hidden=(hidden, "at least 1", hidden >= 1),
+                dim=(dim, widest, dim >= 1 and (layers > 0 or dim <= encoder.features)), layers=(layers, "0 or more", layers >= 0),
+                block=(block, "0 or more", block >= 0), sigma=(sigma, "above 0", sigma > 0), objective=(objective, f"one of {', '.join(OBJECTIVES)}", objective in OBJECTIVES),
+                tau=(tau, "at least 0 and below 1", 0 <= tau < 1))
     if block and objective not in TILED:
         raise UserError(f"method.block is {block}, but {objective} is not computed in tiles; set method.block=0, or an objective of {', '.join(TILED)}")
     if tau and (objective != "nt_xent" or block or not layers):
-        raise UserError(f"method.tau is {tau}: a slow projector takes objective=nt_xent, block=0 and layers of at least 1, not {objective}, {block} and {layers}; or set method.tau=0")
+        raise UserError(f"method.tau is {tau}: a slow projector takes objective=nt_xent, block=0 and layers of at least 1, not {objective}, {block} and {layers}; "
+                        "or set method.tau=0")
     head, how = Projector((hidden,) * (layers - 1) + (dim,)), dict(temperature=temperature, block=block, mesh=mesh)
     projector, heads = net(head), {"projector": (head, "encoder")} if layers else {}
     compared = (partial(TILED[objective], **how, **({"sigma": sigma} if objective == "dclw" else {})) if objective in TILED
