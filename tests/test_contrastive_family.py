@@ -13,12 +13,14 @@ import pytest
 
 from jaxssl import config as configs, tree
 from jaxssl.augment import jigsaw
+from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError
-from jaxssl.losses import bank, contrastive, dictionary
+from jaxssl.losses import bank, contrastive, dictionary, unified
 from jaxssl.methods import base
 from jaxssl.models import Net
 from jaxssl.parallel import mesh as sharding
 from jaxssl.training import job as jobs
+from jaxssl.workdir import checkpoint
 from tests.test_losses import assert_near
 from tests.test_methods import Average
 from tests.tiny import Tiny, config_of, kinds_of_state
@@ -79,6 +81,23 @@ def test_neighbours_are_lightlys():
 
 def test_every_golden_is_compared():
     assert set(goldens()) == {"z", "p", "queue", "queue_ids", "bank", "labels", "near"} | set(GOLDENS) | {f"grad_{name}" for name in GOLDENS}
+
+
+LABELS = jnp.array([0, 1, -1, 0, 2, 2, -1, 0])
+ON_A_MESH = {
+    "dclw": lambda z, mesh: contrastive.dcl(z, sigma=.5, mesh=mesh), "dcl in tiles": lambda z, mesh: contrastive.dcl(z, block=4, mesh=mesh),
+    "supcon in tiles": lambda z, mesh: contrastive.sup_con(z, LABELS, classes=3, block=4, mesh=mesh),
+    "lifted": lambda z, mesh: unified.phi_psi(z, unified.FAMILY["lifted"](.1, .2), mesh=mesh),
+}
+
+
+@pytest.mark.parametrize("name", ON_A_MESH)
+def test_eight_devices_told_of_the_mesh_equal_one(name):
+    mesh, z = sharding.make_mesh(devices=jax.devices(), fsdp=2), jax.random.normal(jax.random.key(0), (8, 2, 5))
+    (value, grad), (want, slope) = (jax.jit(jax.value_and_grad(functools.partial(ON_A_MESH[name], mesh=m)))(x)
+                                    for m, x in ((mesh, jax.device_put(z, sharding.batch(mesh))), (None, z)))
+    assert_near(value, want)
+    assert_near(grad, slope)
 
 
 # -- what each method keeps and learns from -----------------------------------------------------------------------------------------------------------------
@@ -203,6 +222,19 @@ def test_a_slow_projector_is_the_only_one_that_is_slow():
     assert abs(loss - plain) > 1e-3
 
 
+def test_a_slow_projector_alone_is_not_what_is_given(tmp_path):
+    """A run with `tau` is opened as its student, and says that it has no teacher."""
+    tiny = Tiny(config_of("simclr", **{"method.tau": "0.9"}), devices=1)
+    manager = checkpoint.open_manager(workdir=tmp_path, asynchronous=False)
+    manager.save(1, tiny.state, {})
+    manager.close()
+    (tmp_path / "config.json").write_text(configs.describe(tiny.config))
+    encoder = loading.from_workdir(str(tmp_path))
+    assert encoder.weights == "student" and set(encoder.heads) == {"projector"}
+    with pytest.raises(UserError, match="has no teacher"):
+        loading.from_workdir(str(tmp_path), weights="teacher")
+
+
 @pytest.mark.parametrize("objective", ["dcl", "dclw", "triplet", "soft_triplet", "tuplet", "lifted"])
 def test_simclrs_objectives_differ_and_train(objective):
     loss, *_, grads, _ = stepped("simclr", tau=0., objective=objective)
@@ -241,8 +273,9 @@ def test_a_puzzle_has_a_patch_of_each_cell():
     ("nnclr", "queue", 9, "method.queue is 9; a step adds 4 keys, so choose a multiple of that, as 8"), ("nnclr", "predictor", 0, "method.predictor is 0"),
     ("msf", "topk", 9, "method.topk is 9; it must be at least 1 and at most 8"), ("isd", "teacher_temp", 0., "method.teacher_temp is 0"),
     ("ressl", "student_temp", -1., "method.student_temp is -1"), ("npid", "momentum", 1., "method.momentum is 1.0"), ("pirl", "grid", 1, "method.grid is 1"),
-    ("pirl", "share", 1.5, "method.share is 1.5"), ("supcon", "temperature", 0., "method.temperature is 0"), ("simclr", "objective", "dlc", "method.objective is dlc; it must be one of"),
-    ("simclr", "tau", 1., "method.tau is 1.0"), ("simclr", "block", 4, "a slow projector takes objective=nt_xent, block=0"),
+    ("pirl", "share", 1.5, "method.share is 1.5"), ("supcon", "temperature", 0., "method.temperature is 0"),
+    ("simclr", "objective", "dlc", "method.objective is dlc; it must be one of"), ("simclr", "tau", 1., "method.tau is 1.0"),
+    ("simclr", "block", 4, "a slow projector takes objective=nt_xent, block=0"),
 ])
 def test_nonsense_is_refused(name, key, value, words):
     with pytest.raises(UserError, match=words):
@@ -254,7 +287,7 @@ def test_more_is_refused():
         made("simclr", tau=0., layers=0, dim=6)
     with pytest.raises(UserError, match="method.block is 4, but lifted is not computed in tiles"):
         made("simclr", tau=0., objective="lifted", block=4)
-    with pytest.raises(UserError, match="method.grid: an image of 8 pixels a side cannot be cut into 9 × 9 cells"):
+    with pytest.raises(UserError, match="an image of 8 pixels a side cannot be cut into 9 × 9 cells; change method.grid, method.share or local.size"):
         stepped("pirl", grid=9)
 
 

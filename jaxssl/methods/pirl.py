@@ -38,9 +38,12 @@ def make(*, encoder, net, examples, temperature=0.07, negatives=32000, momentum=
 
     def puzzle(key, batch):
         try:
+            side, patch = jigsaw.side(batch["local"].shape[2], grid, share), getattr(encoder.module, "patch", 1)
+            if side % patch:
+                raise ValueError(f"patches of the puzzle have {side} pixels a side, not a multiple of model.patch={patch}")
             return jigsaw.patches(key, batch["local"], grid=grid, share=share)                                           # [B, L, grid², p, p, C]
         except ValueError as error:
-            raise UserError(f"method.grid: {error}; set a larger local.size or a smaller method.grid") from error
+            raise UserError(f"{error}; change method.grid, method.share or local.size") from error
 
     def init(key, batch):
         views, h = batch["views"][:, 0], jnp.zeros((len(batch["views"]), encoder.features))
