@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 
 from jaxssl.workdir import checkpoint
-from tests.tiny import METHODS, covering, small, spec
+from tests.tiny import METHODS, covering, kinds_of_state, small, spec
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["--config.batch_size=16", "--config.total=40", "--config.warmup=2", "--config.log_every=1", "--config.eval_every=0", "--config.checkpoint_every=5",
          "--config.eval.reference=200", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false", "--config.report=false"]
-# Methods whose runs are stopped, killed and shared by processes: all kinds of state, once; every method with --every.
+# Methods whose runs are stopped, killed and shared by processes: all kinds of places, once; every method with --every.
 STATES = [method if method in covering() else pytest.param(method, marks=pytest.mark.every) for method in METHODS]
 
 
 def config_flags(method):
-    """The config of a tiny `method`."""
-    return ["--config", spec(method)[0], *(f"--config.{key}={value}" for key, value in small(method).items())]
+    """The config of a tiny `method`, with a moving average of the encoder where it keeps no teacher: in slices between steps."""
+    average = {} if any(top == "teacher" for top, _ in kinds_of_state(method)) else {"ema": "0.9"}
+    return ["--config", spec(method)[0], *(f"--config.{key}={value}" for key, value in {**small(method), **average}.items())]
 
 
 @pytest.fixture(scope="module")
