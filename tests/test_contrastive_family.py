@@ -23,7 +23,7 @@ from jaxssl.training import job as jobs
 from jaxssl.workdir import checkpoint
 from tests.test_losses import assert_near
 from tests.test_methods import Average
-from tests.tiny import Tiny, config_of, kinds_of_state
+from tests.tiny import BRIEF, ENCODERS, Tiny, config_of, kinds_of_state, small, spec
 
 T = .2
 
@@ -308,7 +308,23 @@ def test_what_a_method_needs_is_said(name, changes, facts, words):
 def test_labels_are_not_read_where_there_are_none():
     """SupCon without a label is SimCLR's loss."""
     z = jax.random.normal(jax.random.key(0), (8, 2, 5))
-    assert contrastive.sup_con(z, jnp.full(8, -1), classes=3) == pytest.approx(float(contrastive.nt_xent(z)), rel=1e-6)
+    assert jax.jit(lambda z: contrastive.sup_con(z, jnp.full(8, -1), classes=3))(z) == pytest.approx(float(jax.jit(contrastive.nt_xent)(z)), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in KEYS if name != "simclr"])
+def test_on_a_vision_transformer(name):
+    """The loss is traced, from shapes alone; a puzzle's patches are the transformer's, or it is said that they are not."""
+    flags = {**BRIEF, **{key: value for key, value in small(name).items() if not key.startswith("model.")}, **ENCODERS["vit"]}
+    if name == "pirl":
+        with pytest.raises(UserError, match="patches of the puzzle have 3 pixels a side, not a multiple of model.patch=4; change method.grid, method.share"):
+            traced(name, flags)
+        flags |= {"local.size": "16", "method.share": ".5"}
+    assert traced(name, flags) == 64
+
+
+def traced(name, flags):
+    job = jobs.prepare(configs.load(spec(name)[0], flags), sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True))
+    return job.embedding()
 
 
 # -- configs ------------------------------------------------------------------------------------------------------------------------------------------------
