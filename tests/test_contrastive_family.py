@@ -342,6 +342,15 @@ def test_banks_are_rows_and_queues_are_whole():
     assert {m for m in KEYS if ("queue", "whole") in kinds_of_state(m)} == {"nnclr", "msf", "isd", "ressl"}
 
 
+def test_neighbours_are_found_where_the_queries_lie():
+    """On eight devices nothing as wide as the queue travels."""
+    split, whole = (place(sharding.make_mesh(devices=jax.devices())) for place in (sharding.batch, sharding.replicated))
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((16, 2, 4), jnp.float32), ((96, 4), jnp.float32), ((16,), jnp.int32), ((96,), jnp.int32))]
+    search = jax.jit(lambda z, queue, ids, of: dictionary.nearest(z, queue, ids=ids, queue_ids=of, count=3), in_shardings=(split, whole, split, whole), out_shardings=split)
+    text = search.lower(*shapes).compile().as_text()
+    assert "f32[2,2,96]" in text and "all-gather" not in text
+
+
 def test_a_bank_on_eight_devices_is_never_gathered():
     """The compiled step of NPID moves queries and drawn rows between devices, and never the bank."""
     tiny = Tiny(config_of("npid"), devices=8)

@@ -18,7 +18,7 @@ def get_config(variant=""):
                      mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
         # Blocks that start as identities learn nothing in so short a run, hence no zero_init.
         model=dict(name="resnet10", stem="imagenet", width=0.375, zero_init=False),
-        method=dict(name="isd", student_temp=0.1, teacher_temp=0.04, queue=1024, tau=0.99, hidden=256, dim=128),
+        method=dict(name="isd", student_temp=0.1, teacher_temp=0.01, queue=1024, tau=0.99, hidden=256, dim=128),
         optim=dict(name="adamw", lr=2e-3, scaling="none", weight_decay=1e-2)))
     if variant == "clean":
         c.data.variant = "clean"

@@ -79,8 +79,14 @@ def nearest(z, queue, *, ids, queue_ids, count=1):
     """
     if not 1 <= count <= len(queue):
         raise ValueError(f"{count} neighbours are asked of a queue of {len(queue)}")
-    similar, found = lax.top_k(_similar(lax.stop_gradient(normalised(z)), queue, ids, queue_ids, -2.), count)
-    return normalised(queue)[found], similar
+
+    def next_one(left, _):
+        best, at = left.max(-1), left.argmax(-1)
+        return jnp.where(jnp.arange(len(queue)) == at[..., None], -3., left), (best, at)
+
+    # One after another, and not by top_k: for that XLA would bring the cosines of the whole batch to every device, [B, V, M].
+    _, (similar, found) = lax.scan(next_one, _similar(lax.stop_gradient(normalised(z)), queue, ids, queue_ids, -2.), length=count)
+    return jnp.moveaxis(normalised(queue)[found], 0, 2), jnp.moveaxis(similar, 0, 2)                                  # [count, B, V, …] -> [B, V, count, …]
 
 
 def mean_shift(q, target, neighbours):
