@@ -40,8 +40,8 @@ ROWS = {"one process": 1, "two processes": 2, "bucket": 1}
 TRAIN = ["--config", "configs/digits/simclr.py", "--config.batch_size=32", "--config.total=60", "--config.warmup=5", "--config.log_every=5", "--config.eval_every=30",
          "--config.checkpoint_every=10", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
          "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.ema=0.9"]
-# What a line of output says of where the command was when it was stopped, the last that fits.
-PHASES = (("evaluate", "evaluate"), ("export", "export"), ("report", r"report"), ("close", "re-opened"), ("evaluation in training", "kNN"), ("train", "step "), ("compile", "compil"), ("start", ""))
+# What the last line that tells of it says of where training was when it was stopped.
+PHASES = (("report", "report"), ("close", "re-opened"), ("evaluation in training", "kNN"), ("train", "step "), ("compile", "compil"))
 ENDS = {signal.SIGKILL: {0, 75}, signal.SIGTERM: {0, 75, 143, -signal.SIGTERM}}
 
 
@@ -50,7 +50,8 @@ class Place:
 
     def __init__(self, row, folder, environment):
         self.row, self.folder, self.processes = row, folder, ROWS[row]
-        self.environment = {**os.environ, **environment, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // self.processes}"}
+        self.environment = {**os.environ, **environment, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
+                            "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // self.processes}"}
 
     def workdir(self, name):
         return f"gs://bucket/{name}" if self.row == "bucket" else str(self.folder / name)
@@ -116,7 +117,7 @@ def phase(command, text):
     if command != "train":
         return command
     for line in reversed(text.splitlines()):
-        for name, words in PHASES[2:-1]:
+        for name, words in PHASES:
             if words in line:
                 return name
     return "start"

@@ -322,7 +322,7 @@ def labelled(logits, labels):
     return np.mean([-log_softmax(logits[b, v, h] / .1)[labels[b, h]] for b, v, h in np.ndindex(logits.shape[:3])])
 
 
-def banked(rng):
+def bank_rows(rng):
     return [rng.normal(size=(B, 6)), rng.random(B) < .8, rng.normal(size=(5, 6))]
 
 
@@ -505,8 +505,8 @@ CASES = [
     Case("update_correlation", functools.partial(correlation.update_correlation, momentum=.3), moving_correlation, normal((5, 5), (B, 2, 5)), ()),
     Case("direct_predictor", lambda c: correlation.direct_predictor(c @ c.T, power=.5, epsilon=.01)[0], lambda c: predictor(c @ c.T, .5), normal((5, 9)), ()),
     Case("coding_rate", functools.partial(correlation.coding_rate, epsilon=.05), coding_rate, normal((B, 2, 5))),
-    Case("spherical_kmeans", functools.partial(clustering.spherical_kmeans, iterations=3), kmeans, banked, ()),
-    Case("equal_shares", functools.partial(clustering.equal_shares, temp=.3, iterations=4), dealt, banked, ()),
+    Case("spherical_kmeans", functools.partial(clustering.spherical_kmeans, iterations=3), kmeans, bank_rows, ()),
+    Case("equal_shares", functools.partial(clustering.equal_shares, temp=.3, iterations=4), dealt, bank_rows, ()),
     Case("momentum_groups", lambda g, z: jnp.square(clustering.momentum_groups(g, z, momentum=.9)).sum(), lambda g, z: np.square(moved(g, z)).sum(), normal((5, 6), (B, 6)), (1,)),
     Case("hard_cross_entropy", lambda x, y: clustering.hard_cross_entropy(x, y.argmax(-1), temperature=.1), lambda x, y: labelled(x, y.argmax(-1)),
          normal((B, 2, 3, 5), (B, 3, 5))),
