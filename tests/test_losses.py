@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxssl.losses import bank, contrastive, dictionary, distillation, masked, redundancy, unified
+from jaxssl.losses import clustering, contrastive, correlation, dictionary, distillation, instances, masked, redundancy, unified
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -174,6 +174,50 @@ def sigreg(z, directions):
     return np.mean(values)
 
 
+def moving_correlation(c, z):
+    return .3 * c + .7 * np.mean([np.outer(row, row) for row in z.reshape(-1, z.shape[-1])], 0)
+
+
+def predictor(c, power):
+    s, u = np.linalg.eigh((c + c.T) / 2)
+    return sum(((max(s[k], 0) / s[-1]) ** power + .01) * np.outer(u[:, k], u[:, k]) for k in range(len(s)))
+
+
+def coding_rate(z):
+    K = z.shape[2]
+    return np.mean([np.linalg.slogdet(np.eye(K) + K / B / .05 * z[:, v].T @ z[:, v])[1] / 2 for v in range(z.shape[1])])
+
+
+def kmeans(bank, weight, centroids):
+    centroids = np.array([c / np.sqrt(c @ c) for c in centroids])
+    for _ in range(3):
+        own = [np.argmax(centroids @ row) for row in bank]
+        for c in range(len(centroids)):
+            if near := [row for row, k, w in zip(bank, own, weight) if k == c and w]:
+                centroids[c] = np.sum(near, 0) / np.linalg.norm(np.sum(near, 0))
+    return centroids
+
+
+def dealt(bank, weight, prototypes):
+    """Shares as `sinkhorn` deals them: softmax(logits + shift); the shift is known up to a number."""
+    shares = sinkhorn(bank @ prototypes.T, .3, 4, weight)[np.flatnonzero(weight)[0]]
+    shift = np.log(shares) - bank[np.flatnonzero(weight)[0]] @ prototypes.T / .3
+    return shift - shift.mean()
+
+
+def moved(groups, z):
+    own = [np.argmax([cosine(row, g) for g in groups]) for row in z]
+    return np.array([.9 * g + .1 * np.mean(z[np.array(own) == c], 0) if c in own else g for c, g in enumerate(groups)])
+
+
+def labelled(logits, labels):
+    return np.mean([-log_softmax(logits[b, v, h] / .1)[labels[b, h]] for b, v, h in np.ndindex(logits.shape[:3])])
+
+
+def banked(rng):
+    return [rng.normal(size=(B, 6)), rng.random(B) < .8, rng.normal(size=(5, 6))]
+
+
 def spread(rng):
     """Some dimensions vary more than 1, some less."""
     return [rng.normal(size=(B, 3, 6)) * np.array([.1, .5, .9, 1.2, 2., 4.])]
@@ -276,7 +320,7 @@ def renewed(z, ids):
     return out
 
 
-def banked(function, **how):
+def on_a_bank(function, **how):
     return lambda q, ids: function(q, jnp.float32(BANK), ids=ids.astype(int) % 17, **how)
 
 
@@ -303,9 +347,9 @@ CONTRASTIVE = [
          normal((B, 1, 6), (B, 1, 6))),
     Case("relational", queued(lambda *x, **how: dictionary.relational(*x, student_temp=.3, teacher_temp=.1, **how)[0]), relational,
          lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
-    Case("bank softmax", banked(bank.softmax, examples=17, temperature=.2), lambda q, ids: instance(q, ids, False), with_ids),
-    Case("bank nce", banked(bank.nce, drawn=jnp.asarray(DRAWN), examples=17, temperature=.2, log_z=jnp.log(9.)), lambda q, ids: instance(q, ids, True), with_ids),
-    Case("bank renewed", lambda z, ids: bank.renewed(jnp.float32(BANK), z, ids.astype(int) % 17, .7), renewed, with_ids, ()),
+    Case("bank softmax", on_a_bank(instances.softmax, examples=17, temperature=.2), lambda q, ids: instance(q, ids, False), with_ids),
+    Case("bank nce", on_a_bank(instances.nce, drawn=jnp.asarray(DRAWN), examples=17, temperature=.2, log_z=jnp.log(9.)), lambda q, ids: instance(q, ids, True), with_ids),
+    Case("bank renewed", lambda z, ids: instances.renewed(jnp.float32(BANK), z, ids.astype(int) % 17, .7), renewed, with_ids, ()),
 ]
 
 CASES = [
@@ -337,6 +381,14 @@ CASES = [
     Case("queue_nce", lambda q, k, ids: dictionary.queue_nce(q, k, jnp.float32(KEYS), ids=ids.astype(int), queue_ids=jnp.asarray(QUEUED), temperature=.2)[0],
          lambda q, k, ids: nce(q, k, lambda b, v: KEYS[QUEUED != ids[b]], .2), lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
     Case("batch_nce", lambda q, k: dictionary.batch_nce(q, k, temperature=.2)[0], lambda q, k: nce(q, k, lambda b, v: np.delete(k[:, v], b, 0), .2), normal((B, 2, 6), (B, 2, 6))),
+    Case("update_correlation", functools.partial(correlation.update_correlation, momentum=.3), moving_correlation, normal((5, 5), (B, 2, 5)), ()),
+    Case("direct_predictor", lambda c: correlation.direct_predictor(c @ c.T, power=.5, epsilon=.01)[0], lambda c: predictor(c @ c.T, .5), normal((5, 9)), ()),
+    Case("coding_rate", functools.partial(correlation.coding_rate, epsilon=.05), coding_rate, normal((B, 2, 5))),
+    Case("spherical_kmeans", functools.partial(clustering.spherical_kmeans, iterations=3), kmeans, banked, ()),
+    Case("equal_shares", functools.partial(clustering.equal_shares, temp=.3, iterations=4), dealt, banked, ()),
+    Case("momentum_groups", lambda g, z: jnp.square(clustering.momentum_groups(g, z, momentum=.9)).sum(), lambda g, z: np.square(moved(g, z)).sum(), normal((5, 6), (B, 6)), (1,)),
+    Case("hard_cross_entropy", lambda x, y: clustering.hard_cross_entropy(x, y.argmax(-1), temperature=.1), lambda x, y: labelled(x, y.argmax(-1)),
+         normal((B, 2, 3, 5), (B, 3, 5))),
     Case("sigreg", lambda z, a: redundancy.sigreg(z, jax.lax.stop_gradient(a)), sigreg, normal((B, 2, 5), (5, 3))),
 ]
 every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))

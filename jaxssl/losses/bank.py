@@ -1,97 +1,38 @@
-"""A memory bank: what was said last of each training image, by its number. Softmax and noise-contrastive estimation over it, and its renewal.
+"""A memory bank: a row or several for every training image, by the id of the sample, that carries no gradient.
 
-Wu et al. 2018, "Unsupervised feature learning via non-parametric instance discrimination" (NPID), eq. 2 to 8. Misra and van der Maaten 2020, "Self-supervised learning of
-pretext-invariant representations" (PIRL), section 3.
-
-A bank is [rows, K] of unit length: row i is image i, and rows from `examples` on are of no image, there so that any number of devices shares it equally.
+A bank lies with its rows over all devices (`places`: "rows"), so it has a multiple of `ROWS` of them; a row of zeros is one that was never written.
 """
-import math
-
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses.unit import EXACT, normalised
-
-STRIDE = 3072          # 2^10 · 3: whatever number of devices holds a bank, its shape is the same, as long as the number divides this
-
-
-def random_bank(key, examples, dim):
-    """Directions drawn at random, [rows, dim] with rows the first multiple of `STRIDE` that holds `examples`: what official codes begin with."""
-    return normalised(jax.random.normal(key, (math.ceil(examples / STRIDE) * STRIDE, dim)))
+ROWS = 1024     # the number of rows is a multiple of this, so that any usual number of devices shares it equally and a checkpoint fits all of them
+PART = 65536    # and of this where there are more: a bank is gone through in parts of so many
 
 
-def softmax(q, bank, *, ids, examples, temperature):
-    """Cross entropy of which image each of q is of, over all images of the bank, mean over them (NPID, eq. 2).
-
-        loss = 0
-        for b, v in queries:
-            logits = [q[b, v] @ bank[i] / temperature for i in range(examples)]
-            loss += log(sum(exp(logits))) - logits[ids[b]]
-        loss /= B * V
-
-    Args: q: [B, V, K], any scale and float type. bank: no gradient. ids: [B] int, below examples. temperature: > 0.
-    Returns: scalar f32. Raises: ValueError for shapes that do not fit.
-    """
-    q, positive = _positive(q, bank, ids, temperature)                                                                # [B, V, K], [B, V]
-    number = jnp.arange(len(bank))
-    own = (number == ids[:, None]) | (number >= examples)                                                             # [B, rows]
-    logits = jnp.einsum("bvk,mk->bvm", q, lax.stop_gradient(normalised(bank)), precision=EXACT) / temperature
-    return jax.nn.softplus(jax.nn.logsumexp(jnp.where(own[:, None], -jnp.inf, logits), -1) - positive).mean()
+def rows(examples):
+    """The rows of a bank for so many images."""
+    step = ROWS if examples <= PART else PART
+    return -(-examples // step) * step
 
 
-def nce(q, bank, *, ids, drawn, examples, temperature, log_z):
-    """Noise-contrastive estimation of the same softmax from images drawn at random, mean over queries (NPID, eq. 5 to 7).
-
-        loss = 0
-        for b, v in queries:
-            noise = len(drawn) / examples
-            p = [exp(q[b, v] @ bank[i] / temperature) / z for i in (ids[b], *drawn)]
-            loss -= log(p[0] / (p[0] + noise))
-            loss -= sum(log(noise / (x + noise)) for x, i in zip(p[1:], drawn) if i != ids[b])
-        loss /= B * V
-
-    Args: as in `softmax`; drawn: [m] int below examples, of the whole batch. log_z: the logarithm of z, by which the softmax is divided; no gradient.
-    Returns: scalar f32. Raises: ValueError for shapes that do not fit.
-    """
-    q, positive = _positive(q, bank, ids, temperature)
-    logits = jnp.einsum("bvk,mk->bvm", q, lax.stop_gradient(normalised(bank[drawn])), precision=EXACT) / temperature   # [B, V, m]
-    shift = lax.stop_gradient(log_z) + math.log(len(drawn) / examples)
-    against = jnp.where((drawn == ids[:, None])[:, None], 0., jax.nn.softplus(logits - shift))
-    return (jax.nn.softplus(shift - positive) + against.sum(-1)).mean()
+def parts(*arrays):
+    """Arrays [N, …] of a bank as [parts, n, …], float32: part i takes the rows i, i + parts, …, so that each lies on all devices."""
+    count = max(len(arrays[0]) // PART, 1) if len(arrays[0]) % PART == 0 else 1
+    return tuple(jnp.swapaxes(a.astype(jnp.float32).reshape(len(a) // count, count, *a.shape[1:]), 0, 1) for a in arrays)
 
 
-def estimated_log_z(q, bank, *, drawn, examples, temperature):
-    """The logarithm of the softmax's denominator, from the images drawn: log(examples · mean(exp(q @ bank[drawn] / temperature))) (NPID, eq. 8); no gradient."""
-    logits = jnp.einsum("bvk,mk->bvm", lax.stop_gradient(normalised(q)), normalised(bank[drawn]), precision=EXACT) / temperature
-    return lax.stop_gradient(jax.nn.logsumexp(logits) + math.log(examples / logits.size))
+def read(bank, ids):
+    """bank [N, …], ids [B] int → [B, …]."""
+    return lax.stop_gradient(bank[ids])
 
 
-def contrast(q, bank, *, ids, key, negatives, examples, temperature, log_z, step):
-    """`softmax` where negatives is 0, else `nce` from as many images drawn by `key`.
-
-    log_z: as `nce` takes it; it is estimated at step 0 and kept. Returns: (loss, log_z).
-    """
-    if not negatives:
-        return softmax(q, bank, ids=ids, examples=examples, temperature=temperature), log_z
-    drawn = jax.random.randint(key, (negatives,), 0, examples)
-    log_z = jnp.where(step == 0, estimated_log_z(q, bank, drawn=drawn, examples=examples, temperature=temperature), log_z)
-    return nce(q, bank, ids=ids, drawn=drawn, examples=examples, temperature=temperature, log_z=log_z), log_z
+def write(bank, ids, new):
+    """bank [N, …] with rows `ids` [B] replaced by `new` [B, …]; of an id that occurs more than once the last one counts, on any number of devices."""
+    order = jnp.arange(len(ids))
+    again = jnp.any((ids[:, None] == ids) & (order[:, None] < order), 1)                # [B]: the id comes again behind
+    return bank.at[jnp.where(again, len(bank), ids)].set(lax.stop_gradient(new).astype(bank.dtype), mode="drop")
 
 
-def renewed(bank, z, ids, momentum):
-    """The bank after a step: row i goes to the direction of momentum · row + (1 - momentum) · the mean of what was said of image i; no gradient.
-
-    Args: z: [B, V, K], each over its length; an image's mean is over its views and, where it stands twice in the batch, over both places.
-    """
-    said = lax.stop_gradient(normalised(z)).mean(1)                                                                   # [B, K]
-    same = (ids[:, None] == ids).astype(jnp.float32)
-    said = jnp.dot(same, said, precision=EXACT) / same.sum(1, keepdims=True)                                          # equal for equal ids: the order of writing is no matter
-    return bank.at[ids].set(normalised(momentum * bank[ids] + (1 - momentum) * said))
-
-
-def _positive(q, bank, ids, temperature):
-    if q.ndim != 3 or bank.ndim != 2 or bank.shape[-1] != q.shape[-1] or ids.shape != q.shape[:1]:
-        raise ValueError(f"q has shape {q.shape}, bank {bank.shape}, ids {ids.shape}; expected [B, V, K], [rows, K], [B]")
-    q = normalised(q)
-    return q, jnp.einsum("bvk,bk->bv", q, lax.stop_gradient(normalised(bank[ids])), precision=EXACT) / temperature
+def written(bank):
+    """[N] bool: which rows [N, …] hold something."""
+    return jnp.any(bank != 0, tuple(range(1, bank.ndim)))
