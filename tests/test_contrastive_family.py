@@ -15,7 +15,7 @@ from jaxssl import config as configs, tree
 from jaxssl.augment import jigsaw
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError
-from jaxssl.losses import bank, contrastive, dictionary, instances, unified
+from jaxssl.losses import bank as banks, contrastive, dictionary, discrimination, unified
 from jaxssl.methods import base
 from jaxssl.models import Net
 from jaxssl.parallel import mesh as sharding
@@ -52,7 +52,7 @@ GOLDENS = {
     "msf": (msf, "p", 1.),
     "isd": (isd, "p", 1.),
     "ressl": (lambda g, p: dictionary.relational(p, g["z"], g["queue"], student_temp=.1, teacher_temp=.04, **asked(g))[0], "p", 1.),
-    "npid": (lambda g, z: instances.softmax(z, g["bank"], ids=jnp.arange(8), examples=10, temperature=T), "z", 1.),
+    "npid": (lambda g, z: discrimination.softmax(z, g["bank"], ids=jnp.arange(8), examples=10, temperature=T), "z", 1.),
 }
 
 
@@ -203,7 +203,7 @@ def test_the_bank_changes_where_the_batch_is(name):
             np.testing.assert_allclose(left["bank"][i], unit(row), rtol=1e-4, atol=1e-5)
         else:
             np.testing.assert_array_equal(left["bank"][i], before[i])
-    assert len(before) == bank.rows(10)
+    assert len(before) == banks.rows(10)
 
 
 def test_the_denominator_is_estimated_at_the_first_step_and_kept():
@@ -355,6 +355,6 @@ def test_a_bank_on_eight_devices_is_never_gathered():
     """The compiled step of NPID moves queries and drawn rows between devices, and never the bank."""
     tiny = Tiny(config_of("npid"), devices=8)
     text = tiny.job.step.lower(tiny.state, tiny.batch(0)).compile().as_text()
-    rows = len(tiny.state.aux["bank"])
+    rows = banks.rows(len(tiny.data.train))
     assert f"f32[{rows // 8}," in text
     assert not [line for line in text.splitlines() if "all-gather" in line and f"f32[{rows}," in line.split("=")[1][:40]]

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from scipy.stats import norm
 
-from jaxssl.losses import clustering, contrastive, correlation, dictionary, distillation, instances, masked, redundancy, unified
+from jaxssl.losses import clustering, contrastive, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral, unified
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -26,6 +27,7 @@ class Case(NamedTuple):
     oracle: object  # the same of numpy f64, one element at a time
     inputs: object  # rng → arrays; those of B rows lie on the batch
     learned: tuple = (0,)  # which of them gradients flow to; to the other floats there must be none
+    held: object = lambda *x: {}  # arrays → keywords of the oracle: what it would compute from them and gradients take for given
 
 
 def normal(*shapes):
@@ -160,6 +162,112 @@ def barlow(z, weight):
     K, n = z.shape[2], (z - z.mean(0)) / np.sqrt(np.mean((z - z.mean(0)) ** 2, 0) + 1e-5)
     of = {(v, w, i, j): n[:, v, i] @ n[:, w, j] / B for v, w in pairs(z) for i in range(K) for j in range(K)}
     return sum((1 - c) ** 2 if i == j else weight * c**2 for (_, _, i, j), c in of.items()) / len(pairs(z))
+
+
+def distance(z, whole):
+    return np.mean([(z[b, v] - z[b, :whole].mean(0)) ** 2 for b in range(B) for v in range(z.shape[1])])
+
+
+def correlations(z):
+    _, V, K = z.shape
+    return 2 / V / K**2 * sum(cosine(z[:, v, i] - z[:, v, i].mean(), z[:, v, j] - z[:, v, j].mean()) ** 2
+                              for v in range(V) for i in range(K) for j in range(K) if i != j)
+
+
+# The average before this batch, as of unit vectors.
+AVERAGE = np.cov(np.random.default_rng(6).normal(size=(4, 50)) / 2, bias=True)
+
+
+def unit_rows(x):
+    return x / np.sqrt((x**2).sum(-1, keepdims=True))
+
+
+def newest(p):
+    return np.mean([np.outer(row, row) for row in unit_rows(p).reshape(-1, p.shape[-1])], 0)
+
+
+def tico(p, z, batch=None):
+    C = .9 * AVERAGE + .1 * (newest(p) if batch is None else batch)
+    return regression(p, z) / 2 + 8 * np.mean([row @ C @ row for row in unit_rows(p).reshape(-1, p.shape[-1])])
+
+
+def mmcr(z, teacher, weight):
+    """Singular values as roots of the eigenvalues of the smaller Gram matrix, in float64."""
+    def nuclear(x):
+        return np.sqrt(np.maximum(np.linalg.eigvalsh(x @ x.T if len(x) < len(x.T) else x.T @ x), 0)).sum()
+    u = unit_rows(z)
+    centroids = u.mean(1) if teacher is None else (u.mean(1) + unit_rows(teacher).mean(1)) / 2
+    return weight * np.mean([nuclear(x) for x in u]) - nuclear(centroids)
+
+
+def whitened(x):
+    """By Gram-Schmidt on the columns of the inverse, one row at a time."""
+    centred = x - x.mean(0)
+    C, K = centred.T @ centred / (len(x) - 1), x.shape[1]
+    L = np.zeros((K, K))
+    for i in range(K):
+        for j in range(i + 1):
+            rest = C[i, j] - L[i, :j] @ L[j, :j]
+            L[i, j] = np.sqrt(rest) if i == j else rest / L[j, j]
+    return centred @ np.linalg.inv(L).T
+
+
+def wmse(z, place, size):
+    """place: of each image in an order whose pieces are whitened together."""
+    y, order = np.zeros_like(z), np.argsort(place)
+    for start in range(0, B, size):
+        for v in range(z.shape[1]):
+            group = order[start:start + size]
+            y[group, v] = whitened(z[group, v])
+    return np.mean([2 - 2 * cosine(y[b, v], y[b, w]) for b in range(B) for v, w in pairs(z)])
+
+
+def visreg(z, directions, deviations=None):
+    found = []
+    for v in range(z.shape[1]):
+        mean, std = z[:, v].mean(0), z[:, v].std(0)
+        y = (z[:, v] - mean) / ((std if deviations is None else deviations[v]) + 1e-4)
+        shape = [(sorted(y @ a / np.sqrt(a @ a))[i] - norm.ppf((i + 1) / (B + 1))) ** 2 for a in directions.T for i in range(B)]
+        found.append(np.mean(mean**2) + np.mean((1 - std) ** 2) + np.mean(shape))
+    return np.mean(found)
+
+
+def vicregl(maps, crop, boxes):
+    """Maps of two whole views, 3 × 3, and of a crop, 2 × 2; boxes: top, left, height, width, and whether it is mirrored, of each view."""
+    maps, sides, counts = [maps[:, 0], maps[:, 1], crop[:, 0]], (3, 3, 2), (5, 5, 2)
+
+    def place(b, v, n):
+        top, left, height, width, mirrored = boxes[b, v]
+        row, column = divmod(n, sides[v])
+        return np.array([top + (row + .5) * height / sides[v], left + ((sides[v] - 1 - column if mirrored else column) + .5) * width / sides[v]])
+
+    def matches(v, w, by):
+        """Of each image, pairs of a place of view v and the place of view w that is nearest to it."""
+        pairs = [[], []]
+        for b in range(B):
+            d = np.array([[np.sum((place(b, v, n) - place(b, w, m)) ** 2 if by == "place" else (maps[v][b, n] - maps[w][b, m]) ** 2)
+                           for m in range(sides[w] ** 2)] for n in range(sides[v] ** 2)])
+            kept = sorted(np.argsort(d.min(1), kind="stable")[:counts[v]])
+            pairs[0].append(maps[v][b, kept])
+            pairs[1].append(maps[w][b, d.argmin(1)[kept]])
+        return map(np.stack, pairs)
+
+    def terms(x, y):
+        return 5 * np.mean((x - y) ** 2) + 3 * (variance(x) + variance(y)) / 2 + 2 * (covariance(x) + covariance(y)) / 4
+    pairs = [(v, w) for v in range(2) for w in range(3) if v != w]
+    return np.mean([(terms(*matches(v, w, by)) + terms(*matches(w, v, by))) / 2 for v, w in pairs for by in ("place", "embedding")]) * 2
+
+
+def jax_vicregl(maps, crop, boxes):
+    sides = ("top", "left", "height", "width")
+    return matching.vicregl([maps[:, 0], maps[:, 1], crop[:, 0]], [{name: boxes[:, v, i].astype(int) for i, name in enumerate(sides)} for v in range(3)],
+                            [boxes[:, v, 4] > 0 for v in range(3)], 2, matches=(5, 5, 2), sim=5., std=3., cov=2.)
+
+
+def boxed(rng):
+    """Boxes whose sides share few factors, so that hardly two distances are equal."""
+    boxes = np.concatenate([rng.integers(0, 97, (B, 3, 2)), rng.integers(101, 211, (B, 3, 2)), rng.integers(0, 2, (B, 3, 1))], -1)
+    return [rng.normal(size=(B, 2, 9, 4)), rng.normal(size=(B, 1, 4, 4)), boxes * 1.]
 
 
 def sigreg(z, directions):
@@ -320,7 +428,7 @@ def renewed(z, ids):
     return out
 
 
-def on_a_bank(function, **how):
+def banked(function, **how):
     return lambda q, ids: function(q, jnp.float32(BANK), ids=ids.astype(int) % 17, **how)
 
 
@@ -347,9 +455,9 @@ CONTRASTIVE = [
          normal((B, 1, 6), (B, 1, 6))),
     Case("relational", queued(lambda *x, **how: dictionary.relational(*x, student_temp=.3, teacher_temp=.1, **how)[0]), relational,
          lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
-    Case("bank softmax", on_a_bank(instances.softmax, examples=17, temperature=.2), lambda q, ids: instance(q, ids, False), with_ids),
-    Case("bank nce", on_a_bank(instances.nce, drawn=jnp.asarray(DRAWN), examples=17, temperature=.2, log_z=jnp.log(9.)), lambda q, ids: instance(q, ids, True), with_ids),
-    Case("bank renewed", lambda z, ids: instances.renewed(jnp.float32(BANK), z, ids.astype(int) % 17, .7), renewed, with_ids, ()),
+    Case("bank softmax", banked(discrimination.softmax, examples=17, temperature=.2), lambda q, ids: instance(q, ids, False), with_ids),
+    Case("bank nce", banked(discrimination.nce, drawn=jnp.asarray(DRAWN), examples=17, temperature=.2, log_z=jnp.log(9.)), lambda q, ids: instance(q, ids, True), with_ids),
+    Case("bank renewed", lambda z, ids: discrimination.renewed(jnp.float32(BANK), z, ids.astype(int) % 17, .7), renewed, with_ids, ()),
 ]
 
 CASES = [
@@ -378,6 +486,19 @@ CASES = [
     Case("covariance", redundancy.covariance, covariance, spread),
     Case("barlow_twins", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 2, 5))),
     Case("barlow_twins, 3 views", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 3, 4))),
+    Case("distance", lambda z: redundancy.distance(z, 2), lambda z: distance(z, 2), normal((B, 3, 4))),
+    Case("correlation", redundancy.correlation, correlations, spread),
+    Case("tico", lambda p, z: redundancy.tico(p, z, jnp.float32(AVERAGE), contrast=8., decay=.9)[0], tico, normal((B, 2, 4), (B, 2, 4)),
+         held=lambda p, z: {"batch": newest(p)}),
+    Case("mmcr", lambda z, t: spectral.mmcr(z, t)[0], lambda z, t: mmcr(z, t, 0), normal((B, 2, 6), (B, 2, 6))),
+    Case("mmcr, alone, weighed, wide", lambda z: spectral.mmcr(z, weight=.5)[0], lambda z: mmcr(z, None, .5), normal((B, 3, 24))),
+    Case("wmse", lambda z, place: spectral.wmse(z, jnp.argsort(jnp.argsort(place)) // 8, size=8), lambda z, place: wmse(z, place, 8),
+         lambda rng: [rng.normal(size=(B, 3, 3)) + rng.normal(size=(B, 1, 3)), rng.permutation(B) * 1.]),
+    Case("visreg", lambda z, a: sum(redundancy.visreg(z, jax.lax.stop_gradient(a)).values()), visreg, normal((B, 2, 5), (5, 3)),
+         held=lambda z, a: {"deviations": z.std(0)}),
+    Case("invariance, 2 whole of 3 views", lambda z: redundancy.invariance(z, 2),
+         lambda z: np.mean([np.mean((z[:, v] - z[:, w]) ** 2) for v in range(2) for w in range(3) if v != w]), normal((B, 3, 4))),
+    Case("vicregl", jax_vicregl, vicregl, boxed, learned=(0, 1)),
     Case("queue_nce", lambda q, k, ids: dictionary.queue_nce(q, k, jnp.float32(KEYS), ids=ids.astype(int), queue_ids=jnp.asarray(QUEUED), temperature=.2)[0],
          lambda q, k, ids: nce(q, k, lambda b, v: KEYS[QUEUED != ids[b]], .2), lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
     Case("batch_nce", lambda q, k: dictionary.batch_nce(q, k, temperature=.2)[0], lambda q, k: nce(q, k, lambda b, v: np.delete(k[:, v], b, 0), .2), normal((B, 2, 6), (B, 2, 6))),
@@ -431,12 +552,13 @@ def test_equals_the_loop(case):
 def test_gradient_is_the_slope_of_the_loop(case):
     """Along random directions, one for each array; and no gradient at all to what a loss takes for given."""
     x, rng, h = arrays(case), np.random.default_rng(1), 1e-6
+    held = case.held(*map(np.float64, x))
     for i, grad in zip(floats(x), compiled(case)(*x)[1]):
         if i not in case.learned:
             assert not np.any(grad), f"array {i} gets a gradient"
             continue
         for d in rng.normal(size=(3, *x[i].shape)):
-            ends = [case.oracle(*(np.float64(a) + sign * h * d if j == i else a for j, a in enumerate(x))) for sign in (-1, 1)]
+            ends = [case.oracle(*(np.float64(a) + sign * h * d if j == i else a for j, a in enumerate(x)), **held) for sign in (-1, 1)]
             np.testing.assert_allclose(np.sum(np.float64(grad) * d), (ends[1] - ends[0]) / (2 * h), rtol=1e-4, atol=1e-5 * np.linalg.norm(grad))
 
 

@@ -27,13 +27,15 @@ class Needs(NamedTuple):
     """What a method cannot do without; the program refuses a config that lacks it, in one sentence.
 
     views, local: the fewest of an image. batch: the smallest global batch. labels: of the training images. patches: an encoder that takes
-    the patches to see (a ViT). embeddings that one device alone holds need nothing here.
+    the patches to see (a ViT). drawn: what was drawn for the views, their boxes and flips among it, in batch["view_params"] and batch["local_params"]
+    (`augment.make`). embeddings that one device alone holds need nothing here.
     """
     views: int = 1
     local: int = 0
     batch: int = 2
     labels: bool = False
     patches: bool = False
+    drawn: bool = False
 
 
 class Method(NamedTuple):
@@ -115,6 +117,13 @@ def encoded(encoder: Net, params: dict, stats: dict, crops: list[jax.Array], key
         features, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=None if key is None else jax.random.fold_in(key, i))
         h.append(features)
     return jnp.concatenate(h, 1), stats
+
+
+def crops_projected(encoder: Net, projector: Net, params: dict, stats: dict, batch: dict, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, dict]:
+    """`projected` of all crops of a batch, the whole views first; the projector norms all sizes together."""
+    h, stats = encoded(encoder, params, stats, all_crops(batch), key)
+    z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)
+    return h, z, stats
 
 
 def embedding(encoder: Net) -> Callable:

@@ -9,8 +9,7 @@ Expected: ResNet-50, ImageNet, batch 256, 200 epochs, 4,096 drawn: 54.0 % linear
 import jax
 import jax.numpy as jnp
 
-from jaxssl.losses import instances
-from jaxssl.losses.bank import read
+from jaxssl.losses import discrimination
 from jaxssl.losses.unit import normalised
 from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
 from jaxssl.models.heads import TORCH, Projector
@@ -34,16 +33,16 @@ def make(*, encoder, net, examples, temperature=0.07, negatives=4096, momentum=0
 
     def init(key, batch):
         params, aux = begin(key, batch, encoder, projector=projector)
-        return params, {**aux, "bank": instances.random_bank(jax.random.fold_in(key, 2), examples, dim), "log_z": jnp.zeros(())}
+        return params, {**aux, "bank": discrimination.random_bank(jax.random.fold_in(key, 2), examples, dim), "log_z": jnp.zeros(())}
 
     def loss(params, aux, batch, key, step):
         drop_key, draw_key = jax.random.split(key)
         h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], drop_key)                # [B, V, D], [B, V, K]
         bank, ids = aux["bank"], batch["id"]
-        value, log_z = instances.contrast(z, bank, ids=ids, key=draw_key, negatives=negatives, examples=examples, temperature=temperature, log_z=aux["log_z"], step=step)
-        before = normalised(read(bank, ids))[:, None]                                                                          # [B, 1, K]
+        value, log_z = discrimination.contrast(z, bank, ids=ids, key=draw_key, negatives=negatives, examples=examples, temperature=temperature, log_z=aux["log_z"], step=step)
+        before = jax.lax.stop_gradient(normalised(bank[ids]))[:, None]                                                        # [B, 1, K]
         away = jnp.square(normalised(z) - before).sum(-1).mean()
-        aux = {**aux, "batch_stats": stats, "bank": instances.renewed(bank, z, ids, momentum), "log_z": log_z}
+        aux = {**aux, "batch_stats": stats, "bank": discrimination.renewed(bank, z, ids, momentum), "log_z": log_z}
         return value + proximal * away, (aux, {"moved": jax.lax.stop_gradient(away)}, {"features": h, "embeddings": z})
 
     return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, places=((r"^bank$", "rows"),))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxssl.augment import jigsaw
 from jaxssl.errors import UserError
-from jaxssl.losses import instances
+from jaxssl.losses import discrimination
 from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, projected, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
@@ -48,7 +48,7 @@ def make(*, encoder, net, examples, temperature=0.07, negatives=32000, momentum=
     def init(key, batch):
         views, h = batch["views"][:, 0], jnp.zeros((len(batch["views"]), encoder.features))
         params, stats = nets(key, encoder=(encoder, views), projector=(projector, h), patch=(of_patch, h), puzzle=(of_puzzle, jnp.zeros((len(h), grid**2 * dim))))
-        return params, {"batch_stats": stats, "bank": instances.random_bank(jax.random.fold_in(key, 4), examples, dim), "log_z": jnp.zeros(())}
+        return params, {"batch_stats": stats, "bank": discrimination.random_bank(jax.random.fold_in(key, 4), examples, dim), "log_z": jnp.zeros(())}
 
     def loss(params, aux, batch, key, step):
         drop_key, patch_key, cut_key, draw_key = jax.random.split(key, 4)
@@ -59,9 +59,9 @@ def make(*, encoder, net, examples, temperature=0.07, negatives=32000, momentum=
         of, stats["patch"] = of_patch.per_view(params["patch"], stats["patch"], of)                                      # [B, L·n, K]
         g, stats["puzzle"] = of_puzzle.per_view(params["puzzle"], stats["puzzle"], of.reshape(B, L, -1))                 # [B, L, n·K] -> [B, L, K]
         how = dict(ids=batch["id"], key=draw_key, negatives=negatives, examples=examples, temperature=temperature, log_z=aux["log_z"], step=step)
-        image, log_z = instances.contrast(f, aux["bank"], **how)
-        cut, _ = instances.contrast(g, aux["bank"], **{**how, "log_z": log_z, "step": step + 1})
-        aux = {**aux, "batch_stats": stats, "bank": instances.renewed(aux["bank"], f, batch["id"], momentum), "log_z": log_z}
+        image, log_z = discrimination.contrast(f, aux["bank"], **how)
+        cut, _ = discrimination.contrast(g, aux["bank"], **{**how, "log_z": log_z, "step": step + 1})
+        aux = {**aux, "batch_stats": stats, "bank": discrimination.renewed(aux["bank"], f, batch["id"], momentum), "log_z": log_z}
         return (1 - weight) * image + weight * cut, (aux, {"image_loss": image, "puzzle_loss": cut}, {"features": h, "embeddings": f})
 
     return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, places=((r"^bank$", "rows"),), needs=Needs(local=1))

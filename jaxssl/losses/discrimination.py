@@ -1,9 +1,9 @@
-"""Instance discrimination: each training image is a class, told from all others by what was said of them last, which a memory bank holds (`bank`).
+"""Instance discrimination by a memory bank of what was said last of each training image, by its number: softmax and noise-contrastive estimation over the bank, and its renewal.
 
 Wu et al. 2018, "Unsupervised feature learning via non-parametric instance discrimination" (NPID), eq. 2 to 8. Misra and van der Maaten 2020, "Self-supervised learning of
 pretext-invariant representations" (PIRL), section 3.
 
-A bank is [rows, K] of unit length: row i is image i, and rows from `examples` on are of no image.
+A bank is [rows, K] of unit length: row i is image i, and rows from `examples` on are of no image, there so that any number of devices shares it equally.
 """
 import math
 
@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses import bank as banks
+from jaxssl.losses.bank import rows
 from jaxssl.losses.unit import EXACT, normalised
 
 
 def random_bank(key, examples, dim):
     """Directions drawn at random, [rows, dim]: what official codes begin with."""
-    return normalised(jax.random.normal(key, (banks.rows(examples), dim)))
+    return normalised(jax.random.normal(key, (rows(examples), dim)))
 
 
 def softmax(q, bank, *, ids, examples, temperature):
@@ -54,7 +54,7 @@ def nce(q, bank, *, ids, drawn, examples, temperature, log_z):
     Returns: scalar f32. Raises: ValueError for shapes that do not fit.
     """
     q, positive = _positive(q, bank, ids, temperature)
-    logits = jnp.einsum("bvk,mk->bvm", q, normalised(banks.read(bank, drawn)), precision=EXACT) / temperature   # [B, V, m]
+    logits = jnp.einsum("bvk,mk->bvm", q, lax.stop_gradient(normalised(bank[drawn])), precision=EXACT) / temperature   # [B, V, m]
     shift = lax.stop_gradient(log_z) + math.log(len(drawn) / examples)
     against = jnp.where((drawn == ids[:, None])[:, None], 0., jax.nn.softplus(logits - shift))
     return (jax.nn.softplus(shift - positive) + against.sum(-1)).mean()
@@ -85,12 +85,12 @@ def renewed(bank, z, ids, momentum):
     """
     said = lax.stop_gradient(normalised(z)).mean(1)                                                                   # [B, K]
     same = (ids[:, None] == ids).astype(jnp.float32)
-    said = jnp.dot(same, said, precision=EXACT) / same.sum(1, keepdims=True)                                          # equal for equal ids
-    return banks.write(bank, ids, normalised(momentum * banks.read(bank, ids) + (1 - momentum) * said))
+    said = jnp.dot(same, said, precision=EXACT) / same.sum(1, keepdims=True)                                          # equal for equal ids: the order of writing is no matter
+    return bank.at[ids].set(normalised(momentum * bank[ids] + (1 - momentum) * said))
 
 
 def _positive(q, bank, ids, temperature):
     if q.ndim != 3 or bank.ndim != 2 or bank.shape[-1] != q.shape[-1] or ids.shape != q.shape[:1]:
         raise ValueError(f"q has shape {q.shape}, bank {bank.shape}, ids {ids.shape}; expected [B, V, K], [rows, K], [B]")
     q = normalised(q)
-    return q, jnp.einsum("bvk,bk->bv", q, normalised(banks.read(bank, ids)), precision=EXACT) / temperature
+    return q, jnp.einsum("bvk,bk->bv", q, lax.stop_gradient(normalised(bank[ids])), precision=EXACT) / temperature
