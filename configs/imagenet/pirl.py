@@ -3,7 +3,7 @@
 Command:  python -m jaxssl.main --config configs/imagenet/pirl.py --workdir gs://bucket/run --config.data.path=/data/tfds/imagenet2012/5.1.0   (on every worker)
 Data:     as configs/imagenet/simclr.py says.
 Hardware: 32 GPUs or TPU v5e-32. Hours: none measured, the recipe was not run by this project.
-Expected: linear evaluation 64.29 % after 800 epochs at batch 1,024 (published, VISSL's MODEL_ZOO; the paper 63.6 %; not run by this project).
+Expected: linear evaluation 64.29 % after 800 epochs at batch 1,024 (published, VISSL's MODEL_ZOO; the paper 63.6 %, as quoted; not run by this project).
 Variants: 200ep: published 62.55 %.
           laptop: ResNet-10 of an eighth width at 64 px, batch 64, 20 steps, any number of images and classes: shows that everything runs (hours not measured).
 """

@@ -14,6 +14,7 @@ from jax import lax
 from jaxssl.losses.bank import rows
 from jaxssl.losses.unit import EXACT, normalised
 
+
 def random_bank(key, examples, dim):
     """Directions drawn at random, [rows, dim]: what official codes begin with."""
     return normalised(jax.random.normal(key, (rows(examples), dim)))

@@ -4,7 +4,7 @@ Heads as in the official code's newer version (UMBCvision/ISD, train_isd_plus.py
 first view and the copy the second. The first version has one temperature of .02 and equal views.
 Differs: rows of the image itself are left out on both sides. The copy's running statistics are averaged with its weights.
 
-Expected: ResNet-50, ImageNet, batch 256, 200 epochs: 69.8 % linear (paper).
+Expected: ResNet-50, ImageNet, batch 256, 200 epochs: 69.8 % linear (paper, as quoted).
 """
 import jax
 

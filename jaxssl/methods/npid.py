@@ -4,7 +4,7 @@ Head as in the official code (zhirongw/lemniscate.pytorch): one linear layer; th
 Differs: the images that are drawn to repel are drawn once a step and serve the whole batch, and the image itself is left out of them; there each image draws its own,
 itself perhaps included. The estimate of the softmax's denominator is that of the first step, as there.
 
-Expected: ResNet-50, ImageNet, batch 256, 200 epochs, 4,096 drawn: 54.0 % linear (paper, table 2, conv5), 46.5 % kNN; 54.99 % linear by VISSL.
+Expected: ResNet-50, ImageNet, batch 256, 200 epochs, 4,096 drawn: 54.0 % linear (paper, as quoted), 46.8 % by neighbours (official README); 54.99 % linear by VISSL.
 """
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def make(*, encoder, net, examples, temperature=0.07, negatives=4096, momentum=0
         h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], drop_key)                # [B, V, D], [B, V, K]
         bank, ids = aux["bank"], batch["id"]
         value, log_z = discrimination.contrast(z, bank, ids=ids, key=draw_key, negatives=negatives, examples=examples, temperature=temperature, log_z=aux["log_z"], step=step)
-        before = jax.lax.stop_gradient(normalised(bank[ids]))[:, None]                                                                          # [B, 1, K]
+        before = jax.lax.stop_gradient(normalised(bank[ids]))[:, None]                                                        # [B, 1, K]
         away = jnp.square(normalised(z) - before).sum(-1).mean()
         aux = {**aux, "batch_stats": stats, "bank": discrimination.renewed(bank, z, ids, momentum), "log_z": log_z}
         return value + proximal * away, (aux, {"moved": jax.lax.stop_gradient(away)}, {"features": h, "embeddings": z})

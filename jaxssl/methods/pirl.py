@@ -6,7 +6,7 @@ which cells have 85 and patches 64).
 Differs: noise is drawn as in NPID (`jaxssl/methods/npid.py`), as VISSL does and the paper's eq. 4 does not. Each patch is cropped once; there it is turned and jittered
 by itself too.
 
-Expected: ResNet-50, ImageNet, 800 epochs of batch 1,024, 32,000 drawn: 63.6 % linear (paper, table 2); 62.55 after 200 and 64.29 % after 800 epochs by VISSL.
+Expected: ResNet-50, ImageNet, 800 epochs of batch 1,024, 32,000 drawn: 63.6 % linear (paper, as quoted); 62.55 after 200 and 64.29 % after 800 epochs by VISSL.
 """
 import jax
 import jax.numpy as jnp

@@ -5,7 +5,7 @@ copy the second, which in the paper has crop and flip alone.
 Differs: rows of the image itself are left out on both sides. The copy's running statistics are averaged with its weights; norms see the global batch, or
 `model.bn_groups` ghost groups, in place of shuffling between devices.
 
-Expected: ResNet-50, ImageNet, batch 256, 200 epochs: 69.9 % linear (paper, table 5).
+Expected: ResNet-50, ImageNet, batch 256, 200 epochs: 69.9 % linear (paper, as quoted).
 """
 import jax
 
