@@ -88,14 +88,14 @@ class Place:
 
     def left(self, name):
         """What a finished journey must leave equal."""
-        result = json.loads(next((self.folder / f"{name} results").glob("*.json")).read_text())
+        result = json.loads(next((self.folder / f"{name} results").rglob("*.json")).read_text())
         lines = [json.loads(line) for line in self.read(name, "metrics.jsonl").splitlines()]
         return {"state": json.loads(self.read(name, "run.json"))["state_sha256"], "ids": {r["step"]: r["ids_sha256"] for r in lines if "ids_sha256" in r},
                 "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in result["rows"]],
                 "weights": hashlib.sha256((self.folder / f"{name} export" / "model.safetensors").read_bytes()).hexdigest(),
                 "checkpoints": sorted({n.split("/")[1] for n in self.names(name) if n.startswith("checkpoints/") and n.split("/")[1].isdigit()}),
                 "half": sorted({n.split("/")[-1] for n in [*self.names(name), *(p.name for p in self.folder.iterdir())]
-                                if n.split("/")[-1].startswith(".") or "tmp" in n or "partial" in n or "unchecked" in n})}
+                                if n.split("/")[-1].startswith(".") and not n.endswith(".run.json") or "tmp" in n or "partial" in n or "unchecked" in n})}
 
 
 def ended(alive, limit=300):

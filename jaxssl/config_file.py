@@ -2,6 +2,7 @@
 
 It may name its `VARIANTS`, and state in `PUBLISHED` which values are published for them.
 """
+import ast
 import importlib.util
 from collections.abc import Collection
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxssl.errors import UserError, nearest
+from jaxssl.errors import UserError, nearest, shown
 
 # What a config file states of a published value.
 PUBLISHED = {"protocol": str, "setting": dict, "value": (int, float), "source": str, "weights": str}
+
+
+NOWHERE = "run from the repository, where configs/ is, or give a full path"
 
 
 class File(NamedTuple):
@@ -30,8 +34,7 @@ def execute(spec: str, sections: Collection[str]) -> File:
     file = Path(path).expanduser()
     if not _is_file(file):
         found = sorted(str(p) for p in Path("configs").glob("*/*.py"))
-        raise UserError(f"no config file {path!r}{nearest(path, found)}" + (f" (here are {', '.join(found)})" if found
-                                                                            else "; run from the repository, where configs/ is, or give a full path"))
+        raise UserError(f"no config file {path!r}{nearest(path, found)}" + ("; python -m jaxssl.main --list names those that are here" if found else f"; {NOWHERE}"))
     if file.suffix != ".py":
         raise UserError(f"{path!r} is no config file: one is Python, ends in .py and defines get_config(variant)"
                         + ("; to resume a run give the --config it was started with, and its --workdir" if file.name == "config.json" else ""))
@@ -70,6 +73,25 @@ def _whole(config: Any, path: str, sections: Collection[str]) -> ConfigDict:
     if odd := [key for keys in (config, *(config[section] for section in sections)) for key in keys if not isinstance(key, str) or not key.isidentifier()]:
         raise UserError(f"{path}: {odd[0]!r} is a {type(odd[0]).__name__} that can be no key of a config; keys are names, such as batch_size")
     return config
+
+
+def catalogue() -> list[str]:
+    """A line for every config file of the working folder, "path:variant|variant  the first line of its docstring", read as text: nothing is executed. Raises: UserError."""
+    rows = []
+    for path in sorted(Path("configs").glob("*/*.py")):
+        try:
+            module = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError) as error:
+            rows.append((str(path), f"(it fails as Python: {' '.join(str(error).split())[:100]})"))
+            continue
+        values = [node.value for node in module.body if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["VARIANTS"]]
+        variants = [leaf.value for value in values[-1:] for leaf in ast.walk(value) if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)]
+        said = (ast.get_docstring(module) or "").partition("\n")[0]
+        rows.append((":".join([str(path), *(["|".join(variants)] if variants else [])]), said))
+    if not rows:
+        raise UserError(f"no config files here; {NOWHERE}")
+    width = max(len(name) for name, _ in rows)
+    return [shown(f"{name:{width}}  {said}".rstrip()) for name, said in rows]
 
 
 def stated(file: File) -> list[dict]:

@@ -4,8 +4,19 @@ import contextlib
 import os
 import re
 
+from jaxssl import config_file
 from jaxssl.command import guarded, jax_can_start, place, process, split_overrides, whole
 from jaxssl.errors import UserError
+
+
+class Listing(argparse.Action):
+    """Prints the configs and ends, whatever else is asked or missing."""
+
+    def __init__(self, **own):
+        super().__init__(**own, nargs=0)
+
+    def __call__(self, parser, *_):
+        parser.exit(guarded(lambda: print("\n".join(config_file.catalogue())), debug=False))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--processes", type=whole, default=0, help="how many processes there are in all")
     p.add_argument("--process_id", type=whole, default=-1, help="which of them this is, from 0")
     p.add_argument("--join_timeout", type=whole, default=1800, metavar="SECONDS", help="how long to wait for the other processes (default: %(default)s)")
+    p.add_argument("--list", action=Listing, help="print every config of configs/, with its variants and what it is, and end")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
 

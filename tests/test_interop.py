@@ -294,10 +294,23 @@ def test_a_stated_architecture_that_is_ours_is_read(tmp_path, stated):
     assert found.config["model"]["name"] == "resnet50" and not any("architecture" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("name", models.resnet.INNER)
+def test_a_wide_resnet_is_told_by_its_shapes(tmp_path, name):
+    encoder = made({**config_of(), "model": {"name": name, "width": 0.0625, "stem": "imagenet"}}, heads=())
+    safetensors.numpy.save_file(names.theirs(torchvision.table(encoder.module), tree.names(encoder.variables)), tmp_path / "wide.safetensors")
+    found = interop.read(tmp_path / "wide.safetensors")
+    interop.demand(found)
+    assert found.config["model"]["name"] == name and tree.digest(found.variables) == encoder.digest
+
+
 def test_what_our_exports_state_is_ours():
     """The configs that exports write pass the check that imports make, the ten-layer one by its arguments."""
     for name in models.resnet.LAYERS:
         encoder = made({**config_of(), "model": {"name": name, "width": 1.0 if name == "resnet10" else 0.0625, "stem": "imagenet"}}, heads=())
+        if name in models.resnet.INNER:
+            with pytest.raises(UserError, match="transformers' ResNet cannot have bottlenecks of twice the width"):
+                transformers.config(encoder)
+            continue
         interop.foreign.reproduced(Path("x"), transformers.config(encoder), name)
         if name == "resnet10":
             interop.foreign.reproduced(Path("x"), timm.config(encoder), name)

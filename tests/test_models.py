@@ -13,7 +13,8 @@ from jaxssl.models.heads import Linear, Projector
 from jaxssl.models.norm import BatchNorm
 
 ENCODERS = {"resnet10": (512, 4_905_792), "resnet18": (512, 11_176_512), "resnet34": (512, 21_284_672),
-            "resnet50": (2048, 25_557_032 - 2_049_000), "resnet101": (2048, 44_549_160 - 2_049_000), "resnet152": (2048, 60_192_808 - 2_049_000)}
+            "resnet50": (2048, 25_557_032 - 2_049_000), "resnet101": (2048, 44_549_160 - 2_049_000), "resnet152": (2048, 60_192_808 - 2_049_000),
+            "resnet200": (2048, 64_673_832 - 2_049_000), "wide_resnet50_2": (2048, 68_883_240 - 2_049_000), "wide_resnet101_2": (2048, 126_886_696 - 2_049_000)}
 
 
 def tiny(**changes):
@@ -129,7 +130,7 @@ def test_zero_init_makes_blocks_identities():
         assert same == identity
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "wide_resnet50_2"])
 def test_equals_torchvision(name):
     """Random weights, scales, biases and statistics; evaluation, training, and evaluation with the statistics training left."""
     torch = pytest.importorskip("torch", reason="compares with torchvision")

@@ -16,7 +16,8 @@ METHODS = sorted(p.stem for p in (ROOT / "jaxssl" / "methods").glob("*.py") if p
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.py"))
 # The family of a method's encoder, the module that its name begins with -> what makes it tiny.
 ENCODERS = {"resnet": {"model.name": "resnet10", "model.width": "0.0625", "model.stem": "cifar"},
-            "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"}}
+            "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"},
+            "convnext": {"model.name": "convnext_tiny", "model.width": "16", "model.depths": "(1, 1)"}}
 LESS = {"augment.size": "16", "data.source": "digits", "data.canvas": "16", "data.variant": "clean"}
 BRIEF = {"batch_size": "16", "total": "30", "warmup": "3", **LESS}
 SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR
@@ -45,8 +46,10 @@ def _small(method):
     config = configs.load(str(ROOT / file), name)
     encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
+    once = {"fill": "0_steps", "every": "2_steps", "reset": "2"}                       # of what happens once in a while, where an epoch is longer than a test
+    bank = {f"method.{key}": text for key, text in once.items() if key in config.method}
     white = WHITE if "subbatch" in config.method else {}
-    return {**name, **LESS, **PLAIN, **encoder, **heads, **white, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
+    return {**name, **LESS, **PLAIN, **encoder, **heads, **bank, **white, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
 
 
 def small(method: str) -> dict[str, str]:

@@ -22,7 +22,11 @@ LAYERS = {
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
+    "resnet200": ("bottleneck", (3, 24, 36, 3)),
+    "wide_resnet50_2": ("bottleneck", (3, 4, 6, 3)),
+    "wide_resnet101_2": ("bottleneck", (3, 4, 23, 3)),
 }
+INNER = {"wide_resnet50_2": 2, "wide_resnet101_2": 2}    # times the channels of the 3×3 convolutions of bottlenecks alone (arXiv:1605.07146, as torchvision has it)
 NAMES = tuple(LAYERS)
 # what a stem does, for messages; and how its max pool is padded, before and behind
 STEMS = {"imagenet": "7×7 of stride 2, max pool", "cifar": "3×3 of stride 1, no pool", "tensorflow": "7×7 of stride 2, max pool padded behind only"}
@@ -34,7 +38,7 @@ def make(*, name: str, precision: str, width: float = 1.0, stem: str = "imagenet
          bn_eps: float = 1e-5, remat: bool = False, drop_path: float = 0.0) -> nn.Module:
     """A ResNet.
 
-    width: multiplies every channel count (64 in the first stage at 1).
+    width: multiplies every channel count (64 in the first stage at 1); SimCLR's and BYOL's ×2 and ×4 are resnet50 of width 2 and 4.
     stem: "imagenet" (7×7 of stride 2, max pool), "cifar" (3×3 of stride 1, no pool) or "tensorflow" (imagenet's with TensorFlow's padding of the pool).
     zero_init: the last norm scale of each block starts at zero, so that blocks start as identities (arXiv:1706.02677, §5.1).
     bn_groups: ghost batch norm; the rows of a forward pass are dealt to so many groups (`norm.BatchNorm`). One is the global batch.
@@ -52,7 +56,7 @@ def make(*, name: str, precision: str, width: float = 1.0, stem: str = "imagenet
     if bn_groups < 1:
         raise UserError(f"model.bn_groups is {bn_groups}; choose 1 for the global batch, or the number of ghost groups.")
     kind, depths = LAYERS[name]
-    return ResNet(kind, depths, first, stem, zero_init, bn_groups, bn_momentum, bn_eps, remat, dtype(precision), drop_path)
+    return ResNet(kind, depths, first, stem, zero_init, bn_groups, bn_momentum, bn_eps, remat, dtype(precision), drop_path, INNER.get(name, 1))
 
 
 class Kernel(nn.Module):
@@ -79,7 +83,7 @@ class Shortcut(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block; `kind` is "basic" (3×3, 3×3) or "bottleneck" (1×1, 3×3, 1×1 to four times the width).
+    """A residual block; `kind` is "basic" (3×3, 3×3) or "bottleneck" (1×1, 3×3, 1×1 to four times the width); its 3×3 convolution has `inner` times the width.
 
     The product of a bottleneck's last convolution, its widest activation, is normalised as it is computed and never stored.
     """
@@ -89,13 +93,14 @@ class Block(nn.Module):
     zero_init: bool
     norm: functools.partial
     drop: float = 0.0
+    inner: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, key: jax.Array | None = None, rows: jax.Array | None = None) -> jax.Array:
         """key, rows: of stochastic depth, which leaves the branch of each row out with chance `drop`; without a key it does not."""
         out = self.width * EXPANSION[self.kind]
         plan = ([(self.width, 3, self.stride), (out, 3, 1)] if self.kind == "basic" else
-                [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)])
+                [(self.inner * self.width, 1, 1), (self.inner * self.width, 3, self.stride), (out, 1, 1)])
         y = x
         for i, (width, size, stride) in enumerate(plan, 1):
             last = i == len(plan)
@@ -119,12 +124,14 @@ class Stage(nn.Module):
     remat: bool
     norm: functools.partial
     drops: tuple[float, ...] = ()
+    inner: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, keys: jax.Array | None = None, rows: jax.Array | None = None) -> jax.Array:
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i, drop in enumerate(self.drops or (0.0,) * self.depth):
-            x = block(self.kind, self.width, self.stride if i == 0 else 1, self.zero_init, self.norm, drop, name=f"block{i}")(x, train, None if keys is None else keys[i], rows)
+            made = block(self.kind, self.width, self.stride if i == 0 else 1, self.zero_init, self.norm, drop, self.inner, name=f"block{i}")
+            x = made(x, train, None if keys is None else keys[i], rows)
         return x
 
 
@@ -163,6 +170,7 @@ class ResNet(nn.Module):
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
     drop_path: float = 0.0
+    inner: int = 1
 
     @property
     def features(self) -> int:
@@ -179,7 +187,7 @@ class ResNet(nn.Module):
         x = Stem(self.stem, self.width, norm, name="stem")(x.astype(self.dtype), train)
         for i, depth in enumerate(self.depths):
             own = tuple(next(drops) for _ in range(depth))
-            stage = Stage(self.kind, depth, self.width * 2 ** i, 1 if i == 0 else 2, self.zero_init, self.remat, norm, own, name=f"stage{i + 1}")
+            stage = Stage(self.kind, depth, self.width * 2 ** i, 1 if i == 0 else 2, self.zero_init, self.remat, norm, own, self.inner, name=f"stage{i + 1}")
             x = stage(x, train, None if keys is None else [next(keys) for _ in range(depth)], rows)
         tokens = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)              # [B, H, W, D] -> [B, H·W, D]
         return Features(x.astype(jnp.float32).mean((1, 2)), tokens)

@@ -1,7 +1,7 @@
 """Weights in and out. One file per format: name table, what is written, and the code that opens it; `read` takes in any of them.
 
 Written: torchvision, timm, transformers, safetensors (ours), onnx, stablehlo. Read: torchvision, timm, transformers, simclr, safetensors.
-What is a ResNet's and what a vision transformer's is asked of `families`.
+What is a ResNet's, a vision transformer's and a ConvNeXt's is asked of `families`.
 """
 import importlib
 import re

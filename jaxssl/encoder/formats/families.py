@@ -1,4 +1,4 @@
-"""Families of encoders: what a format asks of a network's kind is answered by the module of its family, `resnets` or `vits`.
+"""Families of encoders: what a format asks of a network's kind is answered by the module of its family, `resnets`, `vits` or `convnexts`.
 
 Each has WORD, MODULE and NAMES (of the models), LAYOUTS that are read and FORMATS that are written, UNSEEN (keys that shapes do not show), OPTIONAL
 (tensors that features do not depend on), and functions: `renamed`, `prefixes`, `network`, `assumption`, `usual`, `differs`, `described`, `fitted`.
@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 from jaxssl.errors import UserError, nearest
-from jaxssl.encoder.formats import names, records, resnets, vits
+from jaxssl.encoder.formats import convnexts, names, records, resnets, vits
 
-FAMILIES = (resnets, vits)
+FAMILIES = (resnets, vits, convnexts)
 NAMES = tuple(name for family in FAMILIES for name in family.NAMES)
 ANY = ("safetensors", "stablehlo")       # formats that take whatever computes features
 
@@ -20,7 +20,7 @@ def of(module) -> ModuleType:
     for family in FAMILIES:
         if isinstance(module, family.MODULE):
             return family
-    raise UserError(f"the names of a {type(module).__name__} in other libraries are not known here; only those of {' and '.join(f.WORD + 's' for f in FAMILIES)} are: "
+    raise UserError(f"the names of a {type(module).__name__} in other libraries are not known here; only those of {', '.join(f.WORD + 's' for f in FAMILIES)} are: "
                     f"use --format {' or '.join(ANY)}")
 
 

@@ -33,9 +33,10 @@ def detect(file: Path, found: dict[str, str]) -> tuple[ModuleType, names.Side, d
         if prefixed:
             raise UserError(f"the names in {file.name} begin with {' or '.join(map(repr, prefixed))}; "
                             f"convert it with `python -m jaxssl.convert SRC DST --prefix {prefixed[0]}`")
-    resnets, transformers = (", ".join(family.LAYOUTS) for family in families.FAMILIES)
-    raise UserError(f"{file.name} holds no ResNet under the names of {resnets} (timm's are torchvision's) or jaxssl, and no vision transformer under those of {transformers} "
-                    f"(those of DINO, DINOv2, DeiT, MAE and MoCo v3 are timm's): their first kernels are missing; it has {listed(sorted(found))}")
+    resnets, transformers, others = (", ".join(family.LAYOUTS) for family in families.FAMILIES)
+    raise UserError(f"{file.name} holds no ResNet under the names of {resnets} (timm's are torchvision's) or jaxssl, no vision transformer under those of {transformers} "
+                    f"(those of DINO, DINOv2, DeiT, MAE and MoCo v3 are timm's) and no ConvNeXt under those of {others}: their first kernels are missing; "
+                    f"it has {listed(sorted(found))}")
 
 
 def beside(path: Path) -> dict[str, dict]:

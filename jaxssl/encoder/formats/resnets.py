@@ -17,7 +17,7 @@ FORMATS = ("timm", "torchvision", "transformers", "safetensors", "onnx", "stable
 UNSEEN = {"bn_eps": ("a batch norm epsilon of {:g}", "{:g}"), "stem": ("the stem {!r}", "{!r}")}
 OPTIONAL = ()
 # timm's architectures that are ours; of its arguments, those that shapes or nothing but training show, and the values of the others that ours has
-PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+PLAIN = tuple(name for name in NAMES if name != "resnet10")
 SHAPES = ("layers", "num_classes", "in_chans", "channels", "base_width", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
 TIMM = {"output_stride": 32, "global_pool": "avg", "cardinality": 1, "stem_width": 64, "stem_type": "", "replace_stem_pool": False, "block_reduce_first": 1, "down_kernel_size": 1,
         "avg_down": False, "act_layer": "relu", "norm_layer": "batchnorm2d", "aa_layer": None, "block_args": None}
@@ -96,9 +96,19 @@ def prefixes(side: names.Side, found: set[str]) -> set[str]:
 
 
 def nearest(side: names.Side, found: Iterable[str]) -> str:
-    """The ResNet whose names differ least from those found."""
+    """The ResNet whose names differ least from those found; of several, the plain one."""
     body = {name for name in found if re.match(side.body, name) and not re.fullmatch(side.known, name)}
     return min(NAMES, key=lambda name: len(side.table(blank(name)).keys() ^ body))
+
+
+def widened(side: names.Side, name: str, tensors: dict[str, np.ndarray]) -> str:
+    """`name`, or the wide ResNet of its depth where the first convolution behind the stem has more channels than the stem."""
+    table = side.table(blank(name))
+    first = next(theirs for theirs, tensor in table.items() if tensor.ours == "params/encoder/stage1/block0/conv1/kernel")
+    if first not in tensors or tensors[first].ndim != 4:
+        return name
+    times = table[first].back(tensors[first]).shape[-1] / table[side.stem].back(tensors[side.stem]).shape[-1]
+    return next((wide for wide, inner in models.resnet.INNER.items() if (inner, models.resnet.LAYERS[wide]) == (times, models.resnet.LAYERS[name])), name)
 
 
 def network(side: names.Side, path: Path, name: str, tensors: dict[str, np.ndarray], stated: dict, told: dict) -> tuple[dict, list[str]]:
@@ -111,7 +121,7 @@ def network(side: names.Side, path: Path, name: str, tensors: dict[str, np.ndarr
     kernel = tensors[side.stem]
     if kernel.ndim != 4:
         raise UserError(f"{side.stem} of {path} has shape {kernel.shape}; a convolution's kernel has four axes, so this is another architecture")
-    name = name or nearest(side, tensors)
+    name = name or widened(side, nearest(side, tensors), tensors)
     size, _, _, width = side.table(blank(name))[side.stem].back(kernel).shape
     if size not in (3, 7):
         raise UserError(f"the stem of {path} is a {size}×{size} convolution; here a ResNet begins with 7×7 (ImageNet) or 3×3 (CIFAR)")

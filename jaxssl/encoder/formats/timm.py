@@ -1,4 +1,4 @@
-"""timm's ResNets and vision transformers: config.json and model.safetensors, which `timm.create_model("local-dir:…")` opens with the right preprocessing."""
+"""timm's ResNets, vision transformers and ConvNeXts: config.json and model.safetensors, which `timm.create_model("local-dir:…")` opens with the right preprocessing."""
 import json
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxssl import models
 from jaxssl.errors import UserError
-from jaxssl.encoder.formats import arrays, families, names, resnets, torchvision, vits
+from jaxssl.encoder.formats import arrays, convnexts, families, names, resnets, torchvision, vits
 
 # of vision transformers: names of the network itself, and those that a file may have beside it: classifiers, projectors, MAE's decoder, masks
 BODY = r"(patch_embed|blocks|norm|norm_pre|fc_norm|cls_token|dist_token|pos_embed|reg_token|rope_embed|storage_tokens|attn_pool|rel_pos_bias|local_cls_norm)\b"
@@ -27,7 +27,8 @@ def constants(module, size: int) -> dict[str, np.ndarray]:
 
 
 SIDES = {resnets: torchvision.SIDES[resnets]._replace(layout="timm"),
-         vits: names.Side("timm", "patch_embed.proj.weight", BODY, KNOWN, transformer, vits.canonical, constants=constants)}
+         vits: names.Side("timm", "patch_embed.proj.weight", BODY, KNOWN, transformer, vits.canonical, constants=constants),
+         convnexts: convnexts.side("timm")}
 
 
 def table(module) -> dict[str, names.Tensor]:
@@ -42,7 +43,7 @@ def write(encoder, folder: Path) -> None:
 
 def config(encoder) -> dict:
     """timm's config.json: architecture, arguments, preprocessing. Raises: UserError when timm has no such network."""
-    p, own = encoder.preprocessing, {resnets: resnet, vits: vision_transformer}[families.of(encoder.module)](encoder)
+    p, own = encoder.preprocessing, {resnets: resnet, vits: vision_transformer, convnexts: convnext}[families.of(encoder.module)](encoder)
     view = {"input_size": [3, p["size"], p["size"]], "interpolation": p["interpolation"], "crop_pct": crop_pct(p["size"], p["resize"]), "crop_mode": "center",
             "mean": list(p["mean"]), "std": list(p["std"]), "num_classes": 0}
     return {"num_classes": 0, "num_features": encoder.width, **own, "pretrained_cfg": {**view, **own["pretrained_cfg"]}}
@@ -77,6 +78,17 @@ def vision_transformer(encoder) -> dict:
                            "qk_norm": m.qk_norm, "init_values": m.layer_scale or None, "class_token": m.cls, "reg_tokens": m.registers,
                            "no_embed_class": not prefixed, "dynamic_img_size": moving, "global_pool": {"cls": "token", "mean": "avg"}[m.pool], "fc_norm": False},
             "pretrained_cfg": {"fixed_input_size": not moving, "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head"}}
+
+
+def convnext(encoder) -> dict:
+    """Architecture, pooling and arguments of a ConvNeXt."""
+    m = encoder.module
+    for wrong, what in ((len(m.depths) != 4, f"{len(m.depths)} stages"), (m.eps != 1e-6, f"a layer norm epsilon of {m.eps:g}")):
+        if wrong:
+            raise UserError(f"timm's ConvNeXts cannot have {what}; use --format stablehlo or safetensors")
+    return {"architecture": encoder.config["model"]["name"], "global_pool": "avg",
+            "model_args": {"depths": list(m.depths), "dims": [m.width * 2**i for i in range(4)], "ls_init_value": m.layer_scale or None},
+            "pretrained_cfg": {"fixed_input_size": False, "pool_size": [-(-encoder.preprocessing["size"] // 32)] * 2, "first_conv": "stem.0", "classifier": "head.fc"}}
 
 
 def architecture(name: str, module, image: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxssl.encoder.formats import arrays, files, names, records, resnets
+from jaxssl.encoder.formats import arrays, convnexts, files, names, records, resnets
 
 STEM = "conv1.weight"
 BODY = r"(conv1|bn1|layer\d+)\."                 # names of the network itself
@@ -24,7 +24,7 @@ def table(module) -> dict[str, names.Tensor]:
     return resnets.table(module, place, resnets.TORCH, "conv")
 
 
-SIDES = {resnets: names.Side("torchvision", STEM, BODY, KNOWN, table)}
+SIDES = {resnets: names.Side("torchvision", STEM, BODY, KNOWN, table), convnexts: convnexts.side("torchvision")}
 
 
 def write(encoder, folder: Path) -> None:
@@ -34,10 +34,11 @@ def write(encoder, folder: Path) -> None:
 def usage(encoder, folder: Path) -> tuple[str, str]:
     """Code that makes `model` of the file, and code that makes `features` [B, D] of `images` [B, 3, H, W]."""
     m, name = encoder.module, encoder.config["model"]["name"]
-    usual = m.width == 64 and m.bn_eps == 1e-5 and name != "resnet10"
+    usual = m.width == 64 and m.bn_eps == 1e-5 and name not in ("resnet10", "resnet200")
     options = "" if m.bn_eps == 1e-5 else f", norm_layer=functools.partial(torch.nn.BatchNorm2d, eps={m.bn_eps!r})"
+    options += f", width_per_group={64 * m.inner}" if m.inner != 1 else ""
     kind = f"torchvision.models.resnet.{'BasicBlock' if m.kind == 'basic' else 'Bottleneck'}"
-    lines = ["import functools"] * bool(options) + ["import torch", "import torchvision", "from safetensors.torch import load_file", ""]
+    lines = ["import functools"] * ("functools" in options) + ["import torch", "import torchvision", "from safetensors.torch import load_file", ""]
     if m.width != 64:
         lines += [f"class ResNet(torchvision.models.ResNet):            # {m.width} channels in the first stage instead of 64",
                   "    def _make_layer(self, block, planes, *rest, **named):",

@@ -87,7 +87,8 @@ def config(encoder) -> dict:
 def resnet(encoder) -> dict:
     """A `ResNetConfig`."""
     m = encoder.module
-    for wrong, what in ((m.stem != "imagenet", f"the stem {m.stem!r} ({models.resnet.STEMS[m.stem]})"), (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
+    for wrong, what in ((m.stem != "imagenet", f"the stem {m.stem!r} ({models.resnet.STEMS[m.stem]})"), (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}"),
+                        (m.inner != 1, "bottlenecks of twice the width")):
         if wrong:
             raise UserError(f"transformers' ResNet cannot have {what}; use --format torchvision, onnx, stablehlo or safetensors")
     widths = [m.features // 2 ** i for i in reversed(range(len(m.depths)))]

@@ -1,0 +1,121 @@
+"""Labels from a memory bank: how it is written and gone through, and what DeepCluster v2 and SeLa v2 do at the steps where something changes."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxssl.errors import UserError
+from jaxssl.losses import bank as banks
+from jaxssl.losses import clustering
+from jaxssl.methods import deepcluster_v2, smog
+from jaxssl.models import Net
+from tests.test_methods import Average, encoded, normed, unit
+
+EXAMPLES, KEYS = 40, dict(prototypes=6, heads=2, hidden=16, dim=3, every="3_steps", fill="2_steps", iterations=4)
+
+
+def test_of_an_id_that_comes_twice_the_last_row_counts():
+    bank = jax.jit(banks.write)(jnp.ones((8, 2)), jnp.array([3, 5, 3]), jnp.array([[1., 2.], [3., 4.], [5., 6.]]))
+    np.testing.assert_array_equal(bank, np.float32([[1, 1], [1, 1], [1, 1], [5, 6], [1, 1], [3, 4], [1, 1], [1, 1]]))
+    np.testing.assert_array_equal(banks.read(bank, jnp.array([5, 3])), [[3, 4], [5, 6]])
+
+
+def test_a_bank_has_rows_for_any_number_of_devices_and_goes_in_parts():
+    assert [banks.rows(n) for n in (1, 1024, 1025, 65536, 65537, 1281167)] == [1024, 1024, 2048, 65536, 131072, 1310720]
+    rows, numbers = jax.eval_shape(banks.parts, jnp.zeros((131072, 3)), jnp.zeros(131072))
+    assert rows.shape == (2, 65536, 3) and numbers.shape == (2, 65536)
+
+
+def test_parts_add_up(monkeypatch):
+    rng = np.random.default_rng(0)
+    bank, weight, start = rng.normal(size=(64, 4)), rng.random(64) < .8, rng.normal(size=(5, 4))
+    whole = [clustering.spherical_kmeans(bank, weight, start, iterations=3), clustering.equal_shares(bank, weight, start, temp=.5, iterations=3)]
+    monkeypatch.setattr(banks, "PART", 16)
+    parts = [clustering.spherical_kmeans(bank, weight, start, iterations=3), clustering.equal_shares(bank, weight, start, temp=.5, iterations=3)]
+    for a, b in zip(whole, parts):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_are_drawn_among_those_that_are_there():
+    bank, weight = jnp.arange(10.)[:, None], (jnp.arange(10) % 3 == 0).astype(jnp.float32)
+    drawn = clustering.drawn_rows(jax.random.key(0), bank, weight, -jnp.ones((6, 1)))[:, 0]
+    assert sorted(drawn.tolist()) == [-1, -1, 0, 3, 6, 9]
+
+
+@functools.cache
+def made():
+    rng = np.random.default_rng(0)
+    batch = {"views": jnp.float32(rng.normal(size=(4, 2, 4, 4, 3))), "id": jnp.arange(4)}
+    method = deepcluster_v2.make(encoder=Net(Average()), net=Net, examples=EXAMPLES, duration=lambda value, key: int(value.removesuffix("_steps")), **KEYS)
+    params, aux = method.init(jax.random.key(0), batch)
+    step = jax.jit(jax.value_and_grad(lambda params, aux, step: method.loss(params, aux, batch, jax.random.key(step), step), has_aux=True))
+    return method, params, aux, step
+
+
+def test_while_the_bank_is_filled_nothing_is_learned():
+    _, params, aux, step = made()
+    (value, (left, metrics, seen)), grads = step(params, aux, 1)
+    assert value == 0 and metrics["filling"] == 1 and not any(np.any(g) for g in jax.tree.leaves(grads))
+    assert banks.written(left["bank"]["rows"]).tolist() == [True] * 4 + [False] * 1020
+    np.testing.assert_array_equal(left["bank"]["rows"][:4], seen["embeddings"])
+    np.testing.assert_array_equal(left["clusters"]["centroids"], aux["clusters"]["centroids"])
+
+
+def test_clusters_are_those_of_the_bank_when_it_is_full_and_once_in_a_while_then():
+    _, params, aux, step = made()
+    rows = unit(np.random.default_rng(1).normal(size=(EXAMPLES, 2, 3))).astype(np.float32)
+    aux = {**aux, "bank": {"rows": jnp.zeros((1024, 2, 3)).at[:EXAMPLES].set(rows)}}
+    (value, (left, metrics, _)), grads = step(params, aux, 2)
+    assert value > 0 and metrics["filling"] == 0 and any(np.any(g) for g in jax.tree.leaves(grads))
+    for head in range(2):
+        found = np.asarray(left["clusters"]["centroids"][head])
+        own = np.argmax(rows[:, head] @ found.T, 1)
+        assert len(set(own)) == 6                                                    # started from six rows, so that none is empty
+        moved = np.stack([unit(rows[own == c, head].sum(0)) for c in range(6)])
+        assert np.mean(np.sum(rows[:, head] * moved[own], 1)) < np.mean(np.sum(rows[:, head] * found[own], 1)) + .02        # nearly settled
+        assert np.mean(np.max(rows[:, head] @ found.T, 1)) > .8
+    assert not np.allclose(left["clusters"]["centroids"][0], left["clusters"]["centroids"][1])
+    for at, changes in ((3, False), (4, False), (5, True)):
+        after = step(params, left, at)[0][1][0]
+        assert np.array_equal(after["clusters"]["centroids"], left["clusters"]["centroids"]) != changes
+
+
+def test_more_prototypes_than_images_are_refused():
+    with pytest.raises(UserError, match=r"method.prototypes is 41; it must be in \[2, 40\], the number of training images"):
+        deepcluster_v2.make(encoder=Net(Average()), net=Net, examples=EXAMPLES, duration=lambda *_: 1, prototypes=41)
+
+
+def test_smog_is_the_papers_and_resets():
+    """Groups, loss and copy at a usual step, and at one where groups are found anew; odd steps ask with the second view."""
+    rng = np.random.default_rng(0)
+    batch = {"views": jnp.float32(rng.normal(size=(4, 2, 4, 4, 3))), "id": jnp.arange(4)}
+    method = smog.make(encoder=Net(Average()), net=Net, batch_size=4, groups=5, queue=20, reset=4, hidden=16, dim=3, momentum=.9, tau=.9)
+    params, aux = jax.tree.map(lambda a: np.asarray(a) + .3 * rng.normal(size=a.shape).astype(np.float32), method.init(jax.random.key(0), batch))
+    aux["queue"][8:] = 0
+    aux = jax.tree.map(jnp.asarray, aux)
+    step = jax.jit(lambda step: method.loss(params, aux, batch, jax.random.key(1), step))
+    value, (left, _, seen) = step(3)
+
+    def projections(networks, v):
+        head, h = networks["projector"], encoded(networks["encoder"], batch["views"][:, v:v + 1])
+        x = np.maximum(normed(h @ head["linear1"]["kernel"], head["norm1"]), 0) @ head["linear2"]["kernel"]
+        return (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + 1e-5)
+    z, t = projections(params, 1), unit(projections(aux["teacher"]["params"], 0))[:, 0]
+    top = params["predictor"]
+    p = unit(np.maximum(normed(z @ top["linear1"]["kernel"], top["norm1"]), 0) @ top["linear2"]["kernel"] + top["linear2"]["bias"])[:, 0]
+    z, groups = unit(z)[:, 0], np.array(aux["groups"])
+    own, labels = (np.argmax(x @ unit(groups).T, 1) for x in (z, t))
+    for c in set(own):
+        groups[c] = .9 * groups[c] + .1 * z[own == c].mean(0)
+    np.testing.assert_allclose(left["groups"], groups, atol=1e-5)
+    logits = p @ unit(groups).T / .1
+    assert value == pytest.approx(np.mean([np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels)]), rel=1e-5)
+    np.testing.assert_allclose(left["queue"][12:16], z, atol=1e-5)
+    anew = step(4)[1][0]["groups"]
+    assert not np.allclose(anew, groups, atol=.2)
+    kept = method.post(params, aux, jnp.int32(1))[1]["teacher"]["params"]["encoder"]["linear"]["kernel"]
+    np.testing.assert_allclose(kept, .9 * aux["teacher"]["params"]["encoder"]["linear"]["kernel"] + .1 * params["encoder"]["linear"]["kernel"], rtol=1e-5)
+    again = method.post(params, aux, jnp.int32(3))[1]["teacher"]["params"]["encoder"]["linear"]["kernel"]
+    np.testing.assert_array_equal(again, params["encoder"]["linear"]["kernel"])
