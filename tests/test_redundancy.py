@@ -176,6 +176,7 @@ def test_what_was_drawn_is_handed_to_those_that_ask():
         config = config_of(name, **{"local.views": "2", "local.size": "8", "local.mean": "(.5, .5, .5)", "local.std": "(.25, .25, .25)"})
         job = jobs.prepare(config, mesh.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True))
         assert job.method.needs.drawn == asks and {"view_params", "local_params"} & set(job.seen) == ({"view_params", "local_params"} if asks else set())
+        assert job.embedding() == config.method.dim                             # the loss is traced, with local views too
         if asks:
             assert {side: x.shape for side, x in job.seen["local_params"]["crop"].items()} == dict.fromkeys(("top", "left", "height", "width"), (16, 2))
 

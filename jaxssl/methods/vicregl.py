@@ -8,6 +8,7 @@ keeps the last pair's local loss alone).
 
 Expected: ResNet-50, ImageNet, batch 2048, 300 epochs: 70.4 % linear, 55.9 mIoU linear segmentation of Pascal VOC with alpha .75; 71.2 and 54.0 with .9 (official README).
 """
+import jax
 import jax.numpy as jnp
 
 from jaxssl.errors import UserError
@@ -40,10 +41,10 @@ def make(*, encoder, net, alpha=0.75, sim=25.0, std=25.0, cov=1.0, matches=20, l
     def loss(params, aux, batch, key, step):
         stats, whole = dict(aux["batch_stats"]), batch["views"].shape[1]
         h, z, maps, boxes, flips = [], [], [], [], []
-        for crops, drawn in (("views", "view_params"), ("local", "local_params")):
+        for i, (crops, drawn) in enumerate((("views", "view_params"), ("local", "local_params"))):
             if crops not in batch:
                 continue
-            seen, stats["encoder"] = encoder.per_view(params["encoder"], stats["encoder"], batch[crops], key=key)                   # Features of [B, V, …]
+            seen, stats["encoder"] = encoder.per_view(params["encoder"], stats["encoder"], batch[crops], key=jax.random.fold_in(key, i))        # Features of [B, V, …]
             if crops == "views" and seen.tokens.shape[2] < 4:
                 raise UserError("the encoder's map of a view has one place, and vicregl compares places: choose a larger augment.size, or model.stem=cifar")
             embedded, stats["projector"] = projector.per_view(params["projector"], stats["projector"], seen.pooled)                 # [B, V, K]
