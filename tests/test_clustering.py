@@ -1,5 +1,6 @@
 """Labels from a memory bank: how it is written and gone through, and what DeepCluster v2 and SeLa v2 do at the steps where something changes."""
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from jaxssl.errors import UserError
 from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
+from jaxssl.losses.unit import normalised
 from jaxssl.methods import deepcluster_v2, smog
 from jaxssl.models import Net
 from tests.test_methods import Average, encoded, normed, unit
@@ -119,3 +121,20 @@ def test_smog_is_the_papers_and_resets():
     np.testing.assert_allclose(kept, .9 * aux["teacher"]["params"]["encoder"]["linear"]["kernel"] + .1 * params["encoder"]["linear"]["kernel"], rtol=1e-5)
     again = method.post(params, aux, jnp.int32(3))[1]["teacher"]["params"]["encoder"]["linear"]["kernel"]
     np.testing.assert_array_equal(again, params["encoder"]["linear"]["kernel"])
+
+
+def test_golden_of_lightlys_smog():
+    """tests/goldens/make_clustering.py made it; float64."""
+    with np.load(Path(__file__).parent / "goldens" / "clustering.npz", allow_pickle=False) as file:
+        g = {name: jnp.float32(file[name]) for name in file.files}
+    labels = clustering.nearest(normalised(g["answered"]), normalised(g["groups"]))
+
+    def loss(encoded):
+        groups = clustering.momentum_groups(g["groups"], encoded, momentum=.9)
+        logits = normalised(encoded @ g["mix"]) @ normalised(groups).T
+        return clustering.hard_cross_entropy(logits[:, None, None], labels[:, None], temperature=.1), groups
+    (value, groups), grad = jax.value_and_grad(loss, has_aux=True)(g["encoded"])
+    np.testing.assert_array_equal(labels, g["labels"])
+    np.testing.assert_allclose(groups, g["moved"], atol=1e-6)
+    assert value == pytest.approx(float(g["smog"]), rel=1e-5)
+    np.testing.assert_allclose(grad, g["grad_smog"], rtol=1e-5, atol=1e-5 * np.abs(g["grad_smog"]).max())

@@ -1,8 +1,9 @@
 """DirectPred on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/directpred.py --workdir runs/digits_directpred
-Hardware: two CPU cores. Hours: none measured on quiet cores.
-Expected: not measured.
+Hardware: two CPU cores. Hours: .2 on cores shared with other work.
+Expected: it does not learn here: kNN 17.8 % and linear 34.9 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run), while the loss falls to .37 and the
+          predictor's rank rises from 5 to 8. As with BYOL place, size and contrast, which two crops share, are probably enough for it.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

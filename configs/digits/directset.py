@@ -1,8 +1,8 @@
 """DirectSet at power 1 (DirectCopy) on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/directset.py --workdir runs/digits_directset
-Hardware: two CPU cores. Hours: none measured on quiet cores.
-Expected: not measured.
+Hardware: two CPU cores. Hours: .2 on cores shared with other work.
+Expected: it does not learn here: kNN 18.2 % and linear 34.8 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run); see configs/digits/directpred.py.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

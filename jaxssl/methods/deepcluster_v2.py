@@ -54,7 +54,7 @@ def clustered(encoder: Net, net: Callable, examples: int, *, temperature: float,
     check_range(temperature=(temperature, "above 0", temperature > 0), heads=(heads, "at least 1", heads >= 1), hidden=(hidden, "at least 1", hidden >= 1),
                 dim=(dim, "at least 1", dim >= 1), every=(every, "at least a step", every >= 1),
                 prototypes=(prototypes, f"in [2, {examples}], the number of training images", 2 <= prototypes <= examples))
-    head = PrototypeHead((hidden, dim, prototypes), norm=True, relu=True, kernel_init=TORCH, depth=2)
+    head = PrototypeHead((hidden, dim), norm=True, relu=True, kernel_init=TORCH, prototypes=False)
     projector = net(head)
 
     def init(key, batch):

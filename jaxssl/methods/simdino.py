@@ -32,7 +32,7 @@ def make(*, encoder, net, batch_size, total, tau=0.996, weight=1.0, epsilon=0.05
                 layers=(layers, "at least 1", layers >= 1))
     if batch_size % groups:
         raise UserError(f"method.groups is {groups}, which does not divide the batch of {batch_size}; choose a divisor")
-    module = PrototypeHead((hidden,) * (layers - 1) + (dim, dim), norm=norm, depth=layers)
+    module = PrototypeHead((hidden,) * (layers - 1) + (dim,), norm=norm, prototypes=False)
     head = net(module)
     decay = schedules.tau(tau, total)
     balance = (dim + batch_size) / (dim * batch_size)

@@ -31,6 +31,7 @@ class PrototypeHead(nn.Module):
     tiny before it gets its length, and gradients are large. The gain, a matrix there, has weight decay there; of rank 1, here, it has none unless a rule says so.
 
     dims: widths of the hidden layers, of the bottleneck, and the number of prototypes.
+    prototypes: without them dims and the head end at the bottleneck, and unit vectors come out.
     norm: batch norm before every activation, for convolutional encoders that have it too; the layers before it have no bias.
     gain: see `Prototypes`.
     relu: ReLU in place of GELU. kernel_init: how linear layers begin.
@@ -45,11 +46,12 @@ class PrototypeHead(nn.Module):
     bn_momentum: float = 0.9
     bn_eps: float = 1e-5
     depth: int = 0
+    prototypes: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = x.astype(jnp.float32)
-        *hidden, bottleneck, count = self.dims
+        *hidden, bottleneck, count = self.dims if self.prototypes else (*self.dims, 0)
         for i, width in enumerate(hidden, 1):
             x = nn.Dense(width, use_bias=not self.norm, kernel_init=self.kernel_init, name=f"linear{i}")(x)
             if self.norm:
@@ -58,7 +60,7 @@ class PrototypeHead(nn.Module):
             if i == self.depth:
                 return x
         x = unit(nn.Dense(bottleneck, kernel_init=self.kernel_init, name=f"linear{len(hidden) + 1}")(x), -1)
-        return x if self.depth == len(hidden) + 1 else Prototypes(count, self.gain, name="prototypes")(x)
+        return x if not count or self.depth == len(hidden) + 1 else Prototypes(count, self.gain, name="prototypes")(x)
 
 
 def unit(x: jax.Array, axis: int) -> jax.Array:
