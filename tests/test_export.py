@@ -2,7 +2,11 @@
 import dataclasses
 import importlib
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -427,6 +431,25 @@ def test_two_exports_to_one_folder_leave_the_first_whole(tmp_path):
                 (early / "a").write_text("early")
             assert (late / "a").read_text() == "late"
     assert [p.name for p in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "a").read_text() == "early"
+
+
+def test_what_a_killed_export_left_goes_with_the_next(tmp_path):
+    """And nothing else: neither what a living one is writing, nor another name's."""
+    script = "\n".join(["import os, sys", "from jaxssl.encoder.formats import files", "with files.fresh(sys.argv[1]) as partial:", "    os.kill(os.getpid(), 9)"])
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], cwd=ROOT).returncode == -9
+    (left,) = tmp_path.iterdir()
+    others = [tmp_path / name for name in (".out2.0123abcd.unchecked", ".out.notes.unchecked")]
+    for other in others:
+        other.mkdir()
+    with files.fresh(tmp_path / "out") as partial:
+        assert not left.exists()
+        with pytest.raises(UserError, match="was not written"):
+            with files.fresh(tmp_path / "out"):
+                assert partial.exists()
+                (tmp_path / "out").mkdir()
+                (tmp_path / "out" / "theirs").touch()
+        shutil.rmtree(tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "out", *others])
 
 
 @pytest.mark.parametrize("metric, share", [("accuracy", True), ("knn_k20", True), ("probe_accuracy", True), ("mean per class", True), ("MAP@R", True), ("recall@4", True), ("contrast_top5", True),

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from scipy.stats import norm
 
-from jaxssl.losses import clustering, contrastive, correlation, dictionary, distillation, masked, redundancy
+from jaxssl.losses import clustering, contrastive, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral, unified
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -26,6 +27,7 @@ class Case(NamedTuple):
     oracle: object  # the same of numpy f64, one element at a time
     inputs: object  # rng → arrays; those of B rows lie on the batch
     learned: tuple = (0,)  # which of them gradients flow to; to the other floats there must be none
+    held: object = lambda *x: {}  # arrays → keywords of the oracle: what it would compute from them and gradients take for given
 
 
 def normal(*shapes):
@@ -162,6 +164,112 @@ def barlow(z, weight):
     return sum((1 - c) ** 2 if i == j else weight * c**2 for (_, _, i, j), c in of.items()) / len(pairs(z))
 
 
+def distance(z, whole):
+    return np.mean([(z[b, v] - z[b, :whole].mean(0)) ** 2 for b in range(B) for v in range(z.shape[1])])
+
+
+def correlations(z):
+    _, V, K = z.shape
+    return 2 / V / K**2 * sum(cosine(z[:, v, i] - z[:, v, i].mean(), z[:, v, j] - z[:, v, j].mean()) ** 2
+                              for v in range(V) for i in range(K) for j in range(K) if i != j)
+
+
+# The average before this batch, as of unit vectors.
+AVERAGE = np.cov(np.random.default_rng(6).normal(size=(4, 50)) / 2, bias=True)
+
+
+def unit_rows(x):
+    return x / np.sqrt((x**2).sum(-1, keepdims=True))
+
+
+def newest(p):
+    return np.mean([np.outer(row, row) for row in unit_rows(p).reshape(-1, p.shape[-1])], 0)
+
+
+def tico(p, z, batch=None):
+    C = .9 * AVERAGE + .1 * (newest(p) if batch is None else batch)
+    return regression(p, z) / 2 + 8 * np.mean([row @ C @ row for row in unit_rows(p).reshape(-1, p.shape[-1])])
+
+
+def mmcr(z, teacher, weight):
+    """Singular values as roots of the eigenvalues of the smaller Gram matrix, in float64."""
+    def nuclear(x):
+        return np.sqrt(np.maximum(np.linalg.eigvalsh(x @ x.T if len(x) < len(x.T) else x.T @ x), 0)).sum()
+    u = unit_rows(z)
+    centroids = u.mean(1) if teacher is None else (u.mean(1) + unit_rows(teacher).mean(1)) / 2
+    return weight * np.mean([nuclear(x) for x in u]) - nuclear(centroids)
+
+
+def whitened(x):
+    """By Gram-Schmidt on the columns of the inverse, one row at a time."""
+    centred = x - x.mean(0)
+    C, K = centred.T @ centred / (len(x) - 1), x.shape[1]
+    L = np.zeros((K, K))
+    for i in range(K):
+        for j in range(i + 1):
+            rest = C[i, j] - L[i, :j] @ L[j, :j]
+            L[i, j] = np.sqrt(rest) if i == j else rest / L[j, j]
+    return centred @ np.linalg.inv(L).T
+
+
+def wmse(z, place, size):
+    """place: of each image in an order whose pieces are whitened together."""
+    y, order = np.zeros_like(z), np.argsort(place)
+    for start in range(0, B, size):
+        for v in range(z.shape[1]):
+            group = order[start:start + size]
+            y[group, v] = whitened(z[group, v])
+    return np.mean([2 - 2 * cosine(y[b, v], y[b, w]) for b in range(B) for v, w in pairs(z)])
+
+
+def visreg(z, directions, deviations=None):
+    found = []
+    for v in range(z.shape[1]):
+        mean, std = z[:, v].mean(0), z[:, v].std(0)
+        y = (z[:, v] - mean) / ((std if deviations is None else deviations[v]) + 1e-4)
+        shape = [(sorted(y @ a / np.sqrt(a @ a))[i] - norm.ppf((i + 1) / (B + 1))) ** 2 for a in directions.T for i in range(B)]
+        found.append(np.mean(mean**2) + np.mean((1 - std) ** 2) + np.mean(shape))
+    return np.mean(found)
+
+
+def vicregl(maps, crop, boxes):
+    """Maps of two whole views, 3 × 3, and of a crop, 2 × 2; boxes: top, left, height, width, and whether it is mirrored, of each view."""
+    maps, sides, counts = [maps[:, 0], maps[:, 1], crop[:, 0]], (3, 3, 2), (5, 5, 2)
+
+    def place(b, v, n):
+        top, left, height, width, mirrored = boxes[b, v]
+        row, column = divmod(n, sides[v])
+        return np.array([top + (row + .5) * height / sides[v], left + ((sides[v] - 1 - column if mirrored else column) + .5) * width / sides[v]])
+
+    def matches(v, w, by):
+        """Of each image, pairs of a place of view v and the place of view w that is nearest to it."""
+        pairs = [[], []]
+        for b in range(B):
+            d = np.array([[np.sum((place(b, v, n) - place(b, w, m)) ** 2 if by == "place" else (maps[v][b, n] - maps[w][b, m]) ** 2)
+                           for m in range(sides[w] ** 2)] for n in range(sides[v] ** 2)])
+            kept = sorted(np.argsort(d.min(1), kind="stable")[:counts[v]])
+            pairs[0].append(maps[v][b, kept])
+            pairs[1].append(maps[w][b, d.argmin(1)[kept]])
+        return map(np.stack, pairs)
+
+    def terms(x, y):
+        return 5 * np.mean((x - y) ** 2) + 3 * (variance(x) + variance(y)) / 2 + 2 * (covariance(x) + covariance(y)) / 4
+    pairs = [(v, w) for v in range(2) for w in range(3) if v != w]
+    return np.mean([(terms(*matches(v, w, by)) + terms(*matches(w, v, by))) / 2 for v, w in pairs for by in ("place", "embedding")]) * 2
+
+
+def jax_vicregl(maps, crop, boxes):
+    sides = ("top", "left", "height", "width")
+    return matching.vicregl([maps[:, 0], maps[:, 1], crop[:, 0]], [{name: boxes[:, v, i].astype(int) for i, name in enumerate(sides)} for v in range(3)],
+                            [boxes[:, v, 4] > 0 for v in range(3)], 2, matches=(5, 5, 2), sim=5., std=3., cov=2.)
+
+
+def boxed(rng):
+    """Boxes whose sides share few factors, so that hardly two distances are equal."""
+    boxes = np.concatenate([rng.integers(0, 97, (B, 3, 2)), rng.integers(101, 211, (B, 3, 2)), rng.integers(0, 2, (B, 3, 1))], -1)
+    return [rng.normal(size=(B, 2, 9, 4)), rng.normal(size=(B, 1, 4, 4)), boxes * 1.]
+
+
 def sigreg(z, directions):
     values = []
     for v in range(z.shape[1]):
@@ -214,7 +322,7 @@ def labelled(logits, labels):
     return np.mean([-log_softmax(logits[b, v, h] / .1)[labels[b, h]] for b, v, h in np.ndindex(logits.shape[:3])])
 
 
-def banked(rng):
+def bank_rows(rng):
     return [rng.normal(size=(B, 6)), rng.random(B) < .8, rng.normal(size=(5, 6))]
 
 
@@ -223,7 +331,137 @@ def spread(rng):
     return [rng.normal(size=(B, 3, 6)) * np.array([.1, .5, .9, 1.2, 2., 4.])]
 
 
+def anchored(z, of):
+    """Mean over anchors of the mean over their positives of `of`(cosine with the positive, cosines with all negatives)."""
+    V, z = z.shape[1], np.stack([row / np.sqrt(row @ row) for row in z.reshape(-1, z.shape[-1])])
+    image = np.arange(len(z)) // V
+    return np.mean([np.mean([of(z[i] @ z[p], z[image != image[i]] @ z[i]) for p in range(len(z)) if p != i and image[p] == image[i]]) for i in range(len(z))])
+
+
+def decoupled(z, T):
+    return anchored(z, lambda p, n: np.log(np.exp(n / T).sum()) - p / T)
+
+
+def dclw(z, T, sigma):
+    def alike(b, v, w):
+        return np.exp(cosine(z[b, v], z[b, w]) / sigma)
+    V, values = z.shape[1], []
+    for b, v in np.ndindex(len(z), V):
+        lse = np.log(sum(np.exp(cosine(z[b, v], z[c, w]) / T) for c, w in np.ndindex(len(z), V) if c != b))
+        values += [lse - (2 - alike(b, v, w) / np.mean([alike(c, v, w) for c in range(len(z))])) * cosine(z[b, v], z[b, w]) / T for w in range(V) if w != v]
+    return np.mean(values)
+
+
+# A class of three, one of one, and images without a label.
+LABELS = np.array([0, 1, 2, 0, -1, 2, 2, 0, 3, -1, 5, 5, 1, -1, 2, 1])
+
+
+def sup_con(z, labels, T):
+    V, z = z.shape[1], np.stack([row / np.sqrt(row @ row) for row in z.reshape(-1, z.shape[-1])])
+    values = []
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        lse = np.log(sum(np.exp(z[i] @ z[j] / T) for j in others))
+        values.append(np.mean([lse - z[i] @ z[j] / T for j in others if j // V == i // V or labels[j // V] == labels[i // V] >= 0]))
+    return np.mean(values)
+
+
+# φ and ψ as the paper's table 1 has them, temperature .5 and margin .2.
+FAMILY = {"infonce": (lambda x: .5 * np.log(1 + x), lambda x: np.exp(x / .5)), "dcl": (lambda x: .5 * np.log(x), lambda x: np.exp(x / .5)),
+          "triplet": (lambda x: x, lambda x: np.maximum(x + .2, 0)), "soft_triplet": (lambda x: .5 * np.log(1 + x), lambda x: np.exp(x / .5 + .2)),
+          "tuplet": (lambda x: np.log(1 + x), np.exp), "lifted": (lambda x: np.maximum(np.log(x), 0) ** 2, lambda x: np.exp(x + .2))}
+
+
+def family(name):
+    phi, psi = FAMILY[name]
+    return Case(f"phi_psi, {name}", lambda z: unified.phi_psi(z, unified.FAMILY[name](.5, .2)), lambda z: anchored(z, lambda p, n: phi(psi(n - p).sum())),
+                normal((B, 3 if name == "tuplet" else 2, 5)))
+
+
+def of_others(ids, b):
+    """The queue's rows that are of another image, by number."""
+    return [m for m in range(len(KEYS)) if QUEUED[m] != ids[b]]
+
+
+def neighbours(z, ids, count):
+    near = [[sorted(of_others(ids, b), key=lambda m: -cosine(z[b, v], KEYS[m]))[:count] for v in range(z.shape[1])] for b in range(len(z))]
+    return KEYS[np.array(near)] / np.linalg.norm(KEYS, axis=1)[np.array(near)][..., None]
+
+
+def mean_shift(q, target, near):
+    return np.mean([np.mean([2 - 2 * cosine(q[b, v], x) for x in (target[b, v], *near[b, v])]) for b, v in np.ndindex(q.shape[:2])])
+
+
+def relational(q, k, ids):
+    def logp(x, b, T):
+        return log_softmax(np.array([cosine(x, KEYS[m]) for m in of_others(ids, b)]) / T)
+    return np.mean([-np.exp(logp(k[b, v], b, .1)) @ logp(q[b, v], b, .3) for b, v in np.ndindex(q.shape[:2])])
+
+
+def queued(function, **how):
+    """A loss on the queue above, of arrays and then the ids."""
+    return lambda *x: function(*x[:-1], jnp.float32(KEYS), ids=x[-1].astype(int), queue_ids=jnp.asarray(QUEUED), **how)
+
+
+# A bank of 20 rows of which 17 are of images; image 3 stands twice in the batch and twice among those drawn.
+BANKED, DRAWN, BANK = np.array([0, 5, 3, 7, 16, 3, *range(8, 16), 1, 2]), np.array([3, 9, 3, 0, 12]), np.random.default_rng(6).normal(size=(20, 6))
+
+
+def instance(q, ids, noise):
+    values = []
+    for b, v in np.ndindex(q.shape[:2]):
+        own = cosine(q[b, v], BANK[int(ids[b])]) / .2
+        if noise:
+            p, against = np.exp(own) / 9., [np.exp(cosine(q[b, v], BANK[i]) / .2) / 9. for i in DRAWN if i != ids[b]]
+            values.append(-np.log(p / (p + 5 / 17)) - sum(np.log(5 / 17 / (x + 5 / 17)) for x in against))
+        else:
+            values.append(np.log(sum(np.exp(cosine(q[b, v], BANK[i]) / .2) for i in range(17))) - own)
+    return np.mean(values)
+
+
+def renewed(z, ids):
+    out = BANK.copy()
+    for i in set(ids.astype(int)):
+        said = np.mean([z[b, v] / np.sqrt(z[b, v] @ z[b, v]) for b, v in np.ndindex(z.shape[:2]) if ids[b] == i], 0)
+        row = .7 * BANK[i] + .3 * said
+        out[i] = row / np.sqrt(row @ row)
+    return out
+
+
+def banked(function, **how):
+    return lambda q, ids: function(q, jnp.float32(BANK), ids=ids.astype(int) % 17, **how)
+
+
+def with_ids(rng):
+    return [rng.normal(size=(B, 2, 6)), BANKED * 1.]
+
+
+CONTRASTIVE = [
+    Case("dcl", functools.partial(contrastive.dcl, temperature=.2), lambda z: decoupled(z, .2), normal((B, 2, 8))),
+    # Its weights have no gradient, so that it is not the slope of the loop; the golden has both.
+    Case("dclw, 3 views", lambda z: contrastive.dcl(jax.lax.stop_gradient(z), temperature=.2, sigma=.5), lambda z: dclw(z, .2, .5), normal((B, 3, 8)), ()),
+    Case("dcl, 3 views in tiles", functools.partial(contrastive.dcl, temperature=.1, block=7), lambda z: decoupled(z, .1), normal((B, 3, 8))),
+    Case("sup_con", lambda z, y: contrastive.sup_con(z, y.astype(int), classes=6, temperature=.2), lambda z, y: sup_con(z, y, .2),
+         lambda rng: [rng.normal(size=(B, 2, 6)), LABELS * 1.]),
+    Case("sup_con, 3 views in tiles", lambda z, y: contrastive.sup_con(z, y.astype(int), classes=6, temperature=.1, block=7), lambda z, y: sup_con(z, y, .1),
+         lambda rng: [rng.normal(size=(B, 3, 6)), LABELS * 1.]),
+    *map(family, FAMILY),
+    Case("nearest", queued(lambda *x, **how: dictionary.nearest(*x, count=2, **how)[0]), lambda z, ids: neighbours(z, ids, 2),
+         lambda rng: [rng.normal(size=(B, 2, 6)), np.arange(B) * 1.], ()),
+    Case("neighbour_nce", lambda p, n: dictionary.neighbour_nce(n, p, temperature=.2)[0],
+         lambda p, n: np.mean([-log_softmax(np.array([cosine(n[b, v], p[c, v]) for c in range(B)]) / .2)[b] for b, v in np.ndindex(B, 2)]), normal((B, 2, 6), (B, 2, 6))),
+    Case("mean_shift", dictionary.mean_shift, mean_shift, normal((B, 2, 6), (B, 2, 6), (B, 2, 3, 6))),
+    Case("mean_shift, no neighbours", lambda q, t: dictionary.mean_shift(q, t, t[:, :, None][:, :, :0]), lambda q, t: mean_shift(q, t, q[:, :, None][:, :, :0]),
+         normal((B, 1, 6), (B, 1, 6))),
+    Case("relational", queued(lambda *x, **how: dictionary.relational(*x, student_temp=.3, teacher_temp=.1, **how)[0]), relational,
+         lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
+    Case("bank softmax", banked(discrimination.softmax, examples=17, temperature=.2), lambda q, ids: instance(q, ids, False), with_ids),
+    Case("bank nce", banked(discrimination.nce, drawn=jnp.asarray(DRAWN), examples=17, temperature=.2, log_z=jnp.log(9.)), lambda q, ids: instance(q, ids, True), with_ids),
+    Case("bank renewed", lambda z, ids: discrimination.renewed(jnp.float32(BANK), z, ids.astype(int) % 17, .7), renewed, with_ids, ()),
+]
+
 CASES = [
+    *CONTRASTIVE,
     Case("nt_xent", functools.partial(contrastive.nt_xent, temperature=.2), lambda z: nt_xent(z, .2), normal((B, 2, 8))),
     Case("nt_xent, 3 views in tiles", functools.partial(contrastive.nt_xent, temperature=.1, block=7), lambda z: nt_xent(z, .1), normal((B, 3, 8))),
     Case("cosine_regression", distillation.cosine_regression, regression, normal((B, 2, 8), (B, 2, 8))),
@@ -248,14 +486,27 @@ CASES = [
     Case("covariance", redundancy.covariance, covariance, spread),
     Case("barlow_twins", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 2, 5))),
     Case("barlow_twins, 3 views", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 3, 4))),
+    Case("distance", lambda z: redundancy.distance(z, 2), lambda z: distance(z, 2), normal((B, 3, 4))),
+    Case("correlation", redundancy.correlation, correlations, spread),
+    Case("tico", lambda p, z: redundancy.tico(p, z, jnp.float32(AVERAGE), contrast=8., decay=.9)[0], tico, normal((B, 2, 4), (B, 2, 4)),
+         held=lambda p, z: {"batch": newest(p)}),
+    Case("mmcr", lambda z, t: spectral.mmcr(z, t)[0], lambda z, t: mmcr(z, t, 0), normal((B, 2, 6), (B, 2, 6))),
+    Case("mmcr, alone, weighed, wide", lambda z: spectral.mmcr(z, weight=.5)[0], lambda z: mmcr(z, None, .5), normal((B, 3, 24))),
+    Case("wmse", lambda z, place: spectral.wmse(z, jnp.argsort(jnp.argsort(place)) // 8, size=8), lambda z, place: wmse(z, place, 8),
+         lambda rng: [rng.normal(size=(B, 3, 3)) + rng.normal(size=(B, 1, 3)), rng.permutation(B) * 1.]),
+    Case("visreg", lambda z, a: sum(redundancy.visreg(z, jax.lax.stop_gradient(a)).values()), visreg, normal((B, 2, 5), (5, 3)),
+         held=lambda z, a: {"deviations": z.std(0)}),
+    Case("invariance, 2 whole of 3 views", lambda z: redundancy.invariance(z, 2),
+         lambda z: np.mean([np.mean((z[:, v] - z[:, w]) ** 2) for v in range(2) for w in range(3) if v != w]), normal((B, 3, 4))),
+    Case("vicregl", jax_vicregl, vicregl, boxed, learned=(0, 1)),
     Case("queue_nce", lambda q, k, ids: dictionary.queue_nce(q, k, jnp.float32(KEYS), ids=ids.astype(int), queue_ids=jnp.asarray(QUEUED), temperature=.2)[0],
          lambda q, k, ids: nce(q, k, lambda b, v: KEYS[QUEUED != ids[b]], .2), lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
     Case("batch_nce", lambda q, k: dictionary.batch_nce(q, k, temperature=.2)[0], lambda q, k: nce(q, k, lambda b, v: np.delete(k[:, v], b, 0), .2), normal((B, 2, 6), (B, 2, 6))),
     Case("update_correlation", functools.partial(correlation.update_correlation, momentum=.3), moving_correlation, normal((5, 5), (B, 2, 5)), ()),
     Case("direct_predictor", lambda c: correlation.direct_predictor(c @ c.T, power=.5, epsilon=.01)[0], lambda c: predictor(c @ c.T, .5), normal((5, 9)), ()),
     Case("coding_rate", functools.partial(correlation.coding_rate, epsilon=.05), coding_rate, normal((B, 2, 5))),
-    Case("spherical_kmeans", functools.partial(clustering.spherical_kmeans, iterations=3), kmeans, banked, ()),
-    Case("equal_shares", functools.partial(clustering.equal_shares, temp=.3, iterations=4), dealt, banked, ()),
+    Case("spherical_kmeans", functools.partial(clustering.spherical_kmeans, iterations=3), kmeans, bank_rows, ()),
+    Case("equal_shares", functools.partial(clustering.equal_shares, temp=.3, iterations=4), dealt, bank_rows, ()),
     Case("momentum_groups", lambda g, z: jnp.square(clustering.momentum_groups(g, z, momentum=.9)).sum(), lambda g, z: np.square(moved(g, z)).sum(), normal((5, 6), (B, 6)), (1,)),
     Case("hard_cross_entropy", lambda x, y: clustering.hard_cross_entropy(x, y.argmax(-1), temperature=.1), lambda x, y: labelled(x, y.argmax(-1)),
          normal((B, 2, 3, 5), (B, 3, 5))),
@@ -301,12 +552,13 @@ def test_equals_the_loop(case):
 def test_gradient_is_the_slope_of_the_loop(case):
     """Along random directions, one for each array; and no gradient at all to what a loss takes for given."""
     x, rng, h = arrays(case), np.random.default_rng(1), 1e-6
+    held = case.held(*map(np.float64, x))
     for i, grad in zip(floats(x), compiled(case)(*x)[1]):
         if i not in case.learned:
             assert not np.any(grad), f"array {i} gets a gradient"
             continue
         for d in rng.normal(size=(3, *x[i].shape)):
-            ends = [case.oracle(*(np.float64(a) + sign * h * d if j == i else a for j, a in enumerate(x))) for sign in (-1, 1)]
+            ends = [case.oracle(*(np.float64(a) + sign * h * d if j == i else a for j, a in enumerate(x)), **held) for sign in (-1, 1)]
             np.testing.assert_allclose(np.sum(np.float64(grad) * d), (ends[1] - ends[0]) / (2 * h), rtol=1e-4, atol=1e-5 * np.linalg.norm(grad))
 
 

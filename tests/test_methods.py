@@ -149,6 +149,17 @@ def sela(params, aux, batch, step, keys):
     return labelled(params, aux, batch, step, keys, aux["clusters"]["centroids"], prototypes, aux["clusters"]["shift"], .05)
 
 
+def tico(params, aux, batch, step, keys):
+    teacher = aux["teacher"]["params"]
+
+    def head(params, h):
+        return perceptron(params, h) + params["linear2"]["bias"]
+    p, z = (unit(head(x["projector"], encoded(x["encoder"], batch["views"]))) for x in (params, teacher))
+    C = keys["decay"] * aux["covariance"] + (1 - keys["decay"]) * np.mean([np.outer(x, x) for x in p.reshape(-1, p.shape[-1])], 0)
+    agreement = np.mean([1 - p[b, s] @ z[b, t] for b in range(len(p)) for s, t in pairs(2, 2)])
+    return agreement + keys["contrast"] * np.mean([x @ C @ x for x in p.reshape(-1, p.shape[-1])]), {"covariance": C}
+
+
 HEAD = dict(prototypes=6, hidden=4, bottleneck=3, teacher_temp_warmup="6_steps")
 BANK = dict(prototypes=6, heads=2, hidden=16, dim=3, every="5_steps")
 CASES = {
@@ -158,6 +169,7 @@ CASES = {
     "simdino": Case("simdino", simdino, dict(hidden=4, dim=3, tau=.9, groups=2), local=3),
     "deepcluster_v2": Case("deepcluster_v2", deepcluster, dict(BANK, fill="1_steps", heads=3), local=3),
     "sela_v2": Case("sela_v2", sela, dict(BANK, fill="1_steps"), local=3),
+    "tico": Case("tico", tico, dict(hidden=16, dim=3, tau=.9, contrast=3., decay=.7)),
     "dino": Case("dino", dino, dict(HEAD, tau=.9), local=3),
     "dino without crops": Case("dino", dino, dict(HEAD, tau=.8, norm=True, norm_last_layer=False)),
 }
@@ -214,7 +226,7 @@ def test_gradient_reaches_all_that_trains_and_nothing_else(name):
     _, params, aux, _ = made(name)
     trained, state = jax.jit(jax.grad(lambda *a: step_of(name, *a)[0], (0, 1)))(params, aux)
     for path, gradient in tree.names(state).items():
-        if path.startswith(("teacher/", "center")):
+        if path.startswith(("teacher/", "center", "covariance")):
             assert not np.any(gradient), path
     for network, gradients in trained.items():
         assert any(np.abs(gradient).max() > 1e-6 for gradient in jax.tree.leaves(gradients)), network

@@ -24,6 +24,8 @@ SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR
 # Whatever a recipe has: arithmetic that can be compared, and an optimizer whose first moments are the gradient.
 PLAIN = {"precision": "f32", "data.path": "", "data.test_path": "", "data.examples": "0", "data.classes": "0", "optim.name": "adamw", "optim.lr": "4e-3", "optim.scaling": "none"}
 WIDTHS, WIDEST = ("hidden", "dim", "prototypes", "bottleneck"), 64
+# Of methods that whiten in sub-batches, which are parts of the batch and wider than an embedding; shrunk, so that whitening eight images is no test of rounding.
+WHITE = {"method.subbatch": "8", "method.dim": "4", "method.shrink": ".1"}
 
 
 @functools.cache
@@ -46,7 +48,8 @@ def _small(method):
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
     once = {"fill": "0_steps", "every": "2_steps", "reset": "2"}                       # of what happens once in a while, where an epoch is longer than a test
     bank = {f"method.{key}": text for key, text in once.items() if key in config.method}
-    return {**name, **LESS, **PLAIN, **encoder, **heads, **bank, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
+    white = WHITE if "subbatch" in config.method else {}
+    return {**name, **LESS, **PLAIN, **encoder, **heads, **bank, **white, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
 
 
 def small(method: str) -> dict[str, str]:
@@ -64,8 +67,8 @@ def kinds_of_state(method: str) -> frozenset[tuple[str, str]]:
     """(top key of aux, place between steps) of every array that `method` keeps beside its parameters; from shapes alone."""
     config = config_of(method)
     mesh, facts = sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)
-    seen = jobs.seen_shapes(jobs.views(config)[0], jobs.batch_shapes(config.batch_size, facts, mesh)[0])
     made = jobs.method_of(config, mesh, facts, 30)[1]
+    seen = jobs.seen_shapes(jobs.views(config, made.needs.drawn)[0], jobs.batch_shapes(config.batch_size, facts, mesh)[0])
     aux = jobs.initial_shapes(made, config, seen)[1]
     return frozenset((name.partition("/")[0], kind) for name, kind in tree.names(sharding.kinds(aux, made.places)).items())
 

@@ -2,7 +2,7 @@
 
 Command:  python -m jaxssl.main --config configs/digits/swav.py --workdir runs/digits_swav
 Hardware: two CPU cores. Hours: none measured.
-Expected: not measured; its tests train it for some steps.
+Expected: kNN 18.8 % and linear 38.8 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run): no gain for kNN.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

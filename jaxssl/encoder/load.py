@@ -48,6 +48,7 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
         if manager:
             manager.close()
     average = state["aux"].get("teacher") or state["aux"].get("ema")      # runs before the contract of today called it ema
+    average = average if average and "encoder" in average["params"] else None        # SimCLR's slow projector alone is nothing to be given
     weights = weights or ("teacher" if average else "student")
     if weights not in WEIGHTS:
         raise UserError(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")

@@ -1,7 +1,13 @@
-"""Contrast with a dictionary of keys that carry no gradient: a queue of earlier images (MoCo), or the other images of the batch (MoCo v3).
+"""A dictionary of keys that carry no gradient: a queue of earlier images that repels (MoCo), lends its neighbours (NNCLR, MSF) or is what images are described by
+(ISD, ReSSL); or the other images of the batch (MoCo v3).
 
 MoCo: He et al. 2020, "Momentum contrast for unsupervised visual representation learning", eq. 1. MoCo v3: Chen, Xie and He 2021, "An empirical study of
-training self-supervised vision transformers", eq. 1 and algorithm 1.
+training self-supervised vision transformers", eq. 1 and algorithm 1. NNCLR: Dwibedi et al. 2021, "With a little help from my friends", eq. 2 and algorithm 1. MSF:
+Koohpayegani, Tejankar and Pirsiavash 2021, "Mean shift for self-supervised learning", eq. 1. ISD: Tejankar et al. 2021, "ISD: self-supervised learning by iterative
+similarity distillation", eq. 1 to 3. ReSSL: Zheng et al. 2021, "ReSSL: relational self-supervised learning with weak augmentation", eq. 4 to 6.
+
+A queue is rows [M, K] and, of the same length, the ids of the images that they are of, -1 for none. Rows of an image itself, from an earlier epoch or from a second
+place in the batch, are never its negatives, its neighbours, or what it is described by.
 
 q and k are [B, V, K]: query v of an image has key v of it as its positive, usually of another view. Any scale and float type; computed in float32 over the
 global batch, each vector over its length.
@@ -11,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl.losses.unit import EXACT, normalised
+
+LOWEST = -1e4          # in place of a cosine: exp of it over a temperature is 0, and 0 times it is too, where 0 times -inf is NaN
 
 
 def queue_nce(q, k, queue, *, ids, queue_ids, temperature):
@@ -28,11 +36,8 @@ def queue_nce(q, k, queue, *, ids, queue_ids, temperature):
     Raises: ValueError for shapes that do not fit.
     """
     q, k = _checked(q, k)
-    if queue.ndim != 2 or queue.shape[-1] != q.shape[-1] or ids.shape != q.shape[:1] or queue_ids.shape != queue.shape[:1]:
-        raise ValueError(f"queue has shape {queue.shape}, ids {ids.shape}, queue_ids {queue_ids.shape}, q {q.shape}; expected [M, K], [B], [M], [B, V, K]")
     positive = jnp.sum(q * k, -1) / temperature                                                                       # [B, V]
-    negative = jnp.einsum("bvk,mk->bvm", q, lax.stop_gradient(normalised(queue)), precision=EXACT) / temperature      # [B, V, M]
-    negative = jnp.where((ids[:, None] == queue_ids)[:, None], -jnp.inf, negative)
+    negative = _similar(q, queue, ids, queue_ids, -jnp.inf) / temperature                                                        # [B, V, M]
     loss = jax.nn.softplus(jax.nn.logsumexp(negative, -1) - positive)
     return loss.mean(), lax.stop_gradient(jnp.mean(positive > negative.max(-1), dtype=jnp.float32))
 
@@ -48,13 +53,91 @@ def batch_nce(q, k, *, temperature):
 
     Returns: (loss, accuracy), scalars f32; accuracy: share of queries whose nearest key is their own, without gradient. Raises: ValueError for shapes that do not fit.
     """
+    return _in_batch(*_checked(q, k), temperature)
+
+
+def neighbour_nce(neighbours, p, *, temperature):
+    """NNCLR's loss: InfoNCE of each neighbour over the predictions v of all images of the batch, mean over images and views.
+
+        loss = 0
+        for b, v in neighbours:
+            logits = [neighbours[b, v] @ p[c, v] for c in range(B)] / temperature
+            loss += log(sum(exp(logits))) - logits[b]
+        loss /= B * V
+
+    Args: neighbours: [B, V, K], what `nearest` finds for another view of the image; no gradient. p: [B, V, K] predictions, the only ones with gradient.
+    Returns: as `batch_nce`. Raises: ValueError for shapes that do not fit.
+    """
+    p, neighbours = _checked(p, neighbours)
+    return _in_batch(neighbours, p, temperature)
+
+
+def nearest(z, queue, *, ids, queue_ids, count=1):
+    """The `count` rows of other images in the queue that are nearest to each of z [B, V, K], nearest first; without gradient.
+
+    Returns: ([B, V, count, K] of unit length, their cosines [B, V, count]). Raises: ValueError for shapes that do not fit and a queue of fewer rows.
+    """
+    if not 1 <= count <= len(queue):
+        raise ValueError(f"{count} neighbours are asked of a queue of {len(queue)}")
+
+    def next_one(left, _):
+        best, at = left.max(-1), left.argmax(-1)
+        return jnp.where(jnp.arange(len(queue)) == at[..., None], -3., left), (best, at)
+
+    # One after another, and not by top_k: for that XLA would bring the cosines of the whole batch to every device, [B, V, M].
+    _, (similar, found) = lax.scan(next_one, _similar(lax.stop_gradient(normalised(z)), queue, ids, queue_ids, -2.), length=count)
+    return jnp.moveaxis(normalised(queue)[found], 0, 2), jnp.moveaxis(similar, 0, 2)                                  # [count, B, V, …] -> [B, V, count, …]
+
+
+def mean_shift(q, target, neighbours):
+    """MSF's loss: squared distance to the target and to its neighbours, mean over them, images and views.
+
+        loss = 0
+        for b, v in queries:
+            near = [target[b, v], *neighbours[b, v]]
+            loss += mean(2 - 2 * cos(q[b, v], x) for x in near)
+        loss /= B * V
+
+    Args: q: [B, V, K] predictions. target: [B, V, K]. neighbours: [B, V, n, K], n ≥ 0. Neither of these has a gradient.
+    Returns: scalar f32 in [0, 4]. Raises: ValueError for shapes that do not fit.
+    """
+    q, target = _checked(q, target)
+    near = jnp.concatenate([target[:, :, None], lax.stop_gradient(normalised(neighbours))], 2)                        # [B, V, 1 + n, K]
+    return jnp.square(q[:, :, None] - near).sum(-1).mean()
+
+
+def relational(q, k, queue, *, ids, queue_ids, student_temp, teacher_temp):
+    """How like the queue's rows a student finds an image should be what a teacher finds: cross entropy of their softmaxes over the queue, mean over images and views.
+
+        loss = 0
+        for b, v in queries:
+            others = [queue[m] for m in range(M) if queue_ids[m] != ids[b]]
+            p = softmax([k[b, v] @ x for x in others] / teacher_temp)
+            loss += -sum(p * log_softmax([q[b, v] @ x for x in others] / student_temp))
+        loss /= B * V
+
+    This is ReSSL's loss (eq. 6); less the teacher's entropy, which has no gradient, it is ISD's divergence (eq. 3).
+    Args: q, k: of student and teacher, k without gradient. student_temp, teacher_temp: > 0; the teacher's is the lower one, which sharpens.
+    Returns: (loss, {"teacher_entropy", "student_entropy"}): nats in [0, log M], without gradient. Raises: ValueError for shapes that do not fit.
+    """
     q, k = _checked(q, k)
-    logits = jnp.einsum("bvk,cvk->bvc", q, k, precision=EXACT) / temperature                                          # [B, V, B]
-    own = jnp.eye(len(q), dtype=bool)[:, None]
-    positive = jnp.sum(q * k, -1) / temperature
-    others = jnp.where(own, -jnp.inf, logits)
-    loss = jax.nn.softplus(jax.nn.logsumexp(others, -1) - positive)
-    return loss.mean(), lax.stop_gradient(jnp.mean(positive > others.max(-1), dtype=jnp.float32))
+    logp = jax.nn.log_softmax(_similar(q, queue, ids, queue_ids, LOWEST) / student_temp, -1)                                     # [B, V, M]
+    target = jax.nn.log_softmax(_similar(k, queue, ids, queue_ids, LOWEST) / teacher_temp, -1)
+    p = jnp.exp(target)
+    metrics = {"teacher_entropy": -jnp.sum(p * target, -1).mean(), "student_entropy": -jnp.sum(jnp.exp(logp) * logp, -1).mean()}
+    return -jnp.sum(p * logp, -1).mean(), lax.stop_gradient(metrics)
+
+
+def random_queue(key, size, dim):
+    """A queue of `size` directions drawn at random that are of no image: what official codes begin with."""
+    return {"keys": normalised(jax.random.normal(key, (size, dim))), "ids": jnp.full((size,), -1, jnp.int32)}
+
+
+def refilled(queue, k, ids, step):
+    """The queue after `step`: its oldest rows replaced by k [B, V, K] of images `ids` [B], each over its length; without gradient. M is a multiple of B · V."""
+    B, V, K = k.shape
+    at = step % (len(queue["keys"]) // (B * V)) * (B * V)                     # not step * B * V % M, which a long run takes beyond int32
+    return {"keys": enqueue(queue["keys"], normalised(k).reshape(B * V, K), at), "ids": enqueue(queue["ids"], jnp.repeat(ids, V), at)}       # [B, V, K] -> [B·V, K]
 
 
 def enqueue(queue, rows, at):
@@ -66,3 +149,21 @@ def _checked(q, k):
     if q.ndim != 3 or q.shape != k.shape:
         raise ValueError(f"q has shape {q.shape} and k {k.shape}; expected the same [B, V, K]")
     return normalised(q), lax.stop_gradient(normalised(k))
+
+
+def _similar(q, queue, ids, queue_ids, own):
+    """Cosines of unit vectors q [B, V, K] with the queue's rows, [B, V, M], and `own` where a row is of the image itself."""
+    if queue.ndim != 2 or queue.shape[-1] != q.shape[-1] or ids.shape != q.shape[:1] or queue_ids.shape != queue.shape[:1]:
+        raise ValueError(f"queue has shape {queue.shape}, ids {ids.shape}, queue_ids {queue_ids.shape}, q {q.shape}; expected [M, K], [B], [M], [B, V, K]")
+    similar = jnp.einsum("bvk,mk->bvm", q, lax.stop_gradient(normalised(queue)), precision=EXACT)
+    return jnp.where((ids[:, None] == queue_ids)[:, None], own, similar)
+
+
+def _in_batch(anchors, candidates, temperature):
+    """InfoNCE of unit vectors [B, V, K] over candidates v of all images, and the share of anchors whose nearest candidate is their own."""
+    logits = jnp.einsum("bvk,cvk->bvc", anchors, candidates, precision=EXACT) / temperature                           # [B, V, B]
+    own = jnp.eye(len(anchors), dtype=bool)[:, None]
+    positive = jnp.sum(anchors * candidates, -1) / temperature
+    others = jnp.where(own, -jnp.inf, logits)
+    loss = jax.nn.softplus(jax.nn.logsumexp(others, -1) - positive)
+    return loss.mean(), lax.stop_gradient(jnp.mean(positive > others.max(-1), dtype=jnp.float32))

@@ -154,12 +154,14 @@ def distillation_metrics(student, teacher, *, student_temp):
         became uniform.
       student_entropy: mean entropy of the student's softmax.
       usage_entropy: entropy of the mean target over images and views. 0, with a teacher_entropy of 0, says that all images share one prototype.
+      target_information: the difference of the last and the first, what a target says of the image: 0 in either collapse. student_information: the same of the student.
     """
     _pairs(student, teacher)
     teacher = lax.stop_gradient(teacher.astype(jnp.float32))
     logp = jax.nn.log_softmax(lax.stop_gradient(_over(student, student_temp, "student_temp")), axis=-1)
-    return {"teacher_entropy": entropy(teacher).mean(), "student_entropy": -jnp.mean(jnp.sum(jnp.exp(logp) * logp, -1)),
-            "usage_entropy": entropy(teacher.mean((0, 1)))}
+    mean, said, usage = entropy(teacher).mean(), -jnp.mean(jnp.sum(jnp.exp(logp) * logp, -1)), entropy(teacher.mean((0, 1)))
+    return {"teacher_entropy": mean, "student_entropy": said, "usage_entropy": usage, "target_information": usage - mean,
+            "student_information": entropy(jnp.exp(logp).mean((0, 1))) - said}
 
 
 def entropy(p):

@@ -1,18 +1,22 @@
 """Redundancy reduction: views agree, and the dimensions of an embedding each say something else; no negatives and no teacher.
 
 VICReg: Bardes et al. 2022, "VICReg: variance-invariance-covariance regularization for self-supervised learning", eq. 1 to 6. Barlow Twins: Zbontar et al.
-2021, "Barlow Twins: self-supervised learning via redundancy reduction", eq. 1 and 2. SIGReg: Balestriero and LeCun 2025, "LeJEPA: provable and scalable
-self-supervised learning without the heuristics", sections 4 to 6.
+2021, "Barlow Twins: self-supervised learning via redundancy reduction", eq. 1 and 2. VIbCReg: Lee and Aune 2021, "VIbCReg: variance-invariance-better-covariance
+regularization for self-supervised learning on time series". TiCo: Zhu et al. 2022, "TiCo: transformation invariance and covariance contrast for
+self-supervised visual representation learning", section 3. SIGReg: Balestriero and LeCun 2025, "LeJEPA: provable and scalable self-supervised learning without
+the heuristics", sections 4 to 6. VISReg: Wu, Balestriero and Levine 2026, "VISReg: variance-invariance-sketching regularization for JEPA training", section 3.
 
 z is [B, V, K]: images, views, dimensions; any float type, computed in float32. Every mean is over the global batch.
 """
 import itertools
+import statistics
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.losses.unit import EXACT
+from jaxssl.losses.distillation import cosine_regression
+from jaxssl.losses.unit import EXACT, normalised
 
 EPSILON = 1e-4                                                               # under VICReg's square root (official code)
 # The integral over frequencies: 17 knots on [0, 3], twice the trapezium since the integrand is even, times the normal's characteristic function.
@@ -22,7 +26,7 @@ WEIGHTS = np.where((KNOTS == 0) | (KNOTS == 3), 1, 2) * (KNOTS[1] - KNOTS[0]) * 
 FLOOR = float(WEIGHTS @ (1 - NORMAL**2))                                     # `sigreg` of many standard normal rows: 1.05
 
 
-def invariance(z):
+def invariance(z, whole=0):
     """Squared distance of two views of an image, mean over dimensions, images and pairs of views (VICReg, eq. 5).
 
         loss = 0
@@ -30,10 +34,18 @@ def invariance(z):
             loss += mean((z[b, v, k] - z[b, w, k])² over b and k)
         loss /= number of pairs
 
+    Args: whole: where it is not 0, pairs are of one of so many first views and any other, in either order (VICRegL with local views).
     Returns: scalar f32. Raises: ValueError for another rank, integers, fewer than two images or views.
     """
     z = _checked(z, views=2)
-    return sum(jnp.square(z[:, v] - z[:, w]).mean() for v, w in _pairs(z)) / len(_pairs(z))
+    pairs = [(v, w) for v in range(whole) for w in range(z.shape[1]) if v != w] if whole else _pairs(z)
+    return sum(jnp.square(z[:, v] - z[:, w]).mean() for v, w in pairs) / len(pairs)
+
+
+def distance(z, whole):
+    """(z[b, v, k] - mean(z[b, w, k] over the first `whole` views w))², mean over dimensions, views and images: LeJEPA's and VISReg's invariance. Raises: as `variance`."""
+    z = _checked(z)
+    return jnp.square(z - z[:, :whole].mean(1, keepdims=True)).mean()
 
 
 def variance(z):
@@ -62,6 +74,51 @@ def covariance(z):
     B, V, K = z.shape
     centred = z - z.mean(0)
     return 2 * sum(_off_diagonal(_product(centred[:, v], centred[:, v]) / (B - 1)) for v in range(V)) / (K * V)
+
+
+def correlation(z):
+    """Squared correlations of different dimensions, mean over all pairs of dimensions, itself counted as 0, and twice the mean over views (VIbCReg).
+
+        for v in views:
+            N = z[:, v] - mean, each column over its length
+            loss += sum((N[:, i] @ N[:, j])² for i != j) / K²
+        loss *= 2 / V
+
+    With two views it is their sum, as in the paper. Unlike `covariance` it has no scale, so that the variance cannot buy it off.
+    Returns: scalar f32 in [0, 2). Raises: as `variance`.
+    """
+    z = _checked(z)
+    _, V, K = z.shape
+    centred = z - z.mean(0)
+    unit = centred * jax.lax.rsqrt(jnp.maximum(jnp.square(centred).sum(0), 1e-12))
+    return 2 * sum(_off_diagonal(_product(unit[:, v], unit[:, v])) for v in range(V)) / (K * K * V)
+
+
+def tico(p, z, covariance, *, contrast, decay):
+    """TiCo: views agree with what a teacher says of other views, and keep out of the directions that recent embeddings share (section 3).
+
+        p, z = each vector over its length
+        C = decay * covariance + (1 - decay) * mean(outer(p[b, v], p[b, v]) over b and v)
+        loss = mean(1 - p[b, s] @ z[b, t] over b and s != t) + contrast * mean(p[b, v] @ C @ p[b, v] over b and v)
+
+    Args: p: [B, V, K] of the student. z: [B, T, K] of the teacher, T ≤ V, no gradient. covariance: [K, K], zeros at first. contrast: ρ, 8 in the paper. decay: β, .9.
+    Returns: (loss, C), f32; C is a constant for the gradient, this batch's part too.
+    Raises: ValueError for shapes or types that do not fit.
+    """
+    _checked(p, views=2)
+    u = normalised(p)
+    rows = u.reshape(-1, u.shape[-1])                                                              # [B·V, K]
+    newest = jax.lax.stop_gradient(_product(rows, rows) / len(rows))
+    average = decay * jax.lax.stop_gradient(covariance.astype(jnp.float32)) + (1 - decay) * newest
+    spread = jnp.einsum("ni,ij,nj->n", rows, average, rows, precision=EXACT).mean()
+    return cosine_regression(p, z) / 2 + contrast * spread, average
+
+
+def directions_used(z):
+    """How many directions embeddings [..., K] lie along: 1 / sum(λ²) of the eigenvalues λ of mean(u uᵀ), u of unit length; 1 for a line, K for a ball; no gradient."""
+    u = jax.lax.stop_gradient(normalised(z).reshape(-1, z.shape[-1]))
+    gram = _product(u, u) if len(u) > u.shape[-1] else _product(u.T, u.T)
+    return len(u) ** 2 / jnp.square(gram).sum()
 
 
 def barlow_twins(z, *, redundancy):
@@ -111,6 +168,35 @@ def sigreg(z, directions):
     x = jnp.einsum("bvk,km->bvm", z, unit, precision=EXACT)[..., None] * jnp.asarray(KNOTS, jnp.float32)           # [B, V, M, 17]
     error = jnp.square(jnp.cos(x).mean(0) - jnp.asarray(NORMAL, jnp.float32)) + jnp.square(jnp.sin(x).mean(0))      # [V, M, 17]
     return len(z) * (error @ jnp.asarray(WEIGHTS, jnp.float32)).mean()
+
+
+def visreg(z, directions):
+    """VISReg's three terms, which a standard normal has at about 0: where each view's embeddings lie, how far they spread, and how each direction is distributed (section 3).
+
+        for v in views:
+            mean, std = of z[:, v] over images                                       # the biased variance
+            center += mean(mean²)
+            scale += mean((1 - std)²)
+            y = (z[:, v] - mean) / (std + 1e-4)                                      # this std is a constant for the gradient
+            for a in directions:                                                     # of unit length
+                shape += mean((sorted(y @ a)[i] - quantile((i + 1) / (B + 1)))² over i) / number of directions
+        each /= V
+
+    The images of the whole batch are sorted together; where they lie on several devices, XLA deals the directions to them for it. quantile: the standard normal's.
+    Args: directions: [K, M], any length, not 0; new ones every step.
+    Returns: {"center", "scale", "shape"}: scalars f32, at least 0. Where all images are equal, scale is 1 and shape the mean square of the quantiles, just below 1.
+    Raises: as `variance`.
+    """
+    z = _checked(z)
+    mean = z.mean(0)
+    centred = z - mean
+    std = jnp.sqrt(jnp.square(centred).mean(0) + 1e-12)                                            # [V, K]; the root's slope at 0 is infinite
+    unit = directions.astype(jnp.float32)
+    unit = unit / jnp.linalg.norm(unit, axis=0)
+    x = jnp.einsum("bvk,km->bvm", centred / jax.lax.stop_gradient(std + EPSILON), unit, precision=EXACT)
+    normal = statistics.NormalDist()
+    quantiles = jnp.asarray([normal.inv_cdf((i + 1) / (len(z) + 1)) for i in range(len(z))], jnp.float32)[:, None, None]
+    return {"center": jnp.square(mean).mean(), "scale": jnp.square(1 - std).mean(), "shape": jnp.square(jnp.sort(x, 0) - quantiles).mean()}
 
 
 def _product(a, b):

@@ -27,13 +27,15 @@ class Needs(NamedTuple):
     """What a method cannot do without; the program refuses a config that lacks it, in one sentence.
 
     views, local: the fewest of an image. batch: the smallest global batch. labels: of the training images. patches: an encoder that takes
-    the patches to see (a ViT). embeddings that one device alone holds need nothing here.
+    the patches to see (a ViT). drawn: what was drawn for the views, their boxes and flips among it, in batch["view_params"] and batch["local_params"]
+    (`augment.make`). embeddings that one device alone holds need nothing here.
     """
     views: int = 1
     local: int = 0
     batch: int = 2
     labels: bool = False
     patches: bool = False
+    drawn: bool = False
 
 
 class Method(NamedTuple):
@@ -93,6 +95,16 @@ def projected(encoder: Net, projector: Net, params: dict, stats: dict, views: ja
     return h, z, {**stats, "encoder": in_encoder, "projector": in_projector}
 
 
+def asked_and_told(encoder: Net, projector: Net, predictor: Net | None, params: dict, aux: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, dict]:
+    """A student of the first view and its teacher of the second: features [B, 1, D], what the student predicts and the teacher projects [B, 1, K], and the student's
+    statistics renewed. The teacher norms by its own batch; what it finds is left out, since `with_teacher` averages the student's."""
+    h, q, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"][:, :1], key)
+    if predictor is not None:
+        q, stats["predictor"] = predictor.per_view(params["predictor"], stats["predictor"], q)
+    _, k, _ = projected(encoder, projector, aux["teacher"]["params"], aux["teacher"]["batch_stats"], batch["views"][:, 1:2])
+    return h, q, k, stats
+
+
 def all_crops(batch: dict) -> list[jax.Array]:
     """The whole views of a batch, and behind them its local ones where there are some: [B, V, …] each."""
     return [batch["views"], *([batch["local"]] if "local" in batch else [])]
@@ -105,6 +117,13 @@ def encoded(encoder: Net, params: dict, stats: dict, crops: list[jax.Array], key
         features, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], views, key=None if key is None else jax.random.fold_in(key, i))
         h.append(features)
     return jnp.concatenate(h, 1), stats
+
+
+def crops_projected(encoder: Net, projector: Net, params: dict, stats: dict, batch: dict, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, dict]:
+    """`projected` of all crops of a batch, the whole views first; the projector norms all sizes together."""
+    h, stats = encoded(encoder, params, stats, all_crops(batch), key)
+    z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)
+    return h, z, stats
 
 
 def embedding(encoder: Net) -> Callable:
@@ -148,3 +167,9 @@ def check_range(**values: tuple[float, str, bool]) -> None:
     faults = [f"method.{key} is {value}; it must be {words}" for key, (value, words, good) in values.items() if not good]
     if faults:
         raise UserError("; ".join(faults))
+
+
+def check_queue(queue: int, added: int) -> None:
+    """Raises: UserError for a queue that steps of `added` rows do not fill to the last one."""
+    if queue < 1 or queue % added:
+        raise UserError(f"method.queue is {queue}; a step adds {added} keys, so choose a multiple of that, as {max(round(queue / added), 1) * added}")

@@ -13,6 +13,7 @@ import jax
 
 from jaxssl import schedules
 from jaxssl.losses.distillation import cosine_regression
+from jaxssl.losses.redundancy import directions_used
 from jaxssl.losses.unit import normalised
 from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged, with_teacher
 from jaxssl.models.heads import Projector
@@ -38,7 +39,8 @@ def make(*, encoder, net, total, tau=0.996, hidden=4096, dim=256) -> Method:
         p, stats["predictor"] = predictor.per_view(params["predictor"], stats["predictor"], z)                 # [B, V, K]
         # The teacher norms by its own batch, as the student does; what it finds is left out, since `with_teacher` averages the student's.
         _, target, _ = projected(encoder, projector, aux["teacher"]["params"], aux["teacher"]["batch_stats"], batch["views"])      # [B, V, K]
-        metrics = {"tau": decay(step), "target_std": normalised(target).std((0, 1)).mean() * dim ** 0.5}                     # 1: targets spread evenly, 0: all the same
+        spread = normalised(target).std((0, 1)).mean() * dim ** 0.5                                                             # 1: targets spread evenly, 0: all the same
+        metrics = {"tau": decay(step), "target_std": spread, "predictor_rank": directions_used(p)}
         return cosine_regression(p, target), ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": p})
 
     student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (head, "projector")}, needs=Needs(views=2))

@@ -54,7 +54,9 @@ def make(*, encoder, net, total, duration, student_temp=0.1, teacher_temp=0.07, 
         value = cross_entropy(student, target, student_temp=student_temp)
         said = distillation_metrics(student, target, student_temp=student_temp)
         center = update_center(aux["center"], teacher, center_momentum)
-        metrics = {**said, "divergence": value - said["teacher_entropy"], "center_norm": jnp.linalg.norm(center), "teacher_temp": temperature(step), "tau": decay(step)}
+        share = jnp.square(center).sum() / jnp.square(teacher).sum(-1).mean()                       # 1: all images have the center's logits
+        metrics = {**said, "divergence": value - said["teacher_entropy"], "center_norm": jnp.linalg.norm(center), "center_share": share,
+                   "teacher_temp": temperature(step), "tau": decay(step)}
         return value, ({**aux, "batch_stats": stats, "center": center}, metrics, {"features": h[:, :whole.shape[1]]})
 
     student = Method(init, loss, unchanged, embedding(encoder), heads={"head": (module, "encoder")}, needs=Needs(views=2))

@@ -6,10 +6,9 @@ batch: when the batch changes, λ · batch is what stays.
 Expected: ResNet-18, CIFAR-10, 300 epochs, batch 256: 91.0 % by the online linear probe (facebookresearch/eb_jepa, whose 10 is λ = .0097 here).
 """
 import jax
-import jax.numpy as jnp
 
 from jaxssl.losses import redundancy
-from jaxssl.methods.base import Method, Needs, all_crops, begin, check_range, embedding, encoded, unchanged
+from jaxssl.methods.base import Method, Needs, begin, check_range, crops_projected, embedding, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -31,10 +30,9 @@ def make(*, encoder, net, weight=0.02, slices=1024, hidden=2048, dim=128, layers
 
     def loss(params, aux, batch, key, step):
         drop_key, slice_key = jax.random.split(key)
-        h, stats = encoded(encoder, params, aux["batch_stats"], all_crops(batch), drop_key)         # [B, V, D]
-        z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)      # [B, V, K]
+        h, z, stats = crops_projected(encoder, projector, params, aux["batch_stats"], batch, drop_key)  # [B, V, D], [B, V, K]
         whole = batch["views"].shape[1]
-        distance = jnp.square(z - z[:, :whole].mean(1, keepdims=True)).mean()
+        distance = redundancy.distance(z, whole)
         normality = redundancy.sigreg(z, jax.random.normal(slice_key, (dim, slices)))
         metrics = {"distance": distance, "sigreg_over_floor": normality / redundancy.FLOOR}         # 1: normal; .38 · batch: collapsed
         return (1 - weight) * distance + weight * normality, ({**aux, "batch_stats": stats}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})

@@ -9,12 +9,9 @@ average (`--use student` for the other).
 Expected: ResNet-50, ImageNet, batch 256: v1 60.6 % linear after 200 epochs (paper), v2 67.5 % after 200 and 71.1 % after 800 (paper, table 1).
 """
 import jax
-import jax.numpy as jnp
 
-from jaxssl.errors import UserError
-from jaxssl.losses.dictionary import enqueue, queue_nce
-from jaxssl.losses.unit import normalised
-from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged, with_teacher
+from jaxssl.losses.dictionary import queue_nce, random_queue, refilled
+from jaxssl.methods.base import Method, Needs, begin, check_queue, check_range, embedding, projected, unchanged, with_teacher
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -28,28 +25,24 @@ def make(*, encoder, net, batch_size, temperature=0.2, queue=65536, tau=0.999, s
       symmetric: ask in both directions.
       hidden, dim, layers: the projector's width, output width and depth. norm: batch norm in its hidden layers.
     """
-    added = batch_size * (1 + symmetric)
     check_range(temperature=(temperature, "above 0", temperature > 0), tau=(tau, "in [0, 1]", 0 <= tau <= 1), hidden=(hidden, "at least 1", hidden >= 1),
-                dim=(dim, "at least 1", dim >= 1), layers=(layers, "at least 1", layers >= 1), queue=(queue, "at least 1", queue >= 1))
-    if queue % added:
-        raise UserError(f"method.queue is {queue}; a step adds {added} keys, so choose a multiple of that, as {max(round(queue / added), 1) * added}")
+                dim=(dim, "at least 1", dim >= 1), layers=(layers, "at least 1", layers >= 1))
+    check_queue(queue, batch_size * (1 + symmetric))
     head = Projector((hidden,) * (layers - 1) + (dim,), norm=norm, last_norm=False, last_bias=True, kernel_init=TORCH)
     projector = net(head)
 
     def init(key, batch):
         params, aux = begin(key, batch, encoder, projector=projector)
-        keys = jax.random.normal(jax.random.fold_in(key, 2), (queue, dim))
-        return params, {**aux, "queue": {"keys": keys / jnp.linalg.norm(keys, axis=-1, keepdims=True), "ids": jnp.full((queue,), -1, jnp.int32)}}
+        return params, {**aux, "queue": random_queue(jax.random.fold_in(key, 2), queue, dim)}
 
     def loss(params, aux, batch, key, step):
         ask, answer = (batch["views"][:, :2], batch["views"][:, 1::-1]) if symmetric else (batch["views"][:, :1], batch["views"][:, 1:2])
         h, q, stats = projected(encoder, projector, params, aux["batch_stats"], ask, key)                                           # [B, 1 or 2, K]
         _, k, _ = projected(encoder, projector, aux["teacher"]["params"], aux["teacher"]["batch_stats"], answer)
-        keys, ids = aux["queue"]["keys"], aux["queue"]["ids"]
-        value, accuracy = queue_nce(q, k, keys, ids=batch["id"], queue_ids=ids, temperature=temperature)
-        at = step * added % queue
-        keys, ids = enqueue(keys, normalised(k).reshape(added, dim), at), enqueue(ids, jnp.repeat(batch["id"], 1 + symmetric), at)
-        return value, ({**aux, "batch_stats": stats, "queue": {"keys": keys, "ids": ids}}, {"contrast_accuracy": accuracy}, {"features": h, "embeddings": q})
+        before = aux["queue"]
+        value, accuracy = queue_nce(q, k, before["keys"], ids=batch["id"], queue_ids=before["ids"], temperature=temperature)
+        aux = {**aux, "batch_stats": stats, "queue": refilled(before, k, batch["id"], step)}
+        return value, (aux, {"contrast_accuracy": accuracy}, {"features": h, "embeddings": q})
 
     student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))
     return with_teacher(student, ("encoder", "projector"), lambda step: tau)

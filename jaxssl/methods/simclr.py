@@ -1,32 +1,69 @@
-"""SimCLR (arXiv 2002.05709): two views of an image attract, all other images of the global batch repel.
+"""SimCLR (arXiv 2002.05709): two views of an image attract, all other images of the global batch repel. With it what changes one thing of it:
+
+`objective="dcl"`, `"dclw"`: the positive is left out of the denominator, and pairs that are alike already count less (DCL, arXiv 2110.06848).
+`objective="triplet"`, `"soft_triplet"`, `"tuplet"`, `"lifted"`: other members of the φ/ψ family (arXiv 2201.12680).
+`layers=0`: no projector, the loss sees the first `dim` features (DirectCLR, arXiv 2110.09348). `layers=3`: SimCLRv2's head (arXiv 2006.10029).
+`tau`: the other side of each pair is what a slow copy of the projector says of the same features (Pham et al. 2022, arXiv 2208.05744). As in MoCo v3, the images
+that repel are seen from the other view alone, and only the asking side has a gradient.
 
 Expected: ResNet-50, ImageNet, batch 4096: 64.5 % linear after 100 epochs, 69.3 % after 1,000 (paper, table B.1 and section 6).
 """
-from jaxssl.losses.contrastive import contrastive_metrics, nt_xent
-from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
+from functools import partial
+
+from jaxssl.errors import UserError
+from jaxssl.losses import unified
+from jaxssl.losses.contrastive import contrastive_metrics, dcl, nt_xent
+from jaxssl.losses.dictionary import batch_nce
+from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, encoded, projected, unchanged, with_teacher
 from jaxssl.models.heads import Projector
 
+TILED = ("nt_xent", "dcl", "dclw")          # the objectives that a block can divide
+OBJECTIVES = (*TILED, "triplet", "soft_triplet", "tuplet", "lifted")
 
-def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2, block=0) -> Method:
+
+def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2, block=0, objective="nt_xent", sigma=0.5, margin=0.2, tau=0.0) -> Method:
     """SimCLR.
 
     Args:
-      temperature: of the softmax, > 0.
-      hidden, dim, layers: the projector's width, output width and depth (2 in v1, 3 in v2).
-      block: rows of a tile of the blockwise loss, which never holds the full logits; 0 computes them at once.
+      temperature: of the softmax, > 0; triplet, tuplet and lifted have none.
+      hidden, dim, layers: the projector's width, output width and depth (2 in v1, 3 in v2; 0 is no projector, and the loss sees the first `dim` features).
+      block: rows of a tile of the blockwise loss (nt_xent, dcl, dclw), which never holds the full logits; 0 computes them at once.
+      objective: what is minimised, see above. sigma: of dclw's weights, > 0. margin: of triplet, soft_triplet and lifted.
+      tau: decay of a moving average of the projector, in [0, 1); 0 is none.
     """
-    check_range(temperature=(temperature, "above 0", temperature > 0), hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1),
-                layers=(layers, "at least 1", layers >= 1), block=(block, "0 or more", block >= 0))
-    head = Projector((hidden,) * (layers - 1) + (dim,))
-    projector = net(head)
+    widest = f"at least 1{'' if layers else f' and at most {encoder.features}, the features that there are'}"
+    check_range(temperature=(temperature, "above 0", temperature > 0), hidden=(hidden, "at least 1", hidden >= 1),
+                dim=(dim, widest, dim >= 1 and (layers > 0 or dim <= encoder.features)), layers=(layers, "0 or more", layers >= 0),
+                block=(block, "0 or more", block >= 0), sigma=(sigma, "above 0", sigma > 0), objective=(objective, f"one of {', '.join(OBJECTIVES)}", objective in OBJECTIVES),
+                tau=(tau, "at least 0 and below 1", 0 <= tau < 1))
+    if block and objective not in TILED:
+        raise UserError(f"method.block is {block}, but {objective} is not computed in tiles; set method.block=0, or an objective of {', '.join(TILED)}")
+    if tau and (objective != "nt_xent" or block or not layers):
+        raise UserError(f"method.tau is {tau}: a slow projector takes objective=nt_xent, block=0 and layers of at least 1, not {objective}, {block} and {layers}; "
+                        "or set method.tau=0")
+    head, how = Projector((hidden,) * (layers - 1) + (dim,)), dict(temperature=temperature, block=block, mesh=mesh)
+    projector, heads = net(head), {"projector": (head, "encoder")} if layers else {}
+    if objective in TILED:
+        compared = {"nt_xent": partial(nt_xent, **how), "dcl": partial(dcl, **how), "dclw": partial(dcl, sigma=sigma, **how)}[objective]
+    else:
+        compared = partial(unified.phi_psi, pair=unified.FAMILY[objective](temperature, margin), mesh=mesh)
 
     def init(key, batch):
-        return begin(key, batch, encoder, projector=projector)
+        return begin(key, batch, encoder, **({"projector": projector} if layers else {}))
 
     def loss(params, aux, batch, key, step):
-        h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                     # [B, V, D], [B, V, K]
-        value = nt_xent(z, temperature=temperature, block=block, mesh=mesh)
-        metrics = contrastive_metrics(z, temperature=temperature, block=block, mesh=mesh)
+        if layers:
+            h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                 # [B, V, D], [B, V, K]
+        else:
+            h, stats = encoded(encoder, params, aux["batch_stats"], [batch["views"]], key)
+            z = h[..., :dim]
+        if tau:
+            slow, _ = projector.per_view(aux["teacher"]["params"]["projector"], aux["teacher"]["batch_stats"]["projector"], h)
+            value, _ = batch_nce(z[:, :2], slow[:, 1::-1], temperature=temperature)
+        else:
+            value = compared(z)
+        metrics = contrastive_metrics(z, **how)
         return value, ({**aux, "batch_stats": stats}, {f"contrast_{name}": v for name, v in metrics.items()}, {"features": h, "embeddings": z})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))
+    method = Method(init, loss, unchanged, embedding(encoder), heads=heads, needs=Needs(views=2))
+    return with_teacher(method, ("projector",), lambda step: tau) if tau else method

@@ -6,6 +6,7 @@ centre; a predictor with a narrow hidden layer. The predictor's rate stands stil
 Expected: ResNet-50, ImageNet, batch 256: 68.1 % linear after 100 epochs (paper, table 4; 68.3 % in the official README at batch 512).
 """
 from jaxssl.losses.distillation import cosine_regression
+from jaxssl.losses.redundancy import directions_used
 from jaxssl.losses.unit import normalised
 from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
 from jaxssl.models.heads import TORCH, Projector
@@ -32,6 +33,7 @@ def make(*, encoder, net, hidden=2048, dim=2048, predictor=512, layers=3) -> Met
         p, stats["predictor"] = predict.per_view(params["predictor"], stats["predictor"], z)                             # [B, V, K]
         value = cosine_regression(p, z) / 2 - 1                                     # the paper's -cos, whose gradient its rates are for; none flows to z as the target
         spread = normalised(z).std((0, 1)).mean() * dim ** 0.5                      # 1: projections spread evenly, 0: all the same (figure 2)
-        return value, ({**aux, "batch_stats": stats}, {"target_std": spread}, {"features": h, "embeddings": z})
+        metrics = {"target_std": spread, "predictor_rank": directions_used(p)}
+        return value, ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": z})
 
     return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2))

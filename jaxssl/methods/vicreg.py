@@ -29,6 +29,7 @@ def make(*, encoder, net, sim=25.0, std=25.0, cov=1.0, hidden=8192, dim=8192, la
         h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                     # [B, V, D], [B, V, K]
         terms = {"invariance": redundancy.invariance(z), "variance": redundancy.variance(z), "covariance": redundancy.covariance(z)}
         value = sim * terms["invariance"] + std * terms["variance"] + cov * terms["covariance"]
-        return value, ({**aux, "batch_stats": stats}, terms, {"features": h, "embeddings": z})
+        metrics = {**terms, "off_diagonal": (terms["covariance"] / (2 * max(dim - 1, 1))) ** 0.5}      # root mean square of the covariances
+        return value, ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": z})
 
     return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.models.norm import BatchNorm
+from jaxssl.models.whitening import IterNorm
 
 TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")         # of torch's linear layers: uniform within ±1/√fan_in
 
@@ -19,6 +20,8 @@ class Projector(nn.Module):
     last_norm: batch norm after the last layer too.
     last_scale: that norm has a scale.
     last_bias: the last layer is centred, by its norm's bias where it has a norm and by its own bias otherwise.
+    gelu: GELU in place of ReLU.
+    whiten: groups of channels of iterative normalisation behind the last layer; 0 for none.
     kernel_init: initialiser of the kernels.
     depth: stop behind the norm and activation of this layer (from 1); 0 is all of them.
     """
@@ -27,6 +30,8 @@ class Projector(nn.Module):
     last_norm: bool = True
     last_scale: bool = True
     last_bias: bool = False
+    gelu: bool = False
+    whiten: int = 0
     bn_groups: int = 1
     bn_momentum: float = 0.9
     bn_eps: float = 1e-5
@@ -44,7 +49,9 @@ class Projector(nn.Module):
             if norm:
                 x = BatchNorm(self.bn_momentum, self.bn_eps, self.bn_groups, use_scale=self.last_scale or not last, use_bias=bias, name=f"norm{i}")(x, train)
             if not last:
-                x = nn.relu(x)
+                x = nn.gelu(x, approximate=False) if self.gelu else nn.relu(x)
+            if last and self.whiten:
+                x = IterNorm(self.whiten, momentum=self.bn_momentum, bn_groups=self.bn_groups, name="whitening")(x, train)
             if i == self.depth:
                 break
         return x.astype(jnp.float32)

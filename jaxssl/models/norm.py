@@ -39,7 +39,7 @@ class BatchNorm(nn.Module):
         if not train:
             x = x if kernel is None else x @ kernel.astype(x.dtype)
             return normalise(x[None], running_mean.value[None], running_var.value[None], scale, bias, self.eps)[0]
-        grouped = _split(x, self.groups)                                           # [G, B/G, ..., I]
+        grouped = split(x, self.groups)                                           # [G, B/G, ..., I]
         if kernel is None:
             mean, var = moments(grouped, running_mean.value)                       # [G, C]
             y = normalise(grouped, mean, var, scale, bias, self.eps)
@@ -48,8 +48,8 @@ class BatchNorm(nn.Module):
         if not self.is_initializing():
             count = y.size // (self.groups * width)
             unbiased = var * (count / max(count - 1, 1))
-            running_mean.value = _decay(running_mean.value, mean.mean(0), self.momentum)
-            running_var.value = _decay(running_var.value, unbiased.mean(0), self.momentum)
+            running_mean.value = decay(running_mean.value, mean.mean(0), self.momentum)
+            running_var.value = decay(running_var.value, unbiased.mean(0), self.momentum)
         return jnp.swapaxes(y, 0, 1).reshape(*x.shape[:-1], width)
 
 
@@ -70,12 +70,14 @@ def moments(x: jax.Array, origin: jax.Array) -> tuple[jax.Array, jax.Array]:
     return first + offset, jnp.maximum(second - jnp.square(first), 0.0)
 
 
-def _split(x: jax.Array, groups: int) -> jax.Array:
+def split(x: jax.Array, groups: int) -> jax.Array:
+    """Rows `[B, …, C]` dealt to ghost groups `[G, B/G, …, C]`, row i to group i mod G. Raises: UserError."""
     if x.shape[0] % groups:
         raise UserError(f"model.bn_groups={groups} does not divide the {x.shape[0]} images of a forward pass (images × views); "
                         f"choose a divisor of it.")
     return jnp.swapaxes(x.reshape(x.shape[0] // groups, groups, *x.shape[1:]), 0, 1)   # [B, ..., C] -> [G, B/G, ..., C]
 
 
-def _decay(old: jax.Array, new: jax.Array, momentum: float) -> jax.Array:
+def decay(old: jax.Array, new: jax.Array, momentum: float) -> jax.Array:
+    """A running average that keeps `momentum` of what it was."""
     return momentum * old + (1.0 - momentum) * jax.lax.stop_gradient(new)

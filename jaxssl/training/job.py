@@ -77,10 +77,10 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     """Builds the job; nothing is compiled and no array is made. Raises: UserError for every mismatch that can be known here."""
     checks.config(config, mesh, facts)
     total, warmup = schedule(config, facts)
-    make_views, test_view = views(config)
+    encoder, plain = method_of(config, mesh, facts, total)
+    make_views, test_view = views(config, drawn=plain.needs.drawn)
     batch, batch_sharding = batch_shapes(config.batch_size, facts, mesh)
     seen = seen_shapes(make_views, batch)
-    encoder, plain = method_of(config, mesh, facts, total)
     checks.needs(config, facts, encoder, plain.needs)
     method = online.watch(plain, classes=facts.classes, width=encoder.features)
     params, aux = initial_shapes(method, config, seen)
@@ -123,12 +123,13 @@ def schedule(config: Any, facts: Facts) -> tuple[int, int]:
     return total, warmup
 
 
-def views(config: Any) -> tuple[Callable, Callable]:
-    """(training views, test view) of `config.augment` and `config.local`; the test view resizes the short side (to size·8/7 from 128 pixels on) and crops the centre."""
+def views(config: Any, drawn: bool = False) -> tuple[Callable, Callable]:
+    """(training views, test view) of `config.augment` and `config.local`; the test view resizes the short side (to size·8/7 from 128 pixels on) and crops the centre.
+    drawn: batches hold what was drawn for the training views, too."""
     dtype = {"bf16": "bfloat16", "f32": "float32"}[config.precision]
     a = config.augment
     try:
-        return augment.pair(a, config.local, dtype=dtype), augment.test_view(size=a.size, interpolation=a.interpolation, mean=a.mean, std=a.std, dtype=dtype)
+        return augment.pair(a, config.local, dtype=dtype, return_params=drawn), augment.test_view(size=a.size, interpolation=a.interpolation, mean=a.mean, std=a.std, dtype=dtype)
     except ValueError as error:
         raise UserError(str(error)) from error
 

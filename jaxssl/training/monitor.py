@@ -10,7 +10,7 @@ import numpy as np
 from jaxssl.workdir import folder as folders
 from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import Interrupted
-from jaxssl.evaluation.measures import collapse
+from jaxssl.evaluation.measures import collapse, signs
 
 
 FILE = "evaluations/untrained.json"
@@ -26,9 +26,10 @@ def known(folder: Any) -> dict[str, float | None]:
 
 
 def warnings(metrics: dict[str, float], scores: dict[str, float], job: Any) -> list[str]:
-    """A sentence for each sign of collapse, of embeddings in a step's metrics and of features in an evaluation's scores."""
+    """A sentence for each sign of collapse, of embeddings and of the method's own in a step's metrics, and of features in an evaluation's scores."""
     width = job.embedding()
     found = collapse.warnings({k: v for k, v in metrics.items() if k.startswith("collapse")}, width) if width else []
+    found += signs.warnings(metrics, width, job.seen["views"].shape[0])
     return found + collapse.warnings({"rankme": scores["rankme"]}, job.width)
 
 

@@ -1,5 +1,6 @@
 """Containers of tensors: safetensors in and out, `.npz` without objects and torch's files with `weights_only` in. No pickle is read."""
 import contextlib
+import glob
 import importlib
 import os
 import re
@@ -59,16 +60,22 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def fresh(folder: str | Path) -> Iterator[Path]:
     """A new folder under a name of its own, hidden, which becomes `folder` at the end of the block; after an error nothing is left.
 
+    What a process that was killed on the way to `folder` left behind is removed first: it holds no lock on it any more.
     Raises: UserError when `folder` is there already, cannot be made, or the block cannot write.
     """
     given, folder = folder, Path(os.path.abspath(folder))       # "new/.." has no name of its own
     if os.path.lexists(folder):
         raise UserError(f"{given} exists already; choose a new folder")
-    partial, absent = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.unchecked"), []
+    partial, absent, held = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.unchecked"), [], contextlib.ExitStack()
     try:
         try:
             absent = [parent for parent in folder.parents if not parent.exists()]
             partial.mkdir(parents=True)
+            held.enter_context(_locked(partial))
+            for left in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.unchecked"):
+                with _locked(left) as ours:
+                    if ours and left != partial:
+                        shutil.rmtree(left, ignore_errors=True)
         except (OSError, ValueError) as error:          # of a name: too long, or with a character that none may have
             raise UserError(f"cannot make the folder {given} ({getattr(error, 'strerror', None) or error}); choose another place for it") from error
         yield partial
@@ -81,6 +88,28 @@ def fresh(folder: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise UserError(f"{given} was not written ({error}); make room for it, mend what this names, or choose another place") from error
         raise
+    finally:
+        held.close()
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Whether this process has `folder` for itself, for the length of the block; the system lets go of it when the process ends, however it ends."""
+    try:
+        place = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            import fcntl             # Windows has none
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except (OSError, ImportError):              # another's, or a file system without locks
+            ours = False
+        yield ours
+    finally:
+        os.close(place)
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_REMEDY = "lower the learning rate, lengthen the warm-up"
+REMEDY = "lower the learning rate, lengthen the warm-up"
 
 
 def metrics(z: jax.Array) -> dict[str, jax.Array]:
@@ -37,10 +37,10 @@ def warnings(metrics: Mapping[str, Any], dim: int) -> list[str]:
     healthy = 1 / math.sqrt(dim)
     std, cosine, rank = (float(metrics[key]) if key in metrics else None for key in ("collapse_std", "collapse_cosine", "rankme"))
     if std is not None and not std >= 0.2 * healthy:
-        found.append(f"embeddings are collapsing: std {std:.2g}, {healthy:.2g} (1/√{dim}) is healthy; {_REMEDY}, and check the method's "
+        found.append(f"embeddings are collapsing: std {std:.2g}, {healthy:.2g} (1/√{dim}) is healthy; {REMEDY}, and check the method's "
                      "guard against collapse (negatives and temperature, stop-gradient, predictor, centering, variance term)")
     if cosine is not None and not cosine <= 0.9:
-        found.append(f"different images point the same way: mean cosine {cosine:.2g}, near 0 is healthy; {_REMEDY}, and check that the "
+        found.append(f"different images point the same way: mean cosine {cosine:.2g}, near 0 is healthy; {REMEDY}, and check that the "
                      "images differ and that batch norm sees the global batch")
     if rank is not None and not rank >= 0.05 * dim:
         found.append(f"few dimensions are used: RankMe {rank:.3g} of {dim}; strengthen the augmentation (colour jitter, crops) or the "

@@ -1,0 +1,31 @@
+"""NPID on CIFAR-10, ResNet-18, the official settings (zhirongw/lemniscate.pytorch, cifar.py, with a rate that falls along a cosine).
+
+Command:  python -m jaxssl.main --config configs/cifar10/npid.py --workdir runs/cifar10 --config.data.path=train.zip --config.data.test_path=test.zip
+Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
+Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
+Expected: kNN about 80 % (paper, as quoted: 80.8 with the softmax over all images, 80.4 with 4,096 drawn; their neighbours are the bank's rows). Not run by this project.
+Variants: nce: 4,096 images drawn a step in place of the softmax over all.
+          laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: not measured.
+"""
+from ml_collections import ConfigDict
+
+VARIANTS = ("nce", "laptop")
+
+
+def get_config(variant=""):
+    c = ConfigDict(dict(
+        batch_size=128, total="200_epochs", warmup="0_steps", log_every=50, eval_every="20_epochs", checkpoint_every="20_epochs", precision="bf16",
+        data=dict(source="zip", path="", test_path="", canvas=32, examples=50000, classes=10),
+        augment=dict(size=32, views=1, crop_scale=(0.2, 1.0), flip=0.0, jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, gray=0.2, blur=0.0,
+                     mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)),
+        model=dict(name="resnet18", stem="cifar"),
+        method=dict(name="npid", temperature=0.1, negatives=0, momentum=0.5, dim=128),
+        optim=dict(name="sgd", lr=0.03, scaling="none", schedule="cosine", weight_decay=5e-4, momentum=0.9, rules=((1, dict(decay=1.0)),))))
+    if variant == "nce":
+        c.method.negatives = 4096
+    if variant == "laptop":
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every, c.precision = 256, "3_epochs", "5_percent", 20, "1_epoch", "1_epoch", "f32"
+        c.model = ConfigDict(dict(name="resnet10", stem="imagenet", width=0.25))
+        c.method.update(hidden=256, layers=2)
+        c.optim = ConfigDict(dict(name="adamw", lr=1e-3, scaling="none", weight_decay=1e-2))
+    return c

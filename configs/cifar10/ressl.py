@@ -1,0 +1,29 @@
+"""ReSSL on CIFAR-10, ResNet-18, 1,000 epochs, with the settings of solo-learn (scripts/pretrain/cifar/ressl.yaml).
+
+Command:  python -m jaxssl.main --config configs/cifar10/ressl.py --workdir runs/cifar10 --config.data.path=train.zip --config.data.test_path=test.zip
+Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
+Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
+Expected: 90.6 % by the online classifier (solo-learn README, whose CIFAR stem pads by 2 and whose average decays by .99 rising to 1, here by .99).
+Variants: laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: not measured.
+"""
+from ml_collections import ConfigDict
+
+VARIANTS = ("laptop",)
+
+
+def get_config(variant=""):
+    c = ConfigDict(dict(
+        batch_size=256, total="1000_epochs", warmup="10_epochs", log_every=50, eval_every="20_epochs", checkpoint_every="20_epochs", precision="bf16",
+        data=dict(source="zip", path="", test_path="", canvas=32, examples=50000, classes=10),
+        # The student sees the strong view, the copy the weak one of crop and flip alone.
+        augment=dict(size=32, crop_scale=(0.08, 1.0), jitter=(0.8, 0.0), brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=(0.2, 0.0), blur=0.0,
+                     mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)),
+        model=dict(name="resnet18", stem="cifar"),
+        method=dict(name="ressl", student_temp=0.1, teacher_temp=0.04, queue=65536, tau=0.99, hidden=4096, dim=256),
+        optim=dict(name="sgd", lr=0.05, scaling="linear", weight_decay=1e-4, momentum=0.9)))
+    if variant == "laptop":
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every, c.precision = 256, "3_epochs", "5_percent", 20, "1_epoch", "1_epoch", "f32"
+        c.model = ConfigDict(dict(name="resnet10", stem="imagenet", width=0.25))
+        c.method.update(hidden=256, dim=128, norm=True, queue=4096, tau=0.97)
+        c.optim = ConfigDict(dict(name="adamw", lr=1e-3, scaling="none", weight_decay=1e-2))
+    return c

@@ -1,0 +1,18 @@
+"""DCLW (arXiv 2110.06848): DCL in which pairs that are alike already count less (von Mises-Fisher weights, sigma .5), on cluttered digits (embedded).
+
+All else is what configs/digits/simclr.py says.
+Command:  python -m jaxssl.main --config configs/digits/dclw.py --workdir runs/digits_dclw
+Hardware: two CPU cores. Hours: none measured.
+Expected: not measured; its tests build it.
+Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
+"""
+import runpy
+from pathlib import Path
+
+VARIANTS = ("clean", "laptop")
+
+
+def get_config(variant=""):
+    c = runpy.run_path(str(Path(__file__).with_name("simclr.py")))["get_config"](variant)
+    c.method.objective = "dclw"
+    return c

@@ -1,0 +1,151 @@
+"""The known collapses, planted: a tiny encoder trains for some hundred steps on cluttered digits, the alarm fires, and where nothing is planted it stays silent."""
+import functools
+import importlib
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxssl import augment, data as datas
+from jaxssl.evaluation.measures import rank, signs
+from jaxssl.losses.unit import normalised
+from jaxssl.methods import base, dino, simsiam
+from jaxssl.models import Features, Net
+from jaxssl.models.norm import BatchNorm
+from jaxssl.training import monitor, online
+
+B, STEPS, BATCHES, WIDTH, DIM = 64, 300, 15, 32, 32
+EVERY = pytest.mark.every
+
+
+class Small(nn.Module):
+    """Two layers over grey pixels: what compiles in a second."""
+    features: int = WIDTH
+
+    @nn.compact
+    def __call__(self, x, train, rows=None):
+        h = nn.Dense(64, name="one")(x.mean(-1).reshape(len(x), -1))
+        h = nn.relu(nn.Dense(self.features, name="two")(nn.relu(BatchNorm(name="norm")(h, train))))
+        return Features(h, h[:, None])
+
+
+@functools.cache
+def views():
+    """[batches, B, 2, 12, 12, 3]"""
+    data = datas.make(source="digits", variant="cluttered", canvas=32)
+    store = datas.store(data, data.train)
+    colors = dict(jitter=.8, brightness=.6, contrast=.6, saturation=0., hue=0., gray=0., blur=0., invert=.5, mean=(.5,) * 3, std=(.25,) * 3)
+    make = jax.jit(augment.make(size=12, crop_scale=(.5, 1.), flip=0., **colors))
+    return np.stack([make(jax.random.key(i), {k: v[i * B:(i + 1) * B] for k, v in store.items()})["views"] for i in range(BATCHES)])
+
+
+def warned(name, rate, still=(), **keys):
+    """What the monitor says after the steps; still: networks of params that do not learn."""
+    context = dict(encoder=Net(Small()), net=Net, mesh=None, batch_size=B, views=2, local=0, classes=0, examples=1000, total=100_000, duration=lambda value, key: 0)
+    method = online.watch(base.build(importlib.import_module(f"jaxssl.methods.{name}").make, keys, context), classes=0, width=WIDTH)
+    rest = {"id": jnp.arange(B), "label": jnp.zeros(B, int)}
+
+    @jax.jit
+    def trained(pixels, key):
+        params, aux = method.init(key, {"views": pixels[0, :4], **jax.tree.map(lambda a: a[:4], rest)})
+        rates = {network: "still" if network in still else "moves" for network in params}
+        tx = optax.multi_transform({"moves": optax.adam(rate), "still": optax.set_to_zero()}, {k: jax.tree.map(lambda _: rates[k], v) for k, v in params.items()})
+
+        def step(state, i):
+            params, aux, slots = state
+            batch = {"views": pixels[i % BATCHES], **rest}
+            (_, (aux, metrics, _)), grads = jax.value_and_grad(method.loss, has_aux=True)(params, aux, batch, jax.random.fold_in(key, i), i)
+            updates, slots = tx.update(grads, slots, params)
+            params, aux = method.post(optax.apply_updates(params, updates), aux, i)
+            return (params, aux, slots), metrics
+        (params, aux, _), metrics = jax.lax.scan(step, (params, aux, tx.init(params)), jnp.arange(STEPS))
+        return jax.tree.map(lambda values: values[-1], metrics), method.embed(params, aux, pixels[:4].reshape(-1, *pixels.shape[3:])).pooled
+    metrics, features = trained(views(), jax.random.key(0))
+    print({k: float(v) for k, v in metrics.items()}, rank.rankme(np.asarray(features)))                      # shown where the test fails
+    job = SimpleNamespace(embedding=lambda: DIM if "collapse_std" in metrics else None, width=WIDTH, seen={"views": jnp.zeros((B, 1))})
+    return " | ".join(monitor.warnings(metrics, {"rankme": rank.rankme(np.asarray(features))}, job))
+
+
+HEAD = dict(hidden=64, dim=DIM)
+PLAIN = {
+    "simsiam": functools.partial(warned, "simsiam", predictor=16, layers=2, **HEAD),
+    "byol": functools.partial(warned, "byol", 1e-2, **HEAD),
+    "dino": functools.partial(warned, "dino", 3e-3, prototypes=32, hidden=64, bottleneck=16, norm=True, teacher_temp=.04, teacher_temp_warmup="0_steps", tau=.99),
+    "vicreg": functools.partial(warned, "vicreg", 1e-2, sim=5., cov=2., layers=2, **HEAD),
+    "barlow_twins": functools.partial(warned, "barlow_twins", 1e-2, layers=2, **HEAD),
+    "lejepa": functools.partial(warned, "lejepa", 1e-2, layers=2, slices=64, **HEAD),
+    "visreg": functools.partial(warned, "visreg", 1e-2, layers=2, slices=64, **HEAD),
+    "tico": functools.partial(warned, "tico", 3e-3, tau=.99, **HEAD),
+    "mmcr": functools.partial(warned, "mmcr", 1e-2, teacher=False, layers=2, **HEAD),
+}
+
+
+@pytest.mark.parametrize("name, keys", [
+    ("simsiam", dict(rate=1e-2)), ("byol", dict(tau=.99)), ("dino", {}), ("vicreg", dict(std=25.)), ("barlow_twins", dict(redundancy_weight=.1)),
+    *(pytest.param(name, keys, marks=EVERY) for name, keys in (
+        ("byol", dict(tau=.99, still=("predictor",))), ("lejepa", dict(weight=.05)), ("visreg", dict(weight=.6)), ("tico", {}), ("mmcr", {})))])
+def test_healthy_runs_are_silent(name, keys):
+    assert PLAIN[name](**keys) == ""
+
+
+def test_simsiam_without_predictor(monkeypatch):
+    """What is compared is the projection with itself in the other view (table 1 of the paper)."""
+    both = simsiam.cosine_regression
+    monkeypatch.setattr(simsiam, "cosine_regression", lambda p, z: both(z, z))
+    found = PLAIN["simsiam"](rate=1e-2)
+    assert "different images point the same way" in found and "the targets are collapsing" in found
+
+
+def test_simsiam_without_stop_gradient(monkeypatch):
+    """Section 4.1."""
+    monkeypatch.setattr(simsiam, "cosine_regression", lambda p, z: jnp.square(normalised(p) - normalised(z)[:, ::-1]).sum(-1).mean())
+    found = PLAIN["simsiam"](rate=3e-3)
+    assert "different images point the same way" in found and "the targets are collapsing" in found
+
+
+def test_dino_without_centering(monkeypatch):
+    """Sharpening alone: one prototype wins everywhere (section 5.3)."""
+    monkeypatch.setattr(dino, "centered", lambda teacher, center, temp: jax.lax.stop_gradient(jax.nn.softmax(teacher / temp)))
+    found = PLAIN["dino"]()
+    assert "the targets say" in found and "one prototype wins everywhere" in found and "the student says" in found
+
+
+def test_byol_with_decay_0():
+    """A target that is the network itself holds only as long as the predictor keeps up (SimSiam is that); with one that stands still it does not, and a slow one does."""
+    found = PLAIN["byol"](tau=0., still=("predictor",))
+    assert "different images point the same way" in found and "let the predictor keep up" in found
+
+
+def test_vicreg_without_variance():
+    found = PLAIN["vicreg"](std=0.)
+    assert "embeddings shrink to a point" in found and "raise method.std" in found
+
+
+def test_barlow_twins_without_off_diagonal():
+    found = PLAIN["barlow_twins"](redundancy_weight=0.)
+    assert "dimensions repeat each other" in found and "raise the weight of redundancy" in found
+
+
+@EVERY
+@pytest.mark.parametrize("name, keys, words", [("lejepa", dict(weight=0.), "SIGReg is"), ("visreg", dict(weight=0.), "the scale term is"),
+                                               ("tico", dict(contrast=0., tau=0.), "same way")])
+def test_distribution_without_its_term(name, keys, words):
+    assert words in PLAIN[name](**keys)
+
+
+def test_each_sign_fires_and_is_silent_and_says_what_to_change():
+    healthy = {"target_std": .9, "predictor_rank": 9., "target_information": 2., "student_information": 1., "center_share": .3, "off_diagonal": .1, "variance": .2,
+               "covariance_rank": 20., "sigreg_over_floor": 2., "visreg_scale": .1, "capacity": .7}
+    collapsed = {"target_std": .01, "predictor_rank": 1., "target_information": 0., "student_information": 0., "center_share": 1., "off_diagonal": .9, "variance": .98,
+                 "covariance_rank": 1., "sigreg_over_floor": .38 * 128, "visreg_scale": 1., "capacity": 64 ** -.5}
+    assert set(healthy) == set(collapsed) == set(signs.SIGNS)
+    assert signs.warnings(healthy, 64, 128) == [] == signs.warnings({}, None, 128)
+    for name in signs.SIGNS:
+        for bad in (collapsed[name], np.nan):
+            found = signs.warnings({**healthy, name: bad}, 64, 128)
+            assert len(found) == 1 and "; " in found[0], name
+    assert signs.warnings({"off_diagonal": .6}, 64, 8) == []                     # so much is chance among eight images
