@@ -1,4 +1,4 @@
-"""W-MSE on CIFAR-10, ResNet-18, 1,000 epochs, 4 views of an image, the official recipe (htdt/self-supervised, README).
+"""W-MSE on CIFAR-10, ResNet-18, 1,000 epochs, 4 views of an image, the official recipe (htdt/self-supervised, README; the 500 steps of warm-up are quoted from memory).
 
 Command:  python -m jaxssl.main --config configs/cifar10/wmse.py --workdir runs/cifar10 --config.data.path=train.zip --config.data.test_path=test.zip
 Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
