@@ -1,8 +1,9 @@
 """DeepCluster v2 on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/deepcluster_v2.py --workdir runs/digits_deepcluster_v2
-Hardware: two CPU cores. Hours: none measured on quiet cores.
-Expected: not measured.
+Hardware: two CPU cores. Hours: .1 on cores shared with other work.
+Expected: kNN 19.6 % and linear 39.2 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run): probably clusters of place, size
+          and contrast, as they are in the untrained encoder; a linear classifier gains, neighbours lose.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict
