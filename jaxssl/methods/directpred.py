@@ -6,8 +6,8 @@ Differs from the official code (facebookresearch/luckmatters, ssl/real-dataset/b
 not scale the spectrum at power 1; its teacher's decay stands still. The loss is the mean over both directions, half of BYOL's. What is evaluated is the average
 (`--use student` for the other).
 
-Expected: ResNet-50, ImageNet, BYOL's recipe: 64.4 % linear after 60 epochs and 72.4 % after 300 (paper, table 6, as quoted; a predictor of two layers 64.7 and 72.5, a linear one 59.4
-and 69.9).
+Expected: ResNet-50, ImageNet, BYOL's recipe: 64.4 % linear after 60 epochs and 72.4 % after 300 (paper, table 6, as quoted; a predictor of two layers 64.7 and
+72.5, a linear one 59.4 and 69.9).
 """
 import jax
 import jax.numpy as jnp
