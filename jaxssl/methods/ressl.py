@@ -3,7 +3,7 @@
 Head as in the official code (mingkai-zheng/ReSSL, network/head.py): two linear layers with bias, ReLU between; no predictor. The student sees the first view and the
 copy the second, which in the paper has crop and flip alone.
 Differs: rows of the image itself are left out on both sides. The copy's running statistics are averaged with its weights; norms see the global batch, or
-`model.bn_groups` ghost groups, in place of shuffling between devices.
+`model.bn_groups` ghost groups, in which the copy meets other images than the network, in place of shuffling between devices.
 
 Expected: ResNet-50, ImageNet, batch 256, 200 epochs: 69.9 % linear (paper, as quoted).
 """
