@@ -119,6 +119,9 @@ def test_smog_is_the_papers_and_resets():
     logits = p @ unit(groups).T / .1
     assert value == pytest.approx(np.mean([np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels)]), rel=1e-5)
     np.testing.assert_allclose(left["queue"][12:16], z, atol=1e-5)
+    long = 2**29 + 3                                                                 # steps of 4 images, beyond int32
+    changed = np.any(np.asarray(step(long)[1][0]["queue"] != aux["queue"]), 1)
+    assert np.flatnonzero(changed).tolist() == [x + long % 5 * 4 for x in range(4)]
     anew = step(4)[1][0]["groups"]
     assert not np.allclose(anew, groups, atol=.2)
     kept = method.post(params, aux, jnp.int32(1))[1]["teacher"]["params"]["encoder"]["linear"]["kernel"]
