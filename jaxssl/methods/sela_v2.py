@@ -13,7 +13,7 @@ from jaxssl.methods.deepcluster_v2 import clustered
 from jaxssl.models.prototypes import Prototypes
 
 
-def make(*, encoder, net, examples, duration, temperature=0.1, epsilon=0.05, iterations=20, prototypes=3000, heads=3, hidden=2048, dim=128, fill="1_epochs",
+def make(*, encoder, net, examples, duration, total, temperature=0.1, epsilon=0.05, iterations=20, prototypes=3000, heads=3, hidden=2048, dim=128, fill="1_epochs",
          every="1_epochs") -> Method:
     """SeLa v2.
 
@@ -28,5 +28,5 @@ def make(*, encoder, net, examples, duration, temperature=0.1, epsilon=0.05, ite
     def renew(key, rows, weight, clusters, trained):
         return {"centroids": trained, "shift": clustering.equal_shares(rows, weight, trained, temp=epsilon, iterations=iterations)}
 
-    return clustered(encoder, net, examples, temperature=temperature, prototypes=prototypes, heads=heads, hidden=hidden, dim=dim, renew=renew, temp=epsilon,
+    return clustered(encoder, net, examples, total, temperature=temperature, prototypes=prototypes, heads=heads, hidden=hidden, dim=dim, renew=renew, temp=epsilon,
                      fill=duration(fill, "method.fill"), every=duration(every, "method.every"), learned=net(Prototypes(heads * prototypes)))
