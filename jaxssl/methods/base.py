@@ -28,12 +28,13 @@ MOST_LAYERS = 256       # of a head or decoder: each is traced by itself
 class Needs(NamedTuple):
     """What a method cannot do without; the program refuses a config that lacks it, in one sentence.
 
-    views, local: the fewest of an image. batch: the smallest global batch. labels: of the training images. patches: an encoder that takes
-    the patches to see (a ViT). drawn: what was drawn for the views, their boxes and flips among it, in batch["view_params"] and batch["local_params"]
-    (`augment.make`). embeddings that one device alone holds need nothing here.
+    views, local: the fewest of an image; local None: no local ones are read, and a config has none. most: views that are read, 0 for all, and a config has no more.
+    batch: the smallest global batch. labels: of the training images. patches: an encoder that takes the patches to see (a ViT). drawn: what was drawn for the views,
+    their boxes and flips among it, in batch["view_params"] and batch["local_params"] (`augment.make`). embeddings that one device alone holds need nothing here.
     """
     views: int = 1
-    local: int = 0
+    most: int = 0
+    local: int | None = None
     batch: int = 2
     labels: bool = False
     patches: bool = False

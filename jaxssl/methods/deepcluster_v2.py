@@ -20,7 +20,7 @@ from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
 from jaxssl.losses.distillation import entropy
 from jaxssl.losses.unit import normalised
-from jaxssl.methods.base import Method, Net, all_crops, begin, check_range, embedding, encoded, unchanged
+from jaxssl.methods.base import Method, Needs, Net, all_crops, begin, check_range, embedding, encoded, unchanged
 from jaxssl.models.heads import TORCH
 from jaxssl.models.prototypes import PrototypeHead
 
@@ -92,4 +92,4 @@ def clustered(encoder: Net, net: Callable, examples: int, total: int, *, tempera
         kept = {"bank": {"rows": banks.write(rows, batch["id"], z[:, :whole])}, "clusters": clusters}
         return value, ({**aux, "batch_stats": stats, **kept}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")})
+    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(local=0))

@@ -44,5 +44,5 @@ def make(*, encoder, net, batch_size, temperature=0.2, queue=65536, tau=0.999, s
         aux = {**aux, "batch_stats": stats, "queue": refilled(before, k, batch["id"], step)}
         return value, (aux, {"contrast_accuracy": accuracy}, {"features": h, "embeddings": q})
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2, most=2))
     return with_teacher(student, ("encoder", "projector"), lambda step: tau)

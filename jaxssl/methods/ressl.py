@@ -40,5 +40,5 @@ def make(*, encoder, net, batch_size, student_temp=0.1, teacher_temp=0.04, queue
         aux = {**aux, "batch_stats": stats, "queue": refilled(before, k, batch["id"], step)}
         return value, (aux, metrics, {"features": h, "embeddings": q})
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2, most=2))
     return with_teacher(student, ("encoder", "projector"), lambda step: tau)

@@ -66,6 +66,6 @@ def make(*, encoder, net, batch_size, temperature=0.1, groups=3000, momentum=0.9
         left = {"groups": jax.lax.stop_gradient(moved), "queue": enqueue(aux["queue"], z, step)}
         return value, ({**aux, "batch_stats": stats, **left}, metrics, {"features": h, "embeddings": p})
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2, most=2))
     # What is left by the update before a reset step is the network itself.
     return with_teacher(student, ("encoder", "projector"), lambda step: jnp.where(anew(step + 1), 0.0, tau))

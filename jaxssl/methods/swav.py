@@ -58,4 +58,4 @@ def make(*, encoder, net, batch_size, duration, temperature=0.1, epsilon=0.05, i
         kept = {"queue": queues} if queue else {}
         return cross_entropy(logits, codes, student_temp=temperature), ({**aux, "batch_stats": stats, **kept}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"head": (head, "encoder")}, needs=Needs(views=2))
+    return Method(init, loss, unchanged, embedding(encoder), heads={"head": (head, "encoder")}, needs=Needs(views=2, local=0))
