@@ -15,8 +15,10 @@ from jaxssl.losses import clustering
 from jaxssl.losses.unit import normalised
 from jaxssl.methods import deepcluster_v2, smog
 from jaxssl.models import Net
+from jaxssl.parallel import mesh as sharding
+from jaxssl.training import job as jobs
 from tests.test_methods import Average, encoded, normed, unit
-from tests.tiny import CONFIGS
+from tests.tiny import CONFIGS, config_of
 
 EXAMPLES, KEYS = 40, dict(prototypes=6, heads=2, hidden=16, dim=3, every="3_steps", fill="2_steps", iterations=4)
 
@@ -96,6 +98,12 @@ def test_what_could_not_train_is_refused(keys, words):
     params, aux = jax.eval_shape(method.init, jax.random.key(0), batch)
     with pytest.raises(UserError, match=words):
         jax.eval_shape(method.loss, params, aux, batch, jax.random.key(0), 0)
+
+
+def test_selas_prototypes_are_no_rows_of_a_batch():
+    """Three micro-batches, which 64 dimensions are no multiple of."""
+    config = config_of("sela_v2", batch_size="24", micro_batch="8", **{"method.prototypes": "16"})
+    assert jobs.prepare(config, sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)).embedding() == 64
 
 
 @pytest.mark.parametrize("file", [file for file in CONFIGS if Path(file).stem in ("deepcluster_v2", "sela_v2")])

@@ -10,6 +10,7 @@ Expected: ResNet-50, ImageNet, batch 4096: 71.8 % linear after 400 epochs of 2 c
 from jaxssl.losses import clustering
 from jaxssl.methods.base import Method, check_range
 from jaxssl.methods.deepcluster_v2 import clustered
+from jaxssl.models.net import Net
 from jaxssl.models.prototypes import Prototypes
 
 
@@ -29,4 +30,4 @@ def make(*, encoder, net, examples, duration, total, temperature=0.1, epsilon=0.
         return {"centroids": trained, "shift": clustering.equal_shares(rows, weight, trained, temp=epsilon, iterations=iterations)}
 
     return clustered(encoder, net, examples, total, temperature=temperature, prototypes=prototypes, heads=heads, hidden=hidden, dim=dim, renew=renew, temp=epsilon,
-                     fill=duration(fill, "method.fill"), every=duration(every, "method.every"), learned=net(Prototypes(heads * prototypes)))
+                     fill=duration(fill, "method.fill"), every=duration(every, "method.every"), learned=Net(Prototypes(heads * prototypes)))
