@@ -299,7 +299,7 @@ def test_more_is_refused():
     ("supcon", {}, dict(classes=0), "the images have no labels and supcon learns from them"),
     ("nnclr", {"augment.views": "1"}, {}, "augment.views is 1 and nnclr needs at least 2"),
     ("nnclr", {"augment.views": "4"}, {}, "augment.views is 4, of which nnclr would read 2; set it to that"),
-    ("supcon", {"local.views": "2", "local.mean": "(.5, .5, .5)", "local.std": "(.25, .25, .25)"}, {}, "local.views is 2, and supcon reads no local views; set it to 0"),
+    ("supcon", {"local.views": "2", "local.mean": "(.5, .5, .5)", "local.std": "(.25, .25, .25)"}, {}, "local.views is 2, and supcon reads no local views; leave local out"),
     ("pirl", {"local.views": "0", "local.size": "32"}, {}, "local.views is 0 and pirl needs at least 1"),
 ])
 def test_what_a_method_needs_is_said(name, changes, facts, words):
