@@ -108,7 +108,7 @@ def test_selas_prototypes_are_no_rows_of_a_batch():
 
 @pytest.mark.parametrize("file", [file for file in CONFIGS if Path(file).stem in ("deepcluster_v2", "sela_v2")])
 def test_every_variant_clusters_and_trains(file):
-    """Also those that are over before an epoch is, and none is frozen beyond the steps that fill the bank."""
+    """Also those that are over before an epoch is, and none is frozen beyond the steps that fill the bank; SMoG's groups are found anew in each."""
     for variant in execute(file, ()).variants:
         config = configs.load(f"{file}:{variant}".rstrip(":"))
         examples = config.data.examples or 5676                                      # of the digits
@@ -116,6 +116,10 @@ def test_every_variant_clusters_and_trains(file):
         fill = durations.steps(config.method.fill, "method.fill", examples=examples, batch_size=config.batch_size, total=total)
         frozen = dict(config.optim.rules).get("", {}).get("frozen_until", fill)
         assert fill < total and round(frozen * total if frozen < 1 else frozen) == pytest.approx(fill, abs=1), variant
+    for file in Path("configs").glob("*/smog.py"):
+        for variant in execute(str(file), ()).variants:
+            config = configs.load(f"{file}:{variant}".rstrip(":"))
+            assert config.method.reset < durations.steps(config.total, "total", examples=config.data.examples or 5676, batch_size=config.batch_size), (file, variant)
 
 
 def test_smog_is_the_papers_and_resets():

@@ -23,5 +23,5 @@ def get_config(variant=""):
     if variant == "clean":
         c.data.variant = "clean"
     if variant == "laptop":
-        c.total = 40
+        c.total, c.method.reset = 40, 10
     return c

@@ -6,7 +6,7 @@ its row in the bank.
 Differs from the official code (facebookresearch/swav, main_deepclusterv2.py): it fills the bank by a pass over the data before the first step. Here the first
 `fill` steps do: their loss is 0, and configs freeze what is trained meanwhile, `("", dict(frozen_until=…))`, so that weight decay is off too. Between clusterings
 a row of the bank is used before it is replaced, so labels need not be kept; an image whose row was not filled yet is labelled by its projections of the step. An
-epoch of batches may end within a batch; then a few rows are a step newer than the others.
+epoch of batches may end within a batch; then a few rows are a step newer than the others. Where clusters stay longer than an epoch, labels follow the newest rows.
 
 Expected: ResNet-50, ImageNet, batch 4096: 75.2 % linear after 800 epochs of 2 + 6 crops, 74.3 % after 400 of 2 of 160 px + 4, 70.2 % after 400 of 2 (official README).
 """
