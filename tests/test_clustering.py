@@ -35,6 +35,12 @@ def test_a_bank_has_rows_for_any_number_of_devices_and_goes_in_parts():
     assert rows.shape == (2, 65536, 3) and numbers.shape == (2, 65536)
 
 
+def test_six_devices_each_hold_the_bank_that_they_cannot_share():
+    four, six = (jobs.prepare(config_of("npid", batch_size="12"), sharding.make_mesh(devices=jax.devices()[:n]), jobs.Facts(1000, 10, 16, True)).state_sharding.aux["bank"]
+                 for n in (4, 6))
+    assert not four.is_fully_replicated and six.is_fully_replicated
+
+
 def test_parts_add_up(monkeypatch):
     rng = np.random.default_rng(0)
     bank, weight, start = rng.normal(size=(64, 4)), rng.random(64) < .8, rng.normal(size=(5, 4))

@@ -53,7 +53,7 @@ class Method(NamedTuple):
 
     heads: name -> (module, name of what it stands on): with the encoder, the network that is kept, loaded and exported.
     places: (regex, place) for paths of aux, before the house's own: "slices" (split like parameters between steps, gathered for the loss),
-      "rows" (its first axis over all devices) or "whole" (on every device).
+      "rows" (its first axis over all devices, if they can share it equally) or "whole" (on every device).
     loads: path in aux -> weights (`jaxssl.load`) that it begins with, {"params": …, "batch_stats": …}; read once, when the run starts.
     needs: see `Needs`.
     """
