@@ -81,8 +81,8 @@ def catalogue() -> list[str]:
     for path in sorted(Path("configs").glob("*/*.py")):
         try:
             module = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError) as error:
-            rows.append((str(path), f"(it fails as Python: {' '.join(str(error).split())[:100]})"))
+        except (SyntaxError, ValueError, OSError) as error:
+            rows.append((str(path), f"({'it cannot be read' if isinstance(error, OSError) else 'it fails as Python'}: {' '.join(str(error).split())[:100]})"))
             continue
         values = [node.value for node in module.body if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["VARIANTS"]]
         variants = [leaf.value for value in values[-1:] for leaf in ast.walk(value) if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)]

@@ -35,7 +35,8 @@ def test_a_file_that_is_no_python_is_named_and_an_empty_folder_told(tmp_path, mo
     (tmp_path / "configs" / "mine").mkdir(parents=True)
     (tmp_path / "configs" / "mine" / "a.py").write_text("def get_config(:\n")
     (tmp_path / "configs" / "mine" / "b.py").write_text("VARIANTS = ['x']\nraise SystemExit(3)\n")
-    assert [line.split("  ")[0] for line in config_file.catalogue()] == ["configs/mine/a.py", "configs/mine/b.py:x"]
-    assert "it fails as Python" in config_file.catalogue()[0]
+    (tmp_path / "configs" / "mine" / "gone.py").symlink_to(tmp_path / "nowhere.py")
+    assert [line.split("  ")[0] for line in config_file.catalogue()] == ["configs/mine/a.py", "configs/mine/b.py:x", "configs/mine/gone.py"]
+    assert "it fails as Python" in config_file.catalogue()[0] and "it cannot be read" in config_file.catalogue()[2]
     with pytest.raises(UserError, match="no config file 'configs/mine/c.py'; did you mean 'configs/mine/[ab].py'.*python -m jaxssl.main --list names those that are here"):
         configs.load("configs/mine/c.py")

@@ -7,13 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxssl import config as configs, durations
+from jaxssl.config_file import execute
 from jaxssl.errors import UserError
 from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
 from jaxssl.losses.unit import normalised
 from jaxssl.methods import deepcluster_v2, smog
 from jaxssl.models import Net
+from jaxssl.parallel import mesh as sharding
+from jaxssl.training import job as jobs
 from tests.test_methods import Average, encoded, normed, unit
+from tests.tiny import CONFIGS, config_of
 
 EXAMPLES, KEYS = 40, dict(prototypes=6, heads=2, hidden=16, dim=3, every="3_steps", fill="2_steps", iterations=4)
 
@@ -50,7 +55,7 @@ def test_rows_are_drawn_among_those_that_are_there():
 def made():
     rng = np.random.default_rng(0)
     batch = {"views": jnp.float32(rng.normal(size=(4, 2, 4, 4, 3))), "id": jnp.arange(4)}
-    method = deepcluster_v2.make(encoder=Net(Average()), net=Net, examples=EXAMPLES, duration=lambda value, key: int(value.removesuffix("_steps")), **KEYS)
+    method = deepcluster_v2.make(encoder=Net(Average()), net=Net, examples=EXAMPLES, total=100, duration=lambda value, key: int(value.removesuffix("_steps")), **KEYS)
     params, aux = method.init(jax.random.key(0), batch)
     step = jax.jit(jax.value_and_grad(lambda params, aux, step: method.loss(params, aux, batch, jax.random.key(step), step), has_aux=True))
     return method, params, aux, step
@@ -84,13 +89,33 @@ def test_clusters_are_those_of_the_bank_when_it_is_full_and_once_in_a_while_then
         assert np.array_equal(after["clusters"]["centroids"], left["clusters"]["centroids"]) != changes
 
 
-def test_more_prototypes_than_images_are_refused():
-    """In training; an encoder is built again, to be evaluated, where nobody knows how many there were."""
-    method = deepcluster_v2.make(encoder=Net(Average()), net=Net, examples=EXAMPLES, duration=lambda *_: 1, prototypes=41)
+@pytest.mark.parametrize("keys, words", [(dict(prototypes=41), "method.prototypes is 41, and there are 40 training images"),
+                                         (dict(prototypes=6, fill=7), "method.fill is 7 steps, in which nothing is trained, and the run has 7")])
+def test_what_could_not_train_is_refused(keys, words):
+    """In training; an encoder is built again, to be evaluated, where nobody knows how many images and steps there were."""
+    method = deepcluster_v2.make(encoder=Net(Average()), net=Net, examples=EXAMPLES, total=7, duration=lambda value, key: 1 if isinstance(value, str) else value, **keys)
     batch = {"views": jnp.zeros((4, 2, 4, 4, 3)), "id": jnp.arange(4)}
     params, aux = jax.eval_shape(method.init, jax.random.key(0), batch)
-    with pytest.raises(UserError, match="method.prototypes is 41, and there are 40 training images"):
+    with pytest.raises(UserError, match=words):
         jax.eval_shape(method.loss, params, aux, batch, jax.random.key(0), 0)
+
+
+def test_selas_prototypes_are_no_rows_of_a_batch():
+    """Three micro-batches, which 64 dimensions are no multiple of."""
+    config = config_of("sela_v2", batch_size="24", micro_batch="8", **{"method.prototypes": "16"})
+    assert jobs.prepare(config, sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)).embedding() == 64
+
+
+@pytest.mark.parametrize("file", [file for file in CONFIGS if Path(file).stem in ("deepcluster_v2", "sela_v2")])
+def test_every_variant_clusters_and_trains(file):
+    """Also those that are over before an epoch is, and none is frozen beyond the steps that fill the bank."""
+    for variant in execute(file, ()).variants:
+        config = configs.load(f"{file}:{variant}".rstrip(":"))
+        examples = config.data.examples or 5676                                      # of the digits
+        total = durations.steps(config.total, "total", examples=examples, batch_size=config.batch_size)
+        fill = durations.steps(config.method.fill, "method.fill", examples=examples, batch_size=config.batch_size, total=total)
+        frozen = dict(config.optim.rules).get("", {}).get("frozen_until", fill)
+        assert fill < total and round(frozen * total if frozen < 1 else frozen) == pytest.approx(fill, abs=1), variant
 
 
 def test_smog_is_the_papers_and_resets():
@@ -119,6 +144,9 @@ def test_smog_is_the_papers_and_resets():
     logits = p @ unit(groups).T / .1
     assert value == pytest.approx(np.mean([np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels)]), rel=1e-5)
     np.testing.assert_allclose(left["queue"][12:16], z, atol=1e-5)
+    long = 2**29 + 3                                                                 # steps of 4 images, beyond int32
+    changed = np.any(np.asarray(step(long)[1][0]["queue"] != aux["queue"]), 1)
+    assert np.flatnonzero(changed).tolist() == [x + long % 5 * 4 for x in range(4)]
     anew = step(4)[1][0]["groups"]
     assert not np.allclose(anew, groups, atol=.2)
     kept = method.post(params, aux, jnp.int32(1))[1]["teacher"]["params"]["encoder"]["linear"]["kernel"]

@@ -285,6 +285,10 @@ def test_nonsense_is_refused(name, key, value, words):
 def test_more_is_refused():
     with pytest.raises(UserError, match="at most 5, the features that there are"):
         made("simclr", tau=0., layers=0, dim=6)
+    for keys, words in ((dict(sigma=.1), "method.sigma is 0.1, which nt_xent does not read; leave it out, or choose method.objective among dclw"),
+                        (dict(margin=1., objective="tuplet"), "method.margin is 1.0, which tuplet does not read")):
+        with pytest.raises(UserError, match=words):
+            made("simclr", tau=0., **keys)
     with pytest.raises(UserError, match="method.block is 4, but lifted is not computed in tiles"):
         made("simclr", tau=0., objective="lifted", block=4)
     with pytest.raises(UserError, match="an image of 8 pixels a side cannot be cut into 9 × 9 cells; change method.grid, method.share or local.size"):
@@ -294,6 +298,8 @@ def test_more_is_refused():
 @pytest.mark.parametrize("name, changes, facts, words", [
     ("supcon", {}, dict(classes=0), "the images have no labels and supcon learns from them"),
     ("nnclr", {"augment.views": "1"}, {}, "augment.views is 1 and nnclr needs at least 2"),
+    ("nnclr", {"augment.views": "4"}, {}, "augment.views is 4, of which nnclr would read 2; set it to that"),
+    ("supcon", {"local.views": "2", "local.mean": "(.5, .5, .5)", "local.std": "(.25, .25, .25)"}, {}, "local.views is 2, and supcon reads no local views; leave local out"),
     ("pirl", {"local.views": "0", "local.size": "32"}, {}, "local.views is 0 and pirl needs at least 1"),
 ])
 def test_what_a_method_needs_is_said(name, changes, facts, words):

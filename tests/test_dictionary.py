@@ -1,4 +1,5 @@
 """MoCo's queue: what it holds after some steps, and that an image is never its own negative."""
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ def test_keys_go_round():
     queue, ids = jnp.zeros((6, 3)), jnp.full((6,), -1)
     for step in range(4):
         keys = np.arange(1, 7).reshape(2, 3) + 10. * step
-        at = step * 2 % 6
-        queue, ids = enqueue(queue, normalised(jnp.asarray(keys)), at), enqueue(ids, jnp.array([2 * step, 2 * step + 1]), at)
+        queue, ids = enqueue(queue, normalised(jnp.asarray(keys)), step), enqueue(ids, jnp.array([2 * step, 2 * step + 1]), step)
     assert ids.tolist() == [6, 7, 2, 3, 4, 5]
     np.testing.assert_allclose(queue[:2], keys / np.linalg.norm(keys, axis=1, keepdims=True), rtol=1e-6)
+    late = jax.jit(enqueue)(jnp.zeros(6), jnp.ones(2), jnp.int32(2**30 + 1))         # 2 · step is beyond int32
+    assert late.tolist() == [0, 0, 0, 0, 1, 1]
 
 
 def test_an_image_never_repels_itself():

@@ -172,7 +172,7 @@ def test_iternorm_whitens_and_its_ghost_groups_are_their_own():
 
 def test_what_was_drawn_is_handed_to_those_that_ask():
     """Boxes and flips of whole and local views, one a view, under the names of `augment.make`; nothing for a method that does not ask."""
-    for name, asks in (("vicregl", True), ("vicreg", False)):
+    for name, asks in (("vicregl", True), ("lejepa", False)):
         config = config_of(name, **{"local.views": "2", "local.size": "8", "local.mean": "(.5, .5, .5)", "local.std": "(.25, .25, .25)"})
         job = jobs.prepare(config, mesh.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True))
         assert job.method.needs.drawn == asks and {"view_params", "local_params"} & set(job.seen) == ({"view_params", "local_params"} if asks else set())

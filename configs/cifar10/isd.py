@@ -1,4 +1,4 @@
-"""ISD on CIFAR-10, ResNet-18, its ImageNet recipe with lightly's rate and epochs.
+"""ISD on CIFAR-10, ResNet-18, its ImageNet recipe with lightly's rate, epochs and queue, a teacher's temperature of .02 and smaller heads.
 
 Command:  python -m jaxssl.main --config configs/cifar10/isd.py --workdir runs/cifar10 --config.data.path=train.zip --config.data.test_path=test.zip
 Data:     zips or folders of class/*.png|jpg; they stay resident on the device.

@@ -25,4 +25,6 @@ def get_config(variant=""):
         c.data.variant = "clean"
     if variant == "laptop":
         c.total = 40
+        c.method.update(fill="10_steps", every="10_steps")
+        c.optim.rules = (("", dict(frozen_until=0.25)),)
     return c

@@ -136,12 +136,12 @@ def random_queue(key, size, dim):
 def refilled(queue, k, ids, step):
     """The queue after `step`: its oldest rows replaced by k [B, V, K] of images `ids` [B], each over its length; without gradient. M is a multiple of B · V."""
     B, V, K = k.shape
-    at = step % (len(queue["keys"]) // (B * V)) * (B * V)                     # not step * B * V % M, which a long run takes beyond int32
-    return {"keys": enqueue(queue["keys"], normalised(k).reshape(B * V, K), at), "ids": enqueue(queue["ids"], jnp.repeat(ids, V), at)}       # [B, V, K] -> [B·V, K]
+    return {"keys": enqueue(queue["keys"], normalised(k).reshape(B * V, K), step), "ids": enqueue(queue["ids"], jnp.repeat(ids, V), step)}       # [B, V, K] -> [B·V, K]
 
 
-def enqueue(queue, rows, at):
-    """queue [M, …] with its rows `at` to at + n - 1 replaced by rows [n, …], which get no gradient; at: a multiple of n below M, traced or not."""
+def enqueue(queue, rows, step):
+    """queue [M, …] whose oldest rows, after steps that each brought n, are replaced by rows [n, …], which get no gradient. M is a multiple of n; step: traced or not."""
+    at = step % (len(queue) // len(rows)) * len(rows)                         # not step * n % M, which a long run takes beyond int32
     return lax.dynamic_update_slice(queue, lax.stop_gradient(rows).astype(queue.dtype), (at,) + (0,) * (queue.ndim - 1))
 
 

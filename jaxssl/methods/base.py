@@ -4,11 +4,13 @@ A method is one file beside this one with `make(*, …) -> Method`. Arguments wi
 (`CONTEXT`), arguments with one are the keys of `config.method`.
 """
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxssl import tree
 from jaxssl.errors import UserError
@@ -26,12 +28,13 @@ MOST_LAYERS = 256       # of a head or decoder: each is traced by itself
 class Needs(NamedTuple):
     """What a method cannot do without; the program refuses a config that lacks it, in one sentence.
 
-    views, local: the fewest of an image. batch: the smallest global batch. labels: of the training images. patches: an encoder that takes
-    the patches to see (a ViT). drawn: what was drawn for the views, their boxes and flips among it, in batch["view_params"] and batch["local_params"]
-    (`augment.make`). embeddings that one device alone holds need nothing here.
+    views, local: the fewest of an image; local None: no local ones are read, and a config has none. most: views that are read, 0 for all, and a config has no more.
+    batch: the smallest global batch. labels: of the training images. patches: an encoder that takes the patches to see (a ViT). drawn: what was drawn for the views,
+    their boxes and flips among it, in batch["view_params"] and batch["local_params"] (`augment.make`). embeddings that one device alone holds need nothing here.
     """
     views: int = 1
-    local: int = 0
+    most: int = 0
+    local: int | None = None
     batch: int = 2
     labels: bool = False
     patches: bool = False
@@ -97,12 +100,29 @@ def projected(encoder: Net, projector: Net, params: dict, stats: dict, views: ja
 
 def asked_and_told(encoder: Net, projector: Net, predictor: Net | None, params: dict, aux: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, dict]:
     """A student of the first view and its teacher of the second: features [B, 1, D], what the student predicts and the teacher projects [B, 1, K], and the student's
-    statistics renewed. The teacher norms by its own batch; what it finds is left out, since `with_teacher` averages the student's."""
+    statistics renewed."""
     h, q, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"][:, :1], key)
     if predictor is not None:
         q, stats["predictor"] = predictor.per_view(params["predictor"], stats["predictor"], q)
-    _, k, _ = projected(encoder, projector, aux["teacher"]["params"], aux["teacher"]["batch_stats"], batch["views"][:, 1:2])
-    return h, q, k, stats
+    return h, q, told(encoder, projector, aux["teacher"], batch["views"][:, 1:2]), stats
+
+
+def told(encoder: Net, projector: Net, teacher: dict, views: jax.Array) -> jax.Array:
+    """What a teacher projects of views [B, V, …]: [B, V, K]. It norms by its own batch; what it finds is left out, since `with_teacher` averages the student's.
+
+    Where norms see parts of a batch (`model.bn_groups`, micro_batch), images that share a part of the student's are dealt to all parts of the teacher's: else an image
+    and its key share statistics that no other image of the queue has, and give themselves away (MoCo, arXiv 1911.05722, section 3.3, shuffles for this).
+    """
+    parts = math.gcd(len(views), encoder.parts * getattr(encoder.module, "bn_groups", 1))
+    _, k, _ = projected(encoder, projector, teacher["params"], teacher["batch_stats"], _turned(views, parts, 1))
+    return _turned(k, parts, -1)
+
+
+def _turned(x, parts, way):
+    """Rows [B, …] in runs of `parts`, each turned by its own number: row s of run q goes to place (s + way · q) mod parts of it. No row leaves its run, nor its device."""
+    runs = x.reshape(-1, parts, *x.shape[1:])                                                         # [B, …] -> [B / parts, parts, …]
+    source = (np.arange(parts) - way * np.arange(len(runs))[:, None]) % parts
+    return jnp.take_along_axis(runs, source.reshape(*source.shape, *(1,) * (x.ndim - 1)), 1).reshape(x.shape)
 
 
 def all_crops(batch: dict) -> list[jax.Array]:

@@ -20,12 +20,12 @@ from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
 from jaxssl.losses.distillation import entropy
 from jaxssl.losses.unit import normalised
-from jaxssl.methods.base import Method, Net, all_crops, begin, check_range, embedding, encoded, unchanged
+from jaxssl.methods.base import Method, Needs, Net, all_crops, begin, check_range, embedding, encoded, unchanged
 from jaxssl.models.heads import TORCH
 from jaxssl.models.prototypes import PrototypeHead
 
 
-def make(*, encoder, net, examples, duration, temperature=0.1, prototypes=3000, heads=3, iterations=10, hidden=2048, dim=128, fill="1_epochs", every="1_epochs") -> Method:
+def make(*, encoder, net, examples, duration, total, temperature=0.1, prototypes=3000, heads=3, iterations=10, hidden=2048, dim=128, fill="1_epochs", every="1_epochs") -> Method:
     """DeepCluster v2.
 
     Args:
@@ -40,12 +40,12 @@ def make(*, encoder, net, examples, duration, temperature=0.1, prototypes=3000, 
         start = clustering.drawn_rows(key, rows, weight, clusters["centroids"])
         return {**clusters, "centroids": clustering.spherical_kmeans(rows, weight, start, iterations=iterations)}
 
-    return clustered(encoder, net, examples, temperature=temperature, prototypes=prototypes, heads=heads, hidden=hidden, dim=dim, renew=renew,
+    return clustered(encoder, net, examples, total, temperature=temperature, prototypes=prototypes, heads=heads, hidden=hidden, dim=dim, renew=renew,
                      fill=duration(fill, "method.fill"), every=duration(every, "method.every"))
 
 
-def clustered(encoder: Net, net: Callable, examples: int, *, temperature: float, prototypes: int, heads: int, hidden: int, dim: int, renew: Callable, fill: int, every: int,
-              temp: float = 1.0, learned: Net | None = None) -> Method:
+def clustered(encoder: Net, net: Callable, examples: int, total: int, *, temperature: float, prototypes: int, heads: int, hidden: int, dim: int, renew: Callable,
+              fill: int, every: int, temp: float = 1.0, learned: Net | None = None) -> Method:
     """A method whose labels come from a memory bank, once in a while.
 
     renew(key, rows [N, K], weight [N], clusters of a head, its learned prototypes [C, K] or None): that head's
@@ -67,8 +67,10 @@ def clustered(encoder: Net, net: Callable, examples: int, *, temperature: float,
                         "clusters": {"centroids": centroids, "shift": jnp.zeros((heads, prototypes))}}
 
     def loss(params, aux, batch, key, step):
-        if prototypes > examples:       # known in training alone: an encoder is built again without its images
+        if prototypes > examples:       # known in training alone: an encoder is built again without its images and its length
             raise UserError(f"method.prototypes is {prototypes}, and there are {examples} training images; choose at most so many, or give more images")
+        if fill >= total:
+            raise UserError(f"method.fill is {fill} steps, in which nothing is trained, and the run has {total}; lower it, or lengthen total")
         key, draw = jax.random.split(key)
         whole, rows = batch["views"].shape[1], aux["bank"]["rows"]
         h, stats = encoded(encoder, params, aux["batch_stats"], all_crops(batch), key)                              # [B, V, D]
@@ -90,4 +92,4 @@ def clustered(encoder: Net, net: Callable, examples: int, *, temperature: float,
         kept = {"bank": {"rows": banks.write(rows, batch["id"], z[:, :whole])}, "clusters": clusters}
         return value, ({**aux, "batch_stats": stats, **kept}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")})
+    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(local=0))

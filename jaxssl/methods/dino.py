@@ -59,5 +59,5 @@ def make(*, encoder, net, total, duration, student_temp=0.1, teacher_temp=0.07, 
                    "teacher_temp": temperature(step), "tau": decay(step)}
         return value, ({**aux, "batch_stats": stats, "center": center}, metrics, {"features": h[:, :whole.shape[1]]})
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"head": (module, "encoder")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"head": (module, "encoder")}, needs=Needs(views=2, local=0))
     return with_teacher(student, ("encoder", "head"), decay)

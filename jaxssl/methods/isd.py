@@ -39,5 +39,5 @@ def make(*, encoder, net, batch_size, student_temp=0.1, teacher_temp=0.01, queue
         aux = {**aux, "batch_stats": stats, "queue": refilled(before, k, batch["id"], step)}
         return value - metrics["teacher_entropy"], (aux, metrics, {"features": h, "embeddings": q})                        # the divergence
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (head, "projector")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (head, "projector")}, needs=Needs(views=2, most=2))
     return with_teacher(student, ("encoder", "projector"), lambda step: tau)

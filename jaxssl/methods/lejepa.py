@@ -37,4 +37,4 @@ def make(*, encoder, net, weight=0.02, slices=1024, hidden=2048, dim=128, layers
         metrics = {"distance": distance, "sigreg_over_floor": normality / redundancy.FLOOR}         # 1: normal; .38 · batch: collapsed
         return (1 - weight) * distance + weight * normality, ({**aux, "batch_stats": stats}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))
+    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2, local=0))

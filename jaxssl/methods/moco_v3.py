@@ -40,5 +40,5 @@ def make(*, encoder, net, total, temperature=1.0, tau=0.99, hidden=4096, dim=256
         # The paper adds both directions, each times 2 · temperature.
         return 4 * temperature * value, ({**aux, "batch_stats": stats}, {"contrast_accuracy": accuracy, "tau": decay(step)}, {"features": h, "embeddings": q})
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2, most=2))
     return with_teacher(student, ("encoder", "projector"), decay)

@@ -42,5 +42,5 @@ def make(*, encoder, net, batch_size, topk=10, queue=128000, tau=0.99, hidden=40
             metrics = {"neighbour_cosine": cosine.mean()}
         return mean_shift(q, target, neighbours), ({**aux, "batch_stats": stats, "queue": kept}, metrics, {"features": h, "embeddings": q})
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (head, "projector")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (head, "projector")}, needs=Needs(views=2, most=2))
     return with_teacher(student, ("encoder", "projector"), lambda step: tau)

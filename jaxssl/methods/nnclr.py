@@ -43,4 +43,4 @@ def make(*, encoder, net, batch_size, temperature=0.1, queue=98304, hidden=2048,
         aux = {**aux, "batch_stats": stats, "queue": refilled(before, z[:, :1], batch["id"], step)}
         return value, (aux, {"contrast_accuracy": accuracy, "neighbour_cosine": cosine.mean()}, {"features": h, "embeddings": z})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2))
+    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2, most=2))

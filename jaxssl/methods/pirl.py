@@ -4,7 +4,7 @@ Heads as in VISSL (pirl_jigsaw_4node_resnet50.yaml): one linear layer for the im
 over all of them. The bank's rows move half the way to what is said of the image. The image is `augment`'s first view, puzzles are cut from `local` crops (255 pixels, of
 which cells have 85 and patches 64).
 Differs: noise is drawn as in NPID (`jaxssl/methods/npid.py`), as VISSL does and the paper's eq. 4 does not. Each patch is cropped once; there it is turned and jittered
-by itself too.
+by itself too, and two views of three are posterized, sharpened, solarized and stretched in contrast, which here no view is.
 
 Expected: ResNet-50, ImageNet, 800 epochs of batch 1,024, 32,000 drawn: 63.6 % linear (paper, as quoted); 62.55 after 200 and 64.29 % after 800 epochs by VISSL.
 """
@@ -64,4 +64,4 @@ def make(*, encoder, net, examples, temperature=0.07, negatives=32000, momentum=
         aux = {**aux, "batch_stats": stats, "bank": discrimination.renewed(aux["bank"], f, batch["id"], momentum), "log_z": log_z}
         return (1 - weight) * image + weight * cut, (aux, {"image_loss": image, "puzzle_loss": cut}, {"features": h, "embeddings": f})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, places=((r"^bank$", "rows"),), needs=Needs(local=1))
+    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, places=((r"^bank$", "rows"),), needs=Needs(most=1, local=1))

@@ -3,7 +3,7 @@
 Head as in the official code (mingkai-zheng/ReSSL, network/head.py): two linear layers with bias, ReLU between; no predictor. The student sees the first view and the
 copy the second, which in the paper has crop and flip alone.
 Differs: rows of the image itself are left out on both sides. The copy's running statistics are averaged with its weights; norms see the global batch, or
-`model.bn_groups` ghost groups, in place of shuffling between devices.
+`model.bn_groups` ghost groups, in which the copy meets other images than the network, in place of shuffling between devices.
 
 Expected: ResNet-50, ImageNet, batch 256, 200 epochs: 69.9 % linear (paper, as quoted).
 """
@@ -40,5 +40,5 @@ def make(*, encoder, net, batch_size, student_temp=0.1, teacher_temp=0.04, queue
         aux = {**aux, "batch_stats": stats, "queue": refilled(before, k, batch["id"], step)}
         return value, (aux, metrics, {"features": h, "embeddings": q})
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2, most=2))
     return with_teacher(student, ("encoder", "projector"), lambda step: tau)

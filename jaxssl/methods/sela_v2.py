@@ -10,10 +10,11 @@ Expected: ResNet-50, ImageNet, batch 4096: 71.8 % linear after 400 epochs of 2 c
 from jaxssl.losses import clustering
 from jaxssl.methods.base import Method, check_range
 from jaxssl.methods.deepcluster_v2 import clustered
+from jaxssl.models.net import Net
 from jaxssl.models.prototypes import Prototypes
 
 
-def make(*, encoder, net, examples, duration, temperature=0.1, epsilon=0.05, iterations=20, prototypes=3000, heads=3, hidden=2048, dim=128, fill="1_epochs",
+def make(*, encoder, net, examples, duration, total, temperature=0.1, epsilon=0.05, iterations=20, prototypes=3000, heads=3, hidden=2048, dim=128, fill="1_epochs",
          every="1_epochs") -> Method:
     """SeLa v2.
 
@@ -28,5 +29,5 @@ def make(*, encoder, net, examples, duration, temperature=0.1, epsilon=0.05, ite
     def renew(key, rows, weight, clusters, trained):
         return {"centroids": trained, "shift": clustering.equal_shares(rows, weight, trained, temp=epsilon, iterations=iterations)}
 
-    return clustered(encoder, net, examples, temperature=temperature, prototypes=prototypes, heads=heads, hidden=hidden, dim=dim, renew=renew, temp=epsilon,
-                     fill=duration(fill, "method.fill"), every=duration(every, "method.every"), learned=net(Prototypes(heads * prototypes)))
+    return clustered(encoder, net, examples, total, temperature=temperature, prototypes=prototypes, heads=heads, hidden=hidden, dim=dim, renew=renew, temp=epsilon,
+                     fill=duration(fill, "method.fill"), every=duration(every, "method.every"), learned=Net(Prototypes(heads * prototypes)))

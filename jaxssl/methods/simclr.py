@@ -36,6 +36,9 @@ def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2,
                 dim=(dim, widest, dim >= 1 and (layers > 0 or dim <= encoder.features)), layers=(layers, "0 or more", layers >= 0),
                 block=(block, "0 or more", block >= 0), sigma=(sigma, "above 0", sigma > 0), objective=(objective, f"one of {', '.join(OBJECTIVES)}", objective in OBJECTIVES),
                 tau=(tau, "at least 0 and below 1", 0 <= tau < 1))
+    for key, value, readers in (("sigma", sigma, ("dclw",)), ("margin", margin, ("triplet", "soft_triplet", "lifted"))):
+        if objective not in readers and value != make.__kwdefaults__[key]:
+            raise UserError(f"method.{key} is {value}, which {objective} does not read; leave it out, or choose method.objective among {', '.join(readers)}")
     if block and objective not in TILED:
         raise UserError(f"method.block is {block}, but {objective} is not computed in tiles; set method.block=0, or an objective of {', '.join(TILED)}")
     if tau and (objective != "nt_xent" or block or not layers):
@@ -65,5 +68,5 @@ def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2,
         metrics = contrastive_metrics(z, **how)
         return value, ({**aux, "batch_stats": stats}, {f"contrast_{name}": v for name, v in metrics.items()}, {"features": h, "embeddings": z})
 
-    method = Method(init, loss, unchanged, embedding(encoder), heads=heads, needs=Needs(views=2))
+    method = Method(init, loss, unchanged, embedding(encoder), heads=heads, needs=Needs(views=2, most=2 if tau else 0))
     return with_teacher(method, ("projector",), lambda step: tau) if tau else method

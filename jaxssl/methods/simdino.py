@@ -54,5 +54,5 @@ def make(*, encoder, net, batch_size, total, tau=0.996, weight=1.0, epsilon=0.05
         metrics = {"agreement": agreement, "coding_rate": rate, "tau": decay(step)}
         return -weight * agreement - balance * rate, ({**aux, "batch_stats": stats}, metrics, {"features": h[:, :whole], "embeddings": student[:, :whole]})
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"head": (module, "encoder")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"head": (module, "encoder")}, needs=Needs(views=2, local=0))
     return with_teacher(student, ("encoder", "head"), decay)

@@ -63,9 +63,9 @@ def make(*, encoder, net, batch_size, temperature=0.1, groups=3000, momentum=0.9
         logits = jnp.einsum("bvk,ck->bvc", normalised(p), normalised(moved))[:, :, None]                                     # [B, 1, 1, C]
         value = clustering.hard_cross_entropy(logits, labels[:, None], temperature=temperature)
         metrics = {"usage_entropy": entropy(jax.nn.one_hot(labels, groups).mean(0)), "group_accuracy": jnp.mean(logits[:, 0, 0].argmax(-1) == labels, dtype=jnp.float32)}
-        left = {"groups": jax.lax.stop_gradient(moved), "queue": enqueue(aux["queue"], z, step * batch_size % queue)}
+        left = {"groups": jax.lax.stop_gradient(moved), "queue": enqueue(aux["queue"], z, step)}
         return value, ({**aux, "batch_stats": stats, **left}, metrics, {"features": h, "embeddings": p})
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2, most=2))
     # What is left by the update before a reset step is the network itself.
     return with_teacher(student, ("encoder", "projector"), lambda step: jnp.where(anew(step + 1), 0.0, tau))

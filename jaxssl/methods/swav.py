@@ -51,11 +51,11 @@ def make(*, encoder, net, batch_size, duration, temperature=0.1, epsilon=0.05, i
                 old = aux["queue"][v]
                 rows = jnp.concatenate([rows, assign(params["head"]["prototypes"], {}, old)[0]])
                 weight = jnp.concatenate([jnp.ones(len(z)), jnp.full(queue, step >= begins, jnp.float32)])
-                queues.append(enqueue(old, z[:, v], step * batch_size % queue))
+                queues.append(enqueue(old, z[:, v], step))
             codes.append(sinkhorn(rows, temp=epsilon, iterations=iterations, weight=weight)[:len(z)])
         codes = jnp.stack(codes, 1)                                                                 # [B, T, prototypes]
         metrics = distillation_metrics(logits, codes, student_temp=temperature)
         kept = {"queue": queues} if queue else {}
         return cross_entropy(logits, codes, student_temp=temperature), ({**aux, "batch_stats": stats, **kept}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"head": (head, "encoder")}, needs=Needs(views=2))
+    return Method(init, loss, unchanged, embedding(encoder), heads={"head": (head, "encoder")}, needs=Needs(views=2, local=0))

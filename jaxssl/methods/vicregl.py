@@ -62,4 +62,4 @@ def make(*, encoder, net, alpha=0.75, sim=25.0, std=25.0, cov=1.0, matches=20, l
         metrics = {**terms, "off_diagonal": (terms["covariance"] / max(dim - 1, 1)) ** 0.5}                  # root mean square of the covariances
         return value, ({**aux, "batch_stats": stats}, metrics, {"features": h[0], "embeddings": z[:, :whole]})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2, drawn=True))
+    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2, local=0, drawn=True))

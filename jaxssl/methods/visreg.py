@@ -39,4 +39,4 @@ def make(*, encoder, net, weight=0.9, slices=4096, hidden=2048, dim=256, layers=
         metrics = {"distance": distance, **{f"visreg_{name}": term for name, term in terms.items()}}
         return value, ({**aux, "batch_stats": stats}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))
+    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2, local=0))

@@ -46,7 +46,11 @@ def needs(config: Any, facts: Any, encoder: Any, wanted: Needs) -> None:
     name, faults = config.method.name, []
     if config.augment.views < wanted.views:
         faults.append(f"augment.views is {config.augment.views} and {name} needs at least {wanted.views}")
-    if config.local.views < wanted.local:
+    if wanted.most and config.augment.views > wanted.most:
+        faults.append(f"augment.views is {config.augment.views}, of which {name} would read {wanted.most}; set it to that")
+    if wanted.local is None and config.local.views:
+        faults.append(f"local.views is {config.local.views}, and {name} reads no local views; leave local out")
+    if config.local.views < (wanted.local or 0):
         faults.append(f"local.views is {config.local.views} and {name} needs at least {wanted.local}")
     if config.batch_size < wanted.batch:
         faults.append(f"batch_size is {config.batch_size} and {name} needs at least {wanted.batch} images")
