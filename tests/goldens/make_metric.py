@@ -1,4 +1,4 @@
-"""Makes metric.npz: the arrays of `inputs`, and what pytorch-metric-learning makes of them in float64 (2.9.0 over torch when last run).
+"""Makes metric.npz: the arrays of `inputs`, and what pytorch-metric-learning makes of them in float64 (2.9.0 over torch 2.13.0 when last run).
 
     python tests/goldens/make_metric.py          # with torch and pytorch-metric-learning installed
 
@@ -50,7 +50,8 @@ def reference():
         "cosface": (losses.CosFaceLoss(**sizes), {"W": proxies["W"]}),
         "arcface": (losses.ArcFaceLoss(**sizes), {"W": proxies["W"]}),
         "sub_center_arcface": (losses.SubCenterArcFaceLoss(sub_centers=K, **sizes), {"W": side_by_side}),
-        "soft_triple": (losses.SoftTripleLoss(centers_per_class=K, weight_regularizer=regularizers.SparseCentersRegularizer(C, K), weight_reg_weight=.2, **sizes), {"fc": side_by_side}),
+        "soft_triple": (losses.SoftTripleLoss(centers_per_class=K, weight_regularizer=regularizers.SparseCentersRegularizer(C, K), weight_reg_weight=.2, **sizes),
+                        {"fc": side_by_side}),
     }
     out = {}
     for name, (loss, weights) in made.items():

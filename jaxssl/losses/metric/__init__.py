@@ -17,7 +17,8 @@ C or more gives NaN, since it is of another numbering: labels must be 0 to C - 1
 
 Means are over the global batch: a mean of devices' or micro-batches' means is another number wherever the count of active terms differs, and so no such thing is taken.
 A mean of no terms is 0, with gradients of 0. Losses "in rounds" go through every anchor's first positive, second
-positive and so on, so that triplets take the memory of pairs; they have first derivatives only. ValueError for shapes and types that do not fit. "PML" is
+positive and so on, so that triplets take the memory of pairs; they have first derivatives only. Margins,
+temperatures and scales may be traced: a schedule, or learned. ValueError for shapes and types that do not fit. "PML" is
 pytorch-metric-learning 2.9, and "as PML" means that its default object returns this number, in float64, where every image has a label.
 
 `threshold_consistent_margin` is a regulariser too: add it to any other.

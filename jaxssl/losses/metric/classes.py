@@ -1,12 +1,11 @@
 """Losses with weights of classes: a softmax over proxies or class directions, with margins.
 
 ProxyNCA: Movshovitz-Attias et al. 2017, "No fuss distance metric learning using proxies", with the positive proxy in the denominator as in ProxyNCA++ (Teh et al. 2020). Proxy
-anchor: Kim et al. 2020, "Proxy anchor loss for deep metric learning", eq. 4. Normalised softmax: Zhai and Wu 2019, "Classification is a strong baseline for deep metric learning".
-CosFace: Wang et al. 2018, eq. 4. ArcFace: Deng et al. 2019, eq. 3. Sub-centres: Deng et al. 2020, "Sub-center ArcFace". SoftTriple: Qian et al. 2019, eq. 6 to 8.
+anchor: Kim et al. 2020, "Proxy anchor loss for deep metric learning". Normalised softmax: Zhai and Wu 2019, "Classification is a strong baseline for deep metric learning".
+CosFace: Wang et al. 2018. ArcFace: Deng et al. 2019. Sub-centres: Deng et al. 2020, "Sub-center ArcFace". SoftTriple: Qian et al. 2019.
 
 All have the signature of the package with `weights` after the label, and may be sharded by batch, by class, or both.
 """
-import math
 from typing import NamedTuple
 
 import jax
@@ -99,7 +98,7 @@ def soft_triple(z, label, weights, *, id=None, reference=None, weight=None, metr
     total, weighed = _over_centres(c, shares)
     C, K, _ = weights.shape
     plus = 0.
-    if K > 1 and center_weight:
+    if K > 1 and not (isinstance(center_weight, int | float) and center_weight == 0):
         between = jnp.einsum("ckd,cld->ckl", c.weights, c.weights, precision=EXACT)
         plus = center_weight / (C * K * (K - 1)) * jnp.triu(root(jnp.maximum(2 - 2 * between, 0)), 1).sum()
     return _cross_entropy(c, weighed / total, lambda s: s - margin, scale, metrics, plus)
@@ -140,8 +139,8 @@ def _classes(z, label, weights, rank, reference, weight):
 
 def _wider(margin):
     """cos θ -> cos(θ + margin), and below θ = π - margin what keeps falling."""
-    m = math.radians(margin)
-    return lambda s: jnp.where(s >= -math.cos(m), s * math.cos(m) - sine(s) * math.sin(m), s - m * math.sin(m))
+    m = jnp.radians(margin)
+    return lambda s: jnp.where(s >= -jnp.cos(m), s * jnp.cos(m) - sine(s) * jnp.sin(m), s - m * jnp.sin(m))
 
 
 def _cross_entropy(c, cosine, target, scale, metrics, plus=0.):

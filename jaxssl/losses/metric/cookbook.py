@@ -1,7 +1,7 @@
-"""Contrastive, NCA and (N + 1)-tuplet as "A Cookbook of Self-Supervised Learning" (Balestriero et al. 2023), section 2.2, writes them: sums over pairs and no means, of z as it comes.
+"""Contrastive, NCA and (N + 1)-tuplet as "A Cookbook of Self-Supervised Learning" (Balestriero et al. 2023) writes them: sums over pairs and no means, of z as it comes.
 
-They are other numbers than `contrastive`, `nca` and `tuplet`, which practice calls by those names; its triplet is `triplet`'s term. For the size of a batch they are not corrected, so that
-a rate found for one batch size does not fit another. Pairs are ordered: (i, j) and (j, i) both count.
+They are other numbers than `contrastive`, `nca` and `tuplet`, which practice calls by those names; its triplet is `triplet`'s term, of unit vectors there. They grow with the
+batch, so that a rate found for one batch size does not fit another. Pairs are ordered: (i, j) and (j, i) both count.
 """
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,9 @@ def cookbook_contrastive(z, label, *, id=None, reference=None, weight=None, metr
 
 
 def cookbook_nca(z, label, *, id=None, reference=None, weight=None, metrics=False):
-    """-sum(exp(-|z[i] - z[j]| ** 2) for i, j in positives) / sum(exp(-|z[k] - z[l]| ** 2) for all labelled k, l): no logarithm, and one denominator, which holds k = l. In [-1, 0]. PML has no such form."""
+    """-sum(exp(-|z[i] - z[j]| ** 2) for i, j in positives) / sum(exp(-|z[k] - z[l]| ** 2) for all labelled k, l): no logarithm.
+
+    One denominator for all, which holds k = l too. In [-1, 0]. PML has no such form."""
     p = pairs(z, label, id, reference, weight)
     kind = label if reference is None else reference[1]
     logits, times = -_squared(z, reference), p.anchor[:, None] * p.positive

@@ -1,8 +1,8 @@
 """Pairs against fixed thresholds: contrastive, signal to noise, margin, threshold-consistent margin.
 
 Contrastive: Hadsell, Chopra and LeCun 2006, "Dimensionality reduction by learning an invariant mapping", with a hinge that is not squared and a margin for positives too, as
-Musgrave et al. 2020 tune it. SNR: Yuan et al. 2019, "Signal-to-noise ratio: a robust distance metric for deep metric learning", eq. 5 and 8. Margin: Wu et al. 2017,
-"Sampling matters in deep embedding learning", eq. 4. TCM: Zhang et al. 2024, "Threshold-consistent margin loss for open-world deep metric learning".
+Musgrave et al. 2020 tune it. SNR: Yuan et al. 2019, "Signal-to-noise ratio: a robust distance metric for deep metric learning". Margin: Wu et al. 2017, "Sampling matters in
+deep embedding learning". TCM: Zhang et al. 2024, "Threshold-consistent margin loss for open-world deep metric learning".
 """
 import jax
 import jax.numpy as jnp

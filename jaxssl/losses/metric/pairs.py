@@ -25,7 +25,7 @@ class Pairs(NamedTuple):
         return jnp.maximum(2 - 2 * self.cosine, 0)
 
     def distance(self):
-        """[B, R] in [0, 2]; equal points have the gradient 0."""
+        """[B, R] in [0, 2], from the cosines, so that below 1e-3 they are rounding; equal points have the gradient 0."""
         return root(self.squared())
 
     def anchors(self):

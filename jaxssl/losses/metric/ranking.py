@@ -1,6 +1,6 @@
 """Average precision of the list that an anchor is answered with, made smooth.
 
-FastAP: Cakir et al. 2019, "Deep metric learning to rank", eq. 5 to 7 and 9. SmoothAP: Brown et al. 2020, "Smooth-AP: smoothing the path towards large-scale image retrieval", eq. 4 to 7.
+FastAP: Cakir et al. 2019, "Deep metric learning to rank". SmoothAP: Brown et al. 2020, "Smooth-AP: smoothing the path towards large-scale image retrieval".
 """
 import jax
 import jax.numpy as jnp
@@ -52,19 +52,20 @@ def smooth_ap(z, label, *, id=None, reference=None, weight=None, metrics=False, 
     """
     p = pairs(z, label, id, reference, weight)
 
-    def ratio(similarity, positive, negative, s, plus):
-        above = jax.nn.sigmoid((s - similarity) / temperature)                                           # [B, R]
+    def ratio(similarity, positive, negative, s, t, plus):
+        above = jax.nn.sigmoid((s - similarity) / t)                                                     # [B, R]
         rank = 1 + (positive * above).sum(-1) + plus
         return rank / (rank + (negative * above).sum(-1))
 
-    def round(hit, s, p):
+    def round(hit, floats, p):
+        s, t = floats
         mine, times = picked(s, hit), picked(p.positive, hit)[:, 0]
         rest = jnp.where(hit, jnp.maximum(p.positive - 1, 0), p.positive)
-        return times * ratio(mine, rest, p.negative, s, jax.nn.sigmoid((1 - mine[:, 0]) / temperature) if own else 0.)
+        return times * ratio(mine, rest, p.negative, s, t, jax.nn.sigmoid((1 - mine[:, 0]) / t) if own else 0.)
 
-    count, times = p.positive.sum(-1), p.anchors()
-    total = over_positives(round, p, p.cosine)
+    count, times, t = p.positive.sum(-1), p.anchors(), jnp.float32(temperature)
+    total = over_positives(round, p, (p.cosine, t))
     if own:
-        total, count = total + ratio(1., p.positive, p.negative, p.cosine, 0.), count + 1
+        total, count = total + ratio(1., p.positive, p.negative, p.cosine, t, 0.), count + 1
     term = 1 - total / jnp.where(count > 0, count, 1.)
     return answer(mean(term, times), p, metrics, lax.stop_gradient(times * (term > 1e-6)).sum(), times.sum())

@@ -1,7 +1,7 @@
 """Losses that weigh an anchor's pairs against one another: multi-similarity, circle, lifted structure.
 
-Multi-similarity: Wang et al. 2019, "Multi-similarity loss with general pair weighting for deep metric learning", eq. 13. Circle: Sun et al. 2020, "Circle loss: a unified perspective
-of pair similarity optimization", eq. 4 to 6. Lifted structure: Oh Song et al. 2016, "Deep metric learning via lifted structured feature embedding", eq. 4.
+Multi-similarity: Wang et al. 2019, "Multi-similarity loss with general pair weighting for deep metric learning". Circle: Sun et al. 2020, "Circle loss: a unified perspective of
+pair similarity optimization". Lifted structure: Oh Song et al. 2016, "Deep metric learning via lifted structured feature embedding".
 """
 import jax
 import jax.numpy as jnp

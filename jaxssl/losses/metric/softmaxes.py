@@ -1,11 +1,9 @@
 """Shares of a softmax: what a positive has among the negatives.
 
 NT-Xent: Sohn 2016 and Chen et al. 2020, with labels as PML has it. SupCon: Khosla et al. 2020, "Supervised contrastive learning", eq. 2. N-pairs and (N + 1)-tuplets: Sohn 2016,
-"Improved deep metric learning with multi-class N-pair loss objective", eq. 6 and 11. Tuplet margin: Yu and Tao 2019, "Deep metric learning with tuplet margin loss", eq. 6.
-NCA: Goldberger et al. 2004, "Neighbourhood components analysis", the logarithm of its eq. 3 as in section 2.
+"Improved deep metric learning with multi-class N-pair loss objective". Tuplet margin: Yu and Tao 2019, "Deep metric learning with tuplet margin loss". NCA: Goldberger et al.
+2004, "Neighbourhood components analysis", with the logarithm.
 """
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -37,8 +35,8 @@ def tuplet(z, label, *, id=None, reference=None, weight=None, metrics=False, mar
     As PML's TupletMarginLoss, which is NaN where rounding puts a cosine beyond 1 and has no finite gradient at equal points.
     """
     p = pairs(z, label, id, reference, weight)
-    slack = math.radians(margin)
-    eased = p.cosine * math.cos(slack) + sine(p.cosine) * math.sin(slack)                                # cos(θ - margin)
+    slack = jnp.radians(margin)
+    eased = p.cosine * jnp.cos(slack) + sine(p.cosine) * jnp.sin(slack)                                # cos(θ - margin)
     return _of_positives(p, jax.nn.softplus(logsumexp(scale * p.cosine, p.negative)[:, None] - scale * eased), metrics)
 
 
@@ -84,8 +82,8 @@ def n_pairs(z, label, *, id=None, reference=None, weight=None, metrics=False, no
         terms = [-log(exp(z[i] @ z[j]) / sum(exp(z[i] @ z[l]) for _, l in pairs)) for i, j in pairs]
         loss = mean(terms)
 
-    Args: id: also the order in which pairs are chosen, so that it does not hang on how a batch is laid out; of equal ones, and with None, the place in the batch. normalise: False for
-    the paper's products of z as it comes (it adds the mean squared length to the loss). weight [B, B]: 0 keeps a pair from being chosen, other numbers are not read.
+    Args: id: also the order in which pairs are chosen, so that it does not hang on how a batch is laid out; of equal ones, and with None, the place in the batch. normalise: False
+    for the paper's products of z as it comes (it adds the mean squared length to the loss). weight [B, B]: 0 keeps a pair from being chosen, other numbers are not read.
     As PML's NPairsLoss where ids ascend; PML refuses references, whose rows are here the positives.
     """
     p = pairs(z, label, id, reference, weight)

@@ -1,7 +1,7 @@
 """Triplets of an anchor, a positive and a negative, all of them, without a list of them.
 
-Triplet: Schroff, Kalenichenko and Philbin 2015, "FaceNet", eq. 2; smooth: Hermans, Beyer and Leibe 2017, "In defense of the triplet loss", section 2; swap: Balntas et al. 2016,
-"Learning local feature descriptors with triplets and shallow convolutional neural networks", section 2. The φ/ψ family: Tian 2022, see jaxssl.losses.unified.
+Triplet: Schroff, Kalenichenko and Philbin 2015, "FaceNet"; smooth: Hermans, Beyer and Leibe 2017, "In defense of the triplet loss"; swap: Balntas et al. 2016, "Learning local
+feature descriptors with triplets and shallow convolutional neural networks". The φ/ψ family: Tian 2022, see jaxssl.losses.unified.
 """
 import jax
 import jax.numpy as jnp
