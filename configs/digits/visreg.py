@@ -2,7 +2,7 @@
 
 Command:  python -m jaxssl.main --config configs/digits/visreg.py --workdir runs/digits_visreg
 Hardware: two CPU cores. Hours: none measured on quiet cores.
-Expected: not measured.
+Expected: kNN 64.2 % and linear 78.0 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run).
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict
