@@ -40,7 +40,8 @@ def plan(spec, overrides, *flags):
 def row(spec, overrides):
     compiled, arithmetic = plan(spec, overrides, "--topology", "v5e:16x16"), plan(spec, overrides)["flops"]
     batch, devices, memory = compiled["batch_size"], compiled["devices"], compiled["memory"]
-    found = {"config": spec, "overrides": overrides, "fits": compiled["fits"], "GB a device": round(memory["total"] / 1e9, 2), "compile seconds": round(compiled["compile_seconds"])}
+    found = {"config": spec, "overrides": overrides, "fits": compiled["fits"], "GB a device": round(memory["total"] / 1e9, 2),
+             "compile seconds": round(compiled["compile_seconds"])}
     if "flops" not in compiled:
         return found
     time = compiled["time"]
