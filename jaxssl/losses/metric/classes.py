@@ -85,8 +85,8 @@ def soft_triple(z, label, weights, *, id=None, reference=None, weight=None, metr
         loss = mean(-log(softmax([scale * (s(i, c) - margin * (c == y)) for c in classes])[y]) for i with its class y)
         loss += center_weight / (C K (K - 1)) * sum(d(weights[c, k], weights[c, l]) for c, k < l)
 
-    Args: scale: λ, gamma: what the paper's 1 / γ is, margin: δ. center_weight: τ, which brings superfluous centres together; .2 in the paper, 0 as PML's default.
-    As PML's SoftTripleLoss, centre_weight with its SparseCentersRegularizer. One centre at a time: never [B, C, K].
+    Args: scale: λ, gamma: γ, margin: δ of the paper. center_weight: τ, which brings superfluous centres together; .2 in the paper, 0 as PML's default.
+    As PML's SoftTripleLoss, center_weight with its SparseCentersRegularizer. One centre at a time: never [B, C, K].
     """
     c = _classes(z, label, weights, 3, reference, weight)
     highest = _nearest(c)[0]

@@ -18,7 +18,7 @@ def multi_similarity(z, label, *, id=None, reference=None, weight=None, metrics=
             loss += log(1 + sum(exp(beta * (cos(i, k) - base)) for k in negatives of i)) / beta
         loss /= their number
 
-    As PML's MultiSimilarityLoss; the official code, and beta = 40, divide by the batch too. The paper's pairs are those that its miner leaves: weight [B, B].
+    As PML's MultiSimilarityLoss; the official code has the same mean, with beta = 40. The paper's pairs are those that its miner leaves: weight [B, B].
     """
     p = pairs(z, label, id, reference, weight)
     pull = jax.nn.softplus(logsumexp(-alpha * (p.cosine - base), p.positive)) / alpha

@@ -17,8 +17,8 @@ def nt_xent_labelled(z, label, *, id=None, reference=None, weight=None, metrics=
         terms = [-log(exp(cos(i, j) / t) / (exp(cos(i, j) / t) + sum(exp(cos(i, k) / t) for k in negatives of i))) for i, j in positives]
         loss = mean(terms)
 
-    As PML's NTXentLoss, until that saturates: it adds 1e-38 to the share (1e-308 in float64), so that no term is above 87.3 and such terms have no gradient; at temperatures below
-    .02 that is what it trains on. `contrastive.nt_xent` keeps all other rows in the denominator.
+    As PML's NTXentLoss, until that saturates: it adds the smallest number of the type to the share, so that in float32 no term is above 87.3 and those that would be have no
+    gradient, which temperatures below .023 can reach. `contrastive.nt_xent` keeps all other rows in the denominator.
     """
     p = pairs(z, label, id, reference, weight)
     logits = p.cosine / temperature
