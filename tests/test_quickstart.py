@@ -20,6 +20,13 @@ def test_readme_names_only_what_exists():
         assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
 
 
+def test_the_table_of_methods_is_the_folder_of_configs():
+    """Each row's name is a config of each data set, and each such config has its row."""
+    rows = re.findall(r"^\| [^|]+ \| `([a-z]\w*)` \| ", README, re.M)
+    for data in ("digits", "cifar10", "imagenet"):
+        assert sorted(rows) == sorted(path.stem for path in (ROOT / "configs" / data).glob("*.py")), data
+
+
 def test_every_result_has_its_script_and_its_file():
     """A row whose JSON is not in benchmarks/results/ says that it was not run."""
     table = README.partition("## Results")[2].partition("|---|")[2].partition("\n\n")[0].splitlines()[1:]
