@@ -189,7 +189,7 @@ def check_range(**values: tuple[float, str, bool]) -> None:
         raise UserError("; ".join(faults))
 
 
-def check_queue(queue: int, added: int) -> None:
-    """Raises: UserError for a queue that steps of `added` rows do not fill to the last one."""
+def check_queue(queue: int, added: int, what: str = "keys") -> None:
+    """Raises: UserError for a queue that steps of `added` rows do not fill to the last one. what: the rows are, in the plural."""
     if queue < 1 or queue % added:
-        raise UserError(f"method.queue is {queue}; a step adds {added} keys, so choose a multiple of that, as {max(round(queue / added), 1) * added}")
+        raise UserError(f"method.queue is {queue}; a step adds {added} {what}, so choose a multiple of that, as {max(round(queue / added), 1) * added}")

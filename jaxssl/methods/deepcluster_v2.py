@@ -20,7 +20,7 @@ from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
 from jaxssl.losses.distillation import entropy
 from jaxssl.losses.unit import normalised
-from jaxssl.methods.base import Method, Needs, Net, all_crops, begin, check_range, embedding, encoded, unchanged
+from jaxssl.methods.base import Method, Needs, Net, begin, check_range, crops_projected, embedding, unchanged
 from jaxssl.models.heads import TORCH
 from jaxssl.models.prototypes import PrototypeHead
 
@@ -73,8 +73,7 @@ def clustered(encoder: Net, net: Callable, examples: int, total: int, *, tempera
             raise UserError(f"method.fill is {fill} steps, in which nothing is trained, and the run has {total}; lower it, or lengthen total")
         key, draw = jax.random.split(key)
         whole, rows = batch["views"].shape[1], aux["bank"]["rows"]
-        h, stats = encoded(encoder, params, aux["batch_stats"], all_crops(batch), key)                              # [B, V, D]
-        z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)                      # [B, V, K], of unit length
+        h, z, stats = crops_projected(encoder, projector, params, aux["batch_stats"], batch, key)                   # [B, V, D], [B, V, K] of unit length
         trained = None if learned is None else learned(params["prototypes"], {}, jnp.eye(dim))[0].T.reshape(heads, prototypes, dim)
 
         def renewed(clusters):

@@ -11,13 +11,12 @@ learning; no value of a recipe that is here.
 import jax
 import jax.numpy as jnp
 
-from jaxssl.errors import UserError
 from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
 from jaxssl.losses.dictionary import enqueue
 from jaxssl.losses.distillation import entropy
 from jaxssl.losses.unit import normalised
-from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, begin, check_queue, check_range, embedding, projected, unchanged, with_teacher
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -33,8 +32,7 @@ def make(*, encoder, net, batch_size, temperature=0.1, groups=3000, momentum=0.9
     check_range(temperature=(temperature, "above 0", temperature > 0), groups=(groups, "at least 2", groups >= 2), momentum=(momentum, "in [0, 1)", 0 <= momentum < 1),
                 tau=(tau, "in [0, 1]", 0 <= tau <= 1), reset=(reset, "at least 1", reset >= 1), queue=(queue, f"at least {groups}, a row a group", queue >= groups),
                 iterations=(iterations, "at least 1", iterations >= 1), hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1))
-    if queue % batch_size:
-        raise UserError(f"method.queue is {queue}; a step adds {batch_size} projections, so choose a multiple of that, as {max(round(queue / batch_size), 1) * batch_size}")
+    check_queue(queue, batch_size, "projections")
     head = Projector((hidden, dim), last_scale=False, kernel_init=TORCH)
     top = Projector((hidden, dim), last_norm=False, last_bias=True, kernel_init=TORCH)
     projector, predictor = net(head), net(top)

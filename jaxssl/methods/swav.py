@@ -9,10 +9,9 @@ Expected: ResNet-50, ImageNet, batch 4096, 2 + 6 crops: 72.1, 74.6, 75.3 % linea
 """
 import jax.numpy as jnp
 
-from jaxssl.errors import UserError
 from jaxssl.losses.dictionary import enqueue
 from jaxssl.losses.distillation import cross_entropy, distillation_metrics, sinkhorn
-from jaxssl.methods.base import Method, Needs, all_crops, begin, check_range, embedding, encoded, unchanged
+from jaxssl.methods.base import Method, Needs, all_crops, begin, check_queue, check_range, embedding, encoded, unchanged
 from jaxssl.models.heads import TORCH
 from jaxssl.models.prototypes import PrototypeHead, Prototypes
 
@@ -28,8 +27,8 @@ def make(*, encoder, net, batch_size, duration, temperature=0.1, epsilon=0.05, i
     check_range(temperature=(temperature, "above 0", temperature > 0), epsilon=(epsilon, "above 0", epsilon > 0), iterations=(iterations, "at least 1", iterations >= 1),
                 prototypes=(prototypes, "at least 2", prototypes >= 2), hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1),
                 queue=(queue, "0 or more", queue >= 0))
-    if queue % batch_size:
-        raise UserError(f"method.queue is {queue}; a step adds {batch_size} projections a view, so choose a multiple of that, as {max(round(queue / batch_size), 1) * batch_size}")
+    if queue:
+        check_queue(queue, batch_size, "projections a view")
     head = PrototypeHead((hidden, dim, prototypes), norm=True, relu=True, kernel_init=TORCH)
     whole_head, projector, assign = net(head), net(head.clone(depth=2)), net(Prototypes(prototypes))
     begins = max(duration(queue_from, "method.queue_from"), queue // batch_size)
