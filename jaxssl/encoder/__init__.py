@@ -15,6 +15,7 @@ from jaxssl import augment, models, tree
 from jaxssl.encoder import preprocessing
 from jaxssl.errors import UserError, listed, nearest, whole
 from jaxssl.methods import base
+from jaxssl.models import dense
 
 WEIGHTS = ("student", "teacher")
 _CHUNK = 256    # images in one forward pass of `Encoder.__call__`
@@ -128,6 +129,22 @@ class Encoder:
 
         Raises: UserError for anything else.
         """
+        return self._in_chunks(self._embed(layer), images)
+
+    def patches(self, images: np.ndarray | Sequence[np.ndarray], *, blocks: Sequence[int] = (-1,), norm: bool = True) -> np.ndarray:
+        """One vector a place f32 [B, h, w, D], of images as for `__call__` and through the same transform.
+
+        Of a vision transformer the tokens of its patches, without class token and registers, behind the final norm; of other networks the last map. blocks, norm: as
+        in `models.dense.maps`; several blocks lie side by side, D each. Raises: UserError.
+        """
+        return self._in_chunks(self._maps(tuple(blocks), norm), images)
+
+    def maps(self, variables: dict, x: jax.Array, **how: Any) -> dense.Maps:
+        """What the encoder says of each place of normalised images [B, H, W, C] of any size that its patches divide: `models.dense.maps`. Pure."""
+        return dense.maps(self.module, variables["params"]["encoder"], variables["batch_stats"]["encoder"], x, **how)
+
+    def _in_chunks(self, embed: Callable, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """embed(batch of canvases) for all images, so many at a time."""
         if not isinstance(images, np.ndarray | jax.Array | list | tuple):
             raise UserError(f"images are a {type(images).__name__}; expected uint8 [B, H, W, 3], or a list of uint8 [h, w, 3], such as [numpy.asarray(picture)]")
         images = list(images)
@@ -136,7 +153,7 @@ class Encoder:
         for image in images:
             if not (isinstance(image, np.ndarray | jax.Array) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and 0 not in image.shape):
                 raise UserError(f"an image is {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}; expected uint8 [h, w, 3] (RGB, 0 to 255)")
-        embed, p = self._embed(layer), self.preprocessing
+        p = self.preprocessing
         largest, parts = preprocessing.side(images, p), []
         for start in range(0, len(images), _CHUNK):
             chunk = images[start:start + _CHUNK]
@@ -147,6 +164,14 @@ class Encoder:
     @functools.cached_property
     def _embed(self):
         return functools.cache(self.embed)
+
+    @functools.cached_property
+    def _maps(self):
+        @functools.cache
+        def compiled(blocks, norm):
+            call = jax.jit(lambda variables, batch: jnp.concatenate(self.maps(variables, self.view(batch), blocks=blocks, norm=norm).patches, -1))
+            return functools.partial(call, jax.device_put(self.variables))
+        return compiled
 
 
 def build(config: dict, variables: dict, *, name: str, weights: str = "student", step: int | None = None, precision: str = "f32", origin: Origin = Origin()) -> Encoder:
