@@ -119,7 +119,7 @@ def identity(source: datas.Source, *, here: bool = True) -> str:
 
 def _files(source):
     if isinstance(source, Folder):
-        return [source.root / path for path in source.paths]
+        return [source.root / path for path in (*source.paths, *getattr(source, "answers", ()))]       # of a dense set, its masks too
     if isinstance(source, Packed):
         return sorted(source.root.glob(f"{source.split}*"))
     if isinstance(source, TFDS):
