@@ -24,6 +24,7 @@ from jaxssl.evaluation.measures import bootstrap
 
 SELECT = ("validation", "test")
 BUDGETS = ("short", "published")
+GROUPS = ("all", "dense")
 _BATCH, _BATCH_BYTES = 500, 2**27       # images in a forward pass: at most so many, and canvases of at most so many bytes
 _CHECKED = 2**14                        # rows whose numbers are looked at at a time
 
@@ -108,6 +109,12 @@ class Context:
             raise UserError(f"{self.data.train.name} has one labelled training image that can be decoded; give at least two")
         return found
 
+    def keep(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make()` gives, made once under this key for all protocols and seeds."""
+        if ("kept", key) not in self._kept:
+            self._kept["kept", key] = make()
+        return self._kept["kept", key]
+
     @property
     def prepare(self) -> Callable | None:
         """What large images go through before the test-time view: `preprocessing.before`."""
@@ -140,15 +147,17 @@ class Context:
         return bootstrap.interval(correct, labels, ids=ids, balanced=balanced, seed=self.seed)
 
 
-def names() -> list[str]:
-    """The protocols there are: the files of this folder."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__")
+def names(group: str = "") -> list[str]:
+    """The protocols there are: the files of this folder; or those of a group: "all", which need images and labels alone, or "dense", which need an answer for each
+    place (their modules say so in GROUP). Others need a file, and are named."""
+    found = sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__")
+    return [name for name in found if not group or getattr(find(name), "GROUP", "all") == group]
 
 
 def find(name: str) -> Any:
     """The module of a protocol. Raises: UserError that lists them."""
-    if name not in names():
-        raise UserError(f"protocol {name!r} is not one of {', '.join(names())}{nearest(name, names())}")
+    if name not in (known := names()):
+        raise UserError(f"protocol {name!r} is not one of {', '.join(known)}{nearest(name, known)}")
     return importlib.import_module(f"jaxssl.evaluation.protocols.{name}")
 
 
