@@ -14,7 +14,7 @@ from jaxssl.models import dense
 from jaxssl.parallel import mesh as sharding
 
 MOST_BYTES = 2**31          # of a training set's tokens that are kept; images beyond are left out, evenly
-_BATCH_PIXELS = 2**20       # of the windows of a forward pass, at most
+_BATCH, _BATCH_PIXELS = 128, 2**20       # windows of a forward pass, and pixels in them, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Embed:
     def __init__(self, encoder: Encoder, form: Form, mesh: Any):
         self.form, self.mesh = form, mesh
         self.view = windows.View(form.side, form.stride, encoder.preprocessing["interpolation"])
-        self.batch = -(-max(_BATCH_PIXELS // form.side**2, 1) // mesh.size) * mesh.size
+        self.batch = -(-max(min(_BATCH_PIXELS // form.side**2, _BATCH), 1) // mesh.size) * mesh.size
         mean, std = (np.asarray(encoder.preprocessing[name], np.float32) for name in ("mean", "std"))
 
         def tokens(variables, pixels):

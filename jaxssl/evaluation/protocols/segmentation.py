@@ -84,12 +84,13 @@ def _fit(context, embed, train, plan, count):
     if plan["ratio"] is None:
         batches = heads.shuffled(train.x, train.targets, np.arange(len(train.x)), batch_size=plan["batch_size"], seed=context.seed)
     else:
-        batches = _embedded(embed, crops.batches(context.data.train, np.unique(train.place), embed.view, ratio=plan["ratio"], batch_size=plan["batch_size"], seed=context.seed))
+        batches = embedded(embed, crops.batches(context.data.train, np.unique(train.place), embed.view, ratio=plan["ratio"], batch_size=plan["batch_size"], seed=context.seed))
     return heads.fit(batches, heads.cross_entropy, outputs=count, lrs=plan["lrs"], steps=plan["steps"], warmup=min(plan["warmup"], plan["steps"] // 2),
                      weight_decay=plan["weight_decay"], mean=mean, scale=scale, seed=context.seed, log=lambda sentence: context.log(f"segmentation: {sentence}"))
 
 
-def _embedded(embed, drawn) -> Iterator[tuple]:
+def embedded(embed: tokens.Embed, drawn: Iterator[tuple]) -> Iterator[tuple]:
+    """(tokens, targets) of (windows, targets), however many are drawn at a time."""
     for pixels, targets in drawn:
         parts = [np.asarray(embed(pixels[at:at + embed.batch]))[:len(pixels) - at] for at in range(0, len(pixels), embed.batch)]
         yield np.concatenate(parts)[:len(pixels)], targets
