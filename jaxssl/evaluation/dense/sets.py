@@ -1,4 +1,4 @@
-"""The masks or depths of an evaluation's data, and what dense protocols share: classes, the encoders beside each other, tokens kept."""
+"""What dense protocols share: the encoders beside each other, tokens that are kept, and how many classes the masks have."""
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -6,24 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxssl import encoder as encoders
-from jaxssl.data import sources
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError
 from jaxssl.evaluation.dense import tokens
 from jaxssl.evaluation.protocols import Context
-
-WORDS = {"masks": ("no masks", "masks/"), "depth": ("no maps of depth", "depth/")}
-
-
-def check(context: Context, kind: str, protocol: str) -> None:
-    """Raises: UserError unless the training and the test images have targets of this kind, "masks" or "depth"."""
-    for which, source in (("training", context.data.train), ("test", context.data.test)):
-        if source is None or not len(source):
-            raise UserError(f"{protocol} needs {which} images, and {context.data.train.name} has none; give --data.test_path, or --data.holdout above 0")
-        if sources.targets(source) != kind:
-            lacks, folder = WORDS[kind]
-            raise UserError(f"{source.name} has {lacks}, which {protocol} needs; give a folder with images/ and {folder} beside each other with --data"
-                            f"{', or --data digits' if kind == 'masks' else ''}")
 
 
 def encoders_of(context: Context, untrained: bool) -> Iterator[tuple[str, Encoder]]:

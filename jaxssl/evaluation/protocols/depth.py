@@ -14,11 +14,11 @@ import numpy as np
 from jaxssl.errors import UserError
 from jaxssl.evaluation.dense import crops, heads, sets, tokens
 from jaxssl.evaluation.measures import depth as measure
-from jaxssl.evaluation.protocols import Context, Row
+from jaxssl.evaluation.protocols import Context, Row, check_targets
 from jaxssl.evaluation.protocols.segmentation import embedded
 from jaxssl.models import dense
 
-GROUP, LABELS = "depth", ()
+GROUP, TARGETS, LABELS = "depth", "depth", ()
 LEAST, BINS, UP = 1e-3, 256, 4          # metres; how often a side of the map is enlarged before the bins
 SHORT = dict(steps=500, warmup=50, lr=1e-3)
 PUBLISHED = dict(steps=38_400, warmup=12_800, lr=3e-4)              # of NYU, of batches of 16 (DINOv3's, which trains the same heads)
@@ -35,7 +35,7 @@ def run(context: Context, *, layers: tuple[int, ...] = (1, 4), unit: float = 100
     if not set(layers) <= {1, 4} or not layers or min(unit, most - LEAST, batch_size) <= 0 or min(steps, lr) < 0:
         raise UserError(f"depth.layers are some of 1 and 4, unit, most and batch_size above 0, and lr and steps not below, got {layers}, {unit:g}, {most:g}, {batch_size}, {lr:g} "
                         f"and {steps}")
-    sets.check(context, "depth", "depth")
+    check_targets(["depth"], context.data)
     rows = []
     for which, encoder in sets.encoders_of(context, untrained):
         module = encoder.module

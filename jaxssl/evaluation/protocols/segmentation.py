@@ -14,9 +14,9 @@ from jaxssl.errors import UserError, nearest
 from jaxssl.evaluation.dense import crops, heads, sets, tokens
 from jaxssl.evaluation.features.rows import held_out
 from jaxssl.evaluation.measures import segmentation
-from jaxssl.evaluation.protocols import Context, Row
+from jaxssl.evaluation.protocols import Context, Row, check_targets
 
-GROUP, LABELS = "dense", ()
+GROUP, TARGETS, LABELS = "dense", "masks", ()
 PRESETS = {"linear": dict(blocks=(-1,), overlap=1 / 3, scales=(1.,), flip=False), "ms": dict(blocks=(-4, -3, -2, -1), overlap=.5, scales=(1., 1.32, 1.73, 2.28, 3.), flip=True)}
 SIZES = {"linear": 512, "ms": 640}                              # published windows, and the range of the random scale of their training
 RATIOS = {"linear": (.5, 2.), "ms": (1., 3.)}
@@ -25,23 +25,23 @@ PUBLISHED = dict(lrs=(1e-3,), steps=40_000, warmup=1500)
 HELD_OUT = 5
 
 
-def run(context: Context, *, preset: str = "linear", size: int = 0, blocks: tuple[int, ...] = (), overlap: float = -1., scales: tuple[float, ...] = (), flip: bool | None = None,
+def run(context: Context, *, preset: str = "linear", size: int = 0, blocks: tuple[int, ...] = (), overlap: float = -1., scales: tuple[float, ...] = (), flip: bool = False,
         lrs: tuple[float, ...] = (), steps: int = 0, batch_size: int = 16, weight_decay: float = 1e-4, untrained: bool = True) -> list[Row]:
     """Rows of mIoU and of the share of right pixels, of the encoder and, with `untrained`, of the network as its run began.
 
-    preset: "linear" or "ms" (above); blocks, overlap (of windows), scales and flip replace its own. size: of a window in pixels, rounded up to whole patches; 0 is the
+    preset: "linear" or "ms" (above); blocks, overlap (of windows) and scales replace its own; flip adds mirror images. size: of a window in pixels, rounded up to whole patches; 0 is the
     encoder's own, and 512 or 640 on the published budget. lrs: learning rates; steps: of batch_size windows; () and 0 are of the budget.
     """
     if preset not in PRESETS:
         raise UserError(f"segmentation.preset is {preset!r}; choose one of {', '.join(PRESETS)}{nearest(preset, PRESETS)}")
     if min(lrs, default=1) <= 0 or steps < 0 or batch_size < 1 or min(scales, default=1) <= 0:
         raise UserError(f"segmentation.lrs, scales and batch_size must be above 0 and steps 0 or more, got {lrs}, {scales}, {batch_size} and {steps}")
-    sets.check(context, "masks", "segmentation")
+    check_targets(["segmentation"], context.data)
     own, published = PRESETS[preset], context.budget == "published"
     budget = PUBLISHED if published else SHORT
     size = size or (SIZES[preset] if published else 0)
     blocks, overlap = blocks or own["blocks"], own["overlap"] if overlap < 0 else overlap
-    ways = dict(scales=scales or own["scales"], flip=own["flip"] if flip is None else flip)
+    ways = dict(scales=scales or own["scales"], flip=own["flip"] or flip)
     plan = dict(lrs=lrs or budget["lrs"], steps=steps or budget["steps"], warmup=budget["warmup"], batch_size=batch_size, weight_decay=weight_decay,
                 ratio=RATIOS[preset] if published else None)
     rows = []

@@ -11,9 +11,9 @@ import numpy as np
 from jaxssl.errors import UserError
 from jaxssl.evaluation.dense import sets, tokens, windows
 from jaxssl.evaluation.measures import segmentation
-from jaxssl.evaluation.protocols import Context, Row
+from jaxssl.evaluation.protocols import Context, Row, check_targets
 
-GROUP, LABELS = "dense", ()
+GROUP, TARGETS, LABELS = "dense", "masks", ()
 MATCHES = ("test", "train")
 OVER = {"short": 100, "published": 500}         # clusters of over-clustering
 PLACES = 100_000                                # that k-means sees
@@ -26,7 +26,7 @@ def run(context: Context, *, clusters: int = 0, match: str = "test", size: int =
     """
     if match not in MATCHES or clusters < 0 or places < 1:
         raise UserError(f"segmentation_kmeans.match is {match!r}, clusters {clusters} and places {places}; match is test or train, clusters 0 or more and places at least 1")
-    sets.check(context, "masks", "segmentation_kmeans")
+    check_targets(["segmentation_kmeans"], context.data)
     rows = []
     for which, encoder in sets.encoders_of(context, untrained):
         form = tokens.form(encoder, side=size, blocks=blocks)

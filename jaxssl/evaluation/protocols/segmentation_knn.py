@@ -12,9 +12,9 @@ from jaxssl.errors import UserError
 from jaxssl.evaluation.dense import sets, tokens
 from jaxssl.evaluation.features import search
 from jaxssl.evaluation.measures import segmentation
-from jaxssl.evaluation.protocols import Context, Row
+from jaxssl.evaluation.protocols import Context, Row, check_targets
 
-GROUP, LABELS = "dense", ()
+GROUP, TARGETS, LABELS = "dense", "masks", ()
 MEMORY = {"short": 50_000, "published": 10_240_000}
 
 
@@ -26,7 +26,7 @@ def run(context: Context, *, k: int = 30, temperature: float = .02, memory: int 
     """
     if k < 1 or temperature <= 0 or memory < 0:
         raise UserError(f"segmentation_knn.k must be at least 1, temperature above 0 and memory 0 or more, got {k}, {temperature:g} and {memory}")
-    sets.check(context, "masks", "segmentation_knn")
+    check_targets(["segmentation_knn"], context.data)
     rows = []
     for which, encoder in sets.encoders_of(context, untrained):
         start, form = time.monotonic(), tokens.form(encoder, side=size, blocks=blocks, overlap=overlap)
