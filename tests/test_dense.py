@@ -16,8 +16,10 @@ from jaxssl.evaluation import protocols
 from jaxssl.evaluation.dense import crops, heads, tokens, windows
 from jaxssl.evaluation.measures import depth, segmentation
 from jaxssl.evaluation.protocols import depth as depths, segmentation_kmeans, segmentation_knn
+from jaxssl.evaluation.tuning import frozen
 from jaxssl.parallel import mesh as sharding
 from tests.test_interop_vit import made
+from tests.test_tuning import small
 
 RNG = np.random.default_rng(0)
 TRUTH, GUESS = RNG.integers(-1, 5, (4, 9, 7)), RNG.integers(0, 6, (4, 9, 7))       # class 5 is predicted and never true
@@ -86,6 +88,26 @@ def test_errors_of_depth_are_those_of_a_loop():
         g = np.log(predicted[head][known] + 1e-3) - np.log(targets[known] + 1e-3)
         value = np.sqrt(.15 * g.mean()**2 + (g.var(ddof=1) if step > 100 else 0))
         np.testing.assert_allclose(depths.loss(jnp.asarray(predicted), jnp.asarray(targets), jnp.asarray(step), 10.)[head], value, rtol=1e-4)
+
+
+# -- blocks as features --------------------------------------------------------------------------------------------------------------
+
+def test_linear_presets_see_the_last_blocks_of_a_transformer(context):
+    """As DINOv2: class tokens of the last block and of the last four (here two), without and with the mean of the last block's patches; 13 rates each."""
+    encoder = context.encoder
+    assert encoder.blocks == ("last1", "last2", "last1.mean", "last2.mean") and small().blocks == ()
+    x = encoder.view({"image": jnp.asarray(RNG.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)), "size": jnp.full((2, 2), 16)})
+    found = jax.jit(lambda v, x: {name: encoder.forward(v, x, layer=name)[0] for name in encoder.blocks})(encoder.variables, x)
+    maps = jax.jit(lambda v, x: encoder.maps(v, x, blocks=(0, 1)))(encoder.variables, x)
+    first, last = (tokens[:, 0] for tokens in maps.prefix)
+    wanted = {"last1": [last], "last2": [first, last], "last1.mean": [last, maps.patches[1].mean((1, 2))], "last2.mean": [first, last, maps.patches[1].mean((1, 2))]}
+    for name, parts in wanted.items():
+        np.testing.assert_allclose(found[name], np.concatenate(parts, 1), atol=2e-4)
+    row, = protocols.find("linear").run(context, preset="dinov2", steps=2, batch_size=8)
+    assert row.variant == "52 heads" and {head["block"] for head in row.setting["heads"]} == set(encoder.blocks) and row.layer.startswith("chosen: last")
+    assert frozen.used(encoder, "last2.mean")["params"].keys() == {"encoder"}
+    with pytest.raises(UserError, match="'last3' is not one of backbone, last1, last2"):
+        encoder.check_layer("last3")
 
 
 # -- windows -------------------------------------------------------------------------------------------------------------------------
@@ -180,7 +202,7 @@ def test_dense_protocols_say_what_was_done_and_the_encoder_stays(context, name):
         json.dumps(row.setting)
         assert row.protocol == name and row.layer == "patches" and row.n == 10 and 0 <= row.value <= 1 and row.setting["classes"] == 11
         assert row.interval is None or row.interval[0] <= row.value <= row.interval[1]
-    assert {row.selected for row in rows} == {{"segmentation": "validation", "segmentation_knn": "fixed", "segmentation_kmeans": "test"}[name]}
+    assert {row.selected for row in rows} == {{"segmentation": "validation", "segmentation_knn": "fixed", "segmentation_kmeans": "fixed"}[name]}
 
 
 def test_four_blocks_scales_and_mirrors_and_the_choice_on_the_test_images(context):
@@ -190,9 +212,10 @@ def test_four_blocks_scales_and_mirrors_and_the_choice_on_the_test_images(contex
     assert published[0].setting["augmented"] and published[0].setting["lr"] == 1e-3 and published[0].selected == "fixed" and "short: 2 of 40,000" in published[0].note
 
 
-def test_clusters_named_by_training_masks_do_not_see_the_test_masks(context):
-    rows = segmentation_kmeans.run(context, match="train", untrained=False, **TINY["segmentation_kmeans"])
-    assert {row.selected for row in rows} == {"fixed"} and rows[0].setting["masks"] == "train" and not rows[0].note
+def test_clusters_are_named_by_the_masks_of_the_test_images_only_where_that_is_said(context):
+    rows = segmentation_kmeans.run(dataclasses.replace(context, select="test"), untrained=False, **TINY["segmentation_kmeans"])
+    assert {row.selected for row in rows} == {"test"} and rows[0].setting["masks"] == "test" and "named by their masks" in rows[0].note
+    assert [row.variant for row in rows] == ["11 clusters, Hungarian", "13 clusters, majority"]
 
 
 @pytest.fixture

@@ -65,8 +65,16 @@ class Encoder:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the features it can give: "backbone", then every head layer ("projector.1", …), input to output."""
+        """Names of the features it can give: "backbone", then every head layer ("projector.1", …), input to output. `blocks` has further ones."""
         return ("backbone", *(f"{name}.{i}" for name, (head, _) in self.heads.items() for i in range(1, len(head.dims) + 1)))
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the features that DINOv2's linear evaluation tries on a transformer with a class token: "last1" is the token of the last block, "last4" are those of the
+        last four (or of all, where there are fewer) side by side, and with ".mean" the mean of the last block's patches behind them; all normed. () for other networks."""
+        if not getattr(self.module, "cls", False):
+            return ()
+        return tuple(f"last{n}{mean}" for mean in ("", ".mean") for n in dict.fromkeys((1, min(4, self.module.depth))))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -89,6 +97,10 @@ class Encoder:
         Pure. A head layer's features are taken behind its norm and activation. key: of stochastic depth in training. Raises: UserError for an unknown layer.
         """
         self.check_layer(layer)
+        if layer in self.blocks:
+            number, _, mean = layer.removeprefix("last").partition(".")
+            found = self.maps(variables, x, blocks=range(-int(number), 0))
+            return jnp.concatenate([*(tokens[:, 0] for tokens in found.prefix), *([found.patches[-1].mean((1, 2))] if mean else [])], 1), variables["batch_stats"]
         h, stats = models.Net(self.module).pooled(variables["params"]["encoder"], variables["batch_stats"]["encoder"], x, train=train, key=key)
         stats = {**variables["batch_stats"], "encoder": stats}
         return (h, stats) if layer == "backbone" else self.behind(variables | {"batch_stats": stats}, h, layer, train=train)
@@ -119,10 +131,10 @@ class Encoder:
         return lambda batch: call(variables, {name: batch[name] for name in ("image", "size") if name in batch})
 
     def check_layer(self, layer: str) -> None:
-        if layer not in self.layers:
+        if layer not in (*self.layers, *self.blocks):
             if self.weights == "teacher" and layer.partition(".")[0] in method(self.config, self.module).heads:
                 raise UserError(f"layer {layer!r} is one of the student: the moving average holds {' and '.join(self.variables['params'])} alone; use --use student for it")
-            raise UserError(f"layer {layer!r} is not one of {', '.join(self.layers)}{nearest(layer, self.layers)}")
+            raise UserError(f"layer {layer!r} is not one of {', '.join((*self.layers, *self.blocks))}{nearest(layer, (*self.layers, *self.blocks))}")
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray], layer: str = "backbone") -> np.ndarray:
         """Features f32 [B, D] of uint8 images [B, H, W, 3], or of a list of uint8 [h, w, 3] of different sizes.

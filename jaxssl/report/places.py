@@ -63,7 +63,7 @@ def _page(encoder, paths, rows):
     head = tag("header", tag("p", "jaxssl look", class_="kicker"), tag("h1", names), tag("p", f"Through {shown(encoder.name)} ({encoder.weights}{step}).", class_="subtitle"))
     titles = [*(isolated(shown(PurePath(path).name)) for path in paths), "What belongs together"]
     sections = [tag("section", tag("h2", title), strip(row)) for title, row in zip(titles, rows)]
-    return page.document(names, join([head, tag("main", *sections)]), {})
+    return page.document(names, join([head, tag("main", *sections)]), {"charts": {}, "maps": {}})
 
 
 def strip(row: list[Any]) -> Html:

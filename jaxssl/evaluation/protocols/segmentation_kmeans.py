@@ -2,7 +2,8 @@
 
 Two ways of the literature: as many clusters as classes, matched one to one so that most pixels are right (the Hungarian method; Cho et al., arXiv 2103.17070, section 4,
 Hamilton et al., arXiv 2203.08414), and over-clustering, where each of many clusters is the class of most of its pixels (Ziegler and Asano, arXiv 2204.13101, section 4.1, has
-500). Both look at the masks of the test images, as published; match="train" has clusters and their classes from the training images, and tests on others.
+500). As published, both cluster the test images and look at their masks, which is a choice on the test images: --select=test. Otherwise clusters and what they stand for
+come from the training images.
 """
 import time
 
@@ -14,18 +15,18 @@ from jaxssl.evaluation.measures import segmentation
 from jaxssl.evaluation.protocols import Context, Row, check_targets
 
 GROUP, TARGETS, LABELS = "dense", "masks", ()
-MATCHES = ("test", "train")
 OVER = {"short": 100, "published": 500}         # clusters of over-clustering
 PLACES = 100_000                                # that k-means sees
 
 
-def run(context: Context, *, clusters: int = 0, match: str = "test", size: int = 0, blocks: tuple[int, ...] = (-1,), places: int = PLACES, untrained: bool = True) -> list[Row]:
+def run(context: Context, *, clusters: int = 0, size: int = 0, blocks: tuple[int, ...] = (-1,), places: int = PLACES, untrained: bool = True) -> list[Row]:
     """Rows of mIoU: Hungarian with a cluster a class, majority with `clusters` (0 = of the budget); of the untrained network too with `untrained`.
 
-    match: whose masks say what a cluster stands for, "test" (as published) or "train". places: most vectors that k-means is computed from.
+    places: most vectors that k-means is computed from.
     """
-    if match not in MATCHES or clusters < 0 or places < 1:
-        raise UserError(f"segmentation_kmeans.match is {match!r}, clusters {clusters} and places {places}; match is test or train, clusters 0 or more and places at least 1")
+    if clusters < 0 or places < 1:
+        raise UserError(f"segmentation_kmeans.clusters is {clusters} and places is {places}; give 0 clusters (of the budget) or more, and at least one place")
+    on_test = context.select == "test"
     check_targets(["segmentation_kmeans"], context.data)
     rows = []
     for which, encoder in sets.encoders_of(context, untrained):
@@ -34,20 +35,20 @@ def run(context: Context, *, clusters: int = 0, match: str = "test", size: int =
         count = sets.classes(context, train)
         test = context.keep(("test tokens", encoder.step, encoder.name, form), lambda: tokens.collect(embed, context.data.test, np.arange(len(context.data.test))))
         for kind, number, assign in (("Hungarian", count, segmentation.hungarian), ("majority", clusters or OVER[context.budget], segmentation.majority)):
-            start, given = time.monotonic(), train if match == "train" else test
+            start, given = time.monotonic(), test if on_test else train
             centres = k_means(given.x, number, places, context.seed)
             own = counted(context.data.test, test, form, encoder, centres, count)                                    # [N, C, K]
-            learned = own.sum(0) if match == "test" else counted(context.data.train, train, form, encoder, centres, count).sum(0)
+            learned = own.sum(0) if on_test else counted(context.data.train, train, form, encoder, centres, count).sum(0)
             stands = assign(learned)
             parts = np.array([segmentation.summary(segmentation.merged(matrix, stands)) for matrix in own])
             score = segmentation.of_summary(parts.sum(0))
             variant = ", ".join(filter(None, (f"{number} clusters, {kind}", which)))
-            setting = {"clusters": len(centres), "match": kind, "masks": match, "classes": count, "window": form.side, "blocks": list(blocks), "places": min(places, given.x[..., 0].size),
+            setting = {"clusters": len(centres), "match": kind, "masks": "test" if on_test else "train", "classes": count, "window": form.side, "blocks": list(blocks), "places": min(places, given.x[..., 0].size),
                        "seed": context.seed, "algorithm": "k-means of unit vectors, k-means++, one start"}
-            note = "; ".join(filter(None, ("clusters are named by the masks of the test images, as published" if match == "test" else "", test.note)))
+            note = "; ".join(filter(None, ("as published, clusters are of the test images and named by their masks" if on_test else "clusters are of the training images and named by their masks", test.note)))
             context.log(f"segmentation_kmeans, {variant}: mIoU {100 * score.mean:.1f} %")
             rows.append(Row("segmentation_kmeans", variant, form.said(), "mIoU", score.mean, len(parts), segmentation.interval(parts, seed=context.seed), setting, note,
-                            time.monotonic() - start, "test" if match == "test" else "fixed", "share"))
+                            time.monotonic() - start, "test" if on_test else "fixed", "share"))
     return rows
 
 
