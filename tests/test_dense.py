@@ -205,6 +205,26 @@ def test_dense_protocols_say_what_was_done_and_the_encoder_stays(context, name):
     assert {row.selected for row in rows} == {{"segmentation": "validation", "segmentation_knn": "fixed", "segmentation_kmeans": "fixed"}[name]}
 
 
+def test_the_rate_is_chosen_on_whole_images(context, monkeypatch):
+    """With overlapping windows no image is on both sides."""
+    from jaxssl.evaluation.protocols import segmentation as protocol
+    seen = []
+    monkeypatch.setattr(protocol, "_part", lambda train, rows: seen.append(set(train.place[rows])) or train._replace(x=train.x[rows], targets=train.targets[rows],
+                                                                                                                    place=train.place[rows]))
+    protocol.run(context, untrained=False, overlap=.5, scales=(1.,), **TINY["segmentation"])
+    assert seen[0] and seen[1] and not seen[0] & seen[1] and len(seen[0] | seen[1]) == 24 and len(seen[1]) == 5
+
+
+def test_protocols_are_named_in_groups_and_ask_for_masks_up_front(context):
+    from jaxssl import evaluate
+    flags = ["--workdir", "x", "--protocols", "dense,knn"]
+    assert evaluate.asked(evaluate.parser().parse_args(flags), [], flags).protocols == ("segmentation", "segmentation_kmeans", "segmentation_knn", "knn")
+    assert not set(protocols.names("all")) & {"segmentation", "depth", "landmarks", "robustness"} and "retrieval" in protocols.names("all")
+    protocols.check_labels({"segmentation": {}}, context.data)
+    with pytest.raises(UserError, match="has no maps of depth, which depth needs"):
+        protocols.check_labels({"depth": {}}, context.data)
+
+
 def test_four_blocks_scales_and_mirrors_and_the_choice_on_the_test_images(context):
     rows = protocols.find("segmentation").run(dataclasses.replace(context, select="test"), preset="ms", blocks=(-2, -1), scales=(1., 1.5), untrained=False, **TINY["segmentation"])
     assert rows[0].setting["blocks"] == [-2, -1] and rows[0].setting["flip"] and rows[0].selected == "test" and rows[0].layer == "patches of blocks -2, -1"
