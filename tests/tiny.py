@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 METHODS = sorted(p.stem for p in (ROOT / "jaxssl" / "methods").glob("*.py") if p.stem not in ("__init__", "base"))
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.py"))
 # The family of a method's encoder, the module that its name begins with -> what makes it tiny.
-ENCODERS = {"resnet": {"model.name": "resnet10", "model.width": "0.0625", "model.stem": "cifar"},
+ENCODERS = {"resnet": {"model.name": "resnet10", "model.depths": "(1, 1)", "model.width": "0.0625", "model.stem": "imagenet"},
             "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"},
             "convnext": {"model.name": "convnext_tiny", "model.width": "16", "model.depths": "(1, 1)"}}
 LESS = {"augment.size": "16", "data.source": "digits", "data.canvas": "16", "data.variant": "clean"}
