@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import models, tree
+from jaxssl import config as configs, models, tree
 from jaxssl.errors import UserError
 from jaxssl.methods import beit, data2vec2, dbot, ijepa, simmim
 from jaxssl.models.net import Net
 from jaxssl.models.tokenizer import Tokenizer
-from tests.tiny import config_of, jobs, sharding
+from tests.tiny import ROOT, SMALL, jobs, sharding
 
 KEY, STEP = jax.random.key(7), jnp.zeros((), jnp.int32)
 
@@ -131,5 +131,6 @@ def test_nonsense_is_one_sentence(build, words):
 
 def test_an_encoder_that_cannot_be_masked_is_refused():
     mesh, facts = sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)
+    config = configs.load(str(ROOT / "configs/digits/simclr.py"), {**SMALL, "method.name": "fcmae", "augment.views": "1"})
     with pytest.raises(UserError, match="model.name is resnet10 and fcmae needs an encoder whose convolutions go around hidden patches"):
-        jobs.prepare(config_of("simclr", **{"method.name": "fcmae", "augment.views": "1"}), mesh, facts)
+        jobs.prepare(config, mesh, facts)

@@ -147,7 +147,7 @@ def multi_block(key, n_images, grid, visible, rows=None, *, targets=4, scale=(.1
     Args:
       key, n_images, grid, rows: as in `block`.
       visible: share of the patches that are shown at most, in (0, 1]; n_keep = floor(N visible). In a grid of 14 × 14 a square of 13 less four rectangles
-        has 77 patches in the mean.
+        has 81 patches in the mean, and one image in a hundred less than 50.
       scale, aspect, context: ranges of areas, as shares of the grid's, and of height / width.
 
     Returns: `Blocks`.

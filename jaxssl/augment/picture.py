@@ -21,7 +21,7 @@ def draw(canvases, views, params, mean, std, hidden=None):
     if hidden is not None:
         pixels, captions = with_masks(pixels, captions, hidden)
     rows, columns = len(pixels), pixels.shape[1] + 1
-    lines = max(len(c) for row in captions for c in row)
+    lines = max(2, *(len(c) for row in captions for c in row))      # an original has two
     pitch = (CELL + MARGIN, CELL + MARGIN + LINE * lines + MARGIN)
     sheet = Image.new("RGB", (columns * pitch[0] + MARGIN, rows * pitch[1] + MARGIN), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)

@@ -141,7 +141,9 @@ def quantisation(target, pixels, z, codes, *, commitment):
 
     Args: target, pixels: [B, N, P]. z, codes: [B, N, K], what was quantised and the code it got.
     """
-    error = jnp.square(pixels.astype(jnp.float32) - lax.stop_gradient(target.astype(jnp.float32))).mean()
+    pixels, z, codes = (x.astype(jnp.float32) for x in (pixels, z, codes))
+    error = jnp.square(pixels - lax.stop_gradient(target.astype(jnp.float32))).mean()
+
     def apart(a, b):
         return jnp.square(a - lax.stop_gradient(b)).sum(-1).mean()
     return error + apart(codes, z) + commitment * apart(z, codes)
@@ -165,6 +167,6 @@ def _error(prediction, target, mask, normalise):
 
 def _masked_mean(error, mask):
     """[B, N, P] and [B, N] → scalar: each masked patch's mean, weighed by the mask."""
-    mask = mask.astype(jnp.float32)
+    mask = lax.stop_gradient(mask.astype(jnp.float32))
     total = mask.sum()
     return jnp.sum(error.mean(-1) * mask) / jnp.where(total > 0, total, 1.)
