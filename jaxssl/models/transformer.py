@@ -17,6 +17,7 @@ FFNS = ("mlp", "swiglu")
 NORMAL = nn.initializers.normal(0.02)
 # Of linear layers. At 768 channels the two are within a factor of two; at 96 the first draws so little that a short run does not learn where to look.
 INITS = {"normal": NORMAL, "xavier": nn.initializers.xavier_uniform()}
+SEEN = "seen"       # the collection that blocks show themselves in
 _UNSTACKED = re.compile(r"block(\d+)")
 
 
@@ -29,6 +30,7 @@ class Block(nn.Module):
     """Attention and feed-forward network, each behind a layer norm and in a residual branch (Dosovitskiy et al., arXiv:2010.11929).
 
     qkv is one linear layer ordered q | k | v, each by heads; GELU is exact. Layer norms and the softmax are computed in float32.
+    Whoever makes the collection "seen" mutable finds each block's queries, keys and output there (`models.dense`); otherwise nothing is kept.
 
     layer_scale: start of a factor for each channel of both branches (CaiT, arXiv:2103.17239); 0 is none.
     kernel_init: how linear layers are drawn, of `INITS`.
@@ -61,6 +63,7 @@ class Block(nn.Module):
                 x = droppath.on_subset(branch, x, jax.random.fold_in(drop[0], i), self.subset_rate)
             else:
                 x = droppath.by_row(branch, x, jax.random.fold_in(drop[0], i), drop[1], rows)
+        self._show("output", x)
         return x, said[0] if self.told else None
 
     def _attend(self, x, there):
@@ -68,6 +71,8 @@ class Block(nn.Module):
         q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, -1), 2, 0)     # [B, N, 3D] -> 3 × [B, N, heads, D/heads]
         if self.qk_norm:
             q, k = layer_norm(q, self.eps, "q_norm"), layer_norm(k, self.eps, "k_norm")
+        self._show("query", q)
+        self._show("key", k)
         y = jax.nn.dot_product_attention(q, k, v, mask=None if there is None else there[:, None, None])      # [B, N, heads, D/heads]
         return self._scaled(self._dense(self.width, "proj")(y.reshape(x.shape)), "scale1")
 
@@ -82,6 +87,9 @@ class Block(nn.Module):
 
     def _dense(self, width, name):
         return nn.Dense(width, dtype=self.dtype, kernel_init=INITS[self.kernel_init], name=name)
+
+    def _show(self, name, value):
+        self.sow(SEEN, name, value, reduce_fn=lambda old, new: new, init_fn=lambda: None)
 
     def _scaled(self, y, name):
         if not self.layer_scale:
@@ -110,7 +118,7 @@ def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, row
     kind = Block if remat == "none" else nn.remat(Block, policy=REMATS[remat], prevent_cse=not scan)
     subsets = [float(rate) * subset for rate in rates]
     if scan:
-        scanned = nn.scan(kind, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(0, nn.broadcast, nn.broadcast), length=len(rates))
+        scanned = nn.scan(kind, variable_axes={"params": 0, SEEN: 0}, split_rngs={"params": True}, in_axes=(0, nn.broadcast, nn.broadcast), length=len(rates))
         return scanned(**block, subset_rate=subsets[0], told=told, name="blocks")(x, drop, rows, there)
     said = []
     for i, rate in enumerate(subsets):

@@ -231,7 +231,7 @@ class ViT(nn.Module):
             side = self.image // self.patch
             table = self.param("pos", transformer.NORMAL, (1, self.cls + side**2, self.width), jnp.float32)
             if self.cls:
-                prefix[0] += table[:, :1]
+                prefix[0] = prefix[0] + table[:, :1]                                # not in place: parameters may be numpy arrays
             places = resize(table[0, self.cls:], grid, self.resize)
         else:
             places = sincos(grid, self.width)
