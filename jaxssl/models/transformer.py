@@ -1,4 +1,5 @@
 """Pre-norm transformer blocks over tokens, each with parameters of its own or stacked along a first axis and scanned."""
+import functools
 import re
 from collections.abc import Mapping
 
@@ -44,11 +45,18 @@ class Block(nn.Module):
     subset_rate: float = 0.0
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+    told: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None) -> tuple[jax.Array, None]:
-        """x `[B, N, D]`; drop: the layer's key and rate, or None to drop nothing; rows: as `droppath.by_row` has them. Gives x and None, as a scan wants."""
-        for i, branch in enumerate((self._attend, self._feed)):
+    def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None, there: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """x `[B, N, D]`; drop: the layer's key and rate, or None to drop nothing; rows: as `droppath.by_row` has them; there: `[B, N]` bool, tokens that
+        are attended to, or None for all. Gives x, and as a scan wants it beside it what the feed-forward branch adds, where `told`, else None."""
+        said = []
+
+        def feed(x):
+            said.append(self._feed(x))
+            return said[0]
+        for i, branch in enumerate((functools.partial(self._attend, there=there), feed if self.told else self._feed)):
             if drop is None:
                 x = x + branch(x)
             elif self.subset_rate:
@@ -56,16 +64,16 @@ class Block(nn.Module):
             else:
                 x = droppath.by_row(branch, x, jax.random.fold_in(drop[0], i), drop[1], rows)
         self._show("output", x)
-        return x, None
+        return x, said[0] if self.told else None
 
-    def _attend(self, x):
+    def _attend(self, x, there):
         y = self._dense(3 * self.width, "qkv")(layer_norm(x, self.eps, "norm1"))
         q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, -1), 2, 0)     # [B, N, 3D] -> 3 × [B, N, heads, D/heads]
         if self.qk_norm:
             q, k = layer_norm(q, self.eps, "q_norm"), layer_norm(k, self.eps, "k_norm")
         self._show("query", q)
         self._show("key", k)
-        y = jax.nn.dot_product_attention(q, k, v)                                    # [B, N, heads, D/heads]
+        y = jax.nn.dot_product_attention(q, k, v, mask=None if there is None else there[:, None, None])      # [B, N, heads, D/heads]
         return self._scaled(self._dense(self.width, "proj")(y.reshape(x.shape)), "scale1")
 
     def _feed(self, x):
@@ -94,11 +102,13 @@ def layer_norm(x: jax.Array, eps: float, name: str) -> jax.Array:
     return nn.LayerNorm(eps, dtype=jnp.float32, use_fast_variance=False, name=name)(x).astype(x.dtype)
 
 
-def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, rows: jax.Array | None, *, subset: bool, scan: bool, remat: str) -> jax.Array:
+def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, rows: jax.Array | None, *, subset: bool, scan: bool, remat: str,
+        there: jax.Array | None = None, told: bool = False) -> tuple[jax.Array, jax.Array | None]:
     """x `[B, N, D]` through as many blocks as there are `rates`, within a compact method; `block` are the arguments of `Block`.
 
     rates: of stochastic depth, `[depth]`; key: of its draws, a layer's is fold_in(key, layer), or None to drop nothing; rows: `[B]` int32, or None for
     0 to B - 1. subset: in the form of `droppath.on_subset`; scanned, the rates are then one.
+    there: `[B, N]` bool, tokens that are attended to; None for all. told: beside x, what each block's feed-forward branch adds, `[depth, B, N, D]`, else None.
     scan: parameters are stacked as "blocks", with the layer as first axis, and one block is compiled; otherwise they are "block0", "block1", …
     """
     drop = None
@@ -108,11 +118,13 @@ def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, row
     kind = Block if remat == "none" else nn.remat(Block, policy=REMATS[remat], prevent_cse=not scan)
     subsets = [float(rate) * subset for rate in rates]
     if scan:
-        scanned = nn.scan(kind, variable_axes={"params": 0, SEEN: 0}, split_rngs={"params": True}, in_axes=(0, nn.broadcast), length=len(rates))
-        return scanned(**block, subset_rate=subsets[0], name="blocks")(x, drop, rows)[0]
+        scanned = nn.scan(kind, variable_axes={"params": 0, SEEN: 0}, split_rngs={"params": True}, in_axes=(0, nn.broadcast, nn.broadcast), length=len(rates))
+        return scanned(**block, subset_rate=subsets[0], told=told, name="blocks")(x, drop, rows, there)
+    said = []
     for i, rate in enumerate(subsets):
-        x = kind(**block, subset_rate=rate, name=f"block{i}")(x, jax.tree.map(lambda a: a[i], drop), rows)[0]
-    return x
+        x, added = kind(**block, subset_rate=rate, told=told, name=f"block{i}")(x, jax.tree.map(lambda a: a[i], drop), rows, there)
+        said.append(added)
+    return x, jnp.stack(said) if told else None
 
 
 def stack(params: Mapping) -> dict:

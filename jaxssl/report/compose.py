@@ -6,6 +6,7 @@ import jax
 
 from jaxssl.workdir import folder as folders
 from jaxssl.errors import UserError
+from jaxssl.encoder import load as loading
 from jaxssl.report import figures, look, maps as mapping, page, patches, pictures, places, readings, read, seen as sections
 from jaxssl.report.evaluations import command
 from jaxssl.report.markup import Html, join, tag
@@ -76,6 +77,7 @@ def _pictured(runs, looked, methods, charts, plotted, sheets, log) -> list[tuple
     lines = [tag("p", f"{run.name}: " if several else "", _dimensions(rows[run.name][0], seen), class_="reading") for run, seen in found]
     return [
         ("views", "What the network saw", _views(found, several)),
+        *_masked(found, several),
         ("map", "Where images land", side(on_map)),
         ("neighbours", "Nearest neighbours", side(lambda run, seen: sections.gallery_markup(sections.gallery(seen), seen))),
         *_places(found, side),
@@ -112,6 +114,19 @@ def _views(found, several) -> Html:
     if several and len(shown) < len(found):
         text += " Runs that are not named saw the same as one above."
     return join([tag("p", text, class_="reading"), *parts])
+
+
+def _masked(found, several) -> list[tuple[str, str, Html]]:
+    """The section of the runs whose methods hide patches; none where none does."""
+    parts = []
+    for run, seen in found:
+        method, params, aux = loading.trained(run.path, seen.step)
+        if method.hidden is not None:
+            more = "; the last picture is rebuilt by the weights of this page, hidden patches as they are predicted" if method.rebuilt is not None else ""
+            parts += [tag("h3", run.name) if several else None,
+                      tag("p", f"The first views of the first batch, what was hidden of each in that step, and how much{more}.", class_="reading"),
+                      figures.views(pictures.masked(run.config, seen.data, method, params, aux), first="view")]
+    return [("masked", "What was hidden", join(parts))] if parts else []
 
 
 def _sample(seen: look.Look) -> str:
