@@ -282,8 +282,8 @@ def test_a_folder_of_images_and_masks(context, folder):
         protocols.find("segmentation").run(dataclasses.replace(context, data=datas.make(source="dense", path=str(folder), canvas=16, workers=0, holdout=.3), _kept={}, _stores={}))
 
 
-@pytest.mark.parametrize("fault, said", [("colour", "picture of mode RGB, whose colours are no classes"), ("size", "16×16 and its mask 4×4 pixels"), ("names", "no file of images/ has its name"),
-                                         ("torn", "cannot be read")])
+@pytest.mark.parametrize("fault, said", [("colour", "picture of mode RGB, whose colours are no classes"), ("size", "16×16 and its mask 4×4 pixels"),
+                                         ("names", "no file of images/ has its name"), ("torn", "cannot be read")])
 def test_folders_that_do_not_match_are_refused_in_a_sentence(tmp_path, fault, said):
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
