@@ -268,7 +268,7 @@ def test_depth_of_a_folder(context, folder):
         protocols.find("depth").run(dataclasses.replace(context, data=data, _kept={}, _stores={}), steps=1, unit=1., untrained=False, layers=(1,))
 
 
-def test_a_folder_of_images_and_masks(context, folder):
+def test_a_folder_of_images_and_masks(context, folder, capsys):
     import shutil
     shutil.rmtree(folder / "depth")
     (folder / "images" / "lone.png").write_bytes((folder / "images" / "0.png").read_bytes())
@@ -277,6 +277,8 @@ def test_a_folder_of_images_and_masks(context, folder):
     assert set(np.unique(data.train.target(0))) <= {-1, 1}
     rows = protocols.find("segmentation").run(dataclasses.replace(context, data=data, _kept={}, _stores={}), untrained=False, **TINY["segmentation"])
     assert rows[0].setting["classes"] == 2 and rows[0].setting["window"] == 16 and rows[0].setting["iou"][0] in (None, 0)       # class 0 is never true
+    from jaxssl.data import __main__ as command
+    assert command.main(["pack", str(folder), str(folder / "packed")]) == 0 and "the masks are not packed" in capsys.readouterr().out
     (folder / "classes.txt").write_text("ink\n")
     with pytest.raises(UserError, match="class 1, and classes.txt names 1"):
         protocols.find("segmentation").run(dataclasses.replace(context, data=datas.make(source="dense", path=str(folder), canvas=16, workers=0, holdout=.3), _kept={}, _stores={}))

@@ -87,7 +87,8 @@ def test_the_picture_is_a_picture(files):
 
 
 @pytest.mark.parametrize("flags, said", [(["--image", "nothing.png"], "cannot be read"), (["--image", "w.safetensors"], "cannot be decoded"),
-                                         (["--image", "b.png", "--out", "x.gif"], "ends in .html"), (["--image", "b.png", "--size", "8"], "too few to look at; give a larger --size"),
+                                         (["--image", "b.png", "--out", "x.gif"], "ends in .html"),
+                                         (["--image", "b.png", "--size", "8"], "too few to look at; give a larger --size"),
                                          (["--image", "b.png", "--size", "9999"], "up to 4,096"),
                                          (["--image", "b.png", "--workdir", "."], "either --weights")])
 def test_what_cannot_be_looked_at_is_said(files, flags, said, capsys, monkeypatch):
