@@ -2,7 +2,9 @@
 import dataclasses
 import functools
 
-from jaxssl.data import identity, open as opening
+import numpy as np
+
+from jaxssl.data import identity, open as opening, per_class as per_classes
 from jaxssl.data.decode import MAX_PIXELS
 from jaxssl.data.order import Order, batch_number, evenly, ids, shuffled
 from jaxssl.data.pipeline import batches, cores, eval_batches, lookup, store
@@ -12,6 +14,7 @@ from jaxssl.errors import UserError, nearest, shown
 
 __all__ = ["Data", "Order", "Source", "batch_number", "batches", "declared", "eval_batches", "evenly", "ids", "lookup", "make", "shuffled", "store"]
 RESIDENT = ("auto", "yes", "no")
+SAMPLERS = ("shuffled", "m_per_class")
 # Keys that only some sources read (test_split is left out: a recipe names it for TFDS, and may be run on a folder).
 READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "splits": ("folder", "zip"), "outside_links": ("folder",),
            "holdout": ("folder", "zip", "tfds", "array_record")}
@@ -29,12 +32,24 @@ class Data:
     max_broken: float           # share of undecodable images above which a run stops
     # (set, id) of every undecodable image that this process has met, in training and in evaluation; it fills as they are read
     broken: set[tuple[str, str]] = dataclasses.field(default_factory=set, repr=False, compare=False)
+    per_class: int = 0          # images of each class in a training batch; 0: every image once an epoch, whatever its class
     said: tuple[str, ...] = ()  # how files and folders were read, what was skipped, what is held out: a sentence each, without the path of the set
 
     @functools.cached_property
     def sides(self) -> tuple[int, ...]:
         """Shorter sides in pixels, ascending, of a few training images, evenly spaced; their headers are read, and broken ones left out."""
         return short_sides(self.train)
+
+    def order(self, seed: int, batch_size: int) -> Order:
+        """Which training images make each batch. Raises: UserError when no batch can be made so."""
+        if not self.per_class:
+            return shuffled(seed, batch_size, len(self.train))
+        return per_classes.m_per_class(seed, batch_size, self.labels, self.per_class)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [N] of the training images; no image is read where the source can tell."""
+        return np.array([self.train.entry(i)[0] for i in range(len(self.train))], np.int32)
 
     @functools.cached_property
     def images(self) -> dict:
@@ -55,7 +70,8 @@ class Data:
 def make(*, source: str = "digits", path: str = "", test_path: str = "", variant: str = "cluttered", canvas: int = 32,
          split: str = "train", test_split: str = "", class_depth: int = 1, holdout: float = .1, workers: int = -1,
          splits: str = "auto", outside_links: bool = False, max_pixels: int = MAX_PIXELS,
-         resident: str = "auto", resident_gb: float = 1., max_broken: float = .01, examples: int = 0, classes: int = 0) -> Data:
+         resident: str = "auto", resident_gb: float = 1., max_broken: float = .01, examples: int = 0, classes: int = 0,
+         sampler: str = "shuffled", per_class: int = 4) -> Data:
     """Opens the data: lists what is there and decodes nothing.
 
     source       digits, folder, zip, tfds or array_record
@@ -76,11 +92,15 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     max_broken   share of the whole set that may be undecodable; above it the run stops
     examples, classes   the expected numbers of training images and classes; 0 = whatever is there. They let a run be
                  planned where the data are not (`declared`), and a set that differs is refused.
+    sampler      which images make a batch: shuffled, every image once an epoch; or m_per_class, `per_class` images of each of batch_size / per_class
+                 classes, every class equally often, and an epoch of it is as many batches as show every image (`jaxssl.data.per_class`)
+    per_class    see sampler
 
     Raises UserError.
     """
     _check(canvas=canvas, holdout=holdout, workers=workers, resident=resident, resident_gb=resident_gb,
-           max_broken=max_broken, examples=examples, classes=classes, class_depth=class_depth, max_pixels=max_pixels)
+           max_broken=max_broken, examples=examples, classes=classes, class_depth=class_depth, max_pixels=max_pixels, per_class=per_class)
+    _check_sampler(sampler, per_class)
     _check_read(source, variant=variant, split=split, class_depth=class_depth, holdout=holdout, splits=splits, outside_links=outside_links)
     train, test = opening.open_source(source, path, test_path=test_path, variant=variant, canvas=canvas, split=split,
                                       test_split=test_split, depth=class_depth, splits=splits, outside_links=outside_links)
@@ -96,7 +116,9 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     for key, wanted, found in (("examples", examples, len(train)), ("classes", classes, len(train.classes))):
         if wanted and wanted != found:
             raise UserError(f"data.{key}={wanted:,} was declared, but {shown(train.name)} has {found:,}; correct the number, or the path, or set it to 0.")
-    return dataclasses.replace(_data(train, test, canvas, resident, resident_gb, workers, max_broken), said=said)
+    if sampler == "m_per_class" and not train.classes:
+        raise UserError(f"data.sampler='m_per_class' draws images by their class, and {shown(train.name)} has no classes; give a folder of class folders, or leave it out.")
+    return dataclasses.replace(_data(train, test, canvas, resident, resident_gb, workers, max_broken), said=said, per_class=per_class if sampler == "m_per_class" else 0)
 
 
 def declared(**config) -> Data:
@@ -125,10 +147,17 @@ def _check_read(source, **keys):
             raise UserError(f"data.{key}={value!r} has no use with data.source='{source}'; it is read with {' and '.join(READ_BY[key])} only. Leave it out.")
 
 
+def _check_sampler(sampler, per_class):
+    if sampler not in SAMPLERS:
+        raise UserError(f"data.sampler='{shown(sampler)}' is none of {', '.join(SAMPLERS)}{nearest(sampler, SAMPLERS)}")
+    if sampler != "m_per_class" and per_class != make.__kwdefaults__["per_class"]:
+        raise UserError(f"data.per_class={per_class} is read with data.sampler='m_per_class' only, and the sampler is '{sampler}'; set that too, or leave it out.")
+
+
 def _check(*, resident, **numbers):
     if resident not in RESIDENT:
         raise UserError(f"data.resident='{resident}' is none of {', '.join(RESIDENT)}{nearest(resident, RESIDENT)}")
-    least = {"canvas": 1, "class_depth": 1, "workers": -1, "max_pixels": 1}
+    least = {"canvas": 1, "class_depth": 1, "per_class": 1, "workers": -1, "max_pixels": 1}
     for key, value in numbers.items():
         if not value >= least.get(key, 0):
             raise UserError(f"data.{key}={value} makes no sense; it must be at least {least.get(key, 0)}.")

@@ -31,33 +31,34 @@ def evenly(n: int, most: int) -> np.ndarray:
     return np.arange(n) if not most or most >= n else np.linspace(0, n - 1, most).round().astype(np.int64)
 
 
-def permute(x, n: int, key):
+def permute(x, n, key):
     """The image of each `x` in [0, n) under the permutation of `range(n)` chosen by `key`.
 
-    `x` int64 [B]; `key` uint64, one number or [B] (a key an element, so that a batch may straddle epochs). -> int64 [B].
+    `x` int64, `n` int, `key` uint64, each one number or an array that broadcasts with the others (a key an element, so that a batch may straddle
+    epochs; an n an element, so that each class has its own). -> int64.
     """
-    if n < 1:
-        raise ValueError(f"a permutation needs n ≥ 1, got {n}")
-    x, key = np.broadcast_arrays(np.asarray(x, np.int64), np.asarray(key, np.uint64))
-    if x.size and not (0 <= x.min() and x.max() < n):
-        raise ValueError(f"positions must lie in [0, {n})")
-    # Halves of at least 3 bits: a 1-bit Feistel network reaches only part of the permutations of a tiny set.
-    half = max(3, ((n - 1).bit_length() + 1) // 2)
-    y, open_ = x.astype(np.uint64).ravel(), np.arange(x.size)
+    if np.min(n, initial=1) < 1:
+        raise ValueError(f"a permutation needs n ≥ 1, got {np.min(n)}")
+    x, n, key = np.broadcast_arrays(np.asarray(x, np.int64), np.asarray(n, np.int64), np.asarray(key, np.uint64))
+    if x.size and not (0 <= x.min() and (x < n).all()):
+        raise ValueError(f"positions must lie in [0, {n.max()})")
+    # Halves of at least 3 bits: a 1-bit Feistel network reaches only part of the permutations of a tiny set. frexp gives the bit length, exactly below 2^53.
+    half = np.maximum(3, (np.frexp((n - 1).ravel().astype(np.float64))[1] + 1) // 2).astype(np.uint64)
+    y, most, open_ = x.astype(np.uint64).ravel(), n.ravel().astype(np.uint64), np.arange(x.size)
     keys = [mix(key.ravel() ^ mix(np.uint64(r))) for r in range(ROUNDS)]
     while open_.size:                                   # walk on along the cycle until every value is back in range(n)
-        y[open_] = _feistel(y[open_], half, [k[open_] for k in keys])
-        open_ = open_[y[open_] >= np.uint64(n)]
+        y[open_] = _feistel(y[open_], half[open_], [k[open_] for k in keys])
+        open_ = open_[y[open_] >= most[open_]]
     return y.astype(np.int64).reshape(x.shape)
 
 
 def _feistel(x, half, keys):
     """One pass of the network over 2·half bits."""
-    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
-    left, right = x >> shift, x & mask
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = x >> half, x & mask
     for key in keys:
         left, right = right, left ^ (mix(right ^ key) & mask)
-    return (left << shift) | right
+    return (left << half) | right
 
 
 def shuffled(seed: int, batch_size: int, n: int) -> Order:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxssl.data import per_class
 from jaxssl.errors import UserError
 from jaxssl.methods.base import Needs
 
@@ -26,6 +27,8 @@ def config(config: Any, mesh: Mesh, facts: Any) -> None:
         raise UserError(f"model.bn_groups is {groups}; it must be at least 1 (the global batch) and divide the {rows} views of a "
                         f"{'micro-batch' if config.micro_batch else 'batch'}")
     micro_batches(config, mesh)
+    if config.data.sampler == "m_per_class" and facts.classes:
+        per_class.check(config.batch_size, config.data.per_class, facts.classes)
     sides(config.augment.size, facts.sides)
 
 
@@ -58,6 +61,9 @@ def needs(config: Any, facts: Any, encoder: Any, wanted: Needs) -> None:
         faults.append(f"the images have no labels and {name} learns from them")
     if wanted.patches and not hasattr(encoder.module, "patch"):
         faults.append(f"model.name is {config.model.name} and {name} needs an encoder of patches: choose a vision transformer, such as vit_small")
+    if wanted.pairs and config.data.sampler == "m_per_class" and config.data.per_class < 2:
+        faults.append(f"data.per_class is {config.data.per_class} and {name} compares images of one class: a batch of {config.batch_size} "
+                      f"out of {facts.classes} classes holds no two of any; use at least data.per_class=2")
     if patch := getattr(encoder.module, "patch", 0):
         faults += [f"{section}.size is {config[section].size}; choose a multiple of model.patch={patch}" for section in ("augment", "local")
                    if config[section].views and config[section].size % patch]

@@ -118,7 +118,7 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
     config = configs.load(file, overrides)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     data = datas.make(**config.data)
-    known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides), runtime.memory()
+    known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order), runtime.memory()
     room.ask(config, known, memory)
     job = jobs.prepare(config, mesh, known)
     room.state(job, config, memory[1])
