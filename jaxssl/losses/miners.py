@@ -82,7 +82,8 @@ def semi_hard(z, label, *, id=None, reference=None, band=.2):
 
 
 def angular(z, label, *, id=None, reference=None, angle=20.):
-    """Triplets whose negative sees half of the line between anchor and positive, from its middle, under more than `angle` degrees. As PML's AngularMiner.
+    """Triplets whose negative sees half of the line between anchor and positive, from its middle, under more than `angle` degrees. As PML's AngularMiner of unit rows; it takes
+    them as they come, whatever its distance says.
 
         keep i, j, k if atan(d(i, j) / (2 * |z[k] - (z[i] + z[j]) / 2|)) > angle
     """
