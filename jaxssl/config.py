@@ -37,6 +37,8 @@ SECTIONS = {
 FAMILIES = {"model": "jaxssl.models:families", "optim": "jaxssl.optim:families"}
 # Name in the module of a method -> {key of the method that selects a function with further keys: {name: function}}; "" among the names is none.
 CHOICES = "CHOICES"
+# Name in the module of a method -> function(config) -> ({path: value}, why), of what a config leaves to the method to choose.
+DECIDES = "decided"
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
 INJECTED = {"model": {"precision"}, "optim": {"networks"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
 # Arguments of the functions of `CHOICES` that the method passes.
@@ -116,6 +118,7 @@ def load(spec: str | files.File, overrides: dict[str, str] | None = None) -> Con
     config = complete(config)
     for path, text in overrides.items():
         _set(config, path, text)
+    config = _decided(config, overrides)
     settings(**{key: config[key] for key in _defaults(settings)})
     for section, off in OFF.items():
         unread = [k for k, v in _section_defaults(section, config).items() if config[section][k] != v]
@@ -126,6 +129,26 @@ def load(spec: str | files.File, overrides: dict[str, str] | None = None) -> Con
     for section, check in CHECKS.items():
         _named(check)(**config[section])
     return config.lock()
+
+
+def _decided(config, overrides):
+    """`config` with what its method chooses, where it is left to it. Raises: UserError for what a flag or the file says otherwise."""
+    decide = getattr(importlib.import_module(function("method", config).__module__), DECIDES, None)
+    chosen, why = decide(config) if decide else ({}, "")
+    for path, value in chosen.items():
+        section, _, key = path.rpartition(".")
+        selects, given = key in _choices(section, config), config_get(config, path) if key in config[section] else value
+        default = _section_defaults(section, config).get(key)
+        if given != value and (path in overrides or given != default) and not (selects and given == "auto"):
+            raise UserError(f"{path} is {given!r}, but {why}: that takes {value!r}; leave it out, or choose method.loss yourself")
+        if selects:
+            _select(config, section, key, value)
+            config = complete(config)
+        else:
+            _put(config, path, value, value)
+    if chosen:
+        log.info("method: %s: %s", why, ", ".join(f"{path}={value}" for path, value in chosen.items()))
+    return config
 
 
 def published(file: files.File) -> tuple[ConfigDict | None, list[dict]]:

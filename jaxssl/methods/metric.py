@@ -18,6 +18,7 @@ from jaxssl.losses.dictionary import enqueue
 from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
+LARGE = 256
 NORMS = ("learned", "statistics", "all")
 WEIGHED = {"arcface": 1, "cosface": 1, "normalized_softmax": 1, "proxy_anchor": 1, "proxy_nca": 1, "soft_triple": 10, "sub_center_arcface": 3}    # loss -> usual centres of a class
 BETAS = ("given", "one", "class")
@@ -29,17 +30,34 @@ def phi_psi(z, label, *, id=None, reference=None, weight=None, metrics=False, pa
     return metric.phi_psi(z, label, id=id, reference=reference, weight=weight, metrics=metrics, pair=unified.FAMILY[pair](temperature, margin))
 
 
-LOSSES = {**{name: getattr(metric, name) for name in metric.__all__}, "phi_psi": phi_psi}
+def auto(*, id=None, reference=None, weight=None, metrics=False):
+    """In place of a loss, which `decided` chooses."""
+
+
+LOSSES = {"auto": auto, **{name: getattr(metric, name) for name in metric.__all__}, "phi_psi": phi_psi}
 MINERS = {"": None, **{f.__name__: f for f in (miners.multi_similarity, miners.batch_hard, miners.batch_easy_hard, miners.semi_hard, miners.distance_weighted, miners.pair_margin,
                                                miners.angular)}}
 CHOICES = {"loss": LOSSES, "miner": MINERS}         # keys of the config that select functions with further keys
+
+
+def decided(config):
+    """({path of the config: value}, why in a sentence) where method.loss is "auto", by the rule of "All you need to know about training image retrieval models": pairs, four
+    images of a class and a miner for batches of 256 and more; for smaller ones weights of classes at a large rate of their own, and one image of a class."""
+    if config.method.loss != "auto":
+        return {}, ""
+    size = config.batch_size
+    if size >= LARGE:
+        return {"data.sampler": "m_per_class", "data.per_class": 4, "method.loss": "multi_similarity", "method.miner": "multi_similarity"}, f"a batch of {size} images, {LARGE} or more, is enough for pairs"
+    rules = config.optim.rules if any(pattern == "^classes/" for pattern, _ in config.optim.rules) else (("^classes/", {"adam": 1.0}), *config.optim.rules)
+    return ({"data.sampler": "m_per_class", "data.per_class": 1, "method.loss": "cosface", "method.miner": "", "optim.rules": rules},
+            f"a batch of {size} images, fewer than {LARGE}, has too few pairs, and weights of classes learn from each image")
 
 
 def make(*, encoder, net, batch_size, classes, loss="multi_similarity", miner="", dim=0, centers=0, beta_of="given", memory=0, memory_start=0, norms="learned", **own) -> Method:
     """Metric learning.
 
     Args:
-      loss: a function of `jaxssl.losses.metric`. miner: one of `jaxssl.losses.miners`, which chooses the pairs that the loss sees; "" is none, all pairs.
+      loss: a function of `jaxssl.losses.metric`, or "auto", chosen by the batch (`decided`). miner: one of `jaxssl.losses.miners`, which chooses the pairs that the loss sees; "" is none, all pairs.
       dim: width of a linear layer on the features, whose output the loss compares; 0 is none.
       centers: of each class, with sub_center_arcface (0: 3) and soft_triple (0: 10).
       beta_of: margin's beta is "given", or learned from there on: "one" for all, or one of each "class".
