@@ -105,7 +105,8 @@ def test_ten_million_classes_cost_nothing_to_hold():
     assert all(len(set(row)) == 1024 for row in drawn)
 
 
-@pytest.mark.parametrize("batch, m, classes, said", [(64, 4, 10, ("64", "data.per_class=4", "10 classes", "at most 40")), (30, 4, 10, ("30", "data.per_class=4", "28 or 32")), (8, 0, 3, ("at least 1",))])
+@pytest.mark.parametrize("batch, m, classes, said", [(64, 4, 10, ("64", "data.per_class=4", "10 classes", "at most 40")),
+                                                     (30, 4, 10, ("30", "data.per_class=4", "28 or 32")), (8, 0, 3, ("at least 1",))])
 def test_refusals_name_the_numbers(batch, m, classes, said):
     with pytest.raises(UserError) as refused:
         per_class.m_per_class(0, batch, labels_of([20] * classes), m)
@@ -125,7 +126,8 @@ def test_of_real_data_resident_and_streamed():
                 assert (np.bincount(made.labels[ids], minlength=10) == 4).all()
 
 
-@pytest.mark.parametrize("keys, said", [({"sampler": "m_per_clas"}, "did you mean 'm_per_class'"), ({"per_class": 2}, "data.sampler='m_per_class' only"), ({"sampler": "m_per_class", "per_class": 0}, "at least 1")])
+@pytest.mark.parametrize("keys, said", [({"sampler": "m_per_clas"}, "did you mean 'm_per_class'"),
+                                        ({"per_class": 2}, "data.sampler='m_per_class' only"), ({"sampler": "m_per_class", "per_class": 0}, "at least 1")])
 def test_refused_keys(keys, said):
     with pytest.raises(UserError, match=said):
         datas.make(source="digits", **keys)

@@ -13,17 +13,25 @@ import numpy as np
 # Which samples make a batch: order(number of the batch, rows of it or None) -> ids int64. Pure, so that every process and every resume agree.
 Order = Callable[..., np.ndarray]
 ROUNDS = 8
+_TINY, _FEW = 64, 2**13         # a domain of 6 bits, and how many elements of such are looked up at a time
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mix(x):
     """The splitmix64 output function: a bijection of uint64 in which every input bit changes every output bit."""
     x = np.asarray(x, np.uint64)
-    with np.errstate(over="ignore"):
-        x = x + _GOLDEN
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return _mixed(x) if x.ndim else _mixed(x[None])[0]
+
+
+def _mixed(x):
+    """`mix` of an array, which wraps around without a warning."""
+    x = x + _GOLDEN
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def evenly(n: int, most: int) -> np.ndarray:
@@ -46,6 +54,14 @@ def permute(x, n, key):
     half = np.maximum(3, (np.frexp((n - 1).ravel().astype(np.float64))[1] + 1) // 2).astype(np.uint64)
     y, most, open_ = x.astype(np.uint64).ravel(), n.ravel().astype(np.uint64), np.arange(x.size)
     keys = [mix(key.ravel() ^ mix(np.uint64(r))) for r in range(ROUNDS)]
+    tiny = np.flatnonzero(most <= _TINY)
+    if 0 < len(tiny) <= _FEW:                           # cycles through most of the domain: one pass over all of it, and the walk is a look-up
+        table = _feistel(np.arange(_TINY, dtype=np.uint64), np.uint64(3), [k[tiny, None] for k in keys])
+        rows, walk = np.arange(len(tiny)), y[tiny]
+        while rows.size:
+            walk[rows] = table[rows, walk[rows]]
+            rows = rows[walk[rows] >= most[tiny[rows]]]
+        y[tiny], open_ = walk, np.flatnonzero(most > _TINY)
     while open_.size:                                   # walk on along the cycle until every value is back in range(n)
         y[open_] = _feistel(y[open_], half[open_], [k[open_] for k in keys])
         open_ = open_[y[open_] >= most[open_]]
@@ -57,7 +73,7 @@ def _feistel(x, half, keys):
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = x >> half, x & mask
     for key in keys:
-        left, right = right, left ^ (mix(right ^ key) & mask)
+        left, right = right, left ^ (_mixed(right ^ key) & mask)
     return (left << half) | right
 
 

@@ -1,4 +1,5 @@
 """What the encoder of a run makes of some of its images: features, neighbours, kNN predictions, spectra. A sample, so that it takes seconds."""
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -32,7 +33,8 @@ class Images(NamedTuple):
 
 class Look(NamedTuple):
     """data: `jaxssl.data.Data`. weights, step: of the encoder. source: what the queries come from; `apart` when that is not the training set.
-    similarity, index [N, K]: each query's nearest of `reference`. predictions: int64 [N] by weighted kNN, None without labels."""
+    similarity, index [N, K]: each query's nearest of `reference`. predictions: int64 [N] by weighted kNN, None without labels. of: what the reference images are: "training", or
+    "held-out" where these are of other classes."""
     data: Any
     weights: str
     step: int | None
@@ -43,6 +45,7 @@ class Look(NamedTuple):
     similarity: np.ndarray
     index: np.ndarray
     predictions: np.ndarray | None
+    of: str
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -61,10 +64,13 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
     Raises: UserError when the data are gone, or there is no checkpoint.
     """
     data, encoder = _open(run, weights)
+    of = "training"
+    if data.disjoint:               # a query has none of its class among training images: held-out images are asked about one another
+        data, of = dataclasses.replace(data, train=data.test, test=None, classes=data.test.classes), "held-out"
     apart = data.test is not None
     source = data.test if apart else data.train
     places = datas.evenly(len(data.train), images)
-    log(f"{run.name}: embedding {len(places):,} training images at step {encoder.step}")
+    log(f"{run.name}: embedding {len(places):,} {of} images at step {encoder.step}")
     through = _through(encoder, data)
     reference = through(data.train, places, False)
     asked = datas.evenly(len(source), max(images // 2, 1)) if apart else places[datas.evenly(len(places), max(images // 2, 1))]
@@ -77,7 +83,7 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
     similarity, index = knn.neighbours(queries.features["backbone"], reference.features["backbone"], k=k, **ids)
     labelled = bool(data.classes) and (reference.labels >= 0).any() and (queries.labels >= 0).any()
     predictions = predict(queries.features["backbone"], reference, ids, len(data.classes)) if labelled else None
-    return Look(data, encoder.weights, encoder.step, source, apart, reference, queries, similarity, index, predictions)
+    return Look(data, encoder.weights, encoder.step, source, apart, reference, queries, similarity, index, predictions, of)
 
 
 def _open(run, weights):
