@@ -1,8 +1,9 @@
 """Metric learning on iNaturalist 2018, ResNet-50 from ImageNet weights: Smooth-AP, and a memory of earlier images for its many classes.
 
-Command:  python -m jaxssl.main --config configs/retrieval/inaturalist.py --workdir runs/inat --config.data.path=TRAIN --config.data.test_path=TEST \
+Command:  python -m jaxssl.main --config configs/retrieval/inaturalist.py --workdir runs/inat --config.data.path=IMAGES \
               --config.init_from=WEIGHTS --config.init_allow_missing=projector
-Data:     two folders of class/*.jpg, of Smooth-AP's split: 5,690 species of 325,846 images to train on, 2,452 others of 136,093 to test.
+Data:     one folder of class/*.jpg, 8,142 species; three eighths of them are trained on and an eighth is held out (fold 0). Smooth-AP's split has 5,690 to train on:
+          --config.data.test_classes=LIST of the 2,452 others gives it.
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: not run by this project. Smooth-AP's own run (arXiv 2007.12163) has no memory and batches of 224 to 384 by classes of four.
 Variants: laptop: a small ResNet at 64 px, 20 steps: shows that everything runs (hours not measured).
@@ -15,7 +16,7 @@ VARIANTS = ("laptop",)
 def get_config(variant=""):
     c = ConfigDict(dict(
         batch_size=384, total="100_epochs", warmup="1_epoch", log_every=50, eval_every="5_percent", checkpoint_every="1_epoch", precision="bf16",
-        data=dict(source="folder", path="", test_path="", canvas=288, sampler="m_per_class", per_class=4),
+        data=dict(source="folder", path="", split="class_disjoint", canvas=288, sampler="m_per_class", per_class=4),
         augment=dict(views=1, size=224, crop_scale=(0.16, 1.0), interpolation="bicubic", jitter=0.0, gray=0.0, blur=0.0,
                      mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         model=dict(name="resnet50", stem="imagenet"),

@@ -1,8 +1,9 @@
 """Metric learning on Stanford Online Products, ResNet-50 from ImageNet weights, multi-similarity with its miner as "A metric learning reality check" tuned it there.
 
-Command:  python -m jaxssl.main --config configs/retrieval/sop.py --workdir runs/sop --config.data.path=TRAIN --config.data.test_path=TEST \
+Command:  python -m jaxssl.main --config configs/retrieval/sop.py --workdir runs/sop --config.data.path=IMAGES \
               --config.init_from=WEIGHTS --config.init_allow_missing=projector
-Data:     two folders or zips of class/*.jpg, of training and of other classes: the 11,318 products of its training list and the 11,316 of its test list.
+Data:     one folder of class/*.jpg (a zip with --config.data.source=zip), all 22,634 classes. They are parted by class as the check does: half are its test, which nothing
+          here sees, and of the other half 8,488 are trained on and the rest held out (fold 0; --config.data.fold for the others).
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: not run by this project. With BN-Inception in place of ResNet-50 the best of 50 trials reached a mean validation MAP@R of .420 (the check's own logs, as its repository draws them).
           Differs from it: the encoder, and views of 224 pixels in place of 227.
@@ -15,8 +16,8 @@ VARIANTS = ("cosface", "laptop")
 
 def get_config(variant=""):
     c = ConfigDict(dict(
-        batch_size=32, total="50000_steps", warmup=0, log_every=50, eval_every="5_percent", checkpoint_every="5_percent", precision="f32",
-        data=dict(source="folder", path="", test_path="", canvas=288, sampler="m_per_class", per_class=4),
+        batch_size=32, total="50000_steps", warmup="0_steps", log_every=50, eval_every="5_percent", checkpoint_every="5_percent", precision="f32",
+        data=dict(source="folder", path="", split="class_disjoint", canvas=288, sampler="m_per_class", per_class=4),
         augment=dict(views=1, size=224, crop_scale=(0.16, 1.0), crop_ratio=(0.75, 1.33), interpolation="bicubic", jitter=0.0, gray=0.0, blur=0.0,
                      mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         model=dict(name="resnet50", stem="imagenet"),
