@@ -83,7 +83,7 @@ class Method(NamedTuple):
 def build(make: Callable, config: dict, context: dict) -> Method:
     """`make` called with its keys from `config` and those of `context` it asks for. Raises: UserError for more layers than can be written out one by one."""
     check_range(**{key: (config[key], f"at most {MOST_LAYERS}", config[key] <= MOST_LAYERS) for key in ("layers", "depth") if key in config})
-    wanted = [p.name for p in inspect.signature(make).parameters.values() if p.default is p.empty]
+    wanted = [p.name for p in inspect.signature(make).parameters.values() if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
     return make(**{name: context[name] for name in wanted}, **config)
 
 
