@@ -35,7 +35,7 @@ def get_config(variant=""):
         augment=dict(size=224, crop_scale=(0.32, 1.0), blur=(0.0, 0.9), solarize=(0.0, 0.2), **colors),
         local=dict(views=8, size=96, crop_scale=(0.05, 0.32), blur=0.5, **colors),
         model=dict(name="vit_large", patch=16, image=224, mask_token=True, layer_scale=1e-5, drop_path=0.3, drop_path_shape="uniform", resize="torch", remat="dots"),
-        method=dict(name="dinov2", prototypes=65536, hidden=2048, bottleneck=256, norm_last_layer=False, assignment="center", teacher_temp_warmup=30 * EPOCH, tau=0.992,
+        method=dict(name="dinov2", prototypes=65536, hidden=2048, bottleneck=256, norm_last_layer=False, assignment="center", teacher_temp_warmup=f"{30 * EPOCH}_steps", tau=0.992,
                     mask_exact=True, mask_groups=256, koleo=0.1, koleo_groups=32, koleo_crops="both", koleo_floor=0.0, patch_mean="crops"),
         optim=dict(name="adamw", lr=4e-3, scaling="sqrt1024", end_lr=1e-6, weight_decay=0.04, weight_decay_end=0.4, clip=3.0, clip_by="network", layer_decay=0.9,
                    # The last layer stands still for the first 1,250 steps; lengths of prototypes have weight decay as its matrix has; patches learn slowly.
@@ -59,7 +59,7 @@ def get_config(variant=""):
         c.optim.update(lr=1e-3, end_lr=0.0, schedule="constant", weight_decay_end=None)
     if variant == "high_resolution":
         c.total, c.warmup, c.data.canvas, c.augment.size, c.local.size, c.model.image = 10_000, 1_000, 640, 512, 224, 512
-        c.method.update(teacher_temp_warmup=0, tau=0.996)
+        c.method.update(teacher_temp_warmup="0_steps", tau=0.996)
         c.optim.update(lr=1e-4, rules=((r"/prototypes/", dict(frozen_until=100)), (r"/prototypes/gain$", dict(decay=1.0)), (r"^encoder/patch/", dict(rate=0.2))))
     if variant == "laptop":
         c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, "20_steps", "2_steps", 1, "20_steps", "10_steps"

@@ -96,7 +96,7 @@ def bounds(crops, grid, share, ratios, groups):
 
 def _least(x, count):
     """bool [N]: the `count` least of x uint32, drawn; equal ones at the border, one time in millions, are all in."""
-    return x < jnp.append(jnp.sort(x), jnp.iinfo(x.dtype).max)[count]
+    return x < jnp.append(jnp.sort(x), np.uint32(2**32 - 1))[count]
 
 
 def _rectangles(key, count, grid, smallest, aspect, tries, complete):

@@ -31,7 +31,8 @@ def koleo(z, *, ids=None, groups=1, floor=0.):
     Args:
       z: [B, V, D], any float type. groups: divides B, at least two images in each; the official code has one a GPU.
       ids: [B] int or None: images of the same id are no neighbours.
-      floor: pairs that are nearer count as if at this distance, without a gradient; else equal images have the gradient of 1 / 1e-8, and the whole step is theirs.
+      floor: pairs that are nearer count as if at this distance, without a gradient; else three equal images have a gradient of 1e7, and
+        the whole step is theirs (of two the gradients are each other's opposites).
     Returns: (scalar f32, metrics): koleo_distance, the smallest distance; duplicates, the share of vectors with one within 1e-3. The gradient flows through both points.
     Raises: ValueError for shapes that do not fit, and groups of less than two images.
     """

@@ -6,7 +6,7 @@ one head or two. From DINOv3 (arXiv 2508.10104), by the paper alone: masks of ex
 Faithful or fixed: where the released code (facebookresearch/dinov2, b8931f7) does what the paper does not say, a key has both.
   augment.blur: the code inverts the chance: of the first crop 0 and of the second .9 is what ran, 1 and .1 what was meant.
   koleo_groups: the code takes neighbours on one GPU (32 of them, 64 images each, in the short recipe); 1 is the whole batch. koleo_crops: "both", or the paper's "first".
-  koleo_floor: 0 is the code's, where two equal images have all of the gradient; above it they have none.
+  koleo_floor: 0 is the code's, where three equal images have all of the gradient; above it they have none.
   mask_exact: False hides as many patches as rectangles happen to cover, True the same number in every step (DINOv3's fix).
   norm_last_layer: False lets the lengths of prototypes learn, with weight decay where a rule of optim gives it to `gain`; True holds them at 1, as DINO does.
   patch_mean: "crops" divides the patches' loss by all large crops, so that it weighs half where half of them are masked; "masked" by those.

@@ -16,6 +16,7 @@ from jaxssl.losses.distillation import cross_entropy, distillation_metrics, prot
 from jaxssl.losses.spread import mean_prior, power_law
 from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
 from jaxssl.models.heads import TORCH, Projector
+from jaxssl.models.net import Net
 from jaxssl.models.prototypes import Prototypes, unit
 
 
@@ -41,7 +42,7 @@ def siamese(encoder, net, total, *, temperature, sharpen, tau, prototypes, hidde
                 layers=(layers, "at least 1", layers >= 1), prior_weight=(prior_weight, "0 or more", prior_weight >= 0), exponent=(exponent, "0 or more", exponent >= 0),
                 iterations=(iterations, "at least 1", iterations >= 1), patch_drop=(patch_drop, "at least 0 and below 1", 0 <= patch_drop < 1))
     module, directions = Projector((hidden,) * (layers - 1) + (dim,), last_norm=False, last_bias=True, gelu=True, kernel_init=TORCH), Prototypes(prototypes)
-    projector, assign = net(module), net(directions)
+    projector, assign = Net(module), net(directions)                  # its norms see the whole batch, also where the encoder has it in parts
     decay, prior = schedules.tau(tau, total), power_law(prototypes, exponent)
 
     def init(key, batch):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxssl.models import droppath
+from jaxssl.models.positions import turned
 
 # What the backward pass finds stored: "full" recomputes all but a block's input, "dots" all but the outputs of its linear layers.
 REMATS = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
@@ -44,9 +45,10 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None) -> tuple[jax.Array, None]:
-        """x `[B, N, D]`; drop: the layer's key and rate, or None to drop nothing; rows: as `droppath.by_row` has them. Gives x and None, as a scan wants."""
-        for i, branch in enumerate((self._attend, self._feed)):
+    def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None, turn: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, None]:
+        """x `[B, N, D]`; drop: the layer's key and rate, or None to drop nothing; rows: as `droppath.by_row` has them; turn: of queries and keys, as
+        `positions.turned` takes it, or None. Gives x and None, as a scan wants."""
+        for i, branch in enumerate((lambda x: self._attend(x, turn), self._feed)):
             if drop is None:
                 x = x + branch(x)
             elif self.subset_rate:
@@ -55,11 +57,13 @@ class Block(nn.Module):
                 x = droppath.by_row(branch, x, jax.random.fold_in(drop[0], i), drop[1], rows)
         return x, None
 
-    def _attend(self, x):
+    def _attend(self, x, turn):
         y = self._dense(3 * self.width, "qkv")(layer_norm(x, self.eps, "norm1"))
         q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, -1), 2, 0)     # [B, N, 3D] -> 3 × [B, N, heads, D/heads]
         if self.qk_norm:
             q, k = layer_norm(q, self.eps, "q_norm"), layer_norm(k, self.eps, "k_norm")
+        if turn is not None:
+            q, k = turned(q, turn), turned(k, turn)
         y = jax.nn.dot_product_attention(q, k, v)                                    # [B, N, heads, D/heads]
         return self._scaled(self._dense(self.width, "proj")(y.reshape(x.shape)), "scale1")
 
@@ -86,11 +90,12 @@ def layer_norm(x: jax.Array, eps: float, name: str) -> jax.Array:
     return nn.LayerNorm(eps, dtype=jnp.float32, use_fast_variance=False, name=name)(x).astype(x.dtype)
 
 
-def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, rows: jax.Array | None, *, subset: bool, scan: bool, remat: str) -> jax.Array:
+def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, rows: jax.Array | None, *, subset: bool, scan: bool, remat: str,
+        turn: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
     """x `[B, N, D]` through as many blocks as there are `rates`, within a compact method; `block` are the arguments of `Block`.
 
     rates: of stochastic depth, `[depth]`; key: of its draws, a layer's is fold_in(key, layer), or None to drop nothing; rows: `[B]` int32, or None for
-    0 to B - 1. subset: in the form of `droppath.on_subset`; scanned, the rates are then one.
+    0 to B - 1. subset: in the form of `droppath.on_subset`; scanned, the rates are then one. turn: rotary positions, as `positions.turned` takes them.
     scan: parameters are stacked as "blocks", with the layer as first axis, and one block is compiled; otherwise they are "block0", "block1", …
     """
     drop = None
@@ -100,10 +105,10 @@ def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, row
     kind = Block if remat == "none" else nn.remat(Block, policy=REMATS[remat], prevent_cse=not scan)
     subsets = [float(rate) * subset for rate in rates]
     if scan:
-        scanned = nn.scan(kind, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(0, nn.broadcast), length=len(rates))
-        return scanned(**block, subset_rate=subsets[0], name="blocks")(x, drop, rows)[0]
+        scanned = nn.scan(kind, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(0, nn.broadcast, nn.broadcast), length=len(rates))
+        return scanned(**block, subset_rate=subsets[0], name="blocks")(x, drop, rows, turn)[0]
     for i, rate in enumerate(subsets):
-        x = kind(**block, subset_rate=rate, name=f"block{i}")(x, jax.tree.map(lambda a: a[i], drop), rows)[0]
+        x = kind(**block, subset_rate=rate, name=f"block{i}")(x, jax.tree.map(lambda a: a[i], drop), rows, turn)[0]
     return x
 
 
