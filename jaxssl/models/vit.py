@@ -33,7 +33,8 @@ NAMES = tuple(SIZES)
 
 
 def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels: int = 3, pool: str = "cls", cls: bool = True, positions: str = "learned",
-         rope_base: float = 100.0, rope_shift: float = 0.0, rope_jitter: float = 1.0, rope_rescale: float = 1.0, resize: str = "antialias", registers: int = 0, mask_token: bool = False, layer_scale: float = 0.0, drop_path: float = 0.0,
+         rope_base: float = 100.0, rope_shift: float = 0.0, rope_jitter: float = 1.0, rope_rescale: float = 1.0,
+         resize: str = "antialias", registers: int = 0, mask_token: bool = False, layer_scale: float = 0.0, drop_path: float = 0.0,
          drop_path_shape: str = "linear", drop_rows: bool = False, ffn: str = "mlp", qk_norm: bool = False, frozen_patch: bool = False, kernel_init: str = "normal",
          scan: bool = True, remat: str = "none", eps: float = 1e-6, precision: str = "bf16", width: int = 0, depth: int = 0, heads: int = 0) -> nn.Module:
     """Makes a vision transformer; `encoder.apply(variables, images [B, H, W, channels], train)` gives `Features`.
@@ -48,9 +49,9 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     cls: there is a class token.
     positions: "learned"; "sincos", fixed (`positions.sincos`) on the grid of the images and zero for the class token; or "rope", rotary, by which queries and keys of
           patches are turned in every block (`positions.rotations`; DINOv3).
-    rope_base: of the periods. rope_shift, rope_jitter, rope_rescale: in training coordinates are moved by up to rope_shift along each axis, and stretched by a factor
-          between 1 / rope_jitter and rope_jitter along each and between 1 / rope_rescale and rope_rescale along both, drawn once a pass; 0, 1 and 1 are none (DINOv3: a
-          rescale of 2). A pass without rng, a teacher's, has none.
+    rope_base: of the periods. rope_shift, rope_jitter, rope_rescale: in training coordinates, in [-1, 1], are moved by up to rope_shift along each axis, and
+          stretched by a factor between 1 / rope_jitter and rope_jitter along each and between 1 / rope_rescale and rope_rescale along both, drawn once
+          a pass; 0, 1 and 1 are none (DINOv3: a rescale of 2). A pass without rng, a teacher's, has none.
     resize: how learned positions are interpolated, "antialias" or "torch" (`positions.resize`).
     registers: so many learned tokens without positions stand behind the class token (arXiv:2309.16588).
     mask_token: there is a token that stands for masked patches.
@@ -78,7 +79,8 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     own = SIZES[name]
     heads = heads or (max(width // 64, 1) if width and width != own.width else own.heads)
     module = ViT(width or own.width, depth or own.depth, heads, patch, image, channels, pool, cls, positions, rope_base, rope_shift,
-                 rope_jitter, rope_rescale, resize, registers, mask_token, layer_scale, drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, kernel_init, scan, remat, eps, dtype(precision))
+                 rope_jitter, rope_rescale, resize, registers, mask_token, layer_scale, drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, kernel_init,
+                 scan, remat, eps, dtype(precision))
     _fit(module)
     return module
 
@@ -109,8 +111,10 @@ def _fit(m):
     if m.positions != "rope" and unread:
         raise UserError(f"model.rope_{unread[0]} is of rotary positions; choose model.positions=rope, or leave it out.")
     if not (m.rope_base > 1 and m.rope_shift >= 0 and m.rope_jitter >= 1 and m.rope_rescale >= 1):
-        raise UserError(f"model.rope_base, rope_shift, rope_jitter and rope_rescale are {m.rope_base}, {m.rope_shift}, {m.rope_jitter} and {m.rope_rescale}; choose a base above 1, "
-                        "a shift of 0 or more, and factors of at least 1.")
+        raise UserError(f"model.rope_base, rope_shift, rope_jitter and rope_rescale are {m.rope_base}, {m.rope_shift}, {m.rope_jitter} and {m.rope_rescale}; "
+                        "choose a base above 1, a shift of 0 or more, and factors of at least 1.")
+    if m.positions == "rope" and m.drop_rows:
+        raise UserError("model.drop_rows takes rows out of a block, whose rotary positions may be each image's own; choose model.drop_rows=False with model.positions=rope.")
     if m.pool == "cls" and not m.cls:
         raise UserError("model.pool is 'cls'; choose 'mean' where model.cls is off.")
     if not 0 <= m.drop_path < 1:
