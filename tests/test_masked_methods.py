@@ -4,12 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import config as configs, models, tree
+from jaxssl import config as configs, data as datas, models, tree
+from jaxssl.augment.picture import COVER
 from jaxssl.errors import UserError
-from jaxssl.methods import beit, data2vec2, dbot, ijepa, simmim
+from jaxssl.methods import beit, data2vec2, dbot, ijepa, mae, simmim
 from jaxssl.models.net import Net
 from jaxssl.models.tokenizer import Tokenizer
-from tests.tiny import ROOT, SMALL, jobs, sharding
+from jaxssl.report import pictures
+from tests.tiny import ROOT, SMALL, built, config_of, jobs, sharding
 
 KEY, STEP = jax.random.key(7), jnp.zeros((), jnp.int32)
 
@@ -36,6 +38,40 @@ def test_dbots_student_becomes_the_teacher_and_begins_again():
             if name.startswith("encoder/"):
                 np.testing.assert_array_equal(teacher[name.removeprefix("encoder/")], start[name] + ends)
         assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(after["probe"]), jax.tree.leaves(trained["encoder"])))
+
+
+@pytest.mark.parametrize("make", [mae.make, simmim.make])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_what_is_rebuilt_is_the_view_but_where_it_was_hidden(make, normalise):
+    own = {"width": 16, "depth": 1, "heads": 2} if make is mae.make else {}
+    method, data = make(encoder=vit(mask_token=make is simmim.make), net=Net, normalise=normalise, **own), batch()
+    params, aux = jax.jit(method.init)(jax.random.key(0), data)
+    hidden = np.asarray(method.hidden(KEY, data["views"]))[:, :, 0].repeat(4, 2).repeat(4, 3)                # [B, V, H, W]
+    got, views = np.asarray(method.rebuilt(params, aux, data["views"], KEY)), np.asarray(data["views"])
+    np.testing.assert_array_equal(got[~hidden], views[~hidden])
+    assert (got[hidden] != views[hidden]).mean() > .99
+    error = np.square if make is mae.make else np.abs
+    value = method.loss(params, aux, data, KEY, STEP)[0]
+    if not normalise:
+        assert float(value) == pytest.approx(error(got - views)[hidden].mean(), rel=1e-5)
+
+
+def test_page_shows_masks_and_what_was_rebuilt():
+    config = config_of("simmim")
+    _, encoder, method = built("simmim")
+    data = datas.make(**config.data)
+    seen = {"views": jnp.zeros((2, 1, 16, 16, 3))}
+    params, aux = jax.jit(method.init)(jax.random.key(0), seen)
+    shown = pictures.masked(config.to_dict(), data, method, params, aux, count=3)
+    own = pictures.views(config.to_dict(), data, count=3)
+    for picture, whole in zip(shown, own):
+        np.testing.assert_array_equal(picture.original, whole.views[0])
+        masked, rebuilt = picture.views
+        covered = (masked == COVER).all(-1)
+        assert picture.captions == [[f"{covered.sum() // 16} of 16 hidden"], ["rebuilt"]] and covered.sum() == 10 * 16
+        np.testing.assert_array_equal(masked[~covered], picture.original[~covered])
+        np.testing.assert_array_equal(rebuilt[~covered], picture.original[~covered])
+        assert (rebuilt[covered] != picture.original[covered]).any()
 
 
 def test_fillers_change_nothing():
