@@ -34,8 +34,8 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
     Args:
       mask_ratio: share of the patches that are hidden, in [0, 1), by blocks of at least `smallest` patches.
       tokenizer: "kmeans", "vq" or "pixels", see above. tokens: their number.
-      teacher: of kmeans, weights of an encoder like this one (a workdir, an export or a file); "" is the moving average, which decays by tau at first and grows to 1
-        along half a cosine.
+      teacher: of kmeans, weights of an encoder like this one, but for its mask token (a workdir, an export or a file); "" is the moving average, which decays by tau at
+        first and by 1 in the end, along half a cosine.
       momentum: of a centroid's moving average.
       dim, hidden, commitment: of vq, the width of a code, of its hidden layers, and the weight of its commitment loss.
     """
@@ -60,7 +60,8 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         params, stats = nets(key, encoder=(encoder, x), head=(head, jnp.zeros((2, 1, encoder.features))), **own)
         aux = {"batch_stats": stats}
         if teacher:
-            aux["frozen"] = {"teacher": {"params": {"encoder": jax.tree.map(jnp.copy, params["encoder"])}, "batch_stats": {"encoder": stats["encoder"]}}}
+            copied = {name: jax.tree.map(jnp.copy, part) for name, part in params["encoder"].items() if name != "mask"}
+            aux["frozen"] = {"teacher": {"params": {"encoder": copied}, "batch_stats": {"encoder": stats["encoder"]}}}
         if tokenizer != "vq":
             width = encoder.features if tokenizer == "kmeans" else x.shape[-1] * vit.patch**2
             aux["codebook"] = {"centroids": normalised(jax.random.normal(jax.random.fold_in(key, 3), (tokens, width))), "share": jnp.full((tokens,), 1 / tokens, jnp.float32)}
@@ -71,8 +72,9 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         if tokenizer == "pixels":
             said = patches(x, vit.patch).astype(jnp.float32)
             return normalised(said - said.mean(-1, keepdims=True))
-        whole = aux["frozen"]["teacher"] if teacher else aux["teacher"]
-        return normalised(jax.lax.stop_gradient(encoder(whole["params"]["encoder"], whole["batch_stats"]["encoder"], x)[0].tokens))         # no key: no block is left out
+        whole, asked = (aux["frozen"]["teacher"], encoder._replace(module=vit.clone(mask_token=False))) if teacher else (aux["teacher"], encoder)
+        said, _ = asked(whole["params"]["encoder"], whole["batch_stats"]["encoder"], x)                              # no key: no block is left out
+        return normalised(jax.lax.stop_gradient(said.tokens))
 
     def tokenized(aux, x, key, step):
         """Labels int32 [R, N] of images, and the codebook after them."""
