@@ -140,7 +140,7 @@ def test_a_teacher_from_elsewhere_stays_as_it_is():
     params, aux = jax.eval_shape(method.init, jax.random.key(0), batch())
     assert "teacher" not in aux and set(aux["frozen"]["teacher"]["params"]["encoder"]) == set(params["encoder"]) - {"mask"}
     _, (after, _, seen) = jax.eval_shape(lambda p, a: method.loss(p, a, batch(), KEY, STEP), params, aux)
-    assert after["codebook"]["centroids"].shape == (8, 16) and seen["target"].shape == (4, 16)
+    assert after["codebook"]["centroids"].shape == (8, 16) and seen["target"].shape == (4, 16, 16)
 
 
 def test_small_autoencoder_tells_patches_apart():

@@ -77,7 +77,7 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         return normalised(jax.lax.stop_gradient(said.tokens))
 
     def tokenized(aux, x, key, step):
-        """Labels int32 [R, N] of images, and the codebook after them."""
+        """Labels int32 [R, N] of images, the codebook after them, and what was looked at."""
         rows = described(aux, x)
         every = rows.reshape(-1, rows.shape[-1])                                                                      # [R·N, D]
         book = aux["codebook"]
@@ -87,7 +87,7 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         labels = nearest_codes(rows, centroids)
         share = jnp.zeros(tokens).at[labels.reshape(-1)].add(1 / labels.size)
         moved = clustering.momentum_groups(centroids, every, momentum=momentum)
-        return labels, {"centroids": moved, "share": momentum * jnp.where(few, 1 / tokens, book["share"]) + (1 - momentum) * share}
+        return labels, {"centroids": moved, "share": momentum * jnp.where(few, 1 / tokens, book["share"]) + (1 - momentum) * share}, rows
 
     def loss(params, aux, batch, key, step):
         views, stats = batch["views"], aux["batch_stats"]
@@ -99,14 +99,14 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         if tokenizer == "vq":
             pixels = patches(x, vit.patch)
             said, _ = vq(params["tokenizer"], {}, pixels)
-            labels, own = said.labels, quantisation(pixels, said.pixels, said.z, said.codes, commitment=commitment)
+            labels, told, own = said.labels, said.labels, quantisation(pixels, said.pixels, said.z, said.codes, commitment=commitment)
         else:
-            labels, kept["codebook"] = tokenized(aux, x, book_key, step)
+            labels, kept["codebook"], told = tokenized(aux, x, book_key, step)
         value = token_cross_entropy(logits, labels, mask)
         share = jnp.zeros(tokens).at[labels.reshape(-1)].add(1 / labels.size)
         accuracy = jnp.sum((logits.argmax(-1) == labels) & mask) / jnp.maximum(mask.sum(), 1)
         metrics = {"usage_entropy": entropy(share), "token_accuracy": accuracy, "tokenizer_loss": jnp.asarray(own, jnp.float32)}
-        said = {"features": seen.pooled.reshape(*views.shape[:2], -1), "predicted": logits, "target": labels}
+        said = {"features": seen.pooled.reshape(*views.shape[:2], -1), "predicted": logits, "target": told}
         return value + own, ({**aux, "batch_stats": {**stats, "encoder": in_encoder}, **kept}, metrics, said)
 
     student = Method(init, loss, unchanged, embedding(encoder), loads={"frozen/teacher": teacher} if teacher else {}, needs=Needs(views=1, patches=True),
