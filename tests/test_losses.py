@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy.stats import norm
 
-from jaxssl.losses import clustering, contrastive, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral, unified
+from jaxssl.losses import clustering, contrastive, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral, spread as spreading, unified
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -469,6 +469,28 @@ def with_ids(rng):
     return [rng.normal(size=(B, 2, 6)), BANKED * 1.]
 
 
+def koleo(z):
+    total = 0.
+    for v in range(z.shape[1]):
+        x = unit_rows(z[:, v])
+        for i in range(B):
+            near = max((j for j in range(B) if j != i), key=lambda j: x[i] @ x[j])
+            total -= np.log(np.linalg.norm(x[i] - x[near] + 1e-8) + 1e-8)
+    return total / B / z.shape[1]
+
+
+def gram(s, t):
+    return np.mean([(cosine(s[b, p], s[b, q]) - cosine(t[b, p], t[b, q])) ** 2 for b in range(B) for p, q in np.ndindex(s.shape[1], s.shape[1])])
+
+
+def weighed(s, t, w):
+    return sum(w[i] * -t[i] @ log_softmax(s[i] / .1) for i in range(B) if w[i])
+
+
+def padded(rng):
+    return [rng.normal(size=(B, 7)), simplex(rng, B, 7), rng.random(B) * (rng.random(B) < .7)]
+
+
 CONTRASTIVE = [
     Case("dcl", functools.partial(contrastive.dcl, temperature=.2), lambda z: decoupled(z, .2), normal((B, 2, 8))),
     # Its weights have no gradient, so that it is not the slope of the loop; the golden has both.
@@ -503,6 +525,16 @@ CASES = [
          lambda rng: [rng.normal(size=(B, 4, 7)), simplex(rng, B, 2, 7)]),
     Case("cross_entropy, one teacher view", functools.partial(distillation.cross_entropy, student_temp=1.), lambda s, t: cross_entropy(s, t, 1.),
          lambda rng: [rng.normal(size=(B, 3, 5)), simplex(rng, B, 1, 5)]),
+    Case("cross_entropy, local crops weigh half", functools.partial(distillation.cross_entropy, student_temp=.1, weights=[1., 1., .5]),
+         lambda s, t: np.sum([(.5 if i == 2 else 1.) * -t[b, j] @ log_softmax(s[b, i] / .1) for b in range(B) for j in range(2) for i in range(3) if i != j]) / B / 4,
+         lambda rng: [rng.normal(size=(B, 3, 7)), simplex(rng, B, 2, 7)]),
+    Case("token_cross_entropy", functools.partial(distillation.token_cross_entropy, student_temp=.1), weighed, padded, learned=(0, 2)),
+    Case("koleo", lambda z: spreading.koleo(z)[0], koleo, normal((B, 2, 5))),
+    Case("gram", spreading.gram, gram, normal((B, 4, 5), (B, 4, 6))),
+    Case("mean_prior", lambda z: spreading.mean_prior(jax.nn.softmax(z.astype(jnp.float32)), spreading.power_law(6, .5)),
+         lambda z: (lambda p, q: sum(p * np.log(p / q)))(np.mean([np.exp(log_softmax(r)) for r in z.reshape(-1, 6)], 0), spreading.power_law(6, .5)), normal((B, 2, 6))),
+    Case("update_center, padded", lambda c, x, w: distillation.update_center(c, x, .9, w), lambda c, x, w: .9 * c + .1 * x[w].mean(0),
+         lambda rng: [rng.normal(size=6), rng.normal(size=(B, 6)), rng.random(B) < .6], ()),
     Case("swapped prediction", jax_swapped, swapped, lambda rng: [rng.uniform(-1, 1, (B, 3, 6)), rng.uniform(-1, 1, (B, 2, 6))]),
     Case("centered", functools.partial(distillation.centered, temp=.07), lambda t, c: centered(t, c, .07), normal((B, 2, 6), (6,)), ()),
     Case("update_center", functools.partial(distillation.update_center, momentum=.9), lambda c, x: .9 * c + .1 * x.reshape(-1, 6).mean(0),

@@ -7,7 +7,7 @@ import jax
 from jaxssl.workdir import folder as folders
 from jaxssl.errors import UserError
 from jaxssl.encoder import load as loading
-from jaxssl.report import figures, look, maps as mapping, page, pictures, readings, read, seen as sections
+from jaxssl.report import figures, look, maps as mapping, page, patches, pictures, places, readings, read, seen as sections
 from jaxssl.report.evaluations import command
 from jaxssl.report.markup import Html, join, tag
 
@@ -80,10 +80,25 @@ def _pictured(runs, looked, methods, charts, plotted, sheets, log) -> list[tuple
         *_masked(found, several),
         ("map", "Where images land", side(on_map)),
         ("neighbours", "Nearest neighbours", side(lambda run, seen: sections.gallery_markup(sections.gallery(seen), seen))),
+        *_places(found, side),
         ("confusion", "What is taken for what", side(lambda run, seen: sections.confusion_markup(seen))),
         ("spectrum", "Dimensions in use", join([page.chart("spectrum", charts["spectrum"]), *lines])),
         ("layers", "Layer by layer", side(lambda run, seen: sections.layers_markup(run, seen, rows[run.name]))),
     ]
+
+
+def _places(found, side) -> list[tuple[str, str, Html]]:
+    """The section of what each place says, where a network has places enough."""
+    if all(seen.places is None for _, seen in found):
+        return []
+
+    def of(_, seen):
+        if seen.places is None:
+            return tag("p", "This network's last map has too few places to look at.", class_="missing")
+        return join([places.strip(row) for row in patches.rows(seen.places)])
+    text = ("The network sees an image as places. Their vectors' principal components are drawn as colours, black what does not stand out from the rest in the first; beside them, where "
+            "there are such tokens, what class token and registers attend to. Larger, and for two images: ")
+    return [("places", "What each place says", join([tag("p", text, tag("code", "python -m jaxssl.look --workdir DIR --image FILE"), class_="reading"), side(of)]))]
 
 
 def _views(found, several) -> Html:
@@ -115,7 +130,7 @@ def _masked(found, several) -> list[tuple[str, str, Html]]:
 
 
 def _sample(seen: look.Look) -> str:
-    which = f"{len(seen.queries.places):,} {'held-out' if seen.apart else 'training'} images, evenly spread over the set"
+    which = f"{len(seen.queries.places):,} {'held-out' if seen.apart else seen.of} images, evenly spread over the set"
     return f"Each mark is one of {which}; near means that the encoder ({seen.weights}, step {seen.step:,}) finds them alike."
 
 
