@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxssl import data as datas
 from jaxssl.data import open as opening
-from jaxssl.data.decode import MAX_BYTES, Broken, canvas
+from jaxssl.data.decode import MAX_BYTES, Broken, canvas, pixel_limit, rgb
 from jaxssl.data.folder import walk
 from jaxssl.data.listing import refuse_empty
 from jaxssl.encoder import preprocessing
@@ -50,18 +50,41 @@ def listed(root: Path, encoder: Any) -> tuple[list[File], datas.Data]:
 
 def embedded(encoder: Any, data: Any, source: Any, layer: str) -> Iterator[tuple]:
     """(features f32 [n, D], decoded bool [n]) of the images of `source`, a batch after another; those that cannot be decoded are zeros."""
-    mesh, left = sharding.make_mesh(devices=jax.local_devices()), len(source)
+    mesh, left, source = sharding.make_mesh(devices=jax.local_devices()), len(source), Decoded(source)
     batch = -(-min(max(min(BATCH, BATCH_BYTES // (3 * data.canvas**2)), 1), left) // mesh.size) * mesh.size
     embed = encoder.embed(layer, place=sharding.replicated(mesh))
     for each in datas.eval_batches(data, source, batch_size=batch, prepare=preprocessing.before(encoder.preprocessing, data.canvas)):
-        kept = np.asarray(each["mask"])
-        x, _ = extract.extract(embed, [each], mesh)
+        kept = np.asarray(each["mask"]) & (np.asarray(each["label"]) >= 0)
+        x, _ = extract.extract(embed, [{**each, "mask": kept}], mesh)
         if not np.isfinite(x).all():
             raise UserError(f"features of some images are not finite: {encoder.name} diverged in training, or bf16 is too coarse for it; use other weights, or --precision f32")
         rows = np.zeros((batch, x.shape[1]), np.float32)
         rows[kept] = x
         yield rows[:left], kept[:left]
         left -= batch
+
+
+class Decoded:
+    """A source whose images are decoded where they are read: one that cannot be is a dot with the label -1, and no other image takes its place."""
+
+    def __init__(self, source: Any):
+        self.source, self.name, self.classes = source, source.name, ()
+
+    def __len__(self):
+        return len(self.source)
+
+    def read(self, index):
+        try:
+            data, _, name = self.source.read(index)
+            return np.asarray(rgb(data, pixel_limit(self.source))), 0, name
+        except Broken:
+            return np.zeros((1, 1, 3), np.uint8), -1, self.id(index)
+
+    def entry(self, index):
+        return 0, self.id(index)
+
+    def id(self, index):
+        return self.source.id(index)
 
 
 class Files:
