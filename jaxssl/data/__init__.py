@@ -120,7 +120,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
         split, test_split = make.__kwdefaults__["split"], ""
     _check_read(source, variant=variant, split=split, class_depth=class_depth, holdout=holdout, splits=splits, outside_links=outside_links)
     train, test = opening.open_source(source, path, test_path=test_path, variant=variant, canvas=canvas, split=split,
-                                      test_split=test_split, depth=class_depth, splits=splits, outside_links=outside_links)
+                                      test_split=test_split, depth=class_depth, splits=splits, outside_links=outside_links, every=parted)
     said = getattr(train, "said", ())
     for whole in filter(None, (train, test)):
         whole.max_pixels = max_pixels
