@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--weights", type=place, action="append", nargs="+", default=[], metavar="FILE", help="an export or a file of weights, or several")
     p.add_argument("--use", default="", metavar="student|teacher", help="which weights of a workdir (default: the teacher where there is one)")
     p.add_argument("--step", type=whole, default=None, help="of the checkpoint of a --workdir (default: the newest)")
-    p.add_argument("--protocols", default="knn,linear", help="names with commas, or 'all' (default: %(default)s)")
+    p.add_argument("--protocols", default="knn,linear", help="names with commas; 'all' are those of images, 'dense' those of places, which need masks (default: %(default)s)")
     p.add_argument("--set", action="append", default=[], metavar="PROTOCOL.OPTION=VALUE", help="an option of a protocol")
     p.add_argument("--layer", default="", help="for protocols that look at one layer: backbone, projector.1, … (default: backbone)")
     p.add_argument("--select", default="validation", help="settings are selected on 'validation', a held-out part of train, or on 'test', which is printed and recorded "
@@ -198,7 +198,7 @@ def _why(error, options):
 def asked(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> Request:
     """The flags as a request, checked. Raises: UserError."""
     from jaxssl.evaluation import protocols
-    names = tuple(protocols.names() if flags.protocols == "all" else dict.fromkeys(filter(None, flags.protocols.split(","))))
+    names = tuple(dict.fromkeys(name for word in filter(None, flags.protocols.split(",")) for name in (protocols.names(word) if word in protocols.GROUPS else (word,))))
     try:
         seeds = tuple(int(seed) for seed in flags.seeds.split(","))
     except ValueError:

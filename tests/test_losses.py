@@ -126,6 +126,39 @@ def hidden(rng):
     return [rng.normal(size=(B, 5, 8)), target, (rng.random((B, 5)) < .5) & (np.arange(B) > 0)[:, None]]
 
 
+def latents(prediction, target, mask, of):
+    """Mean of `of`(errors of a token) over the tokens that count, each by its weight."""
+    return sum(mask[b, n] * of(prediction[b, n] - target[b, n]) for b, n in np.ndindex(mask.shape)) / mask.sum()
+
+
+def smooth(beta):
+    return lambda e: np.mean([x * x / 2 / beta if abs(x) < beta else abs(x) - beta / 2 for x in e])
+
+
+def weighed(rng):
+    """Tokens, of which some count half and some not at all; errors on both sides of 1 and 2."""
+    return [2 * rng.normal(size=(B, 5, 6)), rng.normal(size=(B, 5, 6)), rng.choice([0., .5, 1.], (B, 5))]
+
+
+def standardised(x, axis=-1):
+    return (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + 1e-5)
+
+
+def tokens_told(x):
+    return np.stack([standardised(np.mean([standardised(image[:, i], 0) for i in range(x.shape[2])], 0)) for image in x])
+
+
+def token_entropy(logits, labels, mask):
+    return np.mean([-log_softmax(logits[b, n])[labels[b, n]] for b, n in np.argwhere(mask)])
+
+
+def quantised(target, pixels, z, codes, held=None):
+    """held: z and codes where no gradient flows."""
+    z0, codes0 = (z, codes) if held is None else held
+    pairs = list(np.ndindex(z.shape[:2]))
+    return np.mean((pixels - target) ** 2) + np.mean([np.sum((codes[i] - z0[i]) ** 2) + .25 * np.sum((z[i] - codes0[i]) ** 2) for i in pairs])
+
+
 def nce(q, k, others, T):
     """Mean over queries of -log of the positive's share; others(b, v): what repels."""
     values = []
@@ -512,6 +545,14 @@ CASES = [
     Case("distillation_metrics", jax_entropies, entropies, lambda rng: [rng.normal(size=(B, 4, 7)), simplex(rng, B, 2, 7)], ()),
     Case("pixel_mse", masked.pixel_mse, lambda *x: pixels(*x, np.square, True), hidden),
     Case("pixel_mse, raw", functools.partial(masked.pixel_mse, normalise=False), lambda *x: pixels(*x, np.square, False), hidden),
+    Case("latent_smooth_l1", functools.partial(masked.latent_smooth_l1, beta=1.), lambda *x: latents(*x, smooth(1)), weighed),
+    Case("latent_smooth_l1, beta 2", functools.partial(masked.latent_smooth_l1, beta=2.), lambda *x: latents(*x, smooth(2)), weighed),
+    Case("latent_mse", masked.latent_mse, lambda *x: latents(*x, lambda e: e @ e / np.sqrt(len(e))), weighed),
+    Case("layers_target", masked.layers_target, tokens_told, normal((B, 5, 3, 6)), ()),
+    Case("token_cross_entropy", lambda x, y, m: masked.token_cross_entropy(x, y.argmax(-1), m), lambda x, y, m: token_entropy(x, y.argmax(-1), m),
+         lambda rng: [rng.normal(size=(B, 5, 7)), rng.normal(size=(B, 5, 7)), rng.random((B, 5)) < .5]),
+    Case("quantisation", functools.partial(masked.quantisation, commitment=.25), quantised, normal((B, 5, 8), (B, 5, 8), (B, 5, 4), (B, 5, 4)), (1, 2, 3),
+         held=lambda target, pixels, z, codes: {"held": (z, codes)}),
     Case("pixel_l1", masked.pixel_l1, lambda *x: pixels(*x, np.abs, False), hidden),
     Case("invariance", redundancy.invariance, invariance, normal((B, 3, 4))),
     Case("variance", redundancy.variance, variance, spread),

@@ -23,7 +23,7 @@ from tests.tiny import CONFIGS, METHODS, ROOT
 PACKAGE = ROOT / "jaxssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 GROUND = ("command", "config", "config_file", "durations", "errors", "optim", "schedules", "tree", "typed")
-COMMANDS = ("main", "evaluate", "export", "convert", "plan", "table")
+COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "table")
 # The walls: which rooms a room's files may import besides their own; every file may import errors, and the commands may import anything.
 WALLS = {
     "losses": "", "planning": "", "models": "", "data": "", "augment": "",

@@ -13,8 +13,8 @@ from jaxssl.errors import UserError, nearest, shown
 __all__ = ["Data", "Order", "Source", "batch_number", "batches", "declared", "eval_batches", "evenly", "ids", "lookup", "make", "shuffled", "store"]
 RESIDENT = ("auto", "yes", "no")
 # Keys that only some sources read (test_split is left out: a recipe names it for TFDS, and may be run on a folder).
-READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "splits": ("folder", "zip"), "outside_links": ("folder",),
-           "holdout": ("folder", "zip", "tfds", "array_record")}
+READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "splits": ("folder", "zip"), "outside_links": ("folder", "dense"),
+           "holdout": ("folder", "zip", "tfds", "array_record", "dense")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
          resident: str = "auto", resident_gb: float = 1., max_broken: float = .01, examples: int = 0, classes: int = 0) -> Data:
     """Opens the data: lists what is there and decodes nothing.
 
-    source       digits, folder, zip, tfds or array_record
+    source       digits, folder, zip, tfds, array_record, or dense: images/ beside masks/ or depth/, matched by name (`jaxssl.data.dense`)
     path         the folder, archive or prepared directory. With folders in it, or in the one folder that wraps everything, that are named like splits
                  (train, training, trn; val, valid, validation, dev; test, testing, eval; any case, "train_images" too), training uses the first kind and
                  val is held out, or test where there is no val with labels; test beside val is left for the end (`test_split`)

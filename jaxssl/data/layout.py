@@ -18,8 +18,8 @@ _ROLES = {word: role for role, words in WORDS.items() for word in words}
 # Words beside a split's own that change nothing ("train_images", "Test Set", "seg_train").
 _FILL = frozenset(("set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "jpeg", "jpegs", "jpg", "png", "photos", "pictures", "seg", "full"))
 _LIKELY = re.compile("tr(ai)?n|val|dev|test|eval", re.I)        # in every name that may be a split's: most folders are looked at no further
-_LAYERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "rgb", "photos", "pictures", "frames"))
-_NOTES = frozenset(("masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentations", "segmentationclass", "segmentationobject",
+LAYERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "rgb", "photos", "pictures", "frames"))
+NOTES = frozenset(("masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentations", "segmentationclass", "segmentationobject",
                     "gt", "groundtruth", "depth"))
 _PARTS = re.compile(r"(fold|split|partition|subset)[ _.-]?\d+", re.I)
 _NAMED = 5          # names in a sentence
@@ -168,9 +168,9 @@ def _check_classes(found, part: Part, level, alone: bool):
     if pieces := sorted(name for name in names if _PARTS.fullmatch(name)):
         raise UserError(f"{_place(found, part.top)} holds {_listed([shown(name) + '/' for name in pieces])}, which looks like parts of a set and not like classes; "
                         f"set data.path to one of them, move their class folders together, or {way_out}.")
-    if (layer := {n for n in names if n.lower() in _LAYERS}) and (notes := {n for n in names if n.lower() in _NOTES}):
+    if (layer := {n for n in names if n.lower() in LAYERS}) and (notes := {n for n in names if n.lower() in NOTES}):
         raise UserError(f"{_place(found, part.top)} holds {shown(min(layer))}/ and {shown(min(notes))}/, which looks like images and their annotations, not like classes; "
-                        f"set data.path to the folder of the images alone, or {way_out}.")
+                        f"set data.source=dense to read both, data.path to the folder of the images alone, or {way_out}.")
     below = {}
     for folder in found.counts:
         if folder.startswith(part.top) and folder.count("/") >= part.top.count("/") + 2:

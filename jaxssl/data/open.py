@@ -5,13 +5,13 @@ import stat
 import zipfile
 from pathlib import Path
 
-from jaxssl.data import array_record, layout, tfds
+from jaxssl.data import array_record, dense, layout, tfds
 from jaxssl.data.digits import Digits
 from jaxssl.data.folder import Folder, walk
 from jaxssl.data.zip import Zip, members
 from jaxssl.errors import UserError, nearest, shown
 
-SOURCES = ("digits", "folder", "zip", "tfds", "array_record")
+SOURCES = ("digits", "folder", "zip", "tfds", "array_record", "dense")
 VARIANTS = ("cluttered", "clean")
 NO_TEST = "none"
 
@@ -51,6 +51,8 @@ def _splits(source, root, split, test_split, *, held, depth, splits, outside_lin
         return tfds.open_splits(root, split, test_split)
     if source == "array_record":
         return array_record.open_splits(root)
+    if source == "dense":
+        return dense.open_splits(root, test_split, held, outside_links)
     kind, found = (Zip, members(str(root))) if source == "zip" else (Folder, walk(root, outside_links))
     read = layout.decide(found, depth=depth, splits=splits, held=held, test_split=test_split)
     train = kind(str(root), found, read.train, depth)
@@ -79,7 +81,7 @@ def existing(path: str, source: str, key: str) -> Path:
         raise UserError(f"{key}='{name}' is a pipe, a socket or a device, which is not read; give a folder of images, or a file on a disk.")
     if source == "zip" and folder:
         raise UserError(f"{key}='{name}' is a folder, not a zip; use data.source='folder'.")
-    if source in ("folder", "tfds") and not folder:
+    if source in ("folder", "tfds", "dense") and not folder:
         other = "zip" if root.suffix.lower() == ".zip" else "folder"
         hint = "use data.source='zip'." if other == "zip" else "give the folder that holds it."
         raise UserError(f"{key}='{name}' is a file, and data.source='{source}' reads a folder; {hint}")
@@ -101,7 +103,7 @@ def detect(path: str) -> str:
         return "array_record"
     if any(next(root.glob(f"{depth}{tfds.INFO}"), None) for depth in ("", "*/", "*/*/")):
         return "tfds"
-    return "folder"
+    return "dense" if dense.is_one(root) else "folder"
 
 
 def same_classes(train, test):

@@ -155,7 +155,10 @@ def _uniform(bound):
 
 
 class ViT(nn.Module):
-    """`make` describes the fields; `features` is the width D of what it gives."""
+    """`make` describes the fields but the last; `features` is the width D of what it gives.
+
+    told: tokens are `[B, N, told, D]`, what the feed-forward networks of the last so many blocks add for each patch (data2vec's targets); 0 is the last layer's.
+    """
     width: int
     depth: int
     heads: int
@@ -184,16 +187,19 @@ class ViT(nn.Module):
     remat: str = "none"
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+    told: int = 0
 
     @property
     def features(self) -> int:
         return self.width
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, keep: jax.Array | None = None, mask: jax.Array | None = None, rows: jax.Array | None = None) -> Features:
+    def __call__(self, x: jax.Array, train: bool, keep: jax.Array | None = None, mask: jax.Array | None = None, there: jax.Array | None = None,
+                 rows: jax.Array | None = None) -> Features:
         """Images `[B, H, W, C]`, H and W multiples of the patch, to `Features`; N is their number of patches, or n with `keep`.
 
         keep: `[B, n]` int32, the visible patches of each image, taken after positions are added; the others are not seen. cls and registers stay.
+        there: `[B, N]` or `[B, n]` bool; what is not is a filler, which no other token attends to: it does not count, and its token is zero.
         mask: `[B, N]` bool, patches that the mask token stands for, before positions are added; needs `mask_token`.
         rows: `[B]` int32, the places of the images in the global batch, for stochastic depth: a micro-batch with its places draws what the whole
               batch would with the same rng "drop". The places are 0 to B - 1 unless given. Without that rng nothing is left out (a teacher).
@@ -218,10 +224,18 @@ class ViT(nn.Module):
                  "kernel_init": self.kernel_init, "eps": self.eps, "dtype": self.dtype}
         key = drawn if self.drop_path else None
         rates = droppath.rates(self.depth, self.drop_path, self.drop_path_shape)
-        x = transformer.run(block, x.astype(self.dtype), rates, key, rows, subset=self.drop_rows, scan=self.scan, remat=self.remat, turn=turn)
+        before = self.cls + self.registers
+        attended = None if there is None else jnp.pad(there, ((0, 0), (before, 0)), constant_values=True)
+        x, said = transformer.run(block, x.astype(self.dtype), rates, key, rows, subset=self.drop_rows, scan=self.scan, remat=self.remat, there=attended, told=self.told > 0,
+                                  turn=turn)
         x = transformer.layer_norm(x.astype(jnp.float32), self.eps, "norm")
-        tokens = x[:, self.cls + self.registers:]
-        return Features(x[:, 0] if self.pool == "cls" else tokens.mean(1), tokens)
+        tokens = x[:, before:]
+        if there is not None:
+            tokens = jnp.where(there[..., None], tokens, 0.0)
+        mean = tokens.mean(1) if there is None else tokens.sum(1) / there.sum(1)[:, None]
+        if self.told:
+            tokens = jnp.moveaxis(said[-self.told:, :, before:].astype(jnp.float32), 0, 2)      # [depth, B, N, D] -> [B, N, told, D]
+        return Features(x[:, 0] if self.pool == "cls" else mean, tokens)
 
     def _grid(self, shape):
         _, height, width, channels = shape
@@ -240,7 +254,7 @@ class ViT(nn.Module):
             side = self.image // self.patch
             table = self.param("pos", transformer.NORMAL, (1, self.cls + side**2, self.width), jnp.float32)
             if self.cls:
-                prefix[0] += table[:, :1]
+                prefix[0] = prefix[0] + table[:, :1]                                # not in place: parameters may be numpy arrays
             places = resize(table[0, self.cls:], grid, self.resize)
         else:
             places = sincos(grid, self.width) if self.positions == "sincos" else 0.0

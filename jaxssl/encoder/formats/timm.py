@@ -53,11 +53,13 @@ def resnet(encoder) -> dict:
     """Architecture, pooling and arguments of a ResNet."""
     m, name = encoder.module, encoder.config["model"]["name"]
     narrow = m.stem == "imagenet" and m.bn_eps == 1e-5
+    torch = "torchvision, " if len(m.depths) == 4 else ""
     for wrong, what in ((m.stem != "imagenet", f"the stem {m.stem!r} ({models.resnet.STEMS[m.stem]})"), (m.width != 64, f"a first stage of {m.width} channels"),
-                        (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
+                        (len(m.depths) != 4, f"{len(m.depths)} stages"), (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
         if wrong:
-            raise UserError(f"timm's ResNets cannot have {what}; use --format {'transformers, ' if narrow else ''}torchvision, onnx, stablehlo or safetensors")
-    return {"architecture": "resnet18" if name == "resnet10" else name, "global_pool": "avg", "model_args": {"layers": list(m.depths)} if name == "resnet10" else {},
+            raise UserError(f"timm's ResNets cannot have {what}; use --format {'transformers, ' if narrow else ''}{torch}onnx, stablehlo or safetensors")
+    known = name in resnets.PLAIN and m.depths == models.resnet.LAYERS[name][1]
+    return {"architecture": "resnet18" if name == "resnet10" else name, "global_pool": "avg", "model_args": {} if known else {"layers": list(m.depths)},
             "pretrained_cfg": {"fixed_input_size": False, "pool_size": [-(-encoder.preprocessing["size"] // 32)] * 2, "first_conv": "conv1", "classifier": "fc"}}
 
 
