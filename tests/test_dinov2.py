@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import config as configs, schedules
+from jaxssl import config as configs, models, schedules
 from jaxssl.augment import ragged
 from jaxssl.errors import UserError
 from jaxssl.losses import distillation, spread
@@ -121,13 +121,35 @@ def test_exact_masks_hide_as_many_in_every_step(shape):
     np.testing.assert_array_equal(np.sort(taken[used]), np.asarray(tokens[..., 0])[np.asarray(gone.mask)])
 
 
-@pytest.mark.parametrize("how, words", [({"mask_share": ".01"}, "leaves nothing hidden"), ({"mask_ratios": "(0., .01)"}, "leaves nothing hidden"), ({"mask_groups": "5"}, "divisor of the 32"),
-                                        ({"mask_ratios": "(.5, .1)"}, "low ≤ high"), ({"koleo_groups": "16"}, "each the other's neighbour"), ({"patch_hidden": "4"}, "method.separate"),
-                                        ({"assignment": "'sinkhron'"}, "center, sinkhorn")])
+WRONG = [({"mask_share": ".01"}, "leaves nothing hidden"), ({"mask_ratios": "(0., .01)"}, "leaves nothing hidden"), ({"mask_groups": "5"}, "divisor of the 32"),
+         ({"mask_ratios": "(.5, .1)"}, "low ≤ high"), ({"koleo_groups": "16"}, "each the other's neighbour"), ({"patch_hidden": "4"}, "method.separate"),
+         ({"assignment": "'sinkhron'"}, "center, sinkhorn")]
+
+
+@pytest.mark.parametrize("how, words", WRONG)
 def test_what_cannot_be_is_a_sentence(how, words):
     with pytest.raises(UserError, match=words):
         config = config_of("dinov2", **{f"method.{key}": value for key, value in how.items()})
         jobs.prepare(config, sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)).embedding()
+
+
+def test_the_student_does_not_see_what_is_hidden_and_the_teacher_does():
+    """Other pixels in hidden patches: not a bit of what the student says of any crop changes, and what the teacher says of them does."""
+    encoder = Net(models.make(name="vit_tiny", patch=4, image=16, width=16, depth=2, heads=2, mask_token=True, precision="f32"))
+    batch = {"views": jax.random.normal(jax.random.key(0), (4, 2, 16, 16, 3)), "local": jax.random.normal(jax.random.key(1), (4, 1, 8, 8, 3))}
+    params, _ = jax.jit(encoder.init)(jax.random.key(2), batch["views"][:, 0])
+    gone = dinov2.drawn(encoder, jax.random.key(3), batch["views"], share=.5, ratios=(.2, .5), groups=2, exact=True, shape="block", smallest=1)
+
+    @jax.jit
+    def both(views):
+        student = dinov2.seen_masked(encoder, {"encoder": params}, {"encoder": {}}, {**batch, "views": views}, gone.mask, jax.random.key(4))[:2]
+        return student, dinov2.seen_whole(encoder, {"params": {"encoder": params}, "batch_stats": {"encoder": {}}}, views)
+    hidden = np.repeat(np.repeat(np.asarray(gone.mask).reshape(4, 2, 4, 4), 4, 2), 4, 3)[..., None]
+    assert 0 < hidden.mean() < .5
+    (student, teacher), (same, other) = both(batch["views"]), both(jnp.where(hidden, 3., batch["views"]))
+    jax.tree.map(np.testing.assert_array_equal, student, same)
+    changed = np.any(np.asarray(teacher[0] != other[0]), -1)
+    np.testing.assert_array_equal(changed, hidden.any((2, 3, 4)))
 
 
 def test_a_copy_of_the_teacher_is_taken_when_it_anchors():

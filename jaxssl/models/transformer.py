@@ -52,7 +52,8 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None, there: jax.Array | None,
                  turn: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array | None]:
         """x `[B, N, D]`; drop: the layer's key and rate, or None to drop nothing; rows: as `droppath.by_row` has them; there: `[B, N]` bool, tokens that
-        are attended to, or None for all; turn: of queries and keys, as `positions.turned` takes it, or None. Gives x, and as a scan wants it beside it what the feed-forward branch adds, where `told`, else None."""
+        are attended to, or None for all; turn: of queries and keys, as `positions.turned` takes it, or None.
+        Gives x, and as a scan wants it beside it what the feed-forward branch adds, where `told`, else None."""
         said = []
 
         def feed(x):
