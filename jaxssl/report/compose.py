@@ -125,7 +125,7 @@ def _masked(found, several) -> list[tuple[str, str, Html]]:
             more = "; the last picture is rebuilt by the weights of this page, hidden patches as they are predicted" if method.rebuilt is not None else ""
             parts += [tag("h3", run.name) if several else None,
                       tag("p", f"The first views of the first batch, what was hidden of each in that step, and how much{more}.", class_="reading"),
-                      figures.views(pictures.masked(run.config, seen.data, method, params, aux), first="view")]
+                      figures.views(pictures.masked(run.config, seen.data, method, params, aux), first="view", each="")]
     return [("masked", "What was hidden", join(parts))] if parts else []
 
 
