@@ -97,13 +97,13 @@ def test_linear_presets_see_the_last_blocks_of_a_transformer(context):
     encoder = context.encoder
     assert encoder.blocks == ("last1", "last2", "last1.mean", "last2.mean") and small().blocks == ()
     x = encoder.view({"image": jnp.asarray(RNG.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)), "size": jnp.full((2, 2), 16)})
-    found = jax.jit(lambda v, x: {name: encoder.forward(v, x, layer=name)[0] for name in encoder.blocks})(encoder.variables, x)
+    found = jax.jit(lambda v, x: {name: encoder.forward(v, x, layer=name)[0] for name in ("last1", "last2.mean")})(encoder.variables, x)
     maps = jax.jit(lambda v, x: encoder.maps(v, x, blocks=(0, 1)))(encoder.variables, x)
     first, last = (tokens[:, 0] for tokens in maps.prefix)
-    wanted = {"last1": [last], "last2": [first, last], "last1.mean": [last, maps.patches[1].mean((1, 2))], "last2.mean": [first, last, maps.patches[1].mean((1, 2))]}
+    wanted = {"last1": [last], "last2.mean": [first, last, maps.patches[1].mean((1, 2))]}
     for name, parts in wanted.items():
         np.testing.assert_allclose(found[name], np.concatenate(parts, 1), atol=2e-4)
-    row, = protocols.find("linear").run(context, preset="dinov2", steps=2, batch_size=8)
+    row, = protocols.find("linear").run(context, preset="dinov2", steps=1, batch_size=8)
     assert row.variant == "52 heads" and {head["block"] for head in row.setting["heads"]} == set(encoder.blocks) and row.layer.startswith("chosen: last")
     assert frozen.used(encoder, "last2.mean")["params"].keys() == {"encoder"}
     with pytest.raises(UserError, match="'last3' is not one of backbone, last1, last2"):
