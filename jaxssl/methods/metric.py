@@ -56,7 +56,7 @@ def decided(config):
             f"a batch of {size} images, fewer than {LARGE}, has too few pairs, and weights of classes learn from each image")
 
 
-def make(*, encoder, net, batch_size, classes, loss="multi_similarity", miner="", dim=0, centers=0, beta_of="given", memory=0, memory_start=0, norms="learned", **own) -> Method:
+def make(*, encoder, net, mesh, batch_size, classes, loss="multi_similarity", miner="", dim=0, centers=0, beta_of="given", memory=0, memory_start=0, norms="learned", **own) -> Method:
     """Metric learning.
 
     Args:
@@ -123,7 +123,9 @@ def make(*, encoder, net, batch_size, classes, loss="multi_similarity", miner=""
             kind["weight"] = MINERS[miner](rows, label, id=id, reference=reference, **mined)
         if beta_of != "given":
             kind["beta"] = params["classes"]["beta"]
-        learned = (params["classes"]["weights"],) if weighed else ()
+        learned = ()
+        if weighed:
+            learned, kind["mesh"] = (params["classes"]["weights"],), mesh
         value, metrics = LOSSES[loss](rows, label, *learned, id=id, reference=reference, metrics=True, **{**kept, **kind})
         if miner and "weight" in kind:
             metrics["mined_share"] = jnp.mean(kind["weight"] > 0)
