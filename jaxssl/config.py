@@ -166,7 +166,7 @@ def complete(config: ConfigDict) -> ConfigDict:
     if unknown:
         raise UserError(f"the config file sets {unknown[0]!r}, which {_unread(unknown[0], config) or f'nothing reads{nearest(unknown[0], names)}'}")
     full = ConfigDict({**top, **{s: ConfigDict(keys) for s, keys in known.items()}}, convert_dict=False)
-    for path in _paths(config):
+    for path in sorted(_paths(config), key=lambda path: not path.endswith(".name")):     # names first: they decide which types the other keys have
         if path not in SECTIONS:
             _put(full, path, config_get(config, path), config_get(full, path))
     return full

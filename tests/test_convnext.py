@@ -5,9 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm as scipy_norm
 
 from jaxssl import config as configs, models
 from jaxssl.errors import UserError
+from jaxssl.models.convnext import ResponseNorm
 from tests.test_models import images, paths, shapes, torchvision_models
 
 # torchvision's counts less those of its classifiers.
@@ -108,6 +110,63 @@ def test_tokens_are_the_last_map():
 def test_a_wrong_key_is_named(keys, words):
     with pytest.raises(UserError, match=words):
         tiny(**keys)
+
+
+def sparse(variables, x, hidden, depths, cell):
+    """A submanifold sparse ConvNeXt V2 in numpy, place by place: a dict of the visible places of each stage; no other place exists. Tokens {cell: [D]} before the last norm."""
+    p = jax.tree.map(np.float64, variables["params"])
+
+    def norm(v, n):
+        return (v - v.mean()) / np.sqrt(v.var() + 1e-6) * n["scale"] + n["bias"]
+    rows, columns = hidden.shape
+    unit = cell // 4
+    places = [(i, j) for i in range(rows * unit) for j in range(columns * unit) if not hidden[i // unit, j // unit]]
+    m = {(i, j): norm(np.einsum("hwc,hwcd->d", x[4 * i:4 * i + 4, 4 * j:4 * j + 4], p["stem"]["conv"]["kernel"]) + p["stem"]["conv"]["bias"], p["stem"]["norm"]) for i, j in places}
+    for s, depth in enumerate(depths, 1):
+        stage = p[f"stage{s}"]
+        if s > 1:
+            m = {at: norm(v, stage["norm"]) for at, v in m.items()}
+            m = {(i, j): sum(m[2 * i + a, 2 * j + b] @ stage["conv"]["kernel"][a, b] for a in (0, 1) for b in (0, 1)) + stage["conv"]["bias"]
+                 for i, j in {(i // 2, j // 2) for i, j in m}}
+        for b in range(depth):
+            q, wide = stage[f"block{b}"], {}
+            for (i, j), v in m.items():
+                y = q["conv"]["bias"] + sum(m[i + a - 3, j + c - 3] * q["conv"]["kernel"][a, c, 0] for a in range(7) for c in range(7) if (i + a - 3, j + c - 3) in m)
+                y = norm(y, q["norm"]) @ q["fc1"]["kernel"] + q["fc1"]["bias"]
+                wide[i, j] = y * scipy_norm.cdf(y)
+            length = np.sqrt(sum(y**2 for y in wide.values()))
+            n = length / (length.mean() + 1e-6)
+            m = {at: v + (wide[at] * (1 + q["grn"]["gain"] * n) + q["grn"]["bias"]) @ q["fc2"]["kernel"] + q["fc2"]["bias"] for at, v in m.items()}
+    return m, lambda v: norm(v, p["norm"])
+
+
+def test_masked_convolution_equals_the_sparse_one():
+    """Every visible place, the mean and their norm; and hidden pixels, whatever they are, change no bit."""
+    encoder = models.make(name="convnextv2_atto", width=4, depths=(1, 2), precision="f32")
+    variables, x = drawn(encoder), np.asarray(images(2, 32))
+    hidden = np.random.default_rng(1).random((2, 4, 4)) < .6
+    run = jax.jit(lambda x: encoder.apply(variables, x, train=True, mask=hidden.reshape(2, -1)))
+    found = run(x)
+    for b in range(2):
+        m, norm = sparse(variables, np.float64(x[b]), hidden[b], (1, 2), encoder.cell)
+        got = np.asarray(found.tokens[b]).reshape(4, 4, -1)
+        assert m.keys() == set(zip(*np.where(~hidden[b]))) and not got[hidden[b]].any()
+        for at, v in m.items():
+            np.testing.assert_allclose(got[at], norm(v), rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(found.pooled[b], norm(np.mean(list(m.values()), 0)), rtol=2e-4, atol=2e-4)
+    other = run(np.where(hidden.repeat(8, 1).repeat(8, 2)[..., None], 7 - x**2, x))
+    for a, b in zip(found, other):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_response_norm_equals_timms():
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm.layers.grn")
+    rng = np.random.default_rng(0)
+    x, gain, bias = (np.float32(rng.normal(size=shape)) for shape in ((2, 3, 4, 5), (5,), (5,)))
+    peer = timm.GlobalResponseNorm(5)
+    peer.load_state_dict({"weight": torch.from_numpy(gain), "bias": torch.from_numpy(bias)})
+    ours = ResponseNorm().apply({"params": {"gain": gain, "bias": bias}}, x, None)
+    np.testing.assert_allclose(ours, peer(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
 
 
 def test_too_small_images_are_refused_and_a_config_takes_one():

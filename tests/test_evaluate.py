@@ -80,7 +80,7 @@ def plant(monkeypatch, run):
     """A protocol of this name."""
     monkeypatch.setitem(sys.modules, "jaxssl.evaluation.protocols.planted", types.SimpleNamespace(run=run))
     known = protocols.names()
-    monkeypatch.setattr(protocols, "names", lambda: [*known, "planted"])
+    monkeypatch.setattr(protocols, "names", lambda group="": [*known, "planted"])
 
 
 def test_a_workdir_becomes_a_table_that_says_how(workdir, call, monkeypatch):

@@ -105,7 +105,7 @@ def opened(monkeypatch):
     return change
 
 
-LABELLED = sorted(set(protocols.names()) - {"labelfree"})
+LABELLED = sorted(set(protocols.names("all")) - {"labelfree"})
 
 
 @pytest.mark.parametrize("name", LABELLED)

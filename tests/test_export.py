@@ -123,6 +123,7 @@ def test_relative_difference_is_per_image():
 @pytest.mark.parametrize("format, model, words", [
     ("timm", dict(stem="cifar", width=1.0), "the stem 'cifar' (3×3 of stride 1, no pool); use --format torchvision, onnx, stablehlo or safetensors"),
     ("timm", dict(stem="imagenet", width=0.5), "a first stage of 32 channels; use --format transformers, torchvision"),
+    ("timm", dict(stem="imagenet", width=1.0, depths=(1, 1)), "2 stages; use --format transformers, onnx"),
     ("timm", dict(stem="imagenet", width=1.0, bn_eps=1e-3), "an epsilon of 0.001".replace("an", "a batch norm")),
     ("transformers", dict(stem="cifar"), "the stem 'cifar' (3×3 of stride 1, no pool)"),
     ("timm", dict(stem="tensorflow", width=1.0), "the stem 'tensorflow' (7×7 of stride 2, max pool padded behind only)"),
@@ -148,6 +149,16 @@ def test_configs_of_timm_and_transformers(name):
     assert found["layer_type"] == ("basic" if basic else "bottleneck") and found["downsample_in_bottleneck"] is False and found["embedding_size"] == 64
     processor = transformers.processor(encoder.preprocessing)
     assert processor["size"] == {"shortest_edge": 256} and processor["crop_size"] == {"height": 224, "width": 224} and processor["resample"] == 2
+
+
+def test_own_blocks_travel_where_a_library_has_four_stages(tmp_path):
+    encoder = made({**config_of(), "model": {"name": "resnet18", "width": 1.0, "stem": "imagenet", "depths": (1, 2, 1, 1)}}, heads=())
+    assert timm.config(encoder)["model_args"] == {"layers": [1, 2, 1, 1]} and transformers.config(encoder)["depths"] == [1, 2, 1, 1]
+    assert "ResNet(torchvision.models.resnet.BasicBlock, [1, 2, 1, 1])" in torchvision.usage(encoder, tmp_path)[0]
+    two = made({**config_of(), "model": {"name": "resnet18", "width": 0.0625, "stem": "imagenet", "depths": (1, 1)}}, heads=())
+    assert transformers.config(two)["hidden_sizes"] == [4, 8]
+    with pytest.raises(UserError, match="torchvision's ResNets cannot have 2 stages; use --format transformers"):
+        torchvision.write(two, tmp_path)
 
 
 def test_stablehlo_takes_any_batch(tmp_path):

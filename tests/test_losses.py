@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy.stats import norm
 
-from jaxssl.losses import clustering, contrastive, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral, unified
+from jaxssl.losses import clustering, contrastive, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral, spread as spreading, unified
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -124,6 +124,39 @@ def hidden(rng):
     """Predictions and targets of 5 patches of 8 values, some flat, and masks of unequal counts, one image without."""
     target = rng.normal(size=(B, 5, 8)) * rng.choice([0., .1, 3.], (B, 5, 1)) + rng.normal(size=(B, 5, 1)).round(2)
     return [rng.normal(size=(B, 5, 8)), target, (rng.random((B, 5)) < .5) & (np.arange(B) > 0)[:, None]]
+
+
+def latents(prediction, target, mask, of):
+    """Mean of `of`(errors of a token) over the tokens that count, each by its weight."""
+    return sum(mask[b, n] * of(prediction[b, n] - target[b, n]) for b, n in np.ndindex(mask.shape)) / mask.sum()
+
+
+def smooth(beta):
+    return lambda e: np.mean([x * x / 2 / beta if abs(x) < beta else abs(x) - beta / 2 for x in e])
+
+
+def weighed(rng):
+    """Tokens, of which some count half and some not at all; errors on both sides of 1 and 2."""
+    return [2 * rng.normal(size=(B, 5, 6)), rng.normal(size=(B, 5, 6)), rng.choice([0., .5, 1.], (B, 5))]
+
+
+def standardised(x, axis=-1):
+    return (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + 1e-5)
+
+
+def tokens_told(x):
+    return np.stack([standardised(np.mean([standardised(image[:, i], 0) for i in range(x.shape[2])], 0)) for image in x])
+
+
+def token_entropy(logits, labels, mask):
+    return np.mean([-log_softmax(logits[b, n])[labels[b, n]] for b, n in np.argwhere(mask)])
+
+
+def quantised(target, pixels, z, codes, held=None):
+    """held: z and codes where no gradient flows."""
+    z0, codes0 = (z, codes) if held is None else held
+    pairs = list(np.ndindex(z.shape[:2]))
+    return np.mean((pixels - target) ** 2) + np.mean([np.sum((codes[i] - z0[i]) ** 2) + .25 * np.sum((z[i] - codes0[i]) ** 2) for i in pairs])
 
 
 def nce(q, k, others, T):
@@ -436,6 +469,28 @@ def with_ids(rng):
     return [rng.normal(size=(B, 2, 6)), BANKED * 1.]
 
 
+def koleo(z):
+    total = 0.
+    for v in range(z.shape[1]):
+        x = unit_rows(z[:, v])
+        for i in range(B):
+            near = max((j for j in range(B) if j != i), key=lambda j: x[i] @ x[j])
+            total -= np.log(np.linalg.norm(x[i] - x[near] + 1e-8) + 1e-8)
+    return total / B / z.shape[1]
+
+
+def gram(s, t):
+    return np.mean([(cosine(s[b, p], s[b, q]) - cosine(t[b, p], t[b, q])) ** 2 for b in range(B) for p, q in np.ndindex(s.shape[1], s.shape[1])])
+
+
+def weighed(s, t, w):
+    return sum(w[i] * -t[i] @ log_softmax(s[i] / .1) for i in range(B) if w[i])
+
+
+def padded(rng):
+    return [rng.normal(size=(B, 7)), simplex(rng, B, 7), rng.random(B) * (rng.random(B) < .7)]
+
+
 CONTRASTIVE = [
     Case("dcl", functools.partial(contrastive.dcl, temperature=.2), lambda z: decoupled(z, .2), normal((B, 2, 8))),
     # Its weights have no gradient, so that it is not the slope of the loop; the golden has both.
@@ -470,6 +525,16 @@ CASES = [
          lambda rng: [rng.normal(size=(B, 4, 7)), simplex(rng, B, 2, 7)]),
     Case("cross_entropy, one teacher view", functools.partial(distillation.cross_entropy, student_temp=1.), lambda s, t: cross_entropy(s, t, 1.),
          lambda rng: [rng.normal(size=(B, 3, 5)), simplex(rng, B, 1, 5)]),
+    Case("cross_entropy, local crops weigh half", functools.partial(distillation.cross_entropy, student_temp=.1, weights=[1., 1., .5]),
+         lambda s, t: np.sum([(.5 if i == 2 else 1.) * -t[b, j] @ log_softmax(s[b, i] / .1) for b in range(B) for j in range(2) for i in range(3) if i != j]) / B / 4,
+         lambda rng: [rng.normal(size=(B, 3, 7)), simplex(rng, B, 2, 7)]),
+    Case("token_cross_entropy", functools.partial(distillation.token_cross_entropy, student_temp=.1), weighed, padded, learned=(0, 2)),
+    Case("koleo", lambda z: spreading.koleo(z)[0], koleo, normal((B, 2, 5))),
+    Case("gram", spreading.gram, gram, normal((B, 4, 5), (B, 4, 6))),
+    Case("mean_prior", lambda z: spreading.mean_prior(jax.nn.softmax(z.astype(jnp.float32)), spreading.power_law(6, .5)),
+         lambda z: (lambda p, q: sum(p * np.log(p / q)))(np.mean([np.exp(log_softmax(r)) for r in z.reshape(-1, 6)], 0), spreading.power_law(6, .5)), normal((B, 2, 6))),
+    Case("update_center, padded", lambda c, x, w: distillation.update_center(c, x, .9, w), lambda c, x, w: .9 * c + .1 * x[w].mean(0),
+         lambda rng: [rng.normal(size=6), rng.normal(size=(B, 6)), rng.random(B) < .6], ()),
     Case("swapped prediction", jax_swapped, swapped, lambda rng: [rng.uniform(-1, 1, (B, 3, 6)), rng.uniform(-1, 1, (B, 2, 6))]),
     Case("centered", functools.partial(distillation.centered, temp=.07), lambda t, c: centered(t, c, .07), normal((B, 2, 6), (6,)), ()),
     Case("update_center", functools.partial(distillation.update_center, momentum=.9), lambda c, x: .9 * c + .1 * x.reshape(-1, 6).mean(0),
@@ -480,6 +545,14 @@ CASES = [
     Case("distillation_metrics", jax_entropies, entropies, lambda rng: [rng.normal(size=(B, 4, 7)), simplex(rng, B, 2, 7)], ()),
     Case("pixel_mse", masked.pixel_mse, lambda *x: pixels(*x, np.square, True), hidden),
     Case("pixel_mse, raw", functools.partial(masked.pixel_mse, normalise=False), lambda *x: pixels(*x, np.square, False), hidden),
+    Case("latent_smooth_l1", functools.partial(masked.latent_smooth_l1, beta=1.), lambda *x: latents(*x, smooth(1)), weighed),
+    Case("latent_smooth_l1, beta 2", functools.partial(masked.latent_smooth_l1, beta=2.), lambda *x: latents(*x, smooth(2)), weighed),
+    Case("latent_mse", masked.latent_mse, lambda *x: latents(*x, lambda e: e @ e / np.sqrt(len(e))), weighed),
+    Case("layers_target", masked.layers_target, tokens_told, normal((B, 5, 3, 6)), ()),
+    Case("token_cross_entropy", lambda x, y, m: masked.token_cross_entropy(x, y.argmax(-1), m), lambda x, y, m: token_entropy(x, y.argmax(-1), m),
+         lambda rng: [rng.normal(size=(B, 5, 7)), rng.normal(size=(B, 5, 7)), rng.random((B, 5)) < .5]),
+    Case("quantisation", functools.partial(masked.quantisation, commitment=.25), quantised, normal((B, 5, 8), (B, 5, 8), (B, 5, 4), (B, 5, 4)), (1, 2, 3),
+         held=lambda target, pixels, z, codes: {"held": (z, codes)}),
     Case("pixel_l1", masked.pixel_l1, lambda *x: pixels(*x, np.abs, False), hidden),
     Case("invariance", redundancy.invariance, invariance, normal((B, 3, 4))),
     Case("variance", redundancy.variance, variance, spread),

@@ -77,7 +77,7 @@ def test_loss_is_the_error_of_hidden_patches(views, normalise):
                 target = (target - target.mean()) / np.sqrt(target.var(ddof=1) + 1e-6)
             errors.append(np.mean((prediction[n] - target) ** 2))
     assert float(value) == pytest.approx(np.mean(errors), rel=1e-5)
-    assert set(seen) == {"features"} and seen["features"].shape == (8, views, 16)      # nothing is compared: the collapse monitor rests
+    assert set(seen) == {"features", "predicted"} and seen["features"].shape == (8, views, 16)      # nothing is compared: the collapse monitor rests
     np.testing.assert_array_equal(seen["features"].reshape(-1, 16), coded["y"].pooled)
 
 

@@ -1,5 +1,6 @@
 """Patches and back, and what is special to masked losses; values, slopes, devices and types are in test_losses.py."""
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,33 @@ def test_normalised_targets_ignore_contrast_and_brightness():
     prediction, target, mask = np.float32(rng.normal(size=(3, 4, 12))), rng.normal(size=(3, 4, 12)), np.ones((3, 4), bool)
     loss = jax.jit(functools.partial(masked.pixel_mse))
     np.testing.assert_allclose(loss(prediction, np.float32(7 * target - 3), mask), loss(prediction, np.float32(target), mask), rtol=1e-4)
+
+
+GRADED = {
+    "ijepa": (lambda g, x: masked.latent_smooth_l1(x, g["target"], g["mask"], beta=1.), "prediction"),
+    "dbot": (lambda g, x: masked.latent_smooth_l1(x, g["target"], g["mask"], beta=2.), "prediction"),
+    "data2vec2": (lambda g, x: masked.latent_mse(x, g["target"], g["mask"]), "prediction"),
+    "beit": (lambda g, x: masked.token_cross_entropy(x, g["labels"], g["mask"]), "logits"),
+}
+PLAIN = {"target": lambda g: masked.layers_target(g["told"]), "standardised": lambda g: masked.standardised(g["told"])}
+
+
+@functools.cache
+def goldens():
+    """tests/goldens/make_masked.py made them."""
+    with np.load(Path(__file__).parent / "goldens" / "masked.npz", allow_pickle=False) as file:
+        return {name: jnp.asarray(file[name], {"b": None, "i": jnp.int32, "f": jnp.float32}[file[name].dtype.kind]) for name in file.files}
+
+
+def test_goldens_of_torch():
+    g, near = goldens(), functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    for name, ours in PLAIN.items():
+        near(ours(g), g[name])
+    for name, (ours, predicted) in GRADED.items():
+        value, grad = jax.value_and_grad(functools.partial(ours, g))(g[predicted])
+        near(value, g[name])
+        near(grad, g[f"grad_{name}"])
+    assert set(g) == {"prediction", "told", "logits", "labels", "mask"} | set(PLAIN) | set(GRADED) | {f"grad_{name}" for name in GRADED}
 
 
 def zeros(*shapes):

@@ -93,6 +93,56 @@ def test_inverse_blocks_leave_squares():
     assert (~mask).mean(0).min() > .1 and (~mask).mean(0).max() < .24       # 1/6 each, borders too
 
 
+@functools.cache
+def blocks(grid=(14, 14), visible=.35, n=64):
+    return jax.tree.map(np.asarray, jax.jit(lambda key, rows: masks.multi_block(key, n, grid, visible, rows))(jax.random.key(3), np.arange(n, dtype=np.int32)))
+
+
+def rectangle(patches, width):
+    """(top, left, height, width) of a set of patches, which must be one."""
+    rows, columns = np.divmod(np.sort(patches), width)
+    assert len(set(patches)) == len(patches) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    return rows.min(), columns.min(), np.ptp(rows) + 1, np.ptp(columns) + 1
+
+
+def test_multi_block_hides_what_it_asks_for_and_shares_its_sizes():
+    keep, there, targets, valid = blocks()
+    assert keep.shape == there.shape == (64, 68) and targets.shape == (64, 4, len(valid)) and (np.diff(keep, axis=1) > 0).all() and keep.max() < 196
+    found = [[rectangle(block[valid], 14) for block in image] for image in targets]
+    (sides,) = {side[2:] for image in found for side in image}                          # one size for the whole batch
+    assert valid.sum() == sides[0] * sides[1] and 25 <= valid.sum() <= 42 and .6 < sides[0] / sides[1] < 1.8
+    for image, places, mine, meant in zip(targets, found, keep, there):
+        shown = mine[meant]
+        assert meant.sum() >= 9 and not set(shown) & set(image[:, valid].ravel())
+        rows, columns = np.divmod(shown, 14)
+        assert np.ptp(rows) < 13 and np.ptp(columns) < 13                               # within a square of 13
+    tops = {side[0] for image in found for side in image}
+    assert tops == set(range(15 - sides[0]))                                            # down to the last row, which the official draws never reach
+    assert 40 < there.sum(1).mean() <= 68
+
+
+def test_multi_block_is_each_images_own_and_differs_by_key():
+    whole = blocks()
+    some = np.array([5, 40, 2, 63], np.int32)
+    part = masks.multi_block(jax.random.key(3), 4, (14, 14), .35, some)
+    for got, want in zip(part[:3], whole[:3]):
+        np.testing.assert_array_equal(got, want[some])
+    assert len({x.tobytes() for x in whole.targets}) == 64
+    sizes = {int(masks.multi_block(jax.random.key(i), 1, (14, 14), .35).valid.sum()) for i in range(8)}
+    assert len(sizes) > 2
+
+
+def test_rows_of_one_number_share_a_mask():
+    """MSN's one permutation for the whole batch."""
+    keep, _ = masks.random(jax.random.key(0), 8, 24, RATIO, np.zeros(8, np.int32))
+    assert (np.asarray(keep) == np.asarray(keep)[0]).all()
+
+
+def test_units_of_patches():
+    mask = np.array([[[True, False]]])
+    np.testing.assert_array_equal(masks.units(mask, 2), [[[1, 1, 0, 0], [1, 1, 0, 0]]])
+
+
 @pytest.mark.parametrize("n, ratio, kept", [(196, .75, 49), (49, .75, 12), (51, .75, 12), (10, .9, 1), (64, .6, 25), (16, 0., 16), (5, .8, 1)])
 def test_visible(n, ratio, kept):
     assert masks.visible(n, ratio) == kept
@@ -107,6 +157,9 @@ def test_nothing_left_is_refused(n, ratio):
 @pytest.mark.parametrize("call, words", [
     (lambda key: masks.block(key, 2, GRID, .5, aspect=0.), "aspect, smallest and tries are 0.0, 4 and 32"),
     (lambda key: masks.inverse_block(key, 2, GRID, .5, side=5), "side is 5; expected 1 to 4"),
+    (lambda key: masks.multi_block(key, 2, (4, 4), .5), "4 blocks of up to 4 patches may hide all 9 of those that are shown, of 4 × 4"),
+    (lambda key: masks.multi_block(key, 2, (14, 14), 1.5), "visible are 4, .* and 1.5; expected"),
+    (lambda key: masks.multi_block(key, 2, (14, 14), .4, scale=(.2, .15)), "three ranges"),
 ])
 def test_bad_input(call, words):
     with pytest.raises(ValueError, match=words):

@@ -320,7 +320,7 @@ def test_linear_starts_at_zero():
 
 @pytest.mark.parametrize(("flags", "words"), [
     ({"name": "resnet5"}, "did you mean 'resnet50'"), ({"stem": "cifra"}, "did you mean 'cifar'"), ({"precision": "fp32"}, "f32"),
-    ({"width": 0.001}, "no channel"), ({"bn_groups": 0}, "choose 1")])
+    ({"width": 0.001}, "no channel"), ({"depths": (1, 2, 3, 4, 5)}, "one to four stages"), ({"depths": (1, 0)}, r"model.depths is \(1, 0\)"), ({"bn_groups": 0}, "choose 1")])
 def test_bad_input(flags, words):
     with pytest.raises(UserError, match=words):
         models.make(**flags)

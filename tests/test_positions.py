@@ -62,3 +62,21 @@ def test_subset_computes_the_rows_it_keeps():
         np.testing.assert_allclose(y.mean(), 1, rtol=1e-6)                           # the mean over the batch is kept exactly
     first, second = (np.nonzero(droppath.on_subset(branch, jnp.zeros((10, 1, 1)), jax.random.key(key), 0.5))[0].tolist() for key in (1, 2))
     assert first != second
+
+
+def test_rotary_positions_are_the_papers():
+    """Angles and turns one by one, and that a product of two turned vectors depends on how far apart they are alone."""
+    (rows, columns), C, base = (2, 3), 8, 100.
+    cos, sin = positions.rotations((rows, columns), C, base, shift=.1, scale=1.5)
+    x = np.random.default_rng(0).normal(size=(1, 6, 2, C)).astype(np.float32)
+    got = positions.turned(x, (cos[None], sin[None]))
+    for n, h in np.ndindex(6, 2):
+        centre = [(2 * (n // columns + .5) / rows - 1) * 1.5 + .1, (2 * (n % columns + .5) / columns - 1) * 1.5 + .1]
+        for j in range(C // 2):
+            axis, k = divmod(j, C // 4)
+            angle = 2 * np.pi * centre[axis] / base ** (2 * k / (C / 2))
+            a, b = x[0, n, h, j], x[0, n, h, j + C // 2]
+            np.testing.assert_allclose([got[0, n, h, j], got[0, n, h, j + C // 2]], [a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], atol=1e-5)
+    same = np.asarray(positions.turned(np.broadcast_to(x[:, :1], x.shape), (cos[None], sin[None])))[0, :, 0]
+    assert same[0] @ same[1] == pytest.approx(same[1] @ same[2], abs=1e-4) and same[0] @ same[1] == pytest.approx(same[3] @ same[4], abs=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(same, axis=-1), np.full(6, np.linalg.norm(x[0, 0, 0])), rtol=1e-5)

@@ -26,7 +26,7 @@ USED = {
     "semi": {"steps": 2, "batch_size": 10, "train": 10, "per_class": 1, "seed": 0}}
 # How a protocol that selects names its choice.
 CHOICE = {"augmented": ("lr",), "knn": ("k", "temperature"), "layers": ("l2",), "lbfgs": ("C",), "linear": ("head",), "mlp": ("best_epoch",)}
-FIXED = sorted(set(protocols.names()) - set(CHOICE))
+FIXED = sorted(set(protocols.names("all")) - set(CHOICE))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def seen(monkeypatch):
 
 # -- rows, and the encoder under them ----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", protocols.names())
+@pytest.mark.parametrize("name", protocols.names("all"))
 def test_rows_say_what_was_done_and_the_encoder_stays(make, seen, name):
     context = make()
     before, truth = tree.digest(context.encoder.variables), context.data.test.labels[4:]
@@ -108,7 +108,7 @@ def test_views_are_as_in_training_only_where_the_weights_say_how(make, seen):
 def test_every_protocol_that_reads_select_is_checked():
     def reads(name):
         return any(isinstance(node, ast.Attribute) and node.attr == "select" for node in ast.walk(ast.parse(inspect.getsource(protocols.find(name)))))
-    assert {name for name in protocols.names() if reads(name)} == set(CHOICE)
+    assert {name for name in protocols.names("all") if reads(name)} == set(CHOICE)
 
 
 def planted(make, seen, monkeypatch, name):

@@ -10,7 +10,7 @@ from jaxssl import tree
 from jaxssl.parallel import mesh as sharding
 from jaxssl.training import job as jobs
 from jaxssl.workdir import checkpoint
-from tests.tiny import METHODS, Tiny, config_of
+from tests.tiny import METHODS, Tiny, built, config_of
 
 EVERY = pytest.mark.every
 
@@ -77,7 +77,7 @@ def test_story(method, tmp_path):
         assert_average(second, eight.named("aux"), eight.named("params"))
     metrics += eight.run(1, start=3)
     assert all(np.isfinite(list(m.values())).all() and m["finite"] == 1 for m in metrics)
-    assert all(bool(jnp.isfinite(x.astype(jnp.float32)).all()) for x in jax.tree.leaves(eight.state))
+    assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(eight.state))
     still = {k for k, v in eight.named("params").items() if np.array_equal(v, start[k])}
     assert not still, still
     assert int(eight.state.step) == 4 and np.array_equal(eight.state.key, key)
@@ -148,28 +148,41 @@ def test_other_topologies(method, devices, fsdp, tmp_path):
     assert [m["loss"] for m in many.run(2, start=1)] == pytest.approx([m["loss"] for m in one.run(2, start=1)], rel=1e-4)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if "mask_ratio" in config_of(m).method])
+@pytest.mark.parametrize("method", [m for m in METHODS if built(m)[2].hidden])
 def test_hidden_pixels_are_not_seen(method):
-    """Features depend on so many patches as the ratio leaves, and with other pixels in the hidden ones they are the same to the last bit."""
-    config = config_of(method)
+    """Invariant 8, for every method that says what it hides: what the student gives depends on exactly the patches that are shown, and with other pixels in the hidden ones
+    it is the same to the last bit; its teacher sees both kinds."""
+    config, _, made = built(method)
     job = jobs.prepare(config, sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True))
     batch = {name: jax.random.normal(jax.random.key(1), x.shape, x.dtype) if x.dtype == jnp.float32 else jnp.zeros(x.shape, x.dtype)
              for name, x in jobs.few(config, job.seen).items()}
-    params, aux = jax.jit(job.method.init)(jax.random.key(0), batch)
+    params, aux = jax.jit(made.init)(jax.random.key(0), batch)
+    hidden, key = np.asarray(made.hidden(jax.random.key(2), batch["views"])), jax.random.key(2)                       # [B, V, M, rows, columns]
+    side = [whole // part for whole, part in zip(batch["views"].shape[2:4], hidden.shape[3:])]
+    assert hidden.any() and not hidden.all((3, 4)).any()
 
     @jax.jit
-    def features(views):
+    def told(views):
         def summed(views):
-            found = job.method.loss(params, aux, {**batch, "views": views}, jax.random.key(2), jnp.zeros((), jnp.int32))[1][2]["features"]
-            return jnp.sum(found * jax.random.normal(jax.random.key(3), found.shape)), found
+            seen = made.loss(params, aux, {**batch, "views": views}, key, jnp.zeros((), jnp.int32))[1][2]
+            found = seen["features"].reshape(*hidden.shape[:3], -1)
+            return jnp.sum(found * jax.random.normal(jax.random.key(3), found.shape)), (found, seen["predicted"].reshape(*hidden.shape[:3], -1), seen.get("target"))
         slope, found = jax.grad(summed, has_aux=True)(views)
         return found, slope
-    views, p = batch["views"], config.model.patch
-    found, slope = features(views)
-    seen = np.asarray(slope).reshape(*views.shape[:2], views.shape[2] // p, p, views.shape[3] // p, p, -1).any((3, 5, 6))      # [B, V, rows, columns]
-    assert (seen.sum((2, 3)) == int(seen[0, 0].size * (1 - config.method.mask_ratio) + 1e-6)).all()
-    hidden = np.repeat(np.repeat(~seen, p, 2), p, 3)[..., None]
-    np.testing.assert_array_equal(features(jnp.where(hidden, 3.0, views))[0], found)
+    views = batch["views"]
+    found, slope = told(views)
+    read = np.asarray(slope).reshape(*views.shape[:2], hidden.shape[3], side[0], hidden.shape[4], side[1], -1).any((3, 5, 6))      # [B, V, rows, columns]
+    np.testing.assert_array_equal(read, ~hidden.all(2))
+
+    def with_others(mask):
+        return jnp.where(mask.repeat(side[0], 2).repeat(side[1], 3)[..., None], views**2 - 3, views)
+    for m in {0, hidden.shape[2] - 1}:
+        (features, predicted, target), _ = told(with_others(hidden[:, :, m]))
+        np.testing.assert_array_equal(features[:, :, m], found[0][:, :, m])
+        np.testing.assert_array_equal(predicted[:, :, m], found[1][:, :, m])
+        (shown, predicted, other), _ = told(with_others(~hidden[:, :, m]))
+        assert np.abs(shown[:, :, m] - found[0][:, :, m]).max() > 1e-4 and np.abs(predicted[:, :, m] - found[1][:, :, m]).max() > 0
+        assert target is None or (np.asarray(target) != found[2]).any() and (np.asarray(other) != found[2]).any()
 
 
 def test_moving_average_of_the_encoder():

@@ -23,7 +23,7 @@ from tests.tiny import CONFIGS, METHODS, ROOT
 PACKAGE = ROOT / "jaxssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 GROUND = ("command", "config", "config_file", "durations", "errors", "optim", "schedules", "tree", "typed")
-COMMANDS = ("main", "evaluate", "export", "convert", "plan", "table")
+COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "search", "table")
 # The walls: which rooms a room's files may import besides their own; every file may import errors, and the commands may import anything.
 WALLS = {
     "losses": "", "planning": "", "models": "", "data": "", "augment": "",
@@ -33,6 +33,7 @@ WALLS = {
     "encoder": "augment methods models tree workdir",
     "evaluation": "augment config data durations encoder models optim parallel tree typed workdir",
     "report": "augment data durations encoder evaluation models workdir",
+    "gallery": "data encoder evaluation parallel report workdir",
     "training": "augment config data durations encoder evaluation methods models optim parallel planning report schedules tree workdir",
     # the ground
     "command": "", "config": "config_file durations typed", "config_file": "", "typed": "", "durations": "", "errors": "", "optim": "schedules tree", "schedules": "", "tree": "",
@@ -160,7 +161,7 @@ INITIAL = {}
 
 
 def initial(job, config, monkeypatch):
-    """For each parameter "zeros", "ones", or the spread of values drawn around zero to one digit; variants of one network are drawn once."""
+    """For each parameter "zeros", "ones", "all" of another number, or the spread of values drawn around zero to one digit; variants of one network are drawn once."""
     key = json.dumps([{name: str(leaf.shape) for name, leaf in tree.names(job.state.params).items()}, config.model.to_dict(), config.method.to_dict()], default=str)
     if key not in INITIAL:
         INITIAL[key] = drawn_initially(job, config, monkeypatch)
@@ -179,7 +180,7 @@ def drawn_initially(job, config, monkeypatch):
 
 def in_words(mean, std, extent, size):
     if extent == 0:
-        return {0: "zeros", 1: "ones"}[mean]
+        return {0: "zeros", 1: "ones"}.get(mean, f"all {mean:g}")
     assert abs(mean) < 6 * std / size**0.5
     return f"±{std:.0e}"
 

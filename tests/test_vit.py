@@ -330,3 +330,23 @@ def test_images_that_do_not_fit():
 
 def test_heads_of_64_where_only_the_width_is_given():
     assert [vit.make(width=width).heads for width in (0, 32, 128, 512)] == [6, 1, 2, 8]
+
+
+def test_rotary_positions_know_places_are_drawn_in_training_alone_and_follow_visible_patches():
+    plain, moved = tiny(positions="rope", registers=2), tiny(positions="rope", registers=2, rope_shift=.5, rope_jitter=1.5, rope_rescale=2.)
+    x = images()
+    variables = plain.init(jax.random.key(0), x, False)
+    assert "pos" not in variables["params"]
+    rng = {"rngs": {"drop": jax.random.key(1)}}
+    whole, other = plain.apply(variables, x, True, **rng).pooled, moved.apply(variables, x, True, **rng).pooled
+    np.testing.assert_array_equal(whole, moved.apply(variables, x, True).pooled)
+    np.testing.assert_array_equal(whole, moved.apply(variables, x, False).pooled)
+    assert np.abs(whole - other).max() > 1e-4
+    n = plain.apply(variables, x, False).tokens.shape[1]
+    everything = jnp.broadcast_to(jnp.arange(n), (len(x), n))
+    np.testing.assert_allclose(plain.apply(variables, x, False, keep=everything).pooled, whole, atol=1e-6)
+    turned = plain.apply(variables, x, False, keep=everything[:, ::-1])                # the same patches in another order: places go with them
+    np.testing.assert_allclose(turned.pooled, whole, atol=1e-5)
+    for how, words in ((dict(rope_shift=.1), "model.rope_shift is of rotary positions"), (dict(positions="rope", rope_jitter=.5), "factors of at least 1")):
+        with pytest.raises(UserError, match=words):
+            tiny(**how)

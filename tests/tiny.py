@@ -16,15 +16,16 @@ ROOT = Path(__file__).parent.parent
 METHODS = sorted(p.stem for p in (ROOT / "jaxssl" / "methods").glob("*.py") if p.stem not in ("__init__", "base"))
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.py"))
 # The family of a method's encoder, the module that its name begins with -> what makes it tiny.
-ENCODERS = {"resnet": {"model.name": "resnet10", "model.width": "0.0625", "model.stem": "cifar"},
+ENCODERS = {"resnet": {"model.name": "resnet10", "model.depths": "(1, 1)", "model.width": "0.0625", "model.stem": "imagenet"},
             "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"},
+            "convnextv2": {"model.name": "convnextv2_atto", "model.width": "16", "model.depths": "(1, 1)"},
             "convnext": {"model.name": "convnext_tiny", "model.width": "16", "model.depths": "(1, 1)"}}
 LESS = {"augment.size": "16", "data.source": "digits", "data.canvas": "16", "data.variant": "clean"}
 BRIEF = {"batch_size": "16", "total": "30", "warmup": "3", **LESS}
 SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR
 # Whatever a recipe has: arithmetic that can be compared, and an optimizer whose first moments are the gradient.
 PLAIN = {"precision": "f32", "data.path": "", "data.test_path": "", "data.examples": "0", "data.classes": "0", "optim.name": "adamw", "optim.lr": "4e-3", "optim.scaling": "none"}
-WIDTHS, WIDEST = ("hidden", "dim", "prototypes", "bottleneck"), 64
+WIDTHS, WIDEST = ("hidden", "dim", "prototypes", "bottleneck", "tokens"), 64
 # Of methods that whiten in sub-batches, which are parts of the batch and wider than an embedding; shrunk, so that whitening eight images is no test of rounding.
 WHITE = {"method.subbatch": "8", "method.dim": "4", "method.shrink": ".1"}
 
@@ -48,6 +49,7 @@ def _small(method):
     encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
     once = {"fill": "0_steps", "every": "2_steps", "reset": "2"}                       # of what happens once in a while, where an epoch is longer than a test
+    once |= {"targets": "2", "top_layers": "2"}                                        # what fits into four by four patches and two blocks
     bank = {f"method.{key}": text for key, text in once.items() if key in config.method}
     white = WHITE if "subbatch" in config.method else {}
     return {**name, **LESS, **PLAIN, **encoder, **heads, **bank, **white, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
@@ -64,11 +66,17 @@ def config_of(method: str, **changes):
 
 
 @functools.cache
+def built(method: str):
+    """(config, encoder, the method) of its tiny config, from which nothing was traced."""
+    config = config_of(method)
+    return config, *jobs.method_of(config, sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True), 30)
+
+
+@functools.cache
 def kinds_of_state(method: str) -> frozenset[tuple[str, str]]:
     """(top key of aux, place between steps) of every array that `method` keeps beside its parameters; from shapes alone."""
-    config = config_of(method)
+    config, _, made = built(method)
     mesh, facts = sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)
-    made = jobs.method_of(config, mesh, facts, 30)[1]
     seen = jobs.seen_shapes(jobs.views(config, made.needs.drawn)[0], jobs.batch_shapes(config.batch_size, facts, mesh)[0])
     aux = jobs.initial_shapes(made, config, seen)[1]
     return frozenset((name.partition("/")[0], kind) for name, kind in tree.names(sharding.kinds(aux, made.places)).items())

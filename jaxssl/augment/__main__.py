@@ -1,14 +1,16 @@
 """`python -m jaxssl.augment --config configs/x.py --out views.png`: originals beside their views, with what was drawn under each."""
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 
-from jaxssl import augment, config as configs, data
+from jaxssl import augment, config as configs, data, encoder as encoders, models
 from jaxssl.augment.picture import draw
 from jaxssl.data import decode
 from jaxssl.errors import UserError
+from jaxssl.training import checks
 from jaxssl.command import guarded, local, place, process, split_overrides, whole
 
 
@@ -26,7 +28,7 @@ def main(argv=None) -> int:
         canvases = _canvases(data.make(**config.data), flags.count)
         key = jax.random.key(config.seed if flags.seed is None else flags.seed)
         batch = jax.tree.map(np.asarray, jax.jit(views)(key, canvases))
-        sheet = draw(canvases, batch["views"], batch["view_params"], config.augment.mean, config.augment.std)
+        sheet = draw(canvases, batch["views"], batch["view_params"], config.augment.mean, config.augment.std, _hidden(config, jax.random.fold_in(key, 1), batch["views"]))
         out = Path(flags.out)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +38,16 @@ def main(argv=None) -> int:
         print(f"{len(canvases['size'])} images beside {config.augment.views} views each: {out}")
 
     return guarded(body, flags.debug)
+
+
+def _hidden(config, key, views):
+    """The masks that a method draws of the views, None where it draws none. Raises: UserError for an encoder or keys that do not fit it."""
+    encoder = models.Net(models.make(**config.model, precision="f32"))
+    method = encoders.method(config.to_dict(), encoder.module)
+    if method.hidden is None:
+        return None
+    checks.needs(config, SimpleNamespace(classes=1), encoder, method.needs)
+    return jax.jit(method.hidden)(key, views)
 
 
 def _canvases(facts, count):

@@ -4,9 +4,11 @@ Image i draws from `fold_in(key, rows[i])` only: its mask does not depend on the
 Views draw from the same numbers of the key that they are given: a mask needs a key of its own, or it is tied to the crop of its image.
 """
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def random(key, n_images, n_patches, ratio, rows=None):
@@ -18,7 +20,8 @@ def random(key, n_images, n_patches, ratio, rows=None):
       key: of the step's masks.
       n_images, n_patches: B and N.
       ratio: share that is hidden, in [0, 1): n_keep = floor(N (1 - ratio)), as in the official code; .75 in MAE, .6 in SimMIM.
-      rows: int32 [B], the images' places in the global batch; None says that these are all of it, 0 to B - 1.
+      rows: int32 [B], the images' places in the global batch; None says that these are all of it, 0 to B - 1. Images of one row have one mask: zeros are MSN's one
+        permutation for the whole batch.
 
     Returns:
       keep: int32 [B, n_keep], the visible patches, ascending. The official code leaves them in the order of the random numbers and returns the inverse;
@@ -115,6 +118,82 @@ def inverse_block(key, n_images, grid, ratio, rows=None, *, side=3):
         return _first(jnp.lexsort((jax.random.bits(rest, (height * width,)), first.reshape(-1))), n_keep)
 
     return jax.vmap(one)(_keys(key, n_images, rows))
+
+
+class Blocks(NamedTuple):
+    """I-JEPA's masks. keep int32 [B, n], ascending, and there bool [B, n]: the patches that are shown, and which of them are meant, the others being fillers.
+    targets int32 [B, T, M] and valid bool [M]: the patches of each block, row by row, and how many there are, the same for all."""
+    keep: jax.Array
+    there: jax.Array
+    targets: jax.Array
+    valid: jax.Array
+
+
+def multi_block(key, n_images, grid, visible, rows=None, *, targets=4, scale=(.15, .2), aspect=(.75, 1.5), context=(.85, 1.)):
+    """Several rectangles to predict, and a large one less these to predict them from (I-JEPA, Assran et al. 2023, section 3 and appendix A.1).
+
+    Once for all images, u and v uniform in [0, 1):
+
+        area, shape = floor(N (scale[0] + u (scale[1] - scale[0]))), aspect[0] + u (aspect[1] - aspect[0])        # one draw, as in the official code
+        height, width = round(sqrt(area * shape)), round(sqrt(area / shape))                                    # less than the grid's
+        side = round(sqrt(floor(N (context[0] + v (context[1] - context[0])))))                                  # of the square that is shown
+
+    For each image: `targets` rectangles anywhere; a square of `side` anywhere; shown are n_keep patches of the square that lie in no rectangle, drawn at random,
+    or all of them where there are fewer. Every shape is static: `there` and `valid` say what counts.
+
+    Differs from the official code: it cuts all images of a device to the fewest patches that one of them shows, the topmost, and the places that it draws never
+    reach the last row and column. Here no image depends on another.
+
+    Args:
+      key, n_images, grid, rows: as in `block`.
+      visible: share of the patches that are shown at most, in (0, 1]; n_keep = floor(N visible). In a grid of 14 × 14 a square of 13 less four rectangles
+        has 81 patches in the mean, and one image in a hundred less than 50.
+      scale, aspect, context: ranges of areas, as shares of the grid's, and of height / width.
+
+    Returns: `Blocks`.
+    Raises: ValueError: ranges out of order, nothing shown, or rectangles that together might cover the square.
+    """
+    height, width = grid
+    n = height * width
+    n_keep = int(n * visible + 1e-6)
+    if not (0 < scale[0] <= scale[1] <= 1 and 0 < context[0] <= context[1] <= 1 and 0 < aspect[0] <= aspect[1] and targets >= 1 and 1 <= n_keep <= n):
+        raise ValueError(f"targets, scale, aspect, context and visible are {targets}, {scale}, {aspect}, {context} and {visible}; expected at least 1, three ranges above 0 and "
+                         f"shares of at most 1, of which visible gives at least one of {n} patches")
+
+    def sides(low, high, first, last):
+        """int [256, 2]: height and width for 256 values of the draw."""
+        u = (np.arange(256) + .5) / 256
+        area, shape = np.floor(n * (low + u * (high - low))), first + u * (last - first)
+        found = np.round(np.sqrt(np.stack([area * shape, area / shape], 1)))
+        return np.clip(found, 1, np.maximum(np.array(grid) - 1, 1)).astype(int)
+    sizes, squares = sides(*scale, *aspect), sides(*context, 1., 1.)
+    most, least = int(sizes.prod(1).max()), int(squares.prod(1).min())
+    if least <= targets * most:
+        raise ValueError(f"{targets} blocks of up to {most} patches may hide all {least} of those that are shown, of {height} × {width}; "
+                         "lower targets or scale, or take smaller patches")
+    (h, w), (tall, wide) = (jnp.asarray(table)[jax.random.randint(jax.random.fold_in(key, i), (), 0, 256)] for i, table in enumerate((sizes, squares)))
+    i, j = jnp.arange(height)[:, None], jnp.arange(width)
+
+    def one(key):
+        draws, rest = jax.random.split(key)
+        u = jax.random.uniform(draws, (targets + 1, 2))
+
+        def place(u, h, w):
+            return jnp.floor(u * jnp.stack([height - h + 1, width - w + 1])).astype(jnp.int32)
+        top, left = place(u[1:], h, w).T[..., None]                                         # [T, 1] each
+        m = jnp.arange(most)
+        patches = jnp.where(m < h * w, (top + m // w) * width + left + m % w, 0)            # [T, M]
+        inside = jnp.zeros(n, bool).at[jnp.where(m < h * w, patches, n)].set(True, mode="drop")
+        first, begin = place(u[0], tall, wide)
+        free = ((i >= first) & (i < first + tall) & (j >= begin) & (j < begin + wide)).reshape(-1) & ~inside
+        keep = _first(jnp.lexsort((jax.random.bits(rest, (n,)), ~free)), n_keep)[0]
+        return keep, free[keep], patches
+    return Blocks(*jax.vmap(one)(_keys(jax.random.fold_in(key, 2), n_images, rows)), jnp.arange(most) < h * w)
+
+
+def units(mask, size):
+    """A mask of the units of a grid for the patches that they are made of, `size` × `size` each: bool [B, h, w] → [B, h · size, w · size] (SimMIM)."""
+    return jnp.repeat(jnp.repeat(mask, size, 1), size, 2)
 
 
 def visible(n_patches, ratio):

@@ -7,16 +7,21 @@ from jaxssl.augment.color import NAMES
 CELL, MARGIN, LINE, FONT = 192, 6, 12, 10  # pixels
 
 
-def draw(canvases, views, params, mean, std):
-    """Contact sheet: a row an image, the original's valid part first, then its views, each over its parameters.
+COVER, MASKS = (92, 64, 160), 4  # colour of what is hidden; masks of a view that are shown
 
-    canvases: dict of `image` uint8 [B, S, S, 3] and `size` [B, 2]; views [B, V, size, size, 3] normalised; params as `make` returns.
+
+def draw(canvases, views, params, mean, std, hidden=None):
+    """Contact sheet: a row an image, the original's valid part first, then its views, each over its parameters, and behind them what a masked method shows of each.
+
+    canvases: dict of `image` uint8 [B, S, S, 3] and `size` [B, 2]; views [B, V, size, size, 3] normalised; params as `make` returns. hidden: as `Method.hidden` gives it.
     """
     pixels = np.clip(np.asarray(views, np.float32) * np.asarray(std) + np.asarray(mean), 0, 1)
     pixels = np.round(pixels * 255).astype(np.uint8)
+    captions = [[caption(params, i, v) for v in range(pixels.shape[1])] for i in range(len(pixels))]
+    if hidden is not None:
+        pixels, captions = with_masks(pixels, captions, hidden)
     rows, columns = len(pixels), pixels.shape[1] + 1
-    captions = [[caption(params, i, v) for v in range(columns - 1)] for i in range(rows)]
-    lines = max(len(c) for row in captions for c in row)
+    lines = max(2, *(len(c) for row in captions for c in row))      # an original has two
     pitch = (CELL + MARGIN, CELL + MARGIN + LINE * lines + MARGIN)
     sheet = Image.new("RGB", (columns * pitch[0] + MARGIN, rows * pitch[1] + MARGIN), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
@@ -33,6 +38,20 @@ def draw(canvases, views, params, mean, std):
             for k, line in enumerate(text):
                 pen.text((x, y + CELL + MARGIN // 2 + k * LINE), line, "black", font)
     return sheet
+
+
+def with_masks(pixels, captions, hidden):
+    """Views uint8 [B, V, h, w, 3] and their captions [B][V], with at most `MASKS` masks of each behind them."""
+    hidden = np.asarray(hidden)[:, :, :MASKS]
+    shown = np.stack([[covered(view, mask) for view, masks in zip(views, masked) for mask in masks] for views, masked in zip(pixels, hidden)])
+    said = [[[f"{mask.sum()} of {mask.size} hidden"] for masks in masked for mask in masks] for masked in hidden]
+    return np.concatenate([pixels, shown], 1), [own + more for own, more in zip(captions, said)]
+
+
+def covered(pixels, hidden):
+    """uint8 [h, w, 3], one colour where hidden, bool [rows, columns] of the patches."""
+    side = (pixels.shape[0] // hidden.shape[0], pixels.shape[1] // hidden.shape[1])
+    return np.where(hidden.repeat(side[0], 0).repeat(side[1], 1)[..., None], np.uint8(COVER), pixels)
 
 
 def caption(params, i, v):

@@ -4,6 +4,8 @@ Cluttered: the glyph at a random place, size and angle, a random grey on a rando
 a gradient, under noise. Raw pixels say little about the class there. Grey only: a random pair of *colours* would
 identify the image by itself, contrastive learning would match the pair and never look at the glyph (feature
 suppression). Nothing here draws from a library's random generator: the images are the same with every version.
+
+Each image has a mask: where at least half of a pixel is ink, the digit's class; elsewhere paper.
 """
 import functools
 import threading
@@ -53,7 +55,7 @@ def clean(glyphs, size: int):
 
 
 def cluttered(glyphs, numbers):
-    """[n, 8, 8] and the n image numbers that seed place, size, angle, greys, gradient and noise -> uint8 [n, 32, 32]."""
+    """[n, 8, 8] and the n image numbers that seed place, size, angle, greys, gradient and noise -> uint8 [n, 32, 32], and the share of ink float32 [n, 32, 32]."""
     n = len(glyphs)
     u = _uniform(np.asarray(numbers, np.uint64)[:, None] * np.uint64(2**20) + np.arange(_VALUES, dtype=np.uint64)).astype(np.float32)
     extent = 14 + 13 * u[:, 0]                                             # side of the glyph's box, pixels
@@ -75,7 +77,7 @@ def cluttered(glyphs, numbers):
     centred = axis / SIZE - .5
     gradient = (centred[None, :, None] * np.sin(turn) + centred[None, None, :] * np.cos(turn)) * slope
     grey = alpha * ink[:, None, None] + (1 - alpha) * (paper[:, None, None] + gradient)
-    return (np.clip(grey + .04 * _noise(numbers, n), 0, 1) * 255).astype(np.uint8)
+    return (np.clip(grey + .04 * _noise(numbers, n), 0, 1) * 255).astype(np.uint8), alpha
 
 
 def _bilinear(images, y, x):
@@ -111,13 +113,15 @@ def _draw(variant, size, test):
     glyph, render = _which(variant, test)
     glyphs = _glyphs()[0][glyph]
     if variant == "clean":
-        return clean(glyphs, size)
+        images = clean(glyphs, size)
+        return images, images >= 128
     numbers = glyph * 16 + render
-    return np.concatenate([cluttered(glyphs[i:i + 512], numbers[i:i + 512]) for i in range(0, len(glyph), 512)])
+    images, ink = zip(*(cluttered(glyphs[i:i + 512], numbers[i:i + 512]) for i in range(0, len(glyph), 512)))
+    return np.concatenate(images), np.concatenate([part >= .5 for part in ink])
 
 
 def _drawn(variant, size, test):
-    """uint8 [n, s, s], drawn once a process, by whichever thread comes first."""
+    """uint8 [n, s, s] and bool [n, s, s], where there is ink; drawn once a process, by whichever thread comes first."""
     with _DRAWING:
         return _draw(variant, size, test)
 
@@ -125,6 +129,7 @@ def _drawn(variant, size, test):
 class Digits:
     """The digits as a source. Train and test glyphs are disjoint; cluttered, every glyph is rendered several times."""
     classes = CLASSES
+    targets, places = "masks", ("paper", *CLASSES)
 
     def __init__(self, variant: str, size: int, test: bool):
         """`variant` "cluttered" (always 32×32) or "clean" (`size`×`size`, one image a glyph)."""
@@ -140,7 +145,12 @@ class Digits:
     @property
     def images(self):
         """uint8 [n, s, s]; drawn at the first use, never pickled."""
-        return _drawn(self.variant, self.size, self.test)
+        return _drawn(self.variant, self.size, self.test)[0]
+
+    def target(self, index):
+        """int32 [s, s]: 0 is paper, 1 + d the digit d."""
+        ink = _drawn(self.variant, self.size, self.test)[1][index]
+        return np.where(ink, self.labels[index] + 1, 0).astype(np.int32)
 
     def read(self, index):
         label, name = self.entry(index)

@@ -86,12 +86,12 @@ def _linked(entry: os.DirEntry, name: str, root: Path, real: Path, outside: bool
 def _head(path: str) -> bytes:
     """The first bytes of a file; none when it cannot be read."""
     try:
-        return _contents(path, listing.SNIFFED)
+        return read_file(path, listing.SNIFFED)
     except OSError:
         return b""
 
 
-def _contents(path, most: int) -> bytes:
+def read_file(path, most: int) -> bytes:
     """At most `most` bytes of a regular file. Raises OSError, and for anything else than a regular file too."""
     number = os.open(path, _REGULAR)
     with open(number, "rb") as file:
@@ -117,7 +117,7 @@ class Folder:
     def read(self, index):
         label, name = self.entry(index)
         try:
-            data = _contents(self.root / self.paths[index], MAX_BYTES + 1)
+            data = read_file(self.root / self.paths[index], MAX_BYTES + 1)
         except OSError as error:
             raise Broken(f"{error.strerror or error}") from error
         if len(data) > MAX_BYTES:
@@ -148,6 +148,6 @@ class Folder:
 
     def _checksum(self, index: int) -> int:
         try:
-            return zlib.crc32(_contents(self.root / self.paths[index], MAX_BYTES))
+            return zlib.crc32(read_file(self.root / self.paths[index], MAX_BYTES))
         except OSError:
             return -1

@@ -28,7 +28,15 @@ class Source(Protocol):
     def id(self, index: int) -> str:
         """The id alone; reads no image."""
 
+    # Where there is an answer for each place, targets: str, "masks" or "depth", and target(index) -> array [h, w] of the whole image: int32 classes of masks, -1 where
+    # nothing is said, with places: tuple[str, ...], their names (() = numbers); or float32 depth as the file has it, 0 where nothing is said.
+
     # contents() -> str, where it can tell: a digest of every name, and of the contents as far as they can be had cheaply, for `identity`.
+
+
+def targets(source: Source) -> str:
+    """What a source says of each place: "masks", "depth", or "" for nothing."""
+    return getattr(source, "targets", "")
 
 
 class Subset:
@@ -42,6 +50,17 @@ class Subset:
     @property
     def max_pixels(self):
         return pixel_limit(self.source)
+
+    def target(self, index):
+        return self.source.target(int(self.indices[index]))
+
+    @property
+    def targets(self):
+        return targets(self.source)
+
+    @property
+    def places(self):
+        return getattr(self.source, "places", ())
 
     def __len__(self):
         return len(self.indices)
@@ -80,11 +99,12 @@ def held_out(name: str, share: float) -> bool:
 
 
 def hold_out(source: Source, share: float) -> tuple[Source, Source | None]:
-    """`source` split by the hash of each id; unsplit without labels, or when a part would be empty."""
-    if not source.classes or share <= 0:
+    """`source` split by the hash of each id; unsplit without labels or targets, or when a part would be empty."""
+    dense = bool(targets(source))
+    if not (source.classes or dense) or share <= 0:
         return source, None
     entries = [source.entry(i) for i in range(len(source))]
-    test = np.array([label != UNLABELLED and held_out(name, share) for label, name in entries])
+    test = np.array([(dense or label != UNLABELLED) and held_out(name, share) for label, name in entries])
     if not test.any() or test.all():
         return source, None
     return Subset(source, np.flatnonzero(~test)), Subset(source, np.flatnonzero(test))

@@ -15,6 +15,7 @@ from jaxssl import augment, models, tree
 from jaxssl.encoder import preprocessing
 from jaxssl.errors import UserError, listed, nearest, whole
 from jaxssl.methods import base
+from jaxssl.models import dense
 
 WEIGHTS = ("student", "teacher")
 _CHUNK = 256    # images in one forward pass of `Encoder.__call__`
@@ -64,8 +65,16 @@ class Encoder:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the features it can give: "backbone", then every head layer ("projector.1", …), input to output."""
+        """Names of the features it can give: "backbone", then every head layer ("projector.1", …), input to output. `blocks` has further ones."""
         return ("backbone", *(f"{name}.{i}" for name, (head, _) in self.heads.items() for i in range(1, len(head.dims) + 1)))
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the features that DINOv2's linear evaluation tries on a transformer with a class token: "last1" is the token of the last block, "last4" are those of the
+        last four (or of all, where there are fewer) side by side, and with ".mean" the mean of the last block's patches behind them; all normed. () for other networks."""
+        if not getattr(self.module, "cls", False):
+            return ()
+        return tuple(f"last{n}{mean}" for mean in ("", ".mean") for n in dict.fromkeys((1, min(4, self.module.depth))))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -88,6 +97,10 @@ class Encoder:
         Pure. A head layer's features are taken behind its norm and activation. key: of stochastic depth in training. Raises: UserError for an unknown layer.
         """
         self.check_layer(layer)
+        if layer in self.blocks:
+            number, _, mean = layer.removeprefix("last").partition(".")
+            found = self.maps(variables, x, blocks=range(-int(number), 0))
+            return jnp.concatenate([*(tokens[:, 0] for tokens in found.prefix), *([found.patches[-1].mean((1, 2))] if mean else [])], 1), variables["batch_stats"]
         h, stats = models.Net(self.module).pooled(variables["params"]["encoder"], variables["batch_stats"]["encoder"], x, train=train, key=key)
         stats = {**variables["batch_stats"], "encoder": stats}
         return (h, stats) if layer == "backbone" else self.behind(variables | {"batch_stats": stats}, h, layer, train=train)
@@ -118,16 +131,32 @@ class Encoder:
         return lambda batch: call(variables, {name: batch[name] for name in ("image", "size") if name in batch})
 
     def check_layer(self, layer: str) -> None:
-        if layer not in self.layers:
+        if layer not in (*self.layers, *self.blocks):
             if self.weights == "teacher" and layer.partition(".")[0] in method(self.config, self.module).heads:
                 raise UserError(f"layer {layer!r} is one of the student: the moving average holds {' and '.join(self.variables['params'])} alone; use --use student for it")
-            raise UserError(f"layer {layer!r} is not one of {', '.join(self.layers)}{nearest(layer, self.layers)}")
+            raise UserError(f"layer {layer!r} is not one of {', '.join((*self.layers, *self.blocks))}{nearest(layer, (*self.layers, *self.blocks))}")
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray], layer: str = "backbone") -> np.ndarray:
         """Features f32 [B, D] of uint8 images [B, H, W, 3], or of a list of uint8 [h, w, 3] of different sizes.
 
         Raises: UserError for anything else.
         """
+        return self._in_chunks(self._embed(layer), images)
+
+    def patches(self, images: np.ndarray | Sequence[np.ndarray], *, blocks: Sequence[int] = (-1,), norm: bool = True) -> np.ndarray:
+        """One vector a place f32 [B, h, w, D], of images as for `__call__` and through the same transform.
+
+        Of a vision transformer the tokens of its patches, without class token and registers, behind the final norm; of other networks the last map. blocks, norm: as
+        in `models.dense.maps`; several blocks lie side by side, D each. Raises: UserError.
+        """
+        return self._in_chunks(self._maps(tuple(blocks), norm), images)
+
+    def maps(self, variables: dict, x: jax.Array, **how: Any) -> dense.Maps:
+        """What the encoder says of each place of normalised images [B, H, W, C] of any size that its patches divide: `models.dense.maps`. Pure."""
+        return dense.maps(self.module, variables["params"]["encoder"], variables["batch_stats"]["encoder"], x, **how)
+
+    def _in_chunks(self, embed: Callable, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """embed(batch of canvases) for all images, so many at a time."""
         if not isinstance(images, np.ndarray | jax.Array | list | tuple):
             raise UserError(f"images are a {type(images).__name__}; expected uint8 [B, H, W, 3], or a list of uint8 [h, w, 3], such as [numpy.asarray(picture)]")
         images = list(images)
@@ -136,7 +165,7 @@ class Encoder:
         for image in images:
             if not (isinstance(image, np.ndarray | jax.Array) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and 0 not in image.shape):
                 raise UserError(f"an image is {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}; expected uint8 [h, w, 3] (RGB, 0 to 255)")
-        embed, p = self._embed(layer), self.preprocessing
+        p = self.preprocessing
         largest, parts = preprocessing.side(images, p), []
         for start in range(0, len(images), _CHUNK):
             chunk = images[start:start + _CHUNK]
@@ -147,6 +176,14 @@ class Encoder:
     @functools.cached_property
     def _embed(self):
         return functools.cache(self.embed)
+
+    @functools.cached_property
+    def _maps(self):
+        @functools.cache
+        def compiled(blocks, norm):
+            call = jax.jit(lambda variables, batch: jnp.concatenate(self.maps(variables, self.view(batch), blocks=blocks, norm=norm).patches, -1))
+            return functools.partial(call, jax.device_put(self.variables))
+        return compiled
 
 
 def build(config: dict, variables: dict, *, name: str, weights: str = "student", step: int | None = None, precision: str = "f32", origin: Origin = Origin()) -> Encoder:

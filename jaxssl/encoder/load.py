@@ -6,6 +6,7 @@ from jaxssl.encoder import formats as interop
 from jaxssl import models
 from jaxssl.encoder import WEIGHTS, Encoder, Origin, build, method, understood
 from jaxssl.errors import UserError, nearest
+from jaxssl.methods.base import Method
 
 
 def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
@@ -60,6 +61,20 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
     with understood(workdir, "use the version that its run was trained with, or restore its config.json"):
         variables = network(config, params, stats)
         return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision)
+
+
+def trained(workdir: str, step: int) -> tuple[Method, dict, dict]:
+    """The method of a run with all that it trained, what is not kept with an encoder too: (method, params, aux) at checkpoint `step`. Raises: UserError."""
+    from jaxssl.workdir import checkpoint
+    config = folders.read_config(workdir)
+    manager = checkpoint.open_reader(workdir)
+    if manager is None:
+        raise UserError(f"workdir {workdir} has no committed checkpoint")
+    try:
+        state = manager.weights(step)
+    finally:
+        manager.close()
+    return method(config, models.make(**config["model"], precision="f32")), state["params"], state["aux"]
 
 
 def network(config: dict, params: dict, stats: dict) -> dict:

@@ -45,7 +45,7 @@ def cosine_regression(p, z):
     return _mean_over(pairs, apart)
 
 
-def cross_entropy(student, teacher, *, student_temp):
+def cross_entropy(student, teacher, *, student_temp, weights=None):
     """DINO's loss: cross entropy between the teacher's probabilities and the student's softmax, mean over pairs of different views and images.
 
     The naive loop:
@@ -65,6 +65,7 @@ def cross_entropy(student, teacher, *, student_temp):
       student: [B, V, K] logits of all views, the teacher's first (global, then local), any float type; V ≥ 2.
       teacher: [B, T, K] probabilities, as `centered` or `sinkhorn` give them, 1 ≤ T ≤ V. A row of zeros adds nothing and still counts in the mean.
       student_temp: > 0, .1 in the paper. A number is checked; a traced scalar is not.
+      weights: None, or one a view of the student, of its pairs in the sum; their number stays what is divided by (DINOv3's weight of local crops).
     Returns: scalar f32, at least the teacher's entropy; at equal logits log K.
     Raises: ValueError for shapes or types that do not fit.
     """
@@ -75,7 +76,28 @@ def cross_entropy(student, teacher, *, student_temp):
     logits = logits - lax.stop_gradient(logits.max(-1, keepdims=True))
     lse = jax.nn.logsumexp(logits, axis=-1)                                                 # [B, V]
     agreement = jnp.einsum("btk,bvk->btv", teacher, logits, precision=EXACT)                # [B, T, V]
-    return _mean_over(pairs, teacher.sum(-1)[:, :, None] * lse[:, None] - agreement)
+    each = teacher.sum(-1)[:, :, None] * lse[:, None] - agreement
+    return _mean_over(pairs, each if weights is None else each * jnp.asarray(weights, jnp.float32))
+
+
+def token_cross_entropy(student, teacher, weight, *, student_temp):
+    """iBOT's loss of masked patches: the weighed sum of the cross entropies between what teacher and student say of a patch.
+
+        loss = 0
+        for i in range(M):
+            loss += weight[i] * -sum(teacher[i, k] * log_softmax(student[i] / student_temp)[k] for k in range(K))
+
+    Args: student: [M, K] logits. teacher: [M, K] probabilities. weight: [M], 0 for rows of padding, which may hold anything.
+    Returns: scalar f32.
+    Raises: ValueError for shapes that do not fit.
+    """
+    if student.shape != teacher.shape or weight.shape != student.shape[:1]:
+        raise ValueError(f"student, teacher and weight have shapes {student.shape}, {teacher.shape} and {weight.shape}; expected [M, K] twice and [M]")
+    teacher = lax.stop_gradient(teacher.astype(jnp.float32))
+    logits = _over(student, student_temp, "student_temp")
+    logits = logits - lax.stop_gradient(logits.max(-1, keepdims=True))
+    each = teacher.sum(-1) * jax.nn.logsumexp(logits, -1) - (teacher * logits).sum(-1)     # [M]
+    return jnp.sum(each * weight)
 
 
 def centered(teacher, center, temp):
@@ -90,16 +112,19 @@ def centered(teacher, center, temp):
     return lax.stop_gradient(jax.nn.softmax(_over(teacher.astype(jnp.float32) - center, temp, "temp"), axis=-1))
 
 
-def update_center(center, logits, momentum):
+def update_center(center, logits, momentum, weight=None):
     """The moving average of the teacher's logits (DINO, eq. 4): momentum * center + (1 - momentum) * mean(logits over all axes but the last).
 
     In the official code a step's target uses the center of the steps before it: call `centered` first. The mean is over the global batch and all views.
 
     Args:
       center: [K] f32. logits: [..., K] of the teacher, before any temperature. momentum: .9 in the paper.
+      weight: None, or [...]: 1 for rows that count and 0 for padding; one is there at least.
     Returns: [K] f32; no gradient.
     """
-    mean = logits.astype(jnp.float32).mean(tuple(range(logits.ndim - 1)))
+    axes = tuple(range(logits.ndim - 1))
+    logits = logits.astype(jnp.float32)
+    mean = logits.mean(axes) if weight is None else jnp.where(weight[..., None] > 0, logits, 0.).sum(axes) / jnp.maximum((weight > 0).sum(), 1)
     return lax.stop_gradient(momentum * center.astype(jnp.float32) + (1 - momentum) * mean)
 
 
@@ -162,6 +187,12 @@ def distillation_metrics(student, teacher, *, student_temp):
     mean, said, usage = entropy(teacher).mean(), -jnp.mean(jnp.sum(jnp.exp(logp) * logp, -1)), entropy(teacher.mean((0, 1)))
     return {"teacher_entropy": mean, "student_entropy": said, "usage_entropy": usage, "target_information": usage - mean,
             "student_information": entropy(jnp.exp(logp).mean((0, 1))) - said}
+
+
+def prototypes_used(teacher):
+    """Share of prototypes that are the largest of some row of the targets [..., K], of as many as could be, K or the rows; a scalar f32, no gradient."""
+    best = jnp.argmax(lax.stop_gradient(teacher), -1).reshape(-1)
+    return jnp.zeros(teacher.shape[-1]).at[best].set(1.).sum() / min(len(best), teacher.shape[-1])
 
 
 def entropy(p):

@@ -1,10 +1,15 @@
-"""Masked image modelling: pixels of the hidden patches, predicted from the visible ones.
+"""Masked image modelling: what is hidden, predicted from what is visible: pixels, features of a teacher, or tokens.
 
 MAE: He et al. 2021, "Masked autoencoders are scalable vision learners", section 3. SimMIM: Xie et al. 2021, "SimMIM: a simple framework for masked image
-modeling", section 3.4, eq. 1.
+modeling", section 3.4, eq. 1. I-JEPA: Assran et al. 2023, "Self-supervised learning from images with a joint-embedding predictive architecture", section 3. data2vec 2.0:
+Baevski et al. 2022, "Efficient self-supervised learning with contextualized target representations for vision, speech and language", section 3. dBOT: Liu et al. 2022,
+"Exploring target representations for masked autoencoders". BEiT: Bao et al. 2021, "BEiT: BERT pre-training of image transformers", section 2.3, eq. 2.
 """
+import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jaxssl.losses.unit import EXACT, normalised
 
 
 def patches(x, size):
@@ -74,6 +79,81 @@ def pixel_l1(prediction, target, mask, *, normalise=False):
     return _masked_mean(jnp.abs(_error(prediction, target, mask, normalise)), mask)
 
 
+def repainted(x, prediction, mask, size, *, normalise):
+    """Images [B, H, W, C] whose hidden patches (mask [B, N]) are those predicted, [B, N, size² C]; with `normalise` the prediction is of patches less their mean over
+    their deviation, and gets both from the patch that it stands for, as is usual where such predictions are shown: contrast and brightness are not predicted then."""
+    own = patches(x, size).astype(jnp.float32)
+    if normalise:
+        prediction = prediction * jnp.sqrt(own.var(-1, keepdims=True, ddof=1) + 1e-6) + own.mean(-1, keepdims=True)
+    return unpatched(jnp.where(mask[..., None] > 0, prediction, own), size, shape=x.shape[1:3])
+
+
+def latent_smooth_l1(prediction, target, mask, *, beta):
+    """I-JEPA's loss, with beta 1, and dBOT's, with 2: as `pixel_mse` with the smooth absolute error, of features.
+
+        e = |prediction[b, n, d] - target[b, n, d]|
+        value = e ** 2 / (2 * beta) if e < beta else e - beta / 2
+
+    Args: prediction, target: [B, N, D], the target a constant (`standardised` features of a teacher). mask: [B, N], what counts. beta: > 0.
+    Returns: scalar f32: mean over all d and over what counts.
+    """
+    e = jnp.abs(_error(prediction, target, mask, False))
+    return _masked_mean(jnp.where(e < beta, jnp.square(e) / (2 * beta), e - beta / 2), mask)
+
+
+def latent_mse(prediction, target, mask):
+    """data2vec 2.0's loss: as `pixel_mse` of features, with the sum over the D values of a token divided by the root of D."""
+    return pixel_mse(prediction, target, mask, normalise=False) * prediction.shape[-1] ** .5
+
+
+def standardised(x, eps=1e-5):
+    """Vectors [..., D] less their mean over their deviation, f32: a layer norm without factors; no gradient."""
+    x = lax.stop_gradient(x.astype(jnp.float32))
+    return (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + eps)
+
+
+def layers_target(x):
+    """data2vec 2.0's targets of what L blocks say: [B, N, L, D] → [B, N, D] f32; no gradient.
+
+        for l, d: x[b, :, l, d] = (x[b, :, l, d] - mean over patches) / sqrt(variance over patches + 1e-5)
+        target[b, n] = standardised(mean of x[b, n, l] over l)
+    """
+    x = lax.stop_gradient(x.astype(jnp.float32))
+    x = (x - x.mean(1, keepdims=True)) * lax.rsqrt(x.var(1, keepdims=True) + 1e-5)
+    return standardised(x.mean(2))
+
+
+def token_cross_entropy(logits, labels, mask):
+    """BEiT's loss: mean over masked patches of -log softmax(logits[b, n])[labels[b, n]].
+
+    Args: logits: [B, N, K], any float type. labels: [B, N] int. mask: as in `pixel_mse`. Returns: scalar f32.
+    """
+    logits = logits.astype(jnp.float32)
+    own = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
+    return _masked_mean((jax.nn.logsumexp(logits, -1) - own)[..., None], mask)
+
+
+def quantisation(target, pixels, z, codes, *, commitment):
+    """The loss of a vector-quantised autoencoder (van den Oord et al. 2017, "Neural discrete representation learning", eq. 3), mean over all patches.
+
+        loss = mean((pixels - target) ** 2)                                  # over patches and values
+        loss += mean over patches of |code - stop(z)| ** 2 + commitment * |z - stop(code)| ** 2
+
+    Args: target, pixels: [B, N, P]. z, codes: [B, N, K], what was quantised and the code it got.
+    """
+    pixels, z, codes = (x.astype(jnp.float32) for x in (pixels, z, codes))
+    error = jnp.square(pixels - lax.stop_gradient(target.astype(jnp.float32))).mean()
+
+    def apart(a, b):
+        return jnp.square(a - lax.stop_gradient(b)).sum(-1).mean()
+    return error + apart(codes, z) + commitment * apart(z, codes)
+
+
+def nearest_codes(x, codes):
+    """[B, N, D] and [K, D] → [B, N] int32: of the largest cosine."""
+    return jnp.argmax(jnp.einsum("bnd,kd->bnk", normalised(x), normalised(codes), precision=EXACT), -1).astype(jnp.int32)
+
+
 def _error(prediction, target, mask, normalise):
     """[B, N, P] f32; the target is a constant."""
     if prediction.ndim != 3 or prediction.shape != target.shape or mask.shape != prediction.shape[:2]:
@@ -87,6 +167,6 @@ def _error(prediction, target, mask, normalise):
 
 def _masked_mean(error, mask):
     """[B, N, P] and [B, N] → scalar: each masked patch's mean, weighed by the mask."""
-    mask = mask.astype(jnp.float32)
+    mask = lax.stop_gradient(mask.astype(jnp.float32))
     total = mask.sum()
     return jnp.sum(error.mean(-1) * mask) / jnp.where(total > 0, total, 1.)

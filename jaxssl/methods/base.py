@@ -3,9 +3,10 @@
 A method is one file beside this one with `make(*, …) -> Method`. Arguments without a default are passed by the program
 (`CONTEXT`), arguments with one are the keys of `config.method`.
 """
+import contextlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,8 @@ import numpy as np
 
 from jaxssl import tree
 from jaxssl.errors import UserError
+from jaxssl.losses.masked import patches, repainted
+from jaxssl.models.features import Features
 from jaxssl.models.net import Net
 
 # What a method's `make` may ask for by naming it: encoder (a `Net`, which gives `Features`), net(module) -> Net for its heads, mesh, batch_size (global
@@ -29,9 +32,10 @@ class Needs(NamedTuple):
     """What a method cannot do without; the program refuses a config that lacks it, in one sentence.
 
     views, local: the fewest of an image; local None: no local ones are read, and a config has none. most: views that are read, 0 for all, and a config has no more.
-    batch: the smallest global batch. labels: of the training images. patches: an encoder that takes the patches to see (a ViT). drawn: what was drawn for the views,
-    their boxes and flips among it, in batch["view_params"] and batch["local_params"] (`augment.make`). pairs: images of one class are compared, so that a sampler by class
-    must give at least two of each. embeddings that one device alone holds need nothing here.
+    batch: the smallest global batch. labels: of the training images. patches: an encoder that takes the patches to see (a ViT). maps: one whose convolutions leave out
+    cells of its last map (a ConvNeXt). drawn: what was drawn for the views, their boxes and flips among it, in batch["view_params"] and batch["local_params"]
+    (`augment.make`). pairs: images of one class are compared, so that a sampler by class must give at least two of each. embeddings that one device alone holds
+    need nothing here.
     """
     views: int = 1
     most: int = 0
@@ -39,6 +43,7 @@ class Needs(NamedTuple):
     batch: int = 2
     labels: bool = False
     patches: bool = False
+    maps: bool = False
     drawn: bool = False
     pairs: bool = False
 
@@ -49,7 +54,8 @@ class Method(NamedTuple):
     init(key, batch) -> params, aux: batch is what loss will see, of a few images (views, local, label, id); aux holds every array that gradients do not
       touch: `batch_stats` {network: …}, `teacher`, queue, center, …
     loss(params, aux, batch, key, step) -> loss, (aux, metrics, seen): differentiated in params only. metrics: scalars. seen: `features` [B, V, D] (what the
-      encoder gives) for the online probe and `embeddings` [B, V, K] (what the loss compares) for the collapse monitor; either may be absent.
+      encoder gives) for the online probe and `embeddings` [B, V, K] (what the loss compares) for the collapse monitor; of a masked method `predicted`, all that is
+      said by those who do not see hidden patches, and where there is a teacher its `target`; each may be absent.
     post(params, aux, step) -> params, aux: after the update (teacher, queue, prototype norm).
     embed(params, aux, images [B, H, W, C]) -> Features: what evaluation and export see.
 
@@ -58,6 +64,9 @@ class Method(NamedTuple):
       "rows" (its first axis over all devices, if they can share it equally) or "whole" (on every device).
     loads: path in aux -> weights (`jaxssl.load`) that it begins with, {"params": …, "batch_stats": …}; read once, when the run starts.
     needs: see `Needs`.
+    hidden: of a masked method, (key, views [B, V, H, W, C]) -> bool [B, V, M, rows, columns]: the patches that the student does not see where loss has this key,
+      in each of M masks of a view.
+    rebuilt: of one that predicts pixels, (params, aux, views, key) -> [B, V, H, W, C]: the views with hidden patches as they are predicted.
     """
     init: Callable
     loss: Callable
@@ -67,6 +76,8 @@ class Method(NamedTuple):
     places: tuple = ()
     loads: dict = {}
     needs: Needs = Needs()
+    hidden: Callable | None = None
+    rebuilt: Callable | None = None
 
 
 def build(make: Callable, config: dict, context: dict) -> Method:
@@ -76,9 +87,9 @@ def build(make: Callable, config: dict, context: dict) -> Method:
     return make(**{name: context[name] for name in wanted}, **config)
 
 
-def nets(key: jax.Array, **wanted: tuple[Net, jax.Array]) -> tuple[dict, dict]:
-    """Parameters and batch statistics of several networks, each from a key of its own: name -> (Net, an input)."""
-    made = {name: net.init(jax.random.fold_in(key, i), x) for i, (name, (net, x)) in enumerate(wanted.items())}
+def nets(key: jax.Array, **wanted: tuple) -> tuple[dict, dict]:
+    """Parameters and batch statistics of several networks, each from a key of its own: name -> (Net, an input), or (Net, an input, further ones by name)."""
+    made = {name: net.init(jax.random.fold_in(key, i), x, **dict(*how)) for i, (name, (net, x, *how)) in enumerate(wanted.items())}
     return {name: params for name, (params, _) in made.items()}, {name: stats for name, (_, stats) in made.items()}
 
 
@@ -182,6 +193,56 @@ def with_teacher(method: Method, names: tuple[str, ...], tau: Callable) -> Metho
         return method.embed({**params, **teacher["params"]}, {**aux, "batch_stats": {**aux["batch_stats"], **teacher["batch_stats"]}}, images)
 
     return method._replace(init=init, post=post, embed=embed)
+
+
+@contextlib.contextmanager
+def blamed(key: str) -> Iterator[None]:
+    """Raises: UserError in place of the ValueError of a sampler of masks, naming the key of `method` that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"method.{key}: {error}") from error
+
+
+def flat(views: jax.Array) -> jax.Array:
+    """[B, V, …] -> [B·V, …], batch-major."""
+    return views.reshape(-1, *views.shape[2:])
+
+
+def on_grid(mask: jax.Array, views: jax.Array, side: int) -> jax.Array:
+    """What `Method.hidden` gives, [B, V, M, rows, columns], of masks [B·V·M, N] of the patches of `side` pixels."""
+    return mask.reshape(*views.shape[:2], -1, views.shape[2] // side, views.shape[3] // side)
+
+
+def all_tokens(encoder: Net, seen: Features) -> jax.Array:
+    """[R, cls + n, D]: the class token before the others, where it is what the encoder gives for an image."""
+    return jnp.concatenate([seen.pooled[:, None], seen.tokens], 1) if encoder.module.pool == "cls" else seen.tokens
+
+
+def of_pixels(encoder: Net, side: str, init: Callable, drawn: Callable, predicted: Callable, error: Callable, normalise: bool, needs: Needs) -> Method:
+    """A method whose loss is the `error` (of `losses.masked`) of the pixels that are predicted for hidden patches.
+
+    side: name of the encoder's field that says how many pixels a patch has a side. drawn(key, images [R, H, W, C]) -> bool [R, N], the hidden patches where loss has this key;
+    predicted(params, stats, images, key) -> Features of what is not hidden, pixels [R, N, P] of all patches, new statistics.
+    """
+    def size():
+        return getattr(encoder.module, side)
+
+    def hidden(key, views):
+        return on_grid(drawn(key, flat(views)), views, size())
+
+    def rebuilt(params, aux, views, key):
+        x = flat(views)
+        return repainted(x, predicted(params, aux["batch_stats"], x, key)[1], drawn(key, x), size(), normalise=normalise).reshape(views.shape)
+
+    def loss(params, aux, batch, key, step):
+        views = batch["views"]
+        x = flat(views)                                                                                    # [B, V, H, W, C] -> [B·V, H, W, C]
+        seen, y, stats = predicted(params, aux["batch_stats"], x, key)                                     # y: [B·V, N, P]
+        value = error(y, patches(x, size()), drawn(key, x), normalise=normalise)
+        return value, ({**aux, "batch_stats": stats}, {}, {"features": seen.pooled.reshape(*views.shape[:2], -1), "predicted": y})
+
+    return Method(init, loss, unchanged, embedding(encoder), needs=needs, hidden=hidden, rebuilt=rebuilt)
 
 
 def check_range(**values: tuple[float, str, bool]) -> None:

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.augment import masks
-from jaxssl.errors import UserError
-from jaxssl.losses.masked import patches, pixel_mse
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
+from jaxssl.losses.masked import pixel_mse
+from jaxssl.methods.base import Method, Needs, all_tokens, blamed, check_range, nets, of_pixels
 from jaxssl.models.decoder import Decoder
 
 
@@ -27,30 +26,21 @@ def make(*, encoder, net, mask_ratio=0.75, normalise=True, width=512, depth=8, h
     def decoder():                                                    # asked for once `needs` is known to be met
         return net(Decoder(width, depth, heads, vit.patch**2 * vit.channels, vit.pool == "cls", vit.kernel_init, vit.scan, vit.remat, vit.eps, vit.dtype))
 
-    def hidden(key, x):
+    def visible(key, x):
         """Visible patches [R, n] of images [R, H, W, C], and which of all [R, N] are hidden."""
-        n_patches = x.shape[1] // vit.patch * (x.shape[2] // vit.patch)
-        try:
-            return masks.random(key, len(x), n_patches, mask_ratio)
-        except ValueError as error:
-            raise UserError(f"method.mask_ratio: {error}") from error
+        with blamed("mask_ratio"):
+            return masks.random(jax.random.split(key)[0], len(x), x.shape[1] // vit.patch * (x.shape[2] // vit.patch), mask_ratio)
 
     def init(key, batch):
         x = batch["views"][:, 0]
-        mask = hidden(key, x)[1]
-        tokens = jnp.zeros((2, (vit.pool == "cls") + mask.shape[1], encoder.features))
+        tokens = jnp.zeros((2, (vit.pool == "cls") + visible(key, x)[1].shape[1], encoder.features))
         params, stats = nets(key, encoder=(encoder, x), decoder=(decoder(), tokens))
         return params, {"batch_stats": stats}
 
-    def loss(params, aux, batch, key, step):
-        stats, views = dict(aux["batch_stats"]), batch["views"]
-        mask_key, drop_key = jax.random.split(key)
-        x = views.reshape(-1, *views.shape[2:])                                                                       # [B, V, H, W, C] -> [B·V, H, W, C]
-        keep, mask = hidden(mask_key, x)                                                                              # [B·V, n], [B·V, N]
-        seen, stats["encoder"] = encoder(params["encoder"], stats["encoder"], x, key=drop_key, keep=keep)
-        tokens = jnp.concatenate([seen.pooled[:, None], seen.tokens], 1) if vit.pool == "cls" else seen.tokens        # [B·V, 1 + n, D]
-        y, stats["decoder"] = decoder()(params["decoder"], stats["decoder"], tokens, mask=mask)                       # [B·V, N, P]
-        value = pixel_mse(y, patches(x, vit.patch), mask, normalise=normalise)
-        return value, ({**aux, "batch_stats": stats}, {}, {"features": seen.pooled.reshape(*views.shape[:2], -1)})
+    def predicted(params, stats, x, key):
+        keep, mask = visible(key, x)                                                                                  # [R, n], [R, N]
+        seen, in_encoder = encoder(params["encoder"], stats["encoder"], x, key=jax.random.split(key)[1], keep=keep)
+        y, in_decoder = decoder()(params["decoder"], stats["decoder"], all_tokens(encoder, seen), mask=mask)          # [R, N, P]
+        return seen, y, {**stats, "encoder": in_encoder, "decoder": in_decoder}
 
-    return Method(init, loss, unchanged, embedding(encoder), needs=Needs(views=1, patches=True))
+    return of_pixels(encoder, "patch", init, lambda key, x: visible(key, x)[1], predicted, pixel_mse, normalise, Needs(views=1, patches=True))

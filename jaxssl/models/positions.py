@@ -23,6 +23,27 @@ def sincos(grid: tuple[int, int], width: int) -> np.ndarray:
     return np.concatenate([wave(columns), wave(rows)], 1).astype(np.float32)
 
 
+def rotations(grid: tuple[int, int], channels: int, base: float, *, shift=0.0, scale=1.0) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines `[rows · columns, channels]` float32 of axial rotary positions (DINOv3, arXiv:2508.10104, section 3.2), for heads of so many channels.
+
+    A patch's centre lies in [-1, 1] along each axis, c = 2 (i + .5) / side - 1; times `scale` and plus `shift`, numbers or one an axis `[2]`, it is turned by
+    2π c / base^(2 k / (channels / 2)), k < channels / 4: the row's angles, then the column's, and all of them twice, since channel j is turned with j + channels / 2.
+    """
+    centres = np.stack([a.reshape(-1) for a in np.meshgrid(*((np.arange(n) + 0.5) / n * 2 - 1 for n in grid), indexing="ij")], -1)       # [N, 2]
+    period = base ** (2 * np.arange(channels // 4) / (channels // 2))
+    moved = jnp.asarray(centres, jnp.float32) * scale + shift
+    angle = (2 * np.pi * moved[..., None] / jnp.asarray(period, jnp.float32)).reshape(len(centres), -1)                                  # [N, 2, C/4] -> [N, C/2]
+    angle = jnp.tile(angle, 2)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def turned(x: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Queries or keys `[B, N, heads, C]` turned by (cosines, sines) `[1 or B, N, C]`, computed in float32."""
+    cos, sin = (a[:, :, None] for a in turn)                                        # [1 or B, N, 1, C]
+    first, second = jnp.split(x.astype(jnp.float32), 2, -1)
+    return (x * cos + jnp.concatenate([-second, first], -1) * sin).astype(x.dtype)
+
+
 def resize(table: jax.Array, grid: tuple[int, int], kernel: str) -> jax.Array:
     """A square table `[m · m, D]` interpolated bicubically to `[rows · columns, D]`, in float32; on its own grid, the table itself.
 

@@ -24,6 +24,15 @@ class Prototypes(nn.Module):
         return logits * self.param("gain", nn.initializers.ones, (self.count,), jnp.float32) if self.gain else logits
 
 
+class Clusters(nn.Module):
+    """Linear logits of clusters: `[..., D]` in, `[..., K]` float32 out, kernel N(0, 1) and a bias (CAPI, arXiv:2502.08769, for vectors of unit length)."""
+    count: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return nn.Dense(self.count, kernel_init=nn.initializers.normal(1.0), name="linear")(x.astype(jnp.float32))
+
+
 class PrototypeHead(nn.Module):
     """DINO's head (arXiv:2104.14294, appendix C): perceptron with GELU, bottleneck, unit length, prototypes; `[B, D]` in, logits `[B, dims[-1]]` in [-1, 1] out.
 

@@ -34,11 +34,12 @@ POOL = {"imagenet": (1, 1), "tensorflow": (0, 1)}
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
-def make(*, name: str, precision: str, width: float = 1.0, stem: str = "imagenet", zero_init: bool = True, bn_groups: int = 1, bn_momentum: float = 0.9,
-         bn_eps: float = 1e-5, remat: bool = False, drop_path: float = 0.0) -> nn.Module:
+def make(*, name: str, precision: str, width: float = 1.0, depths: tuple[int, ...] = (), stem: str = "imagenet", zero_init: bool = True,
+         bn_groups: int = 1, bn_momentum: float = 0.9, bn_eps: float = 1e-5, remat: bool = False, drop_path: float = 0.0) -> nn.Module:
     """A ResNet.
 
     width: multiplies every channel count (64 in the first stage at 1); SimCLR's and BYOL's ×2 and ×4 are resnet50 of width 2 and 4.
+    depths: blocks of the one to four stages, in place of the name's own.
     stem: "imagenet" (7×7 of stride 2, max pool), "cifar" (3×3 of stride 1, no pool) or "tensorflow" (imagenet's with TensorFlow's padding of the pool).
     zero_init: the last norm scale of each block starts at zero, so that blocks start as identities (arXiv:1706.02677, §5.1).
     bn_groups: ghost batch norm; the rows of a forward pass are dealt to so many groups (`norm.BatchNorm`). One is the global batch.
@@ -55,7 +56,10 @@ def make(*, name: str, precision: str, width: float = 1.0, stem: str = "imagenet
         raise UserError(f"model.width is {width}, which leaves no channel; choose at least {1 / 64:.4f}.")
     if bn_groups < 1:
         raise UserError(f"model.bn_groups is {bn_groups}; choose 1 for the global batch, or the number of ghost groups.")
-    kind, depths = LAYERS[name]
+    kind, own = LAYERS[name]
+    depths = tuple(depths) or own
+    if len(depths) > 4 or not all(type(n) is int and 0 < n <= 100 for n in depths):
+        raise UserError(f"model.depths is {depths}; choose the blocks of one to four stages, each from 1 to 100, or () for {name}'s {own}.")
     return ResNet(kind, depths, first, stem, zero_init, bn_groups, bn_momentum, bn_eps, remat, dtype(precision), drop_path, INNER.get(name, 1))
 
 
@@ -153,7 +157,7 @@ class Stem(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`[B, H, W, 3]` images in, `Features` out: the last map [B, H/32 · W/32, features] as tokens, and its mean over places.
+    """`[B, H, W, 3]` images in, `Features` out: the last map (of H/32 · W/32 places where there are four stages) as tokens, and its mean over places.
 
     Parameters and statistics are float32; convolutions run in `dtype`. `width` is the number of channels of the first stage.
     With `remat` each block keeps its input alone and is computed again in the backward pass. `drop_path`: chance that the last block's branch is left

@@ -1,4 +1,5 @@
 """Pre-norm transformer blocks over tokens, each with parameters of its own or stacked along a first axis and scanned."""
+import functools
 import re
 from collections.abc import Mapping
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxssl.models import droppath
+from jaxssl.models.positions import turned
 
 # What the backward pass finds stored: "full" recomputes all but a block's input, "dots" all but the outputs of its linear layers.
 REMATS = {"none": None, "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
@@ -16,6 +18,7 @@ FFNS = ("mlp", "swiglu")
 NORMAL = nn.initializers.normal(0.02)
 # Of linear layers. At 768 channels the two are within a factor of two; at 96 the first draws so little that a short run does not learn where to look.
 INITS = {"normal": NORMAL, "xavier": nn.initializers.xavier_uniform()}
+SEEN = "seen"       # the collection that blocks show themselves in
 _UNSTACKED = re.compile(r"block(\d+)")
 
 
@@ -28,6 +31,7 @@ class Block(nn.Module):
     """Attention and feed-forward network, each behind a layer norm and in a residual branch (Dosovitskiy et al., arXiv:2010.11929).
 
     qkv is one linear layer ordered q | k | v, each by heads; GELU is exact. Layer norms and the softmax are computed in float32.
+    Whoever makes the collection "seen" mutable finds each block's queries, keys and output there (`models.dense`); otherwise nothing is kept.
 
     layer_scale: start of a factor for each channel of both branches (CaiT, arXiv:2103.17239); 0 is none.
     kernel_init: how linear layers are drawn, of `INITS`.
@@ -42,25 +46,39 @@ class Block(nn.Module):
     subset_rate: float = 0.0
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+    told: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None) -> tuple[jax.Array, None]:
-        """x `[B, N, D]`; drop: the layer's key and rate, or None to drop nothing; rows: as `droppath.by_row` has them. Gives x and None, as a scan wants."""
-        for i, branch in enumerate((self._attend, self._feed)):
+    def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None, there: jax.Array | None,
+                 turn: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array | None]:
+        """x `[B, N, D]`; drop: the layer's key and rate, or None to drop nothing; rows: as `droppath.by_row` has them; there: `[B, N]` bool, tokens that
+        are attended to, or None for all; turn: of queries and keys, as `positions.turned` takes it, or None. Gives x, and as a scan wants it beside it what
+        the feed-forward branch adds, where `told`, else None."""
+        said = []
+
+        def feed(x):
+            said.append(self._feed(x))
+            return said[0]
+        for i, branch in enumerate((functools.partial(self._attend, there=there, turn=turn), feed if self.told else self._feed)):
             if drop is None:
                 x = x + branch(x)
             elif self.subset_rate:
                 x = droppath.on_subset(branch, x, jax.random.fold_in(drop[0], i), self.subset_rate)
             else:
                 x = droppath.by_row(branch, x, jax.random.fold_in(drop[0], i), drop[1], rows)
-        return x, None
+        self._show("output", x)
+        return x, said[0] if self.told else None
 
-    def _attend(self, x):
+    def _attend(self, x, there, turn):
         y = self._dense(3 * self.width, "qkv")(layer_norm(x, self.eps, "norm1"))
         q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, -1), 2, 0)     # [B, N, 3D] -> 3 × [B, N, heads, D/heads]
         if self.qk_norm:
             q, k = layer_norm(q, self.eps, "q_norm"), layer_norm(k, self.eps, "k_norm")
-        y = jax.nn.dot_product_attention(q, k, v)                                    # [B, N, heads, D/heads]
+        if turn is not None:
+            q, k = turned(q, turn), turned(k, turn)
+        self._show("query", q)
+        self._show("key", k)
+        y = jax.nn.dot_product_attention(q, k, v, mask=None if there is None else there[:, None, None])      # [B, N, heads, D/heads]
         return self._scaled(self._dense(self.width, "proj")(y.reshape(x.shape)), "scale1")
 
     def _feed(self, x):
@@ -75,6 +93,9 @@ class Block(nn.Module):
     def _dense(self, width, name):
         return nn.Dense(width, dtype=self.dtype, kernel_init=INITS[self.kernel_init], name=name)
 
+    def _show(self, name, value):
+        self.sow(SEEN, name, value, reduce_fn=lambda old, new: new, init_fn=lambda: None)
+
     def _scaled(self, y, name):
         if not self.layer_scale:
             return y
@@ -86,11 +107,14 @@ def layer_norm(x: jax.Array, eps: float, name: str) -> jax.Array:
     return nn.LayerNorm(eps, dtype=jnp.float32, use_fast_variance=False, name=name)(x).astype(x.dtype)
 
 
-def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, rows: jax.Array | None, *, subset: bool, scan: bool, remat: str) -> jax.Array:
+def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, rows: jax.Array | None, *, subset: bool, scan: bool, remat: str,
+        there: jax.Array | None = None, turn: tuple[jax.Array, jax.Array] | None = None, told: bool = False) -> tuple[jax.Array, jax.Array | None]:
     """x `[B, N, D]` through as many blocks as there are `rates`, within a compact method; `block` are the arguments of `Block`.
 
     rates: of stochastic depth, `[depth]`; key: of its draws, a layer's is fold_in(key, layer), or None to drop nothing; rows: `[B]` int32, or None for
     0 to B - 1. subset: in the form of `droppath.on_subset`; scanned, the rates are then one.
+    there: `[B, N]` bool, tokens that are attended to; None for all. turn: rotary positions, as `positions.turned` takes them.
+    told: beside x, what each block's feed-forward branch adds, `[depth, B, N, D]`, else None.
     scan: parameters are stacked as "blocks", with the layer as first axis, and one block is compiled; otherwise they are "block0", "block1", …
     """
     drop = None
@@ -100,11 +124,13 @@ def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, row
     kind = Block if remat == "none" else nn.remat(Block, policy=REMATS[remat], prevent_cse=not scan)
     subsets = [float(rate) * subset for rate in rates]
     if scan:
-        scanned = nn.scan(kind, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(0, nn.broadcast), length=len(rates))
-        return scanned(**block, subset_rate=subsets[0], name="blocks")(x, drop, rows)[0]
+        scanned = nn.scan(kind, variable_axes={"params": 0, SEEN: 0}, split_rngs={"params": True}, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast), length=len(rates))
+        return scanned(**block, subset_rate=subsets[0], told=told, name="blocks")(x, drop, rows, there, turn)
+    said = []
     for i, rate in enumerate(subsets):
-        x = kind(**block, subset_rate=rate, name=f"block{i}")(x, jax.tree.map(lambda a: a[i], drop), rows)[0]
-    return x
+        x, added = kind(**block, subset_rate=rate, told=told, name=f"block{i}")(x, jax.tree.map(lambda a: a[i], drop), rows, there, turn)
+        said.append(added)
+    return x, jnp.stack(said) if told else None
 
 
 def stack(params: Mapping) -> dict:

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jaxssl.errors import UserError, nearest
 from jaxssl.models import droppath, transformer
 from jaxssl.models.features import Features
-from jaxssl.models.positions import RESIZES, resize, sincos
+from jaxssl.models.positions import RESIZES, resize, rotations, sincos
 from jaxssl.models.precision import dtype
 
 POOLS = ("cls", "mean")
-POSITIONS = ("learned", "sincos")
+POSITIONS = ("learned", "sincos", "rope")
 
 
 class Size(NamedTuple):
@@ -33,6 +33,7 @@ NAMES = tuple(SIZES)
 
 
 def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels: int = 3, pool: str = "cls", cls: bool = True, positions: str = "learned",
+         rope_base: float = 100.0, rope_shift: float = 0.0, rope_jitter: float = 1.0, rope_rescale: float = 1.0,
          resize: str = "antialias", registers: int = 0, mask_token: bool = False, layer_scale: float = 0.0, drop_path: float = 0.0,
          drop_path_shape: str = "linear", drop_rows: bool = False, ffn: str = "mlp", qk_norm: bool = False, frozen_patch: bool = False, kernel_init: str = "normal",
          scan: bool = True, remat: str = "none", eps: float = 1e-6, precision: str = "bf16", width: int = 0, depth: int = 0, heads: int = 0) -> nn.Module:
@@ -46,7 +47,11 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     pool: "cls" is the normed class token; "mean" is the mean of the normed patch tokens, timm's global_pool="avg" with fc_norm=False (its default for
           "avg", fc_norm, norms the mean of tokens that are not normed).
     cls: there is a class token.
-    positions: "learned", or "sincos", fixed (`positions.sincos`) on the grid of the images and zero for the class token.
+    positions: "learned"; "sincos", fixed (`positions.sincos`) on the grid of the images and zero for the class token; or "rope", rotary, by which queries and keys of
+          patches are turned in every block (`positions.rotations`; DINOv3).
+    rope_base: of the periods. rope_shift, rope_jitter, rope_rescale: in training coordinates, in [-1, 1], are moved by up to rope_shift along each axis, and
+          stretched by a factor between 1 / rope_jitter and rope_jitter along each and between 1 / rope_rescale and rope_rescale along both, drawn once
+          a pass; 0, 1 and 1 are none (DINOv3: a rescale of 2). A pass without rng, a teacher's, has none.
     resize: how learned positions are interpolated, "antialias" or "torch" (`positions.resize`).
     registers: so many learned tokens without positions stand behind the class token (arXiv:2309.16588).
     mask_token: there is a token that stands for masked patches.
@@ -73,8 +78,9 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
         raise UserError(f"model.depth is {depth}; choose at most 1,000 blocks.")
     own = SIZES[name]
     heads = heads or (max(width // 64, 1) if width and width != own.width else own.heads)
-    module = ViT(width or own.width, depth or own.depth, heads, patch, image, channels, pool, cls, positions, resize, registers, mask_token, layer_scale,
-                 drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, kernel_init, scan, remat, eps, dtype(precision))
+    module = ViT(width or own.width, depth or own.depth, heads, patch, image, channels, pool, cls, positions, rope_base, rope_shift,
+                 rope_jitter, rope_rescale, resize, registers, mask_token, layer_scale, drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, kernel_init,
+                 scan, remat, eps, dtype(precision))
     _fit(module)
     return module
 
@@ -99,6 +105,16 @@ def _fit(m):
         raise UserError(f"model.heads is {m.heads}; choose a divisor of the {m.width} channels.")
     if m.positions == "sincos" and m.width % 4:
         raise UserError(f"model.width is {m.width}; choose a multiple of 4 with model.positions=sincos.")
+    if m.positions == "rope" and m.width // m.heads % 4:
+        raise UserError(f"model.heads is {m.heads}; with model.positions=rope heads have a multiple of 4 channels, where {m.width} leave {m.width // m.heads} for each.")
+    unread = [key for key, off in {"base": 100.0, "shift": 0.0, "jitter": 1.0, "rescale": 1.0}.items() if getattr(m, f"rope_{key}") != off]
+    if m.positions != "rope" and unread:
+        raise UserError(f"model.rope_{unread[0]} is of rotary positions; choose model.positions=rope, or leave it out.")
+    if not (m.rope_base > 1 and m.rope_shift >= 0 and m.rope_jitter >= 1 and m.rope_rescale >= 1):
+        raise UserError(f"model.rope_base, rope_shift, rope_jitter and rope_rescale are {m.rope_base}, {m.rope_shift}, {m.rope_jitter} and {m.rope_rescale}; "
+                        "choose a base above 1, a shift of 0 or more, and factors of at least 1.")
+    if m.positions == "rope" and m.drop_rows:
+        raise UserError("model.drop_rows takes rows out of a block, whose rotary positions may be each image's own; choose model.drop_rows=False with model.positions=rope.")
     if m.pool == "cls" and not m.cls:
         raise UserError("model.pool is 'cls'; choose 'mean' where model.cls is off.")
     if not 0 <= m.drop_path < 1:
@@ -139,7 +155,10 @@ def _uniform(bound):
 
 
 class ViT(nn.Module):
-    """`make` describes the fields; `features` is the width D of what it gives."""
+    """`make` describes the fields but the last; `features` is the width D of what it gives.
+
+    told: tokens are `[B, N, told, D]`, what the feed-forward networks of the last so many blocks add for each patch (data2vec's targets); 0 is the last layer's.
+    """
     width: int
     depth: int
     heads: int
@@ -149,6 +168,10 @@ class ViT(nn.Module):
     pool: str = "cls"
     cls: bool = True
     positions: str = "learned"
+    rope_base: float = 100.0
+    rope_shift: float = 0.0
+    rope_jitter: float = 1.0
+    rope_rescale: float = 1.0
     resize: str = "antialias"
     registers: int = 0
     mask_token: bool = False
@@ -164,16 +187,19 @@ class ViT(nn.Module):
     remat: str = "none"
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+    told: int = 0
 
     @property
     def features(self) -> int:
         return self.width
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, keep: jax.Array | None = None, mask: jax.Array | None = None, rows: jax.Array | None = None) -> Features:
+    def __call__(self, x: jax.Array, train: bool, keep: jax.Array | None = None, mask: jax.Array | None = None, there: jax.Array | None = None,
+                 rows: jax.Array | None = None) -> Features:
         """Images `[B, H, W, C]`, H and W multiples of the patch, to `Features`; N is their number of patches, or n with `keep`.
 
         keep: `[B, n]` int32, the visible patches of each image, taken after positions are added; the others are not seen. cls and registers stay.
+        there: `[B, N]` or `[B, n]` bool; what is not is a filler, which no other token attends to: it does not count, and its token is zero.
         mask: `[B, N]` bool, patches that the mask token stands for, before positions are added; needs `mask_token`.
         rows: `[B]` int32, the places of the images in the global batch, for stochastic depth: a micro-batch with its places draws what the whole
               batch would with the same rng "drop". The places are 0 to B - 1 unless given. Without that rng nothing is left out (a teacher).
@@ -189,17 +215,27 @@ class ViT(nn.Module):
             x = x if mask is None else jnp.where(mask[..., None], token, x)
         prefix, places = self._tokens(grid)
         x = x + places                                                              # [B, N, D] float32
+        drawn = self.make_rng("drop") if train and self.has_rng("drop") and (self.drop_path or self.positions == "rope") else None
+        turn = self._turn(grid, drawn, keep) if self.positions == "rope" else None
         if keep is not None:
             x = jnp.take_along_axis(x, keep[..., None], 1)                          # [B, N, D] -> [B, n, D]
         x = jnp.concatenate([*(jnp.broadcast_to(t, (x.shape[0], *t.shape[1:])) for t in prefix), x], 1)       # [B, 1 + R + n, D]
         block = {"width": self.width, "heads": self.heads, "ffn": self.ffn, "qk_norm": self.qk_norm, "layer_scale": self.layer_scale,
                  "kernel_init": self.kernel_init, "eps": self.eps, "dtype": self.dtype}
-        key = self.make_rng("drop") if train and self.drop_path and self.has_rng("drop") else None
+        key = drawn if self.drop_path else None
         rates = droppath.rates(self.depth, self.drop_path, self.drop_path_shape)
-        x = transformer.run(block, x.astype(self.dtype), rates, key, rows, subset=self.drop_rows, scan=self.scan, remat=self.remat)
+        before = self.cls + self.registers
+        attended = None if there is None else jnp.pad(there, ((0, 0), (before, 0)), constant_values=True)
+        x, said = transformer.run(block, x.astype(self.dtype), rates, key, rows, subset=self.drop_rows, scan=self.scan, remat=self.remat, there=attended,
+                                  turn=turn, told=self.told > 0)
         x = transformer.layer_norm(x.astype(jnp.float32), self.eps, "norm")
-        tokens = x[:, self.cls + self.registers:]
-        return Features(x[:, 0] if self.pool == "cls" else tokens.mean(1), tokens)
+        tokens = x[:, before:]
+        if there is not None:
+            tokens = jnp.where(there[..., None], tokens, 0.0)
+        mean = tokens.mean(1) if there is None else tokens.sum(1) / there.sum(1)[:, None]
+        if self.told:
+            tokens = jnp.moveaxis(said[-self.told:, :, before:].astype(jnp.float32), 0, 2)      # [depth, B, N, D] -> [B, N, told, D]
+        return Features(x[:, 0] if self.pool == "cls" else mean, tokens)
 
     def _grid(self, shape):
         _, height, width, channels = shape
@@ -218,10 +254,21 @@ class ViT(nn.Module):
             side = self.image // self.patch
             table = self.param("pos", transformer.NORMAL, (1, self.cls + side**2, self.width), jnp.float32)
             if self.cls:
-                prefix[0] += table[:, :1]
+                prefix[0] = prefix[0] + table[:, :1]                                # not in place: parameters may be numpy arrays
             places = resize(table[0, self.cls:], grid, self.resize)
         else:
-            places = sincos(grid, self.width)
+            places = sincos(grid, self.width) if self.positions == "sincos" else 0.0
         if self.registers:
             prefix.append(self.param("registers", tiny, (1, self.registers, self.width), jnp.float32))
         return prefix, places
+
+    def _turn(self, grid, key, keep):
+        """Cosines and sines `[1 or B, 1 + R + n, D / heads]` of all tokens, those before the patches not turned; key: of what is drawn in training, or None."""
+        moved = {}
+        if key is not None:
+            shift, jitter, both = jnp.split(jax.random.uniform(jax.random.fold_in(key, self.depth), (5,), minval=-1.0), (2, 4))
+            moved = {"shift": self.rope_shift * shift, "scale": self.rope_jitter**jitter * self.rope_rescale**both}
+        first = self.cls + self.registers
+        turn = rotations(grid, self.width // self.heads, self.rope_base, **moved)
+        turn = [a[None] if keep is None else a[keep] for a in turn]                 # [1 or B, n, C]
+        return tuple(jnp.concatenate([jnp.full((len(a), first, a.shape[-1]), still), a], 1) for a, still in zip(turn, (1.0, 0.0)))

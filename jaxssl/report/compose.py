@@ -6,7 +6,8 @@ import jax
 
 from jaxssl.workdir import folder as folders
 from jaxssl.errors import UserError
-from jaxssl.report import figures, look, maps as mapping, page, pictures, readings, read, seen as sections
+from jaxssl.encoder import load as loading
+from jaxssl.report import figures, look, maps as mapping, page, patches, pictures, places, readings, read, seen as sections
 from jaxssl.report.evaluations import command
 from jaxssl.report.markup import Html, join, tag
 
@@ -76,12 +77,28 @@ def _pictured(runs, looked, methods, charts, plotted, sheets, log) -> list[tuple
     lines = [tag("p", f"{run.name}: " if several else "", _dimensions(rows[run.name][0], seen), class_="reading") for run, seen in found]
     return [
         ("views", "What the network saw", _views(found, several)),
+        *_masked(found, several),
         ("map", "Where images land", side(on_map)),
         ("neighbours", "Nearest neighbours", side(lambda run, seen: sections.gallery_markup(sections.gallery(seen), seen))),
+        *_places(found, side),
         ("confusion", "What is taken for what", side(lambda run, seen: sections.confusion_markup(seen))),
         ("spectrum", "Dimensions in use", join([page.chart("spectrum", charts["spectrum"]), *lines])),
         ("layers", "Layer by layer", side(lambda run, seen: sections.layers_markup(run, seen, rows[run.name]))),
     ]
+
+
+def _places(found, side) -> list[tuple[str, str, Html]]:
+    """The section of what each place says, where a network has places enough."""
+    if all(seen.places is None for _, seen in found):
+        return []
+
+    def of(_, seen):
+        if seen.places is None:
+            return tag("p", "This network's last map has too few places to look at.", class_="missing")
+        return join([places.strip(row) for row in patches.rows(seen.places)])
+    text = ("The network sees an image as places. Their vectors' principal components are drawn as colours, black what does not stand out from the rest in the first; "
+            "beside them, where there are such tokens, what class token and registers attend to. Larger, and for two images: ")
+    return [("places", "What each place says", join([tag("p", text, tag("code", "python -m jaxssl.look --workdir DIR --image FILE"), class_="reading"), side(of)]))]
 
 
 def _views(found, several) -> Html:
@@ -97,6 +114,19 @@ def _views(found, several) -> Html:
     if several and len(shown) < len(found):
         text += " Runs that are not named saw the same as one above."
     return join([tag("p", text, class_="reading"), *parts])
+
+
+def _masked(found, several) -> list[tuple[str, str, Html]]:
+    """The section of the runs whose methods hide patches; none where none does."""
+    parts = []
+    for run, seen in found:
+        method, params, aux = loading.trained(run.path, seen.step)
+        if method.hidden is not None:
+            more = "; the last picture is rebuilt by the weights of this page, hidden patches as they are predicted" if method.rebuilt is not None else ""
+            parts += [tag("h3", run.name) if several else None,
+                      tag("p", f"The first views of the first batch, what was hidden of each in that step, and how much{more}.", class_="reading"),
+                      figures.views(pictures.masked(run.config, seen.data, method, params, aux), first="view", each="")]
+    return [("masked", "What was hidden", join(parts))] if parts else []
 
 
 def _sample(seen: look.Look) -> str:

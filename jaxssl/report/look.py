@@ -12,12 +12,13 @@ from jaxssl.encoder import load as loading
 from jaxssl.data import decode
 from jaxssl.errors import UserError
 from jaxssl.evaluation.measures import knn, rank
-from jaxssl.report import pictures
+from jaxssl.report import patches, pictures
 from jaxssl.report.markup import isolated
 from jaxssl.report.read import Run
 
 K, TEMPERATURE = 20, 0.07      # of the kNN on this page
 TILE = 32                      # pixels of a picture on the map
+PLACES = 5                     # images whose places are drawn
 _BATCH = 125
 
 
@@ -34,7 +35,7 @@ class Images(NamedTuple):
 class Look(NamedTuple):
     """data: `jaxssl.data.Data`. weights, step: of the encoder. source: what the queries come from; `apart` when that is not the training set.
     similarity, index [N, K]: each query's nearest of `reference`. predictions: int64 [N] by weighted kNN, None without labels. of: what the reference images are: "training", or
-    "held-out" where these are of other classes."""
+    "held-out" where these are of other classes. places: a few of the queries as the network sees each place of them, None where its map is too small to look at."""
     data: Any
     weights: str
     step: int | None
@@ -46,6 +47,7 @@ class Look(NamedTuple):
     index: np.ndarray
     predictions: np.ndarray | None
     of: str
+    places: patches.Seen | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -83,7 +85,17 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
     similarity, index = knn.neighbours(queries.features["backbone"], reference.features["backbone"], k=k, **ids)
     labelled = bool(data.classes) and (reference.labels >= 0).any() and (queries.labels >= 0).any()
     predictions = predict(queries.features["backbone"], reference, ids, len(data.classes)) if labelled else None
-    return Look(data, encoder.weights, encoder.step, source, apart, reference, queries, similarity, index, predictions, of)
+    return Look(data, encoder.weights, encoder.step, source, apart, reference, queries, similarity, index, predictions, of, _places(encoder, data, source, queries.places))
+
+
+def _places(encoder, data, source, places):
+    """A few of these images at the encoder's own size, with the maps of their places."""
+    if min(patches.grid(encoder)) < patches.LEAST:
+        return None
+    samples = [decode.sample(source, int(p), data.canvas) for p in places[datas.evenly(len(places), PLACES)]]
+    p = encoder.preprocessing
+    seen = np.asarray(encoder.view({"image": np.stack([s[0] for s in samples]), "size": np.stack([s[1] for s in samples])}))
+    return patches.see(encoder, list(np.rint(255 * np.clip(seen * np.asarray(p["std"]) + np.asarray(p["mean"]), 0, 1)).astype(np.uint8)))
 
 
 def _open(run, weights):

@@ -39,10 +39,10 @@ def page(runs: Sequence[Run], pictured: Sequence[tuple[str, str, Html]], data: d
             tag("nav", *(tag("a", title, href=f"#{name}") for name, title, _ in sections), aria_label="sections")),
         tag("main", *(tag("section", tag("h2", title), content, id=name) for name, title, content in sections)),
         tag("footer", tag("p", f"Written by jaxssl {jaxssl.__version__} on {datetime.now().astimezone():%d %B %Y, %H:%M %Z}. This file needs no network.")), sheets])
-    return _document(" and ".join(run.name for run in runs), body, data)
+    return document(" and ".join(run.name for run in runs), body, data)
 
 
-def _document(title: str, body: Html, data: dict) -> str:
+def document(title: str, body: Html, data: dict) -> str:
     style = (HERE / "page.css").read_text()
     script = "\n".join((HERE / name).read_text() for name in SCRIPTS)
     allowed = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxssl import augment, data as datas
-from jaxssl.augment.picture import caption
+from jaxssl.augment.picture import caption, with_masks
 from jaxssl.data import decode
 
 QUALITY = 78     # of WebP, 0 to 100
@@ -57,15 +57,39 @@ def views(config: dict, data: Any, *, count: int = 6) -> list[Viewed]:
 
     config: resolved, of the run. data: `jaxssl.data.Data`. Broken images, whose place another one takes in training, are shown as that other one.
     """
+    samples, batch, _ = first(config, data, count)
+    pixels = visible(config, batch["views"])
+    return [Viewed(data.train.entry(s[3])[1], s[0][:s[1][0], :s[1][1]], pixels[i], [caption(batch["view_params"], i, v) for v in range(config["augment"]["views"])])
+            for i, s in enumerate(samples)]
+
+
+def masked(config: dict, data: Any, method: Any, params: dict, aux: dict, *, count: int = 6) -> list[Viewed]:
+    """The first view of each of these images, beside it what the masks of that step left of it, and where the method predicts pixels, the view as it is rebuilt by `params`."""
+    samples, batch, key = first(config, data, count)
+
+    def drawn(views):
+        return method.hidden(key, views), None if method.rebuilt is None else method.rebuilt(params, aux, views, key)
+    hidden, rebuilt = jax.tree.map(np.asarray, jax.jit(drawn)(batch["views"]))
+    pixels = visible(config, batch["views"][:, :1])
+    shown, said = with_masks(pixels, [[["view 1"]] for _ in samples], hidden[:, :1])
+    if rebuilt is not None:
+        shown, said = np.concatenate([shown, visible(config, rebuilt[:, :1])], 1), [lines + [["rebuilt"]] for lines in said]
+    return [Viewed(data.train.entry(s[3])[1], shown[i, 0], shown[i, 1:], said[i][1:]) for i, s in enumerate(samples)]
+
+
+def visible(config: dict, views: np.ndarray) -> np.ndarray:
+    """Normalised views as uint8."""
+    pixels = views.astype(np.float32) * np.asarray(config["augment"]["std"], np.float32) + np.asarray(config["augment"]["mean"], np.float32)
+    return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def first(config: dict, data: Any, count: int) -> tuple[list, dict, jax.Array]:
+    """Of the first `count` images of the first training batch the samples, the batch as the loss saw it, and the key that the loss had."""
     a, seed = config["augment"], config["seed"]
     dtype = {"bf16": "bfloat16", "f32": "float32"}[config["precision"]]
     places = data.order(seed, config["batch_size"])(0)[:count]
     samples = [decode.sample(data.train, int(p), data.canvas) for p in places]
     canvases = {"image": np.stack([s[0] for s in samples]), "size": np.stack([s[1] for s in samples])}
-    key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))[0]      # as the train step does at step 0
+    key, of_loss = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))      # as the train step does at step 0
     made = augment.pair(a, config.get("local", {"views": 0}), dtype=dtype, return_params=True)
-    batch = jax.tree.map(np.asarray, jax.jit(made)(key, canvases))
-    pixels = batch["views"].astype(np.float32) * np.asarray(a["std"], np.float32) + np.asarray(a["mean"], np.float32)
-    pixels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-    return [Viewed(data.train.entry(s[3])[1], s[0][:s[1][0], :s[1][1]], pixels[i], [caption(batch["view_params"], i, v) for v in range(a["views"])])
-            for i, s in enumerate(samples)]
+    return samples, jax.tree.map(np.asarray, jax.jit(made)(key, canvases)), of_loss

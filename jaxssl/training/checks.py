@@ -61,6 +61,10 @@ def needs(config: Any, facts: Any, encoder: Any, wanted: Needs) -> None:
         faults.append(f"the images have no labels and {name} learns from them")
     if wanted.patches and not hasattr(encoder.module, "patch"):
         faults.append(f"model.name is {config.model.name} and {name} needs an encoder of patches: choose a vision transformer, such as vit_small")
+    if wanted.maps and not hasattr(encoder.module, "cell"):
+        faults.append(f"model.name is {config.model.name} and {name} needs an encoder whose convolutions go around hidden patches: choose a ConvNeXt, such as convnextv2_tiny")
+    if wanted.maps and (cell := getattr(encoder.module, "cell", 1)) and config.augment.size % cell:
+        faults.append(f"augment.size is {config.augment.size}; choose a multiple of {cell}, the pixels of a place of the encoder's last map")
     if wanted.pairs and config.data.sampler == "m_per_class" and config.data.per_class < 2:
         faults.append(f"data.per_class is {config.data.per_class} and {name} compares images of one class: a batch of {config.batch_size} "
                       f"out of {facts.classes} classes holds no two of any; use at least data.per_class=2")

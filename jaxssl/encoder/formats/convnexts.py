@@ -7,10 +7,11 @@ import numpy as np
 
 from jaxssl import models
 from jaxssl.errors import UserError
-from jaxssl.models import convnext
+from jaxssl.models import convnext, convnext_v2
 from jaxssl.encoder.formats import names
 
-WORD, MODULE, NAMES = "ConvNeXt", convnext.ConvNeXt, convnext.NAMES
+WORD, MODULE, NAMES = "ConvNeXt", convnext.ConvNeXt, convnext.NAMES + convnext_v2.NAMES
+SIZES = convnext.SIZES | convnext_v2.SIZES
 LAYOUTS = ("timm", "torchvision")
 FORMATS = ("timm", "safetensors", "stablehlo")
 UNSEEN = {"eps": ("a layer norm epsilon of {:g}", "{:g}")}
@@ -18,8 +19,8 @@ OPTIONAL = ()
 # of timm's arguments, those that shapes or nothing but training show, and the values of the others that ours has
 SHAPES = ("depths", "dims", "ls_init_value", "num_classes", "in_chans", "drop_rate", "drop_path_rate", "head_init_scale")
 TIMM = {"global_pool": "avg", "output_stride": 32, "kernel_sizes": 7, "stem_type": "patch", "patch_size": 4, "head_norm_first": False, "head_hidden_size": None, "conv_mlp": False,
-        "conv_bias": True, "use_grn": False, "act_layer": "gelu", "norm_layer": None, "norm_eps": None}
-READ = f"plain ConvNeXts alone: timm's {', '.join(NAMES)}"
+        "conv_bias": True, "act_layer": "gelu", "norm_layer": None, "norm_eps": None}
+READ = f"plain ConvNeXts and ConvNeXt V2s alone: timm's {', '.join(NAMES)}"
 ROW = (lambda a: a.reshape(-1, 1, 1), lambda a: a.reshape(-1))          # torchvision's factors of a branch are [C, 1, 1]
 
 
@@ -33,7 +34,7 @@ def timm_name(place: str) -> str:
     stage = f"stages.{int(folder.removeprefix('stage')) - 1}"
     if not block:
         return f"{stage}.downsample.{['norm', 'conv'].index(layer)}"
-    word = {"conv": "conv_dw", "norm": "norm", "fc1": "mlp.fc1", "fc2": "mlp.fc2", "scale": "gamma"}[layer]
+    word = {"conv": "conv_dw", "norm": "norm", "fc1": "mlp.fc1", "fc2": "mlp.fc2", "grn": "mlp.grn", "scale": "gamma"}[layer]
     return f"{stage}.blocks.{block[0].removeprefix('block')}.{word}"
 
 
@@ -47,7 +48,7 @@ def torchvision_name(place: str) -> str:
     stage = int(folder.removeprefix("stage"))
     if not block:
         return f"features.{2 * stage - 2}.{['norm', 'conv'].index(layer)}"
-    word = {"conv": "block.0", "norm": "block.2", "fc1": "block.3", "fc2": "block.5", "scale": "layer_scale"}[layer]
+    word = {"conv": "block.0", "norm": "block.2", "fc1": "block.3", "fc2": "block.5", "grn": "block.grn", "scale": "layer_scale"}[layer]
     return f"features.{2 * stage - 1}.{block[0].removeprefix('block')}.{word}"
 
 
@@ -61,6 +62,8 @@ def table(module, name: Callable[[str], str], scale: tuple | None = None) -> dic
         for block in range(depth):
             place = f"stage{stage}/block{block}"
             layers |= {f"{place}/conv": convolution, f"{place}/norm": norm, f"{place}/fc1": matrix, f"{place}/fc2": matrix}
+            if module.grn:
+                layers[f"{place}/grn"] = "gain", "same"
             if module.layer_scale:
                 found[name(f"{place}/scale")] = names.Tensor(f"params/encoder/{place}/scale", turns=scale)
     for place, (leaf, layout) in layers.items():
@@ -100,12 +103,17 @@ def network(side: names.Side, path: Path, name: str, tensors: dict[str, np.ndarr
     if not 0 < len(depths) <= 4:
         raise UserError(f"{path} has {len(depths)} stages of blocks in {side.layout}'s names of a ConvNeXt; one here has 1 to 4")
     width, depths = kernel.shape[0], tuple(depths)
-    if name and convnext.SIZES[name] != (width, depths):
-        raise UserError(f"{path} has {width} channels and blocks {depths}, which is no {name} (of {convnext.SIZES[name][0]} and {convnext.SIZES[name][1]}); leave out --model")
-    size = name or min(NAMES, key=lambda n: (convnext.SIZES[n][1] != depths, abs(convnext.SIZES[n][0] - width)))
-    own = convnext.SIZES[size]
-    other = {"width": width if width != own[0] else 0, "depths": depths if depths != own[1] else (), "layer_scale": 1e-6 if spell("stage1/block0/scale") in tensors else 0.0}
+    second = f"{spell('stage1/block0/grn')}.weight" in tensors
+    sizes = (convnext_v2 if second else convnext).SIZES
+    if name and sizes.get(name) != (width, depths):
+        raise UserError(f"{path} has {width} channels and blocks {depths}{' with response norms' if second else ''}, which is no {name} (of {SIZES[name][0]} and {SIZES[name][1]}"
+                        f"{', with response norms' if name in convnext_v2.SIZES else ''}); leave out --model")
+    size = name or min(sizes, key=lambda n: (sizes[n][1] != depths, abs(sizes[n][0] - width)))
+    own = sizes[size]
+    other = {"width": width if width != own[0] else 0, "depths": depths if depths != own[1] else ()}
     usual = {"width": 0, "depths": (), "layer_scale": 1e-6}
+    if not second:
+        other["layer_scale"] = 1e-6 if spell("stage1/block0/scale") in tensors else 0.0
     return {"name": size, **{key: value for key, value in other.items() if value != usual[key]}}, ["architecture", "eps"] if "architecture" not in stated else []
 
 
@@ -126,7 +134,8 @@ def differs(stated: dict, name: str) -> list[str]:
         return [f"architecture {stated['architecture']!r}"]
     if not isinstance(arguments, dict):
         return [f"model_args {arguments!r}"]
-    wrong = [f"{key} {value!r}" for key, value in arguments.items() if key not in SHAPES and not (key in TIMM and TIMM[key] == value)]
+    same = {**TIMM, "use_grn": stated["architecture"] in convnext_v2.NAMES}
+    wrong = [f"{key} {value!r}" for key, value in arguments.items() if key not in SHAPES and not (key in same and same[key] == value)]
     return wrong + ([f"global_pool {pool!r}"] if pool not in ("avg", "") else [])
 
 

@@ -169,7 +169,8 @@ def _timm(stated, kind, depths):
 
 def described(model: dict) -> str:
     """A model's config in a few words."""
-    return f"{model['name']}, width {model.get('width', 1.0):g}, {model.get('stem', 'imagenet')} stem"
+    blocks = f" of blocks {tuple(model['depths'])}" if model.get("depths") else ""
+    return f"{model['name']}{blocks}, width {model.get('width', 1.0):g}, {model.get('stem', 'imagenet')} stem"
 
 
 def fitted(found: dict[str, np.ndarray], wanted: dict, module) -> tuple[dict[str, np.ndarray], list[str]]:

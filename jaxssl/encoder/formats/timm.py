@@ -53,11 +53,13 @@ def resnet(encoder) -> dict:
     """Architecture, pooling and arguments of a ResNet."""
     m, name = encoder.module, encoder.config["model"]["name"]
     narrow = m.stem == "imagenet" and m.bn_eps == 1e-5
+    torch = "torchvision, " if len(m.depths) == 4 else ""
     for wrong, what in ((m.stem != "imagenet", f"the stem {m.stem!r} ({models.resnet.STEMS[m.stem]})"), (m.width != 64, f"a first stage of {m.width} channels"),
-                        (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
+                        (len(m.depths) != 4, f"{len(m.depths)} stages"), (m.bn_eps != 1e-5, f"a batch norm epsilon of {m.bn_eps}")):
         if wrong:
-            raise UserError(f"timm's ResNets cannot have {what}; use --format {'transformers, ' if narrow else ''}torchvision, onnx, stablehlo or safetensors")
-    return {"architecture": "resnet18" if name == "resnet10" else name, "global_pool": "avg", "model_args": {"layers": list(m.depths)} if name == "resnet10" else {},
+            raise UserError(f"timm's ResNets cannot have {what}; use --format {'transformers, ' if narrow else ''}{torch}onnx, stablehlo or safetensors")
+    known = name in resnets.PLAIN and m.depths == models.resnet.LAYERS[name][1]
+    return {"architecture": "resnet18" if name == "resnet10" else name, "global_pool": "avg", "model_args": {} if known else {"layers": list(m.depths)},
             "pretrained_cfg": {"fixed_input_size": False, "pool_size": [-(-encoder.preprocessing["size"] // 32)] * 2, "first_conv": "conv1", "classifier": "fc"}}
 
 
@@ -66,10 +68,10 @@ def vision_transformer(encoder) -> dict:
     m, size = encoder.module, encoder.preprocessing["size"]
     learned = m.positions == "learned"
     moving = learned and m.resize == "antialias"                                   # timm interpolates by that kernel, and no other
-    for wrong, what in ((m.eps != 1e-6, f"a layer norm epsilon of {m.eps:g}"),
+    for wrong, what in ((m.eps != 1e-6, f"a layer norm epsilon of {m.eps:g}"), (m.positions == "rope", "rotary positions like these"),
                         (learned and size != m.image and not moving, f"positions of {m.image} pixels interpolated by {m.resize!r} to {size}")):
         if wrong:
-            raise UserError(f"timm's vision transformers cannot have {what}; use --format {'transformers, ' if m.eps != 1e-6 else ''}stablehlo or safetensors")
+            raise UserError(f"timm's vision transformers cannot have {what}; use --format {'transformers, ' if m.eps != 1e-6 and m.positions != 'rope' else ''}stablehlo or safetensors")
     image = m.image if learned else size
     prefixed = vits.embedded(m, encoder.variables["params"]["encoder"]["pos"]) if learned else not m.registers
     ratio = 4.0 if m.ffn == "mlp" else gate_ratio(m.width, models.transformer.swiglu_width(m.width))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxssl import models
+from jaxssl.errors import UserError
 from jaxssl.encoder.formats import arrays, convnexts, files, names, records, resnets
 
 STEM = "conv1.weight"
@@ -28,13 +30,16 @@ SIDES = {resnets: names.Side("torchvision", STEM, BODY, KNOWN, table), convnexts
 
 
 def write(encoder, folder: Path) -> None:
+    """Raises: UserError for a ResNet of other than four stages, which torchvision has none of."""
+    if len(encoder.module.depths) != 4:
+        raise UserError(f"torchvision's ResNets cannot have {len(encoder.module.depths)} stages; use --format transformers, onnx, stablehlo or safetensors")
     records.write_torch(encoder, folder, "torchvision", table(encoder.module))
 
 
 def usage(encoder, folder: Path) -> tuple[str, str]:
     """Code that makes `model` of the file, and code that makes `features` [B, D] of `images` [B, 3, H, W]."""
     m, name = encoder.module, encoder.config["model"]["name"]
-    usual = m.width == 64 and m.bn_eps == 1e-5 and name not in ("resnet10", "resnet200")
+    usual = m.width == 64 and m.bn_eps == 1e-5 and name not in ("resnet10", "resnet200") and m.depths == models.resnet.LAYERS[name][1]
     options = "" if m.bn_eps == 1e-5 else f", norm_layer=functools.partial(torch.nn.BatchNorm2d, eps={m.bn_eps!r})"
     options += f", width_per_group={64 * m.inner}" if m.inner != 1 else ""
     kind = f"torchvision.models.resnet.{'BasicBlock' if m.kind == 'basic' else 'Bottleneck'}"

@@ -100,10 +100,10 @@ def vision_transformer(encoder) -> dict:
     """A `ViTConfig`, `Dinov2Config` or `Dinov2WithRegistersConfig`."""
     m, size = encoder.module, encoder.preprocessing["size"]
     learned, scales = m.positions == "learned", m.registers and m.resize == "antialias"        # with registers, their kernel is our "antialias"
-    for wrong, what in ((m.qk_norm, "norms of queries and keys"), (not m.cls, "no class token"),
+    for wrong, what in ((m.qk_norm, "norms of queries and keys"), (not m.cls, "no class token"), (m.positions == "rope", "rotary positions like these"),
                         (learned and size != m.image and not scales, f"positions of {m.image} pixels interpolated by {m.resize!r} to {size}")):
         if wrong:
-            raise UserError(f"transformers' vision transformers cannot have {what}; use --format timm, stablehlo or safetensors")
+            raise UserError(f"transformers' vision transformers cannot have {what}; use --format {'' if m.positions == 'rope' else 'timm, '}stablehlo or safetensors")
     kind = "vit" if not vits.is_dinov2(m) else "dinov2_with_registers" if m.registers else "dinov2"
     own = {"vit": {"intermediate_size": 4 * m.width},
            "dinov2": {"mlp_ratio": 4, "layerscale_value": m.layer_scale or 1.0, "use_swiglu_ffn": m.ffn == "swiglu", "use_mask_token": m.mask_token}}

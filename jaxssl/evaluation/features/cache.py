@@ -51,7 +51,7 @@ def features(encoder: Encoder, data: datas.Data, which: str, *, layer: str = "ba
              store: Callable[[], dict | None] = lambda: None) -> Features:
     """Features of every decodable image of the "train" or "test" set, in order, by the test-time view and batch norm in inference mode.
 
-    layer: one of `encoder.layers`; those of a head are computed from the backbone's. mesh: the devices that share each batch. folder: of the
+    layer: one of `encoder.layers` or `encoder.blocks`; those of a head are computed from the backbone's. mesh: the devices that share each batch. folder: of the
     cache. batch: images in one forward pass, rounded up to the number of devices. store(): the decoded set (`data.store`), prepared for the view
     (`preprocessing.before`), or None to read it from disk; called only where features are missing. Raises: UserError without such a set or such a
     layer, or when nothing in it can be decoded.
@@ -59,8 +59,8 @@ def features(encoder: Encoder, data: datas.Data, which: str, *, layer: str = "ba
     encoder.check_layer(layer)
     table, source = _table(encoder, data, which, layer, mesh, folder, batch)
     missing = table.missing()
-    if missing and layer == "backbone":
-        _fill(table, missing, _embedded(encoder, data, source, mesh, store(), missing, table))
+    if missing and layer.partition(".")[0] not in encoder.heads:
+        _fill(table, missing, _embedded(encoder, data, source, mesh, store(), missing, table, layer))
     elif missing:
         _fill(table, missing, _headed(encoder, layer, features(encoder, data, which, mesh=mesh, folder=folder, batch=batch, store=store), missing, table))
     return table.read(source)
@@ -123,7 +123,7 @@ def identity(source: datas.Source, *, here: bool = True) -> str:
 
 def _files(source):
     if isinstance(source, Folder):
-        return [source.root / path for path in source.paths]
+        return [source.root / path for path in (*source.paths, *getattr(source, "answers", ()))]       # of a dense set, its masks too
     if isinstance(source, Packed):
         return sorted(source.root.glob(f"{source.split}*"))
     if isinstance(source, TFDS):
@@ -152,12 +152,12 @@ def _fill(table, missing, chunks):
     table.save()
 
 
-def _embedded(encoder, data, source, mesh, store, missing, table):
-    """Chunks of backbone features: from the images, through the network."""
+def _embedded(encoder, data, source, mesh, store, missing, table, layer="backbone"):
+    """Chunks of features of the network itself: from the images."""
     prepare = preprocessing.before(encoder.preprocessing, data.canvas)
     rows = np.concatenate([np.arange(*table.span(chunk)) for chunk in missing])     # every chunk but the last is full, so a batch is a chunk
     part = None if store is None else {**{k: v[rows] for k, v in store.items()}, "id": np.where(store["id"][rows] == rows, np.arange(len(rows)), -1)}
-    embed, (index, count) = encoder.embed(place=sharding.replicated(mesh)), sharding.share(mesh)
+    embed, (index, count) = encoder.embed(layer, place=sharding.replicated(mesh)), sharding.share(mesh)
     batches = datas.eval_batches(data, Subset(source, rows), batch_size=table.what["chunk"], process_index=index, process_count=count, store=part, prepare=prepare)
     for chunk, batch in zip(missing, batches, strict=True):
         low, high = table.span(chunk)

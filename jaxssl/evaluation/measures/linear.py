@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
 def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, grid: Sequence[float] = GRID, costs: Sequence[float] = (),
              raw: bool = False, balanced: bool = False, every: int = HELD_OUT, select: str = "validation", steps: int = 300,
-             poll: Callable[[], None] = lambda: None) -> Result:
+             among: np.ndarray | None = None, poll: Callable[[], None] = lambda: None) -> Result:
     """Accuracy on the test rows of a linear classifier fitted to the training rows; test rows take no part in any choice.
 
     train_x [N, D], train_y int [N] in [0, C), test_x [M, D], test_y int [M]; features are standardised by mean and std of the training
@@ -42,7 +42,8 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
     costs: values of C instead of a grid of l2; a fit to n rows then has l2 = 1 / (C n). raw: the penalty is on the weights of the features
     as they came, so that the optimum is that of a fit without standardisation. balanced: chosen by the mean of the classes' accuracies.
     poll: called before every fit, as often whatever the rows are; what it raises ends the search.
-    every: one training row in so many chooses. select: "test" chooses by the test rows, with fits to all N, which is no honest estimate.
+    among: classes int that answers on the test rows are restricted to; None is all. every: one training row in so many chooses.
+    select: "test" chooses by the test rows, with fits to all N, which is no honest estimate.
     """
     train_x, test_x, train_y, test_y = np.asarray(train_x, np.float32), np.asarray(test_x, np.float32), np.asarray(train_y), np.asarray(test_y)
     _check(train_x, train_y, test_x, test_y, costs or grid, select)
@@ -68,7 +69,8 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
         fits[value] = (_score(np.asarray(_predict(w, judge)), truth, balanced), -place, w)
     value = max(fits, key=lambda v: fits[v][:2])
     w = fit(fits[value][2], value, np.ones(len(x), bool)) if held.any() else fits[value][2]
-    predictions = np.asarray(_predict(w, u)).astype(np.int64)
+    answers = np.arange(classes) if among is None else np.asarray(among)
+    predictions = answers[np.asarray(_predict(w[:, answers], u))].astype(np.int64)
     return Result(float(np.mean(predictions == test_y)), penalty(value, len(x)), predictions)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 from jaxssl import data as datas
 from jaxssl.evaluation.features import cache
 from jaxssl.encoder import preprocessing
+from jaxssl.data import sources
 from jaxssl.data.sources import Subset
 from jaxssl.encoder import Encoder
 from jaxssl.errors import UserError, nearest
@@ -24,6 +25,7 @@ from jaxssl.evaluation.measures import bootstrap
 
 SELECT = ("validation", "test")
 BUDGETS = ("short", "published")
+GROUPS = ("all", "dense")
 _BATCH, _BATCH_BYTES = 500, 2**27       # images in a forward pass: at most so many, and canvases of at most so many bytes
 _CHECKED = 2**14                        # rows whose numbers are looked at at a time
 
@@ -108,6 +110,12 @@ class Context:
             raise UserError(f"{self.data.train.name} has one labelled training image that can be decoded; give at least two")
         return found
 
+    def keep(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make()` gives, made once under this key for all protocols and seeds."""
+        if ("kept", key) not in self._kept:
+            self._kept["kept", key] = make()
+        return self._kept["kept", key]
+
     @property
     def prepare(self) -> Callable | None:
         """What large images go through before the test-time view: `preprocessing.before`."""
@@ -140,15 +148,17 @@ class Context:
         return bootstrap.interval(correct, labels, ids=ids, balanced=balanced, seed=self.seed)
 
 
-def names() -> list[str]:
-    """The protocols there are: the files of this folder."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__")
+def names(group: str = "") -> list[str]:
+    """The protocols there are: the files of this folder; or those of a group: "all", which need images and labels alone, or "dense", which need an answer for each
+    place (their modules say so in GROUP). Others need a file, and are named."""
+    found = sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__")
+    return [name for name in found if not group or getattr(find(name), "GROUP", "all") == group]
 
 
 def find(name: str) -> Any:
     """The module of a protocol. Raises: UserError that lists them."""
-    if name not in names():
-        raise UserError(f"protocol {name!r} is not one of {', '.join(names())}{nearest(name, names())}")
+    if name not in (known := names()):
+        raise UserError(f"protocol {name!r} is not one of {', '.join(known)}{nearest(name, known)}")
     return importlib.import_module(f"jaxssl.evaluation.protocols.{name}")
 
 
@@ -165,8 +175,9 @@ def annotations(name: str) -> dict[str, Any]:
 def check_labels(needy: dict[str, dict], data: datas.Data) -> None:
     """Raises: UserError unless the sets have the labels that the protocols `needy` (name -> options that are set) read. Decodes nothing.
 
-    A protocol reads those of both sets, unless its module says others in LABELS.
+    A protocol reads those of both sets, unless its module says others in LABELS, and an answer for each place where its module has TARGETS.
     """
+    check_targets(needy, data)
     by_set = {which: [name for name in needy if which in getattr(find(name), "LABELS", cache.SETS)] for which in cache.SETS}
     if any(by_set.values()) and not data.classes:
         raise UserError(f"{data.train.name} has no labels, which {', '.join(dict.fromkeys(sum(by_set.values(), [])))} need; use --protocols labelfree, or another --data")
@@ -181,3 +192,14 @@ def check_labels(needy: dict[str, dict], data: datas.Data) -> None:
         if found < wanted:
             raise UserError(f"{source.name} has {'no' if not found else 'one'} labelled {which} image, and {', '.join(by_set[which])} need{'s' if len(by_set[which]) == 1 else ''} "
                             f"{'one' if wanted == 1 else 'at least two'}; name other images with --data, --data.test_path or --data.test_split, or use --protocols labelfree")
+
+
+def check_targets(names: Iterable[str], data: datas.Data) -> None:
+    """Raises: UserError unless both sets have the answers for each place ("masks" or "depth") that these protocols read. Decodes nothing."""
+    for name in names:
+        kind = getattr(find(name), "TARGETS", "")
+        for which in cache.SETS if kind else ():
+            source = cache.find(data, which)
+            if sources.targets(source) != kind:
+                what, digits = ("masks", ", or --data digits") if kind == "masks" else ("maps of depth", "")
+                raise UserError(f"{source.name} has no {what}, which {name} needs; give a folder with images/ and {kind}/ beside each other with --data{digits}")

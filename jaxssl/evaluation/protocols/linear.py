@@ -2,7 +2,8 @@
 
 SGD with momentum .9 and cosine to 0, as DINOv2 evaluates (arXiv 2304.07193, section 7.1; its code: 13 rates, 12,500 steps of 1,024, the best of all
 heads). The best head is chosen on a fifth of the training images and trained again on all of them; the paper's is chosen on the validation set
-that it reports, which is --select=test here. Views are not augmented: `augmented` is SimCLR's protocol.
+that it reports, which is --select=test here. Views are not augmented (DINOv2's are cropped at random and mirrored): `augmented` is SimCLR's protocol. Heads start
+at zero and not at random, which moves no optimum of a convex loss.
 """
 import math
 import time
@@ -24,7 +25,8 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple[str, ...] = 
 
     blocks: further features beside `layer`: names of layers, joined by + where heads see several side by side ("backbone+projector.1").
     preset: "default" is 13 rates × (raw, white), of which the worse drop out early unless `race` is off; "dinov2" is that paper's 13 rates on raw
-    features, all trained to the end. lrs (for a batch of 256, scaled linearly) and forms replace the preset's. steps: 0 = of the budget.
+    features, all trained to the end; of a transformer with a class token its four kinds, 52 heads (`Encoder.blocks`), unless layer or blocks are given.
+    lrs (for a batch of 256, scaled linearly) and forms replace the preset's. steps: 0 = of the budget.
     """
     start = time.monotonic()
     if preset not in PRESETS:
@@ -33,6 +35,8 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple[str, ...] = 
         raise UserError(f"linear.batch_size is {batch_size} and linear.steps is {steps}; a batch has at least one image, and 0 steps are those of the budget")
     published = preset == "dinov2"
     names = tuple(dict.fromkeys((layer, *blocks)))
+    if published and names == ("backbone",) and context.encoder.blocks:
+        names = context.encoder.blocks
     heads = grid.make(names, lrs=lrs or (grid.DINOV2_RATES if published else grid.RATES), weight_decays=weight_decays, forms=forms or (("raw",) if published else ("raw", "white")))
     (train, y, _), (test, v, ids) = (_features(context, which, names) for which in ("train", "test"))
     most = max(EPOCHS * len(y) // batch_size, 1)

@@ -68,11 +68,12 @@ def _apply(heads: dict, h: jax.Array) -> jax.Array:
 def used(encoder: Encoder, layer: str) -> dict:
     """The part of `encoder.variables` that features of `layer` are computed from."""
     name, _, depth = layer.partition(".")
-    networks = ("encoder",) if layer == "backbone" else ("encoder", *encoder.below(name), name)
+    whole = layer in ("backbone", *encoder.blocks)
+    networks = ("encoder",) if whole else ("encoder", *encoder.below(name), name)
 
     def part(variables):
         found = {network: variables[network] for network in networks}
-        if layer != "backbone" and int(depth) < len(encoder.heads[name][0].dims):
+        if not whole and int(depth) < len(encoder.heads[name][0].dims):
             found[name] = {key: value for key, value in found[name].items() if int(key.lstrip("abcdefghijklmnopqrstuvwxyz_")) <= int(depth)}     # linear1, norm1, …
         return found
     return {kind: part(variables) for kind, variables in encoder.variables.items()}

@@ -1,0 +1,29 @@
+"""I-JEPA on CIFAR-10, ViT-Ti with patches of 4 pixels: the recipe of configs/imagenet/ijepa.py on small images.
+
+Command:  python -m jaxssl.main --config configs/cifar10/ijepa.py --workdir runs/ijepa --config.data.path=train.zip --config.data.test_path=test.zip
+Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
+Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
+Expected: no published figure for this recipe.
+Variants: laptop: a small encoder, 1,100 steps of batch 64 (1.4 epochs) in float32: not measured.
+"""
+from ml_collections import ConfigDict
+
+VARIANTS = ("laptop",)
+
+
+def get_config(variant=""):
+    c = ConfigDict(dict(
+        batch_size=512, total="600_epochs", warmup="40_epochs", log_every=50, eval_every="20_epochs", checkpoint_every="20_epochs", precision="bf16",
+        data=dict(source="zip", path="", test_path="", canvas=32, examples=50000, classes=10),
+        augment=dict(views=1, size=32, crop_scale=(0.3, 1.0), jitter=0.0, flip=0.0, gray=0.0, blur=0.0,
+                     mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)),
+        model=dict(name="vit_tiny", patch=4, image=32, cls=False, pool="mean", positions="sincos"),
+        method=dict(name="ijepa", tau=0.996, width=96, depth=4, heads=3),
+        optim=dict(name="adamw", lr=1e-3, scaling="none", end_lr=1e-6, weight_decay=0.04, weight_decay_end=0.4)))
+    if variant == "laptop":
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every, c.precision = 64, "1100_steps", "50_steps", 50, "50_percent", "50_percent", "f32"
+        c.eval = ConfigDict(dict(reference=5000, queries=2000))
+        c.optim.update(lr=2e-3, scaling="none")
+        c.model.update(width=96, depth=4, heads=4)
+        c.method.update(width=48, depth=2, tau=0.99)
+    return c

@@ -1,0 +1,183 @@
+"""DINOv2 (arXiv 2304.07193): what a slow copy of the network says of an image's large crops is predicted from any crop, and what it says of patches where these are hidden.
+
+DINO on the class token, iBOT on hidden patches, and KoLeo, which keeps the class tokens of a batch apart; with a center or with equal shares of the prototypes (Sinkhorn),
+one head or two. From DINOv3 (arXiv 2508.10104), by the paper alone: masks of exact size, a weight of local crops, constant schedules (`tau_end`), Gram anchoring.
+
+Faithful or fixed: where the released code (facebookresearch/dinov2, b8931f7) does what the paper does not say, a key has both.
+  augment.blur: the code inverts the chance: of the first crop 0 and of the second .9 is what ran, 1 and .1 what was meant.
+  koleo_groups: the code takes neighbours on one GPU (32 of them, 64 images each, in the short recipe); 1 is the whole batch. koleo_crops: "both", or the paper's "first".
+  koleo_floor: 0 is the code's, where three equal images have all of the gradient; above it they have none.
+  mask_exact: False hides as many patches as rectangles happen to cover, True the same number in every step (DINOv3's fix).
+  norm_last_layer: False lets the lengths of prototypes learn, with weight decay where a rule of optim gives it to `gain`; True holds them at 1, as DINO does.
+  patch_mean: "crops" divides the patches' loss by all large crops, so that it weighs half where half of them are masked; "masked" by those.
+Differs: the center of patches is that of all hidden patches of the batch, where the code takes the mean of each GPU's; temperatures rise by step.
+
+Expected: ViT-L/16, ImageNet-1k, batch 2048, 100 × 1,250 steps: 81.6 % kNN, 82.9 % linear (official README); ViT-L/14, ImageNet-22k, batch 3072, 500 × 1,250: 82.0 and 84.5 %.
+"""
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from jaxssl import schedules
+from jaxssl.augment import ragged
+from jaxssl.errors import UserError
+from jaxssl.losses.distillation import centered, cross_entropy, distillation_metrics, prototypes_used, sinkhorn, token_cross_entropy, update_center
+from jaxssl.losses.spread import gram, koleo as koleo_loss
+from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
+from jaxssl.models.net import Net
+from jaxssl.models.prototypes import PrototypeHead
+
+ASSIGNMENTS = ("center", "sinkhorn")
+
+
+def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher_temp=0.07, teacher_temp_start=0.04, teacher_temp_warmup="30_percent", tau=0.992,
+         tau_end=1.0, assignment="center", center_momentum=0.9, iterations=3, prototypes=65536, hidden=2048, bottleneck=256, layers=3, norm_last_layer=False,
+         separate=False, patch_prototypes=0, patch_hidden=0, patch_bottleneck=0, patch_weight=1.0, patch_mean="crops", local_weight=1.0,
+         mask_share=0.5, mask_ratios=(0.1, 0.5), mask_shape="block", mask_smallest=4, mask_exact=True, mask_groups=1,
+         koleo=0.1, koleo_groups=1, koleo_crops="both", koleo_floor=1e-4,
+         gram_weight=0.0, gram_from="80_percent", gram_renewed="1_percent", gram_renewals=3, gram_scale=1) -> Method:
+    """DINOv2.
+
+    Args:
+      student_temp: of the student's softmax. teacher_temp: of the teacher's, reached from teacher_temp_start in a straight line over teacher_temp_warmup.
+      tau: decay of the average at the start; it goes to tau_end along half a cosine, and stays where both are equal (DINOv3: .994).
+      assignment: "center", whose mean decays by center_momentum, or "sinkhorn", of so many iterations.
+      prototypes, hidden, bottleneck, layers: of the head (`PrototypeHead`). norm_last_layer: see above.
+      separate: patches have a head of their own, with patch_prototypes, patch_hidden and patch_bottleneck, each that of the other head where it is 0.
+      patch_weight: of the patches' loss. patch_mean: see above. local_weight: of local crops in the other one (DINOv3: .5 in the end).
+      mask_share: of the large crops that are masked, mask_ratios: to which shares of their patches (`ragged.draw`), mask_shape: "block" or "random", mask_smallest: patches
+        of the smallest rectangle. mask_groups: of crops that are masked together; a multiple of the number of devices keeps patches where they are. mask_exact: see above.
+      koleo: weight of KoLeo. koleo_groups, koleo_crops, koleo_floor: see above.
+      gram_weight: of Gram anchoring, 0 for none. From gram_from on the cosines of patches keep to those of a copy of the teacher, taken then and so often again
+        (gram_renewals) every gram_renewed; it sees the crop enlarged gram_scale times. (In the paper it is cut anew at twice the size, which has more detail.)
+    """
+    settings = locals()
+    positive = ("student_temp", "teacher_temp", "teacher_temp_start")
+    counts = ("iterations", "hidden", "bottleneck", "layers", "mask_smallest", "mask_groups", "koleo_groups", "gram_scale")
+    weights = ("patch_weight", "local_weight", "koleo", "koleo_floor", "gram_weight", "gram_renewals", "patch_prototypes", "patch_hidden", "patch_bottleneck")
+    check_range(**{name: (settings[name], "above 0", settings[name] > 0) for name in positive},
+                **{name: (settings[name], "at least 1", settings[name] >= 1) for name in counts},
+                **{name: (settings[name], "0 or more", settings[name] >= 0) for name in weights},
+                **{name: (settings[name], "in [0, 1]", 0 <= settings[name] <= 1) for name in ("tau", "tau_end", "mask_share")},
+                center_momentum=(center_momentum, "in [0, 1)", 0 <= center_momentum < 1), prototypes=(prototypes, "at least 2", prototypes >= 2),
+                assignment=(assignment, f"one of {', '.join(ASSIGNMENTS)}", assignment in ASSIGNMENTS),
+                mask_shape=(mask_shape, f"one of {', '.join(ragged.SHAPES)}", mask_shape in ragged.SHAPES),
+                patch_mean=(patch_mean, "crops or masked", patch_mean in ("crops", "masked")), koleo_crops=(koleo_crops, "both or first", koleo_crops in ("both", "first")))
+    if koleo and (batch_size % koleo_groups or batch_size // koleo_groups < 2):
+        raise UserError(f"method.koleo_groups is {koleo_groups}; it must divide the batch of {batch_size} and leave two images in a group, each the other's neighbour: "
+                        f"choose 1, or {batch_size // 2} at most, or method.koleo=0")
+    if not separate and (patch_prototypes or patch_hidden or patch_bottleneck):
+        raise UserError("method.patch_prototypes, patch_hidden and patch_bottleneck are of a head of its own; set method.separate, or leave them 0")
+
+    def head_of(*dims):
+        return PrototypeHead((dims[0],) * (layers - 1) + dims[1:], gain=not norm_last_layer)
+    modules = {"head": head_of(hidden, bottleneck, prototypes)}
+    if separate:
+        modules["patch_head"] = head_of(patch_hidden or hidden, patch_bottleneck or bottleneck, patch_prototypes or prototypes)
+    heads = {name: net(module) for name, module in modules.items()}
+    patch_name = "patch_head" if separate else "head"
+    decay = schedules.cosine(tau, tau_end, total)
+    temperature = schedules.linear(teacher_temp_start, teacher_temp, duration(teacher_temp_warmup, "method.teacher_temp_warmup"))
+    how = dict(share=mask_share, ratios=mask_ratios, groups=mask_groups, exact=mask_exact, shape=mask_shape, smallest=mask_smallest)
+    starts = duration(gram_from, "method.gram_from")
+    again = [starts + i * duration(gram_renewed, "method.gram_renewed") for i in range(gram_renewals + 1)]
+
+    def init(key, batch):
+        features = jnp.zeros((2, encoder.features))
+        params, stats = nets(key, encoder=(encoder, batch["views"][:, 0]), **{name: (head, features) for name, head in heads.items()})
+        aux = {"batch_stats": stats}
+        if assignment == "center":
+            aux |= {"center": jnp.zeros((prototypes,)), "center_patch": jnp.zeros((modules[patch_name].dims[-1],))}
+        if gram_weight:
+            aux["gram"] = jax.tree.map(jnp.copy, {"params": params["encoder"], "batch_stats": stats["encoder"]})
+        return params, aux
+
+    def said(params, stats, pooled, tokens):
+        """Logits of class tokens [B, V, D] and of patches [M, D]."""
+        return heads["head"].per_view(params["head"], stats["head"], pooled)[0], heads[patch_name](params[patch_name], stats[patch_name], tokens)[0]
+
+    def anchor(copy, x, tokens, step):
+        """Gram anchoring to the kept copy, 0 before it begins: x [R, H, W, C] whose patches the student says are tokens [R, N, D]."""
+        def value(_):
+            side = x.shape[1] * gram_scale
+            large = x if gram_scale == 1 else jax.image.resize(x, (len(x), side, side, x.shape[-1]), "cubic")
+            kept = encoder(copy["params"], copy["batch_stats"], large)[0].tokens
+            grid = (x.shape[1] // encoder.module.patch, x.shape[2] // encoder.module.patch)
+            if gram_scale > 1:
+                square = kept.reshape(len(x), grid[0] * gram_scale, grid[1] * gram_scale, -1)
+                kept = jax.image.resize(square, (len(x), *grid, square.shape[-1]), "cubic", antialias=False).reshape(len(x), grid[0] * grid[1], -1)
+            return gram(tokens, kept)
+        return jax.lax.cond(step >= starts, value, lambda _: jnp.zeros(()), None)
+
+    def loss(params, aux, batch, key, step):
+        mask_key, drop_key = jax.random.split(key)
+        gone = drawn(encoder, mask_key, batch["views"], **how, multiple=heads["head"].parts)
+        pooled, tokens, stats = seen_masked(encoder, params, aux["batch_stats"], batch, gone.mask, drop_key)
+        whole, their_tokens = seen_whole(encoder, aux["teacher"], batch["views"])                   # [B, T, D], [B·T, N, D]
+        student, student_patch = said(params, stats, pooled, gone.taken(tokens))                    # [B, V, K], [M, K']
+        target, target_patch = stop_gradient(said(aux["teacher"]["params"], aux["teacher"]["batch_stats"], whole, gone.taken(their_tokens)))
+        temp, here, kept = temperature(step), (gone.weight > 0).reshape(-1), {}
+        if assignment == "center":
+            kept = {"center": update_center(aux["center"], target, center_momentum), "center_patch": update_center(aux["center_patch"], target_patch, center_momentum, here)}
+            target, target_patch = centered(target, aux["center"], temp), centered(target_patch, aux["center_patch"], temp)
+        else:
+            target = sinkhorn(target, temp=temp, iterations=iterations)
+            target_patch = sinkhorn(target_patch, temp=temp, iterations=iterations, weight=here.astype(jnp.float32))
+        n = whole.shape[1]
+        weights = None if local_weight == 1 else [1.] * n + [local_weight] * (pooled.shape[1] - n)
+        image = cross_entropy(student, target, student_temp=student_temp, weights=weights)
+        patch = token_cross_entropy(student_patch, target_patch, gone.weight.reshape(-1), student_temp=student_temp)
+        patch /= jnp.maximum(gone.weight.sum(), 1) if patch_mean == "masked" else len(gone.mask)    # the weights of a crop sum to 1
+        said_of = distillation_metrics(student, target, student_temp=student_temp)
+        metrics = {**said_of, "dino": image, "ibot": patch, "prototypes_used": prototypes_used(target), "masked_patches": here.sum(), "teacher_temp": temp, "tau": decay(step)}
+        value = image + patch_weight * patch
+        if koleo:
+            spread, seen = koleo_loss(pooled[:, :n if koleo_crops == "both" else 1], ids=batch["id"], groups=koleo_groups, floor=koleo_floor)
+            value += koleo * (n if koleo_crops == "both" else 1) * spread                           # summed over crops, as in the code
+            metrics |= {"koleo": spread, **seen}
+        if gram_weight:
+            metrics["gram"] = anchor(aux["gram"], batch["views"].reshape(-1, *batch["views"].shape[2:]), tokens, step)
+            value += gram_weight * metrics["gram"]
+        return value, ({**aux, "batch_stats": stats, **kept}, metrics, {"features": pooled[:, :n]})
+
+    def post(params, aux, step):
+        if not gram_weight:
+            return params, aux
+        now = (step + 1 == jnp.asarray(again)).any()                                                # the teacher as the step at gram_from finds it, but for one update
+        taken = {"params": aux["teacher"]["params"]["encoder"], "batch_stats": aux["teacher"]["batch_stats"]["encoder"]}
+        return params, {**aux, "gram": jax.tree.map(lambda new, old: jnp.where(now, new, old), taken, aux["gram"])}
+
+    student = Method(init, loss, post if gram_weight else unchanged, embedding(encoder), heads={name: (module, "encoder") for name, module in modules.items()},
+                     places=((r"^gram/", "slices"),), needs=Needs(views=2, local=0, patches=True))
+    return with_teacher(student, ("encoder", *modules), decay)
+
+
+def drawn(encoder: Net, key: jax.Array, views: jax.Array, **how: Any) -> ragged.Hidden:
+    """What is hidden of the crops of views [B, V, H, W, C], row by row; how: as `ragged.draw` takes it. Raises: UserError."""
+    _, _, height, width, _ = views.shape
+    patch = encoder.module.patch
+    try:
+        return ragged.draw(key, views.shape[0] * views.shape[1], (height // patch, width // patch), **how)
+    except ValueError as error:
+        raise UserError(f"method.mask_share, mask_ratios or mask_groups: {error}") from error
+
+
+def seen_masked(encoder: Net, params: dict, stats: dict, batch: dict, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, dict]:
+    """All crops of a batch as a student sees them, the large ones with a mask [B · V, N]: class tokens [B, V + L, D], patches of the large ones [B · V, N, D], and the
+    statistics with the encoder's renewed."""
+    views, stats = batch["views"], dict(stats)
+    keys = jax.random.split(key)
+    seen, stats["encoder"] = encoder(params["encoder"], stats["encoder"], views.reshape(-1, *views.shape[2:]), key=keys[0], mask=mask)
+    pooled = seen.pooled.reshape(*views.shape[:2], -1)                                              # [B·V, D] -> [B, V, D]
+    if "local" in batch:
+        local, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], batch["local"], key=keys[1])
+        pooled = jnp.concatenate([pooled, local], 1)
+    return pooled, seen.tokens, stats
+
+
+def seen_whole(encoder: Net, teacher: dict, views: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What a teacher sees of views [B, V, …], nothing hidden and no block left out: class tokens [B, V, D] and patches [B · V, N, D]; no gradient."""
+    seen = stop_gradient(encoder(teacher["params"]["encoder"], teacher["batch_stats"]["encoder"], views.reshape(-1, *views.shape[2:]))[0])
+    return seen.pooled.reshape(*views.shape[:2], -1), seen.tokens
