@@ -4,11 +4,12 @@
 
 It needs torch and pytorch-metric-learning, beside jaxssl or in another Python (--theirs PYTHON). 1,024 × 128 f32 with four images of a class: contrastive, triplet over all
 3.1 million triplets, multi-similarity with its miner, NT-Xent; ArcFace with 100,000 classes, the gradient of their weights included. And triplet over all 50 million triplets of
-4,096 rows, ours alone, in blocks of 512 anchors. Each measurement is a process of its own, contenders in turns for `--rounds` rounds; each reports its loss. Processor time is of the
-fastest of `--calls` calls after a first one, which compiles. Extra memory is the peak of resident memory during the later calls above the resident memory just before (Linux).
+4,096 rows, ours alone, in blocks of 512 anchors. Each measurement is a process of its own, contenders in turns for `--rounds` rounds; each reports its loss.
+Processor time is of the fastest of `--calls` calls after a first one, which compiles. Extra memory is the peak of resident memory during the later calls above the resident memory just
+before (Linux).
 
-Expected before this ran: [1,024, 1,024] is 4 MB, so ours take a few ms and under 50 MB; PML lists pairs (8 MB of int64 indices a list) and 3.1 million triplets: 2 to 10 times as long,
-triplet .5 s and 300 MB. ArcFace is a product of 26 GFLOP thrice, alike on both sides, and [1,024, 100,000] f32 of .4 GB, which PML copies some five times. 4,096 rows: under .5 GB.
+Expected before this ran: [1,024, 1,024] is 4 MB, so ours take a few ms and under 50 MB; PML lists pairs (8 MB of int64 indices a list) and 3.1 million triplets: 2 to 10 times
+as long, triplet .5 s and 300 MB. ArcFace is a product of 26 GFLOP thrice, alike on both sides, and [1,024, 100,000] f32 of .4 GB, which PML copies some five times. 4,096 rows: under .5 GB.
 """
 import argparse
 import json
@@ -42,7 +43,8 @@ def main():
     for _ in range(args.rounds):
         for loss, rows, who in contenders:
             command = [sys.executable if who == "jaxssl" else args.theirs, __file__, "--calls", str(args.calls), "--worker", who, loss, str(rows)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])})
+            path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path})
             runs[loss, rows, who].append(json.loads(done.stdout))
             print(loss, rows, who, runs[loss, rows, who][-1], file=sys.stderr, flush=True)
     table = {}

@@ -1,4 +1,6 @@
 """What the method `metric` refuses and chooses, its memory, and its still batch norms. Its story is in test_stories."""
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ AUTO = {"method.loss": "auto", "data.sampler": "m_per_class"}
 
 
 def made(norms="learned", classes=5, batch=4, **keys):
-    encoder = models.Net(models.make(name="resnet10", width=1 / 16, stem="cifar", precision="f32"))
+    encoder = models.Net(models.make(name="resnet10", width=1 / 16, stem="cifar", zero_init=False, precision="f32"))
     context = dict(encoder=encoder, net=models.Net, mesh=None, batch_size=batch, views=1, local=0, classes=classes, examples=8, total=4, duration=lambda value, key: 1)
     return base.build(metric.make, {"norms": norms, **keys}, context)
 
@@ -67,7 +69,7 @@ def test_the_loss_is_chosen_by_the_batch(caplog):
 
 
 def test_keys_of_loss_and_miner_are_the_functions_own():
-    own = set(base.inspect.signature(metric.make).parameters)
+    own = {p.name for p in inspect.signature(metric.make).parameters.values() if p.kind is p.KEYWORD_ONLY}
     for loss in filter(None, metric.LOSSES):
         for miner in metric.MINERS:
             one, other = (metric._keys(f) - configs.PASSED for f in (metric.LOSSES[loss], metric.MINERS[miner]))
@@ -77,9 +79,11 @@ def test_keys_of_loss_and_miner_are_the_functions_own():
 
 
 def test_memory_and_still_norms():
-    """Two steps: the memory holds the first one's rows under their ids, and the second loss is that against both; statistics stay, and where all stands still norms have no gradient."""
+    """Two steps: the memory holds the first one's rows under their ids, and the second loss is that against both; statistics stay, and norms that
+    stand still have no gradient."""
     rng = np.random.default_rng(0)
-    batches = [{"views": jnp.asarray(rng.normal(size=(4, 1, 16, 16, 3)), jnp.float32), "label": jnp.array([0, 1, 0, 1]), "id": jnp.array(ids)} for ids in ([0, 1, 2, 3], [4, 5, 2, 7])]
+    batches = [{"views": jnp.asarray(rng.normal(size=(4, 1, 16, 16, 3)), jnp.float32), "label": jnp.array([0, 1, 0, 1]), "id": jnp.array(ids)}
+               for ids in ([0, 1, 2, 3], [4, 5, 2, 7])]
     method = made("all", loss="contrastive", memory=8, dim=6)
     params, aux = method.init(jax.random.key(0), batches[0])
     step = jax.jit(jax.value_and_grad(method.loss, has_aux=True))

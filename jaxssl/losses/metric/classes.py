@@ -4,8 +4,8 @@ ProxyNCA: Movshovitz-Attias et al. 2017, "No fuss distance metric learning using
 anchor: Kim et al. 2020, "Proxy anchor loss for deep metric learning". Normalised softmax: Zhai and Wu 2019, "Classification is a strong baseline for deep metric learning".
 CosFace: Wang et al. 2018. ArcFace: Deng et al. 2019. Sub-centres: Deng et al. 2020, "Sub-center ArcFace". SoftTriple: Qian et al. 2019.
 
-All have the signature of the package with `weights` after the label, and may be sharded by batch, by class, or both. With `mesh=` each of its devices has all rows of z and its share
-of the classes, where they can be shared equally: weights are never gathered, nor their gradients summed over devices; no number depends on it.
+All have the signature of the package with `weights` after the label, and may be sharded by batch, by class, or both. With `mesh=` each of its devices has all rows of z and
+its share of the classes, where they can be shared equally: weights are never gathered, nor their gradients summed over devices; no number depends on it.
 """
 from typing import NamedTuple
 
