@@ -6,12 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxssl.losses import metric
-from tests.test_metric_losses import AGAINST, CASES, LEARNED, MINED, RAGGED, REFERENCE, TWICE, Z, assert_near, found, put, sizes
+from tests.test_metric_losses import AGAINST, CASES, D, LEARNED, MESH, MINED, RAGGED, REFERENCE, TWICE, Z, assert_near, found, put, sizes
 
 BLOCKED = [case for case in CASES if "block" in inspect.signature(getattr(metric, case.name.partition(",")[0])).parameters
            and case.name not in ("triplet, swapped", "phi_psi, dcl", "phi_psi, triplet", "tuplet, of Sohn", "smooth_ap, own")]
+
+WEIGHED = [case for case in CASES if case.weights in ("proxies", "centres")]
+SPLIT = NamedSharding(MESH, P(("data", "fsdp")))
 
 
 @functools.cache
@@ -56,3 +61,29 @@ def test_nothing_has_the_size_of_all_pairs(case):
     learned = jnp.ones(n) if case.weights else jnp.zeros(0)
     program = jax.make_jaxpr(jax.grad(lambda z: case(z, jnp.arange(n) // 4, learned, None, block=16)[0]))(jnp.ones((n, 4)))
     assert max(sizes(program.jaxpr)) <= n * n // (1 if "swap" in case.name else 4)
+
+
+@functools.cache
+def by_class():
+    """(name -> value, and gradients) of losses with class weights, 104 classes, as they are and with classes split over eight devices; and the text of the split program."""
+    rng = np.random.default_rng(5)
+    label, z = rng.integers(0, 104, 16).astype(np.int32), rng.normal(size=(16, D)).astype(np.float32)
+    learned = {case.name: rng.normal(size=(104, 3, D) if case.weights == "centres" else (104, D)).astype(np.float32) for case in WEIGHED}
+
+    def total(z, learned, mesh):
+        values = {case.name: case(z, label, learned[case.name], None, mesh=mesh)[0] for case in WEIGHED}
+        return sum(values.values()), values
+    whole = jax.jit(jax.value_and_grad(lambda z, w: total(z, w, None), (0, 1), has_aux=True))(z, learned)
+    program = jax.jit(jax.value_and_grad(lambda z, w: total(z, w, MESH), (0, 1), has_aux=True), out_shardings=(None, (None, {name: SPLIT for name in learned})))
+    program = program.lower(put(z), {name: jax.device_put(w, SPLIT) for name, w in learned.items()}).compile()
+    return whole, program(put(z), {name: jax.device_put(w, SPLIT) for name, w in learned.items()}), program.as_text()
+
+
+def test_classes_split_over_devices():
+    """The same values and gradients, also of a class's weights, and no device ever has all classes."""
+    ((_, want), (dz, dw)), ((_, values), (gz, gw)), text = by_class()
+    for name in want:
+        assert_near(values[name], want[name])
+        assert_near(gw[name], dw[name])
+    assert_near(gz, dz)
+    assert "[13,8]" in text and "[104," not in text and ",104]" not in text.replace("[16,104]{", "")

@@ -20,6 +20,7 @@ ENCODERS = {"resnet": {"model.name": "resnet10", "model.depths": "(1, 1)", "mode
             "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"},
             "convnextv2": {"model.name": "convnextv2_atto", "model.width": "16", "model.depths": "(1, 1)"},
             "convnext": {"model.name": "convnext_tiny", "model.width": "16", "model.depths": "(1, 1)"}}
+ON_VIT = ("metric",)        # what has no head whose arrays would be large enough to be split, and needs no batch norm
 LESS = {"augment.size": "16", "data.source": "digits", "data.canvas": "16", "data.variant": "clean"}
 BRIEF = {"batch_size": "16", "total": "30", "warmup": "3", **LESS}
 SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR
@@ -38,7 +39,7 @@ def spec(method: str) -> tuple[str, dict]:
         if (ROOT / file).exists():
             scope = runpy.run_path(str(ROOT / file))
             best = max(("", *scope.get("VARIANTS", ())), key=lambda variant: scope["get_config"](variant).get("local", {}).get("views", 0) > 0)
-            return f"{file}:{best}".rstrip(":"), {}
+            return f"{file}:{best}".rstrip(":"), {"model.name": "vit_tiny"} if method in ON_VIT else {}
     return "configs/digits/simclr.py", {"method.name": method}
 
 
@@ -48,7 +49,7 @@ def _small(method):
     config = configs.load(str(ROOT / file), name)
     encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
-    once = {"fill": "0_steps", "every": "2_steps", "reset": "2"}                       # of what happens once in a while, where an epoch is longer than a test
+    once = {"fill": "0_steps", "every": "2_steps", "reset": "2", "memory_start": "2"}    # of what happens once in a while, where an epoch is longer than a test
     once |= {"targets": "2", "top_layers": "2"}                                        # what fits into four by four patches and two blocks
     bank = {f"method.{key}": text for key, text in once.items() if key in config.method}
     white = WHITE if "subbatch" in config.method else {}

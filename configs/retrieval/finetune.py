@@ -2,10 +2,12 @@
 
 Command:  python -m jaxssl.main --config configs/retrieval/finetune.py --workdir runs/finetune --config.data.path=IMAGES \
               --config.init_from=WEIGHTS
-Data:     one folder of class/*.jpg, whose classes are parted: three eighths are trained on, an eighth is held out, half is for the end (--config.data.fold, val_classes). WEIGHTS: DINOv2's, as transformers or timm keep them (`python -m jaxssl.convert`).
+Data:     one folder of class/*.jpg, whose classes are parted: three eighths are trained on, an eighth is held out, half is for the end (--config.data.fold,
+          val_classes). WEIGHTS: DINOv2's, as transformers or timm keep them (`python -m jaxssl.convert`).
 Hardware: one GPU with 80 GB (less with --config.micro_batch). Hours: none measured, the recipe was not run by this project.
-Expected: not run by this project, and no table of the paper's is verified. Its rule: from batches of 256 on pairs with a miner, four images of a class; below, weights of classes at a rate
-          of 1, one image of a class. Differs from its code: its views are squashed to a square and pass RandAugment, ours are cropped and coloured; it stops early, here see eval_every.
+Expected: not run by this project, and no table of the paper's is verified. Its rule: from batches of 256 on pairs with a miner, four images of a class; below, weights of
+          classes at a rate of 1, one image of a class. Differs from its code: its views are squashed to a square and pass RandAugment, ours are cropped and
+          coloured; it stops early, here see eval_every.
 Variants: auto: chooses loss, miner and images of a class by --config.batch_size, says why, and refuses what contradicts it. small: what auto chooses for 64 images. laptop: a small
           ViT at 56 px, 20 steps: shows that everything runs (hours not measured).
 """

@@ -56,11 +56,13 @@ def decided(config):
             f"a batch of {size} images, fewer than {LARGE}, has too few pairs, and weights of classes learn from each image")
 
 
-def make(*, encoder, net, batch_size, classes, loss="multi_similarity", miner="", dim=0, centers=0, beta_of="given", memory=0, memory_start=0, norms="learned", **own) -> Method:
+def make(*, encoder, net, mesh, batch_size, classes, loss="multi_similarity", miner="", dim=0, centers=0, beta_of="given", memory=0, memory_start=0, norms="learned",
+         **own) -> Method:
     """Metric learning.
 
     Args:
-      loss: a function of `jaxssl.losses.metric`, or "auto", chosen by the batch (`decided`). miner: one of `jaxssl.losses.miners`, which chooses the pairs that the loss sees; "" is none, all pairs.
+      loss: a function of `jaxssl.losses.metric`, or "auto", chosen by the batch (`decided`). miner: one of `jaxssl.losses.miners`, which chooses the pairs that the
+        loss sees; "" is none, all pairs.
       dim: width of a linear layer on the features, whose output the loss compares; 0 is none.
       centers: of each class, with sub_center_arcface (0: 3) and soft_triple (0: 10).
       beta_of: margin's beta is "given", or learned from there on: "one" for all, or one of each "class".
@@ -71,13 +73,17 @@ def make(*, encoder, net, batch_size, classes, loss="multi_similarity", miner=""
     """
     weighed = loss in WEIGHED
     check_range(dim=(dim, "0 or more", dim >= 0), centers=(centers, "0 or more", centers >= 0), norms=(norms, f"one of {', '.join(NORMS)}", norms in NORMS),
-                memory=(memory, f"0 or a multiple of the batch, {batch_size}", memory >= 0 and memory % batch_size == 0), memory_start=(memory_start, "0 or more", memory_start >= 0),
+                memory=(memory, f"0 or a multiple of the batch, {batch_size}", memory >= 0 and memory % batch_size == 0),
+                memory_start=(memory_start, "0 or more", memory_start >= 0),
                 beta_of=(beta_of, f"one of {', '.join(BETAS)}", beta_of in BETAS))
-    for key, used, good, readers in (("miner", miner, not weighed, "losses of pairs"), ("memory", memory, not weighed, "losses of pairs"), ("memory_start", memory_start, memory, "memory"),
-                                     ("centers", centers, WEIGHED.get(loss, 0) > 1, "soft_triple and sub_center_arcface"), ("beta_of", beta_of != "given", loss == "margin", "margin")):
+    if memory_start and not memory:
+        raise UserError(f"method.memory_start is {memory_start}, but method.memory is 0; leave it out, or choose a memory")
+    of_pairs = "losses of pairs"
+    for key, value, used, good, readers in (("miner", miner, miner, not weighed, of_pairs), ("memory", memory, memory, not weighed, of_pairs),
+                                            ("centers", centers, centers, WEIGHED.get(loss, 0) > 1, "soft_triple and sub_center_arcface"),
+                                            ("beta_of", beta_of, beta_of != "given", loss == "margin", "margin")):
         if used and not good:
-            raise UserError(f"method.{key} is {used if key != 'beta_of' else beta_of}, which is read with {readers} and not with {loss}{'' if memory or key != 'memory_start' else ' alone'}; "
-                            "leave it out")
+            raise UserError(f"method.{key} is {value}, which is read with {readers} and not with {loss}; leave it out")
     if norms != "learned" and not hasattr(encoder.module, "bn_groups"):
         raise UserError(f"method.norms is {norms}, but the encoder has no batch norm; leave it out")
     if norms != "learned" and getattr(encoder.module, "drop_path", 0):
@@ -123,7 +129,9 @@ def make(*, encoder, net, batch_size, classes, loss="multi_similarity", miner=""
             kind["weight"] = MINERS[miner](rows, label, id=id, reference=reference, **mined)
         if beta_of != "given":
             kind["beta"] = params["classes"]["beta"]
-        learned = (params["classes"]["weights"],) if weighed else ()
+        learned = ()
+        if weighed:
+            learned, kind["mesh"] = (params["classes"]["weights"],), mesh
         value, metrics = LOSSES[loss](rows, label, *learned, id=id, reference=reference, metrics=True, **{**kept, **kind})
         if miner and "weight" in kind:
             metrics["mined_share"] = jnp.mean(kind["weight"] > 0)

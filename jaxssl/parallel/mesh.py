@@ -41,10 +41,16 @@ def batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def parameters(tree: Any, mesh: Mesh, rules=((r"kernel$", "fsdp"), (r"", "replicate"))) -> Any:
-    """A NamedSharding for every array where the loss uses it: `fsdp` splits its largest divisible axis over that mesh axis. First matching rule wins."""
+def parameters(tree: Any, mesh: Mesh, rules=((r"^classes/weights$", "rows"), (r"kernel$", "fsdp"), (r"", "replicate"))) -> Any:
+    """A NamedSharding for every array where the loss uses it: `fsdp` splits its largest divisible axis over that mesh axis, `rows` its first, of classes, over all devices that can
+    share it equally. First matching rule wins."""
     places = named.rules(tree, rules, unused_ok=True, what="sharding rule")
-    return jax.tree.map(lambda leaf, rule: _split(leaf, mesh, ("fsdp",)) if rule == "fsdp" else replicated(mesh), tree, places)
+
+    def place(leaf, rule):
+        if rule == "rows" and leaf.shape[0] % mesh.size == 0:
+            return batch(mesh)
+        return _split(leaf, mesh, ("fsdp",)) if rule == "fsdp" else replicated(mesh)
+    return jax.tree.map(place, tree, places)
 
 
 # Where arrays of aux lie, after what the method says: teachers like parameters, one row a sample spread out, the rest on every device.

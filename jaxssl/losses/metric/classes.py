@@ -4,13 +4,16 @@ ProxyNCA: Movshovitz-Attias et al. 2017, "No fuss distance metric learning using
 anchor: Kim et al. 2020, "Proxy anchor loss for deep metric learning". Normalised softmax: Zhai and Wu 2019, "Classification is a strong baseline for deep metric learning".
 CosFace: Wang et al. 2018. ArcFace: Deng et al. 2019. Sub-centres: Deng et al. 2020, "Sub-center ArcFace". SoftTriple: Qian et al. 2019.
 
-All have the signature of the package with `weights` after the label, and may be sharded by batch, by class, or both.
+All have the signature of the package with `weights` after the label, and may be sharded by batch, by class, or both. With `mesh=` each of its devices has all rows of z and
+its share of the classes, where they can be shared equally: weights are never gathered, nor their gradients summed over devices; no number depends on it.
 """
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxssl.losses.metric.pairs import logsumexp, mean, pairs, product, root, sine
 from jaxssl.losses.unit import EXACT, normalised
@@ -24,35 +27,35 @@ class Classes(NamedTuple):
     wrong: jax.Array         # [B] bool, a label that there is no class for
 
 
-def proxy_nca(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, scale=1.):
+def proxy_nca(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, mesh=None, scale=1.):
     """`nca` with a proxy of each class for candidates. Mean over labelled anchors.
 
         loss = mean(-log(exp(-scale * d(i, y) ** 2) / sum(exp(-scale * d(i, c) ** 2) for c in classes)) for i with its class y)
 
     As PML's ProxyNCALoss, which drops anchors whose share underflows to 0. Of unit vectors this is `normalized_softmax` of temperature 1 / (2 scale).
     """
-    c = _classes(z, label, weights, 2, reference, weight)
+    c = _classes(z, label, weights, 2, reference, weight, mesh)
     return _cross_entropy(c, product(c.rows, c.weights), lambda s: s, 2 * scale, metrics)
 
 
-def normalized_softmax(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, temperature=.05):
+def normalized_softmax(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, mesh=None, temperature=.05):
     """Cross entropy of cosines with the classes' directions over a temperature. Mean over labelled anchors.
 
         loss = mean(-log(softmax([cos(i, c) / temperature for c in classes])[y]) for i with its class y)
 
     As PML's NormalizedSoftmaxLoss, whose W is [D, C]; so for the losses below.
     """
-    c = _classes(z, label, weights, 2, reference, weight)
+    c = _classes(z, label, weights, 2, reference, weight, mesh)
     return _cross_entropy(c, product(c.rows, c.weights), lambda s: s, 1 / temperature, metrics)
 
 
-def cosface(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, margin=.35, scale=64.):
+def cosface(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, mesh=None, margin=.35, scale=64.):
     """Cross entropy of scale * cos(i, c), the own class with scale * (cos(i, y) - margin). Mean over labelled anchors. As PML's CosFaceLoss."""
-    c = _classes(z, label, weights, 2, reference, weight)
+    c = _classes(z, label, weights, 2, reference, weight, mesh)
     return _cross_entropy(c, product(c.rows, c.weights), lambda s: s - margin, scale, metrics)
 
 
-def arcface(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, margin=28.6, scale=64.):
+def arcface(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, mesh=None, margin=28.6, scale=64.):
     """Cross entropy of scale * cos θ(i, c), the own class with an angle more. Mean over labelled anchors.
 
         own = cos(θ(i, y) + margin) if θ(i, y) <= π - margin else cos θ(i, y) - margin * sin(margin)
@@ -60,16 +63,16 @@ def arcface(z, label, weights, *, id=None, reference=None, weight=None, metrics=
     Args: margin: degrees; 28.6 are half a radian.
     As PML's ArcFaceLoss. Its gradients are not finite at cos θ = ±1, by the arc cosine; here cos(θ + m) is cos θ cos m - sin θ sin m, with the gradient of sin θ 0 at its pole.
     """
-    c = _classes(z, label, weights, 2, reference, weight)
+    c = _classes(z, label, weights, 2, reference, weight, mesh)
     return _cross_entropy(c, product(c.rows, c.weights), _wider(margin), scale, metrics)
 
 
-def sub_center_arcface(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, margin=28.6, scale=64.):
+def sub_center_arcface(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, mesh=None, margin=28.6, scale=64.):
     """`arcface` with the nearest of K centres for each class: cos θ(i, c) = max over k of cos(i, weights[c, k]). weights: [C, K, D].
 
     As PML's SubCenterArcFaceLoss, whose W [D, C K] has a class's centres side by side. One centre at a time: never [B, C, K]. At a tie the first centre has the gradient.
     """
-    c = _classes(z, label, weights, 3, reference, weight)
+    c = _classes(z, label, weights, 3, reference, weight, mesh)
     nearest = _nearest(c)[1]
 
     def chosen(k, cosine):
@@ -78,7 +81,7 @@ def sub_center_arcface(z, label, weights, *, id=None, reference=None, weight=Non
     return _cross_entropy(c, _over_centres(c, chosen), _wider(margin), scale, metrics)
 
 
-def soft_triple(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, scale=20., gamma=.1, margin=.01, center_weight=0.):
+def soft_triple(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, mesh=None, scale=20., gamma=.1, margin=.01, center_weight=0.):
     """Cross entropy of a soft maximum over K centres of each class. Mean over labelled anchors. weights: [C, K, D].
 
         s(i, c) = sum(p * x for p, x in zip(softmax(x / gamma), x)), x = [cos(i, weights[c, k]) for k in range(K)]
@@ -88,7 +91,7 @@ def soft_triple(z, label, weights, *, id=None, reference=None, weight=None, metr
     Args: scale: λ, gamma: γ, margin: δ of the paper. center_weight: τ, which brings superfluous centres together; .2 in the paper, 0 as PML's default.
     As PML's SoftTripleLoss, center_weight with its SparseCentersRegularizer. One centre at a time: never [B, C, K].
     """
-    c = _classes(z, label, weights, 3, reference, weight)
+    c = _classes(z, label, weights, 3, reference, weight, mesh)
     highest = _nearest(c)[0]
 
     def shares(k, cosine):
@@ -104,7 +107,7 @@ def soft_triple(z, label, weights, *, id=None, reference=None, weight=None, metr
     return _cross_entropy(c, weighed / total, lambda s: s - margin, scale, metrics, plus)
 
 
-def proxy_anchor(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, margin=.1, alpha=32.):
+def proxy_anchor(z, label, weights, *, id=None, reference=None, weight=None, metrics=False, mesh=None, margin=.1, alpha=32.):
     """Each proxy against the batch: mean over classes that the batch has of what pulls, and over all classes of what pushes.
 
         for c in classes:
@@ -114,7 +117,7 @@ def proxy_anchor(z, label, weights, *, id=None, reference=None, weight=None, met
 
     As PML's ProxyAnchorLoss; a miner's weights count as elsewhere here, PML adds weight - 1 to the exponent.
     """
-    c = _classes(z, label, weights, 2, reference, weight)
+    c = _classes(z, label, weights, 2, reference, weight, mesh)
     cosine, times = product(c.rows, c.weights), c.anchor[:, None]
     mine, theirs = times * c.own, times * ~c.own
     pull = jax.nn.softplus(logsumexp(-alpha * (cosine - margin), mine, 0))
@@ -126,7 +129,7 @@ def proxy_anchor(z, label, weights, *, id=None, reference=None, weight=None, met
     return _answer(c, loss, cosine, metrics, active.astype(jnp.float32), here.sum() + len(weights))
 
 
-def _classes(z, label, weights, rank, reference, weight):
+def _classes(z, label, weights, rank, reference, weight, mesh):
     if reference is not None:
         raise ValueError("a loss with weights of classes has no use for a reference; leave it away")
     if weights.ndim != rank or weights.shape[-1] != z.shape[-1]:
@@ -134,7 +137,13 @@ def _classes(z, label, weights, rank, reference, weight):
     if weight is not None and weight.shape != z.shape[:1]:
         raise ValueError(f"weight has shape {weight.shape}; expected {z.shape[:1]}: a loss with weights of classes has no pairs to weigh")
     p = pairs(z, label, None, (z[:1], label[:1], None), weight)                           # for its checks, the unit rows and the anchors
-    return Classes(p.rows, normalised(weights), label[:, None] == jnp.arange(len(weights)), p.anchor, label >= len(weights))
+    rows, weights, own = p.rows, normalised(weights), label[:, None] == jnp.arange(len(weights))
+    if mesh is not None and len(weights) % mesh.size == 0:
+        # Each device has all rows and its own classes: maxima and sums of a row over classes are small, and the gradient of a class stays where it is.
+        rows = lax.with_sharding_constraint(rows, NamedSharding(mesh, P()))
+        weights = lax.with_sharding_constraint(weights, NamedSharding(mesh, P(mesh.axis_names)))
+        own = lax.with_sharding_constraint(own, NamedSharding(mesh, P(None, mesh.axis_names)))
+    return Classes(rows, weights, own, p.anchor, label >= len(weights))
 
 
 def _wider(margin):

@@ -126,8 +126,9 @@ def answer(loss, p, metrics, active, terms, parts=None):
 
 
 def in_blocks(loss):
-    """A loss whose terms are of one anchor each, with `block=`: so many anchors are compared with all candidates at a time, forward and backward, and nothing of the shape [B, R] is
-    kept; 0 is all at once. The value is the same: what is summed over blocks are sums and counts, never means. Block i takes the rows i, i + n, …, so that each lies on all devices.
+    """A loss whose terms are of one anchor each, with `block=`: so many anchors are compared with all candidates at a time, forward and backward, and nothing of the
+    shape [B, R] is kept; 0 is all at once. The value is the same: what is summed over blocks are sums and counts, never means. Block i takes the rows i, i + n, …,
+    so that each lies on all devices.
     """
     @functools.wraps(loss)
     def blocked(z, label, *, id=None, reference=None, weight=None, metrics=False, block=0, **options):
