@@ -1,7 +1,7 @@
 """Configurations: load a file, complete it with every default, override, lock, validate, resolve durations.
 
 A config file (`config_file`) lists what a recipe sets. Everything else is completed from the keyword signatures of the functions that use the section, where each default lives
-once: of the function in `SECTIONS`, and of the one that the section's `name` selects (`FAMILIES`). So a resolved config holds every key that something
+once: of the function in `SECTIONS`, and of those that its `name` (`FAMILIES`) or further keys (`CHOICES`) select. So a resolved config holds every key that something
 reads, and an unknown one is a typo.
 """
 import functools
@@ -35,8 +35,14 @@ SECTIONS = {
 }
 # Sections whose `name` selects a function with further keys -> what gives {name: function}.
 FAMILIES = {"model": "jaxssl.models:families", "optim": "jaxssl.optim:families"}
+# Name in the module of a method -> {key of the method that selects a function with further keys: {name: function}}; "" among the names is none.
+CHOICES = "CHOICES"
+# Name in the module of a method -> function(config) -> ({path: value}, why), of what a config leaves to the method to choose.
+DECIDES = "decided"
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
 INJECTED = {"model": {"precision"}, "optim": {"networks"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
+# Arguments of the functions of `CHOICES` that the method passes.
+PASSED = {"id", "reference", "weight", "metrics", "only", "mesh"}
 # What is off unless a config turns it on: the smaller views of multi-crop, made by the function that makes the others.
 OFF = {"local": {"views": 0}}
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
@@ -103,12 +109,16 @@ def load(spec: str | files.File, overrides: dict[str, str] | None = None) -> Con
     """
     overrides = dict(overrides or {})
     config = ConfigDict((opened(spec) if isinstance(spec, str) else spec).config)
-    for section in SECTIONS:
-        if f"{section}.name" in overrides and _selects(section):
-            _select(config, section, overrides[f"{section}.name"])
+    for section in filter(_selects, SECTIONS):
+        if f"{section}.name" in overrides:
+            _select(config, section, "name", overrides[f"{section}.name"])
+        for key in _choices(section, config):
+            if f"{section}.{key}" in overrides:
+                _select(config, section, key, overrides[f"{section}.{key}"])
     config = complete(config)
     for path, text in overrides.items():
         _set(config, path, text)
+    config = _decided(config, overrides)
     settings(**{key: config[key] for key in _defaults(settings)})
     for section, off in OFF.items():
         unread = [k for k, v in _section_defaults(section, config).items() if config[section][k] != v]
@@ -119,6 +129,26 @@ def load(spec: str | files.File, overrides: dict[str, str] | None = None) -> Con
     for section, check in CHECKS.items():
         _named(check)(**config[section])
     return config.lock()
+
+
+def _decided(config, overrides):
+    """`config` with what its method chooses, where it is left to it. Raises: UserError for what a flag or the file says otherwise."""
+    decide = getattr(importlib.import_module(function("method", config).__module__), DECIDES, None)
+    chosen, why = decide(config) if decide else ({}, "")
+    for path, value in chosen.items():
+        section, _, key = path.rpartition(".")
+        selects, given = key in _choices(section, config), config_get(config, path) if key in config[section] else value
+        default = _section_defaults(section, config).get(key)
+        if given != value and (path in overrides or given != default) and not (selects and given == "auto"):
+            raise UserError(f"{path} is {given!r}, but {why}: that takes {value!r}; leave it out, or choose method.loss yourself")
+        if selects:
+            _select(config, section, key, value)
+            config = complete(config)
+        else:
+            _put(config, path, value, value)
+    if chosen:
+        log.info("method: %s: %s", why, ", ".join(f"{path}={value}" for path, value in chosen.items()))
+    return config
 
 
 def published(file: files.File) -> tuple[ConfigDict | None, list[dict]]:
@@ -190,51 +220,61 @@ def function(section: str, config: Mapping[str, Any]) -> Callable:
 
 
 def functions(section: str, config: Mapping[str, Any]) -> list[Callable]:
-    """All functions that keys of `section` go to: the one that it configures, and the one of the family that its name selects."""
-    first = function(section, config)
-    if section not in FAMILIES:
-        return [first]
-    families, selected = _named(FAMILIES[section])(), config.get(section, {}).get("name", _defaults(first)["name"])
-    _choose(section, selected, families)
-    return [first, families[selected]]
+    """All functions that keys of `section` go to: the one that it configures, and those that its name and its further selectors select."""
+    found = [function(section, config)]
+    for key, known in _choices(section, config).items():
+        selected = config.get(section, {}).get(key, _defaults(found[0])[key])
+        _choose(section if key == "name" else f"{section}.{key}", selected, known)
+        if known[selected] is not None:
+            found.append(known[selected])
+    return found
+
+
+def _choices(section, config):
+    """{key of `section` that selects a function with further keys: {name: function, or None}}."""
+    if section in FAMILIES:
+        return {"name": _named(FAMILIES[section])()}
+    return {} if "{name}" not in SECTIONS[section] else getattr(importlib.import_module(function(section, config).__module__), CHOICES, {})
 
 
 def _choose(section, selected, choices):
     if not isinstance(selected, str) or selected not in choices:
-        raise UserError(f"unknown {section} {selected!r}; choose one of {', '.join(choices)}{nearest(str(selected), choices)}")
+        raise UserError(f"unknown {section} {selected!r}; choose one of {', '.join(filter(None, choices))}{nearest(str(selected), choices)}")
 
 
 def _selects(section):
     return section in FAMILIES or "{name}" in SECTIONS[section]
 
 
-def _select(config, section, name):
-    """Sets the name of a section; keys of the file that only the former name's function reads, or that mean something of
+def _select(config, section, selector, name):
+    """Sets the name of a section, or another key that selects a function; keys of the file that only the former name's function reads, or that mean something of
     another type to the new one (a ResNet's width is a factor, a ViT's a number of channels), are left out, and a sentence says so."""
     try:
         former = _section_defaults(section, config)
     except UserError:       # the file names none, or one that there is not
         former = {}
-    config[section].name = name
+    config[section][selector] = name
     now = _section_defaults(section, config)
     left = [key for key in config[section] if key in former and (key not in now or type(former[key]) is not type(now[key]))]
     for key in left:
         del config[section][key]
     if left:
-        log.warning("--config.%s.name=%s does not read what the config file sets for another: left out %s", section, name, ", ".join(f"{section}.{key}" for key in left))
+        log.warning("--config.%s.%s=%s does not read what the config file sets for another: left out %s", section, selector, name, ", ".join(f"{section}.{key}" for key in left))
 
 
 def _unread(path, config):
     """Who reads a key that the section's own name does not: "adam and adamw read, and lars does not"; "" where nobody does."""
     section, _, key = path.partition(".")
-    if section not in FAMILIES:
-        return ""
-    names: dict[Callable, str] = {}
-    for name, f in _named(FAMILIES[section])().items():
-        names.setdefault(f, name if f.__name__ == name else f.__module__.rpartition(".")[2])
-    own = functions(section, config)[1]
-    readers = [name for f, name in names.items() if key in _defaults(f) and key not in INJECTED.get(section, ())]
-    return f"{' and '.join(readers)} read{'s' if len(readers) == 1 else ''}, and {names[own]} does not; leave it out" if readers else ""
+    for selector, known in _choices(section, config).items() if section in SECTIONS and key not in _passed(section) else ():
+        names: dict[Callable, str] = {}
+        for name, f in known.items():
+            if f is not None:
+                names.setdefault(f, name if section not in FAMILIES or f.__name__ == name else f.__module__.rpartition(".")[2])
+        own = known[config.get(section, {}).get(selector, _defaults(function(section, config))[selector])]
+        if readers := [name for f, name in names.items() if key in _defaults(f)]:
+            other = f"{names[own]} does not" if own else f"{section}.{selector} chooses none of them"
+            return f"{' and '.join(readers)} read{'s' if len(readers) == 1 else ''}, and {other}; leave it out"
+    return ""
 
 
 def _named(spec):
@@ -247,10 +287,16 @@ def section_folder(section: str) -> str:
 
 
 def _section_defaults(section, config):
-    keys = {key: default for f in reversed(functions(section, config)) for key, default in _defaults(f).items()}
+    first, *chosen = functions(section, config)
+    keys = {**{key: default for f in chosen for key, default in _defaults(f).items() if key not in _passed(section)}, **_defaults(first)}
     if "{name}" in SECTIONS[section]:
         keys = {"name": config[section]["name"], **keys}
     return {k: v for k, v in {**keys, **OFF.get(section, {})}.items() if k not in INJECTED.get(section, ())}
+
+
+def _passed(section):
+    """Arguments of the functions that keys of `section` select which are no keys."""
+    return INJECTED.get(section, ()) if section in FAMILIES else PASSED
 
 
 @functools.cache

@@ -218,12 +218,17 @@ def settings(group):
     return " ".join(f"{key}={value:g}" if type(value) in (int, float) else f"{key}={value}" for key, value in group.items())
 
 
+def classes(config):
+    """Those that it says, or ten, or as many as its sampler needs for a batch."""
+    return config.data.classes or max(10, config.batch_size // config.data.per_class if config.data.sampler == "m_per_class" else 0)
+
+
 def golden(spec, monkeypatch):
     """The text of a config, from shapes alone: its schedule, its optimizer, for every parameter shape, initial values, settings of the optimizer and sharding, and the rest of the state."""
     config = configs.load(spec)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     examples = config.data.examples or 10_000
-    job = jobs.prepare(config, mesh, jobs.Facts(examples, config.data.classes or 10, config.data.canvas, False))
+    job = jobs.prepare(config, mesh, jobs.Facts(examples, classes(config), config.data.canvas, False))
     start, placed = initial(job, config, monkeypatch), job.state_sharding
     lines = [f"{job.total} steps, {job.warmup} of warm-up, batch {config.batch_size}, {config.precision}", *(f"optim.{key} {value!r}" for key, value in config.optim.items()),
              *(f"step {at}: lr {job.optim.schedule(at):.6g}, weight decay {job.optim.weight_decay(at):.6g}" for at in (0, job.warmup, job.total // 2, job.total))]
@@ -249,7 +254,7 @@ def test_config_equals_its_golden_text(spec, monkeypatch):
 def test_laptop_variants_build(spec):
     config = configs.load(spec)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
-    job = jobs.prepare(config, mesh, jobs.Facts(max(config.batch_size, 1000), 10, config.data.canvas, False))
+    job = jobs.prepare(config, mesh, jobs.Facts(max(config.batch_size, 1000), classes(config), config.data.canvas, False))
     assert sum(x.size for x in jax.tree.leaves(job.state.params)) < 2e6
 
 

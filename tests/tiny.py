@@ -1,4 +1,5 @@
 """Tiny versions of every method, built by listing the folders: a new method or config is covered by existing."""
+import dataclasses
 import functools
 import runpy
 from pathlib import Path
@@ -102,9 +103,10 @@ class Tiny:
     """A job on `data × fsdp` devices with its state and its batches."""
 
     def __init__(self, config, devices: int, fsdp: int = 1):
-        self.config, (self.data, store) = config, digits()
+        self.config, (data, store) = config, digits()
+        self.data = dataclasses.replace(data, per_class=config.data.per_class if config.data.sampler == "m_per_class" else 0)
         self.mesh = sharding.make_mesh(devices=jax.devices()[:devices], fsdp=fsdp)
-        self.job = jobs.prepare(config, self.mesh, jobs.Facts(len(self.data.train), len(self.data.classes), self.data.canvas, True))
+        self.job = jobs.prepare(config, self.mesh, jobs.Facts(len(self.data.train), len(self.data.classes), self.data.canvas, True, order=self.data.order))
         self.store = sharding.put({k: store[k] for k in self.job.batch["store"]}, sharding.replicated(self.mesh))
         self.state = self.job.init(np.asarray(jax.random.key_data(jax.random.key(config.seed))))
 

@@ -17,9 +17,15 @@ def describe(train, test, classes: tuple[str, ...]) -> dict:
     for name in (*classes, *_ids(train), *(_ids(test) if test is not None else ())):
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
     facts = {"training_images": len(train), "held_out_images": len(test) if test is not None else 0, "classes": len(classes), "names_sha256": digest.hexdigest()}
-    whole = {id(whole): whole for whole in (getattr(source, "source", source) for source in (train, test))}     # both parts of one set are told once
+    whole = {id(whole): whole for whole in map(_whole, (train, test))}     # both parts of one set are told once
     told = [source.contents() for source in whole.values() if hasattr(source, "contents")]
     return facts | ({"contents_sha256": hashlib.sha256("".join(told).encode()).hexdigest()} if told else {})
+
+
+def _whole(source):
+    while hasattr(source, "source"):
+        source = source.source
+    return source
 
 
 def _ids(source):

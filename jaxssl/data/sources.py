@@ -40,11 +40,12 @@ def targets(source: Source) -> str:
 
 
 class Subset:
-    """The samples `indices` of a source."""
+    """The samples `indices` of a source; with labels int [N] and classes of its own where they are given."""
 
-    def __init__(self, source: Source, indices: Sequence[int]):
+    def __init__(self, source: Source, indices: Sequence[int], labels: Sequence[int] | None = None, classes: tuple[str, ...] | None = None):
         self.source, self.indices = source, np.asarray(indices, np.int64)
-        self.name, self.classes = source.name, source.classes
+        self.labels = None if labels is None else np.asarray(labels, np.int32)
+        self.name, self.classes = source.name, source.classes if classes is None else classes
 
     @property
     def max_pixels(self):
@@ -65,9 +66,12 @@ class Subset:
         return len(self.indices)
 
     def read(self, index):
-        return self.source.read(int(self.indices[index]))
+        data, label, name = self.source.read(int(self.indices[index]))
+        return data, label if self.labels is None else int(self.labels[index]), name
 
     def entry(self, index):
+        if self.labels is not None:
+            return int(self.labels[index]), self.id(index)
         return self.source.entry(int(self.indices[index]))
 
     def id(self, index):

@@ -19,6 +19,8 @@ from jaxssl.encoder import preprocessing
 from jaxssl.data import open as opening
 from jaxssl.errors import UserError, nearest
 
+# Keys of a run's data that say how it was trained, not which images and labels there are.
+OF_TRAINING = ("sampler", "per_class", "label_noise", "confusable", "class_share", "draw_seed")
 _SMALL = 64     # a run at fewer pixels was trained on a set of small images, which its own canvas holds as they are
 
 
@@ -114,6 +116,9 @@ def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -
         own = {"canvas": own["canvas"]} if "canvas" in own else {}      # what else the run says is of its own images
     if changed.keys() & {"source", "path", "split"}:
         own.update(examples=0, classes=0)           # declared for other images
+    if own.get("class_share", 1) < 1:
+        own.update(examples=0, classes=0)           # declared for those alone
+    own = {key: value for key, value in own.items() if key not in OF_TRAINING}
     settings = {**own, **changed}
     drawn = settings.get("source", defaults["source"]) == "digits"      # in the size of the canvas
     if not drawn and "canvas" not in changed and (other or resize >= _SMALL):

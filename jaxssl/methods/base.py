@@ -33,8 +33,9 @@ class Needs(NamedTuple):
 
     views, local: the fewest of an image; local None: no local ones are read, and a config has none. most: views that are read, 0 for all, and a config has no more.
     batch: the smallest global batch. labels: of the training images. patches: an encoder that takes the patches to see (a ViT). maps: one whose convolutions leave out
-    cells of its last map (a ConvNeXt). drawn: what was drawn for the views,
-    their boxes and flips among it, in batch["view_params"] and batch["local_params"] (`augment.make`). embeddings that one device alone holds need nothing here.
+    cells of its last map (a ConvNeXt). drawn: what was drawn for the views, their boxes and flips among it, in batch["view_params"] and batch["local_params"]
+    (`augment.make`). pairs: images of one class are compared, so that a sampler by class must give at least two of each. embeddings that one device alone holds
+    need nothing here.
     """
     views: int = 1
     most: int = 0
@@ -44,6 +45,7 @@ class Needs(NamedTuple):
     patches: bool = False
     maps: bool = False
     drawn: bool = False
+    pairs: bool = False
 
 
 class Method(NamedTuple):
@@ -81,7 +83,7 @@ class Method(NamedTuple):
 def build(make: Callable, config: dict, context: dict) -> Method:
     """`make` called with its keys from `config` and those of `context` it asks for. Raises: UserError for more layers than can be written out one by one."""
     check_range(**{key: (config[key], f"at most {MOST_LAYERS}", config[key] <= MOST_LAYERS) for key in ("layers", "depth") if key in config})
-    wanted = [p.name for p in inspect.signature(make).parameters.values() if p.default is p.empty]
+    wanted = [p.name for p in inspect.signature(make).parameters.values() if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
     return make(**{name: context[name] for name in wanted}, **config)
 
 

@@ -12,11 +12,13 @@ class Net(NamedTuple):
     parts: micro-batches of a forward pass. Each is computed by itself and again in the backward pass, so that only one part's activations are held
       (GradCache, arXiv:2101.06983, for every method at once): what the parts give is put together, and the loss sees the whole batch. Part i takes the
       rows i, i + parts, …, so that each lies on all devices and is a ghost group of batch norm (`models.norm`): its statistics are its own.
+    still: the module computes in training what it does at test time: batch norm norms by its running statistics and keeps them, and nothing is drawn.
     take: name of the field of the module's output that is given, "pooled" for an encoder's vectors alone; "" is all of it.
     """
     module: Any
     parts: int = 1
     take: str = ""
+    still: bool = False
 
     @property
     def features(self) -> int:
@@ -44,7 +46,7 @@ class Net(NamedTuple):
             return self._pass(params, stats, x, how, key, train)
         forward = jax.checkpoint(lambda part: self._pass(params, stats, *part, key, train), prevent_cse=False)
         y, new = jax.lax.map(forward, jax.tree.map(self._cut, (x, how)))
-        return jax.tree.map(_joined, y), jax.tree.map(lambda a: a.mean(0), new)
+        return jax.tree.map(_joined, y), stats if self.still else jax.tree.map(lambda a: a.mean(0), new)
 
     def per_view(self, params: dict, stats: dict, x: jax.Array, **how: Any) -> tuple[Any, dict]:
         """The same for views [B, V, …], each output [B, V, …]: rows are flattened batch-major, so that with two views the partner of row i is i ^ 1."""
@@ -53,6 +55,7 @@ class Net(NamedTuple):
 
     def _pass(self, params, stats, x, how, key, train):
         drawn = {} if key is None else {"rngs": {"drop": key}}
+        train = train and not self.still
         y, new = self.module.apply({"params": params, "batch_stats": stats}, x, train=train, mutable=["batch_stats"] if train else [], **drawn, **how)
         return getattr(y, self.take) if self.take else y, new.get("batch_stats", stats)
 

@@ -52,8 +52,8 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None, there: jax.Array | None,
                  turn: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array | None]:
         """x `[B, N, D]`; drop: the layer's key and rate, or None to drop nothing; rows: as `droppath.by_row` has them; there: `[B, N]` bool, tokens that
-        are attended to, or None for all; turn: of queries and keys, as `positions.turned` takes it, or None.
-        Gives x, and as a scan wants it beside it what the feed-forward branch adds, where `told`, else None."""
+        are attended to, or None for all; turn: of queries and keys, as `positions.turned` takes it, or None. Gives x, and as a scan wants it beside it what
+        the feed-forward branch adds, where `told`, else None."""
         said = []
 
         def feed(x):
@@ -108,13 +108,13 @@ def layer_norm(x: jax.Array, eps: float, name: str) -> jax.Array:
 
 
 def run(block: dict, x: jax.Array, rates: np.ndarray, key: jax.Array | None, rows: jax.Array | None, *, subset: bool, scan: bool, remat: str,
-        there: jax.Array | None = None, told: bool = False, turn: tuple[jax.Array, jax.Array] | None = None) -> tuple[jax.Array, jax.Array | None]:
+        there: jax.Array | None = None, turn: tuple[jax.Array, jax.Array] | None = None, told: bool = False) -> tuple[jax.Array, jax.Array | None]:
     """x `[B, N, D]` through as many blocks as there are `rates`, within a compact method; `block` are the arguments of `Block`.
 
     rates: of stochastic depth, `[depth]`; key: of its draws, a layer's is fold_in(key, layer), or None to drop nothing; rows: `[B]` int32, or None for
     0 to B - 1. subset: in the form of `droppath.on_subset`; scanned, the rates are then one.
-    there: `[B, N]` bool, tokens that are attended to; None for all. told: beside x, what each block's feed-forward branch adds, `[depth, B, N, D]`, else None.
-    turn: rotary positions, as `positions.turned` takes them, or None.
+    there: `[B, N]` bool, tokens that are attended to; None for all. turn: rotary positions, as `positions.turned` takes them.
+    told: beside x, what each block's feed-forward branch adds, `[depth, B, N, D]`, else None.
     scan: parameters are stacked as "blocks", with the layer as first axis, and one block is compiled; otherwise they are "block0", "block1", …
     """
     drop = None

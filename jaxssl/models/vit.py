@@ -226,8 +226,8 @@ class ViT(nn.Module):
         rates = droppath.rates(self.depth, self.drop_path, self.drop_path_shape)
         before = self.cls + self.registers
         attended = None if there is None else jnp.pad(there, ((0, 0), (before, 0)), constant_values=True)
-        x, said = transformer.run(block, x.astype(self.dtype), rates, key, rows, subset=self.drop_rows, scan=self.scan, remat=self.remat, there=attended, told=self.told > 0,
-                                  turn=turn)
+        x, said = transformer.run(block, x.astype(self.dtype), rates, key, rows, subset=self.drop_rows, scan=self.scan, remat=self.remat, there=attended,
+                                  turn=turn, told=self.told > 0)
         x = transformer.layer_norm(x.astype(jnp.float32), self.eps, "norm")
         tokens = x[:, before:]
         if there is not None:

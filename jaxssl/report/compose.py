@@ -130,7 +130,7 @@ def _masked(found, several) -> list[tuple[str, str, Html]]:
 
 
 def _sample(seen: look.Look) -> str:
-    which = f"{len(seen.queries.places):,} {'held-out' if seen.apart else 'training'} images, evenly spread over the set"
+    which = f"{len(seen.queries.places):,} {'held-out' if seen.apart else seen.of} images, evenly spread over the set"
     return f"Each mark is one of {which}; near means that the encoder ({seen.weights}, step {seen.step:,}) finds them alike."
 
 

@@ -26,6 +26,7 @@ class Chart(NamedTuple):
 CHARTS = (
     Chart("Loss", {"loss": ""}, better="Lower is better, for one method."),
     Chart("kNN on held-out images", {"knn": "k 200", "knn_k20": "k 20"}, "percent", dots=True, better="Higher is better."),
+    Chart("Retrieval among held-out classes", {"map_at_r": "MAP@R", "precision_at_1": "precision@1"}, "percent", dots=True, better="Higher is better."),
     Chart("Online linear probe", {"probe_accuracy": ""}, "percent", better="Higher is better."),
     Chart("RankMe", {"rankme": ""}, dots=True, better="Higher is better, for one method."),
     Chart("Spread of the embeddings", {"collapse_std": ""}, better="Higher is better."),

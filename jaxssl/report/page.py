@@ -87,7 +87,7 @@ def _total(run: Run) -> str:
 def results(run: Run) -> list[tuple[str, str, str]]:
     """(what, value, comparison) of the headline numbers that the run has."""
     found = []
-    for metric, what in (("knn", "kNN, held-out"), ("linear", "linear, held-out")) if not _one_class(run) else ():
+    for metric, what in (("knn", "kNN, held-out"), ("linear", "linear, held-out"), ("map_at_r", "MAP@R, held-out classes")) if not _one_class(run) else ():
         value = run.last(metric)
         if metric in run.result and value is None:
             found.append((what, "–", "not finite"))

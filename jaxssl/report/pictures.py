@@ -87,7 +87,7 @@ def first(config: dict, data: Any, count: int) -> tuple[list, dict, jax.Array]:
     """Of the first `count` images of the first training batch the samples, the batch as the loss saw it, and the key that the loss had."""
     a, seed = config["augment"], config["seed"]
     dtype = {"bf16": "bfloat16", "f32": "float32"}[config["precision"]]
-    places = datas.ids(seed, 0, config["batch_size"], len(data.train))[:count]
+    places = data.order(seed, config["batch_size"])(0)[:count]
     samples = [decode.sample(data.train, int(p), data.canvas) for p in places]
     canvases = {"image": np.stack([s[0] for s in samples]), "size": np.stack([s[1] for s in samples])}
     key, of_loss = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))      # as the train step does at step 0

@@ -57,7 +57,7 @@ def map_markup(key: str, facts: dict, seen: look.Look) -> Html:
     first = "tsne" if "tsne" in facts["methods"] else next(iter(facts["methods"]))
     choices = [tag("label", tag("input", type="radio", name=f"{key}-method", value=name, checked=name == first), maps.METHODS[name]) for name in facts["methods"]]
     more = [] if "umap" in facts["methods"] or "umap" in maps.installed() else [tag("small", "UMAP: pip install umap-learn")]
-    which = "held-out" if seen.apart else "training"
+    which = "held-out" if seen.apart else seen.of
     canvas = tag("canvas", tabindex="0", role="application", aria_label=f"Map of {len(facts['labels'])} {which} images; arrow keys go from image to image")
     return tag("div", tag("div", tag("fieldset", tag("legend", "projection", class_="out"), *choices, *more, class_="choices"),
                           tag("label", tag("input", type="checkbox", class_="pictures"), "pictures"), class_="controls"),
@@ -122,7 +122,7 @@ def agreement(seen: look.Look) -> str:
         return "Without labels, judge for yourself: neighbours should show the same thing, not the same background."
     near = seen.reference.labels[seen.index[:, :NEAR]]
     share = float((near == seen.queries.labels[:, None])[known].mean())
-    return (f"Of the {near.shape[1]} nearest of {len(seen.reference.places):,} training images, {readings.percent(share, 0)} have the query's class, "
+    return (f"Of the {near.shape[1]} nearest of {len(seen.reference.places):,} {seen.of} images, {readings.percent(share, 0)} have the query's class, "
             f"over {known.sum():,} {'held-out ' if seen.apart else ''}images.")
 
 
@@ -146,7 +146,7 @@ def confusion_markup(seen: look.Look) -> Html:
     n = int(matrix.sum())
     low, high = interval(seen.accuracy, n)
     reference = len(seen.reference.places)
-    how = (f"kNN (k {min(look.K, reference)}, T {look.TEMPERATURE:g}) among {reference:,} training images: {readings.percent(seen.accuracy)} of {n:,} right "
+    how = (f"kNN (k {min(look.K, reference)}, T {look.TEMPERATURE:g}) among {reference:,} {seen.of} images: {readings.percent(seen.accuracy)} of {n:,} right "
            f"(95\u00a0%: {readings.percent(low)} to {readings.percent(high)}, as if images were independent). ")
     return join([tag("p", how, readings.confusion(matrix, list(seen.classes)), class_="reading"), figures.confusion(matrix, seen.classes)])
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxssl.data import per_class
 from jaxssl.errors import UserError
 from jaxssl.methods.base import Needs
 
@@ -26,6 +27,8 @@ def config(config: Any, mesh: Mesh, facts: Any) -> None:
         raise UserError(f"model.bn_groups is {groups}; it must be at least 1 (the global batch) and divide the {rows} views of a "
                         f"{'micro-batch' if config.micro_batch else 'batch'}")
     micro_batches(config, mesh)
+    if config.data.sampler == "m_per_class" and facts.classes:
+        per_class.check(config.batch_size, config.data.per_class, facts.classes)
     sides(config.augment.size, facts.sides)
 
 
@@ -62,6 +65,9 @@ def needs(config: Any, facts: Any, encoder: Any, wanted: Needs) -> None:
         faults.append(f"model.name is {config.model.name} and {name} needs an encoder whose convolutions go around hidden patches: choose a ConvNeXt, such as convnextv2_tiny")
     if wanted.maps and (cell := getattr(encoder.module, "cell", 1)) and config.augment.size % cell:
         faults.append(f"augment.size is {config.augment.size}; choose a multiple of {cell}, the pixels of a place of the encoder's last map")
+    if wanted.pairs and config.data.sampler == "m_per_class" and config.data.per_class < 2:
+        faults.append(f"data.per_class is {config.data.per_class} and {name} compares images of one class: a batch of {config.batch_size} "
+                      f"out of {facts.classes} classes holds no two of any; use at least data.per_class=2")
     if patch := getattr(encoder.module, "patch", 0):
         faults += [f"{section}.size is {config[section].size}; choose a multiple of model.patch={patch}" for section in ("augment", "local")
                    if config[section].views and config[section].size % patch]

@@ -1,4 +1,4 @@
-"""Evaluation while training: weighted kNN and label-free rank, and at the end a linear classifier, on held-out images."""
+"""Evaluation while training: weighted kNN and label-free rank, and at the end a linear classifier, on held-out images; retrieval where these are of other classes."""
 import logging
 import math
 from collections.abc import Callable
@@ -11,9 +11,10 @@ from jaxssl import data as datas
 from jaxssl.data.sources import Subset
 from jaxssl.errors import UserError
 from jaxssl.evaluation.features import extract as features
-from jaxssl.evaluation.measures import knn, linear, rank
+from jaxssl.evaluation.measures import knn, linear, rank, retrieval
 
 log = logging.getLogger("jaxssl.training.evaluator")
+RETRIEVAL = {"precision_at_1": "precision@1", "map_at_r": "MAP@R"}      # of held-out images among one another
 KNN = {"knn": (200, 0.1), "knn_k20": (20, 0.07)}  # name -> k, temperature
 
 
@@ -32,7 +33,10 @@ class Evaluator:
         self._kept: dict[str, tuple] = {}
 
     def quick(self, embed: Callable) -> dict[str, float]:
-        """`rankme`, and with labels `knn` (k 200, T .1) and `knn_k20` (k 20, T .07): accuracies in [0, 1] on held-out images."""
+        """`rankme`, and with labels `knn` (k 200, T .1) and `knn_k20` (k 20, T .07): accuracies in [0, 1] on held-out images.
+
+        Where held-out images are of other classes than training images: `precision_at_1` and `map_at_r` of retrieval among them instead, here and in `final`.
+        """
         found = self._measure(embed)[0]
         self._count_broken()
         return found
@@ -41,7 +45,7 @@ class Evaluator:
         """What `quick` gives, and `linear`: logistic regression on the features, its penalty chosen on a part of the training images. `poll()` comes before each of its fits."""
         found, sets = self._measure(embed)
         self._count_broken()
-        return {**found, "linear": _linear(*sets, poll) if sets else math.nan} if self.labelled else found
+        return {**found, "linear": _linear(*sets, poll) if sets else math.nan} if self.labelled and not self._data.disjoint else found
 
     def raw(self, poll: Callable = lambda: None) -> dict[str, float]:
         """`knn_raw` and `linear_raw`: the same measures on the pixels themselves; empty unless asked for."""
@@ -50,6 +54,8 @@ class Evaluator:
         found, sets = self._measure(_pixels)
         if not self.labelled:
             return {}
+        if self._data.disjoint:
+            return {f"{name}_raw": found[name] for name in RETRIEVAL}
         x, y, u, v = sets
         if all(np.array_equal(pixels[:, channel::3], pixels[:, ::3]) for pixels in (x, u) for channel in (1, 2)):
             x, u = x[:, ::3], u[:, ::3]  # grey: the other two channels say the same, at three times the cost of the fit
@@ -68,6 +74,8 @@ class Evaluator:
                 log.warning("none of the %d %s images has a label, so kNN and linear accuracy are not measured; give a held-out set with labels "
                             "(data.test_path or data.test_split), or let data.holdout take one", *((len(v), "held-out") if (y >= 0).any() else (len(y), "reference")))
             return found, None
+        if self._data.disjoint:
+            return {**found, **(_retrieved(u, v) if _sound(u, "held-out") else dict.fromkeys(RETRIEVAL, math.nan))}, None
         if not (_sound(u, "held-out") and sound):
             return {**found, **dict.fromkeys(KNN, math.nan)}, None
         x, y, u, v = x[y >= 0], y[y >= 0], u[v >= 0], v[v >= 0]  # an unlabelled query is no wrong answer
@@ -130,6 +138,17 @@ def _sound(x, what):
         log.warning("features of %d of %d %s images are not finite or too large, so nothing is measured on them; lower optim.lr, lengthen warmup, or set optim.clip", bad, len(x),
                     what)
     return not bad
+
+
+def _retrieved(u, v):
+    """`RETRIEVAL` of labelled images u [N, D], v [N], each a query against all others."""
+    u, v = u[v >= 0], v[v >= 0]
+    places = np.arange(len(v))
+    try:
+        means = retrieval.evaluate(u, v, u, v, query_ids=places, reference_ids=places, recall=()).means
+    except ValueError:              # no class has two of these images
+        return dict.fromkeys(RETRIEVAL, math.nan)
+    return {name: means[measure] for name, measure in RETRIEVAL.items()}
 
 
 def _linear(x, y, u, v, poll):

@@ -29,12 +29,14 @@ INIT_OPTIONS = {"xla_backend_optimization_level": 0}
 
 class Facts(NamedTuple):
     """What the run needs to know of its data: training images, classes (0: no labels), canvas side, whether all of it stays on the device, and the
-    shorter sides in pixels of a few images (`Data.sides`; empty where the data are not at hand)."""
+    shorter sides in pixels of a few images (`Data.sides`; empty where the data are not at hand). order(seed, batch_size) -> Order: which images make the batches
+    (`Data.order`); None where the data are not at hand, whose images are then shuffled."""
     examples: int
     classes: int
     canvas: int
     resident: bool
     sides: tuple[int, ...] = ()
+    order: Callable | None = None
 
 
 class Job(NamedTuple):
@@ -82,6 +84,7 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     batch, batch_sharding = batch_shapes(config.batch_size, facts, mesh)
     seen = seen_shapes(make_views, batch)
     checks.needs(config, facts, encoder, plain.needs)
+    order = facts.order(config.seed, config.batch_size) if facts.order else datas.shuffled(config.seed, config.batch_size, facts.examples)
     method = online.watch(plain, classes=facts.classes, width=encoder.features)
     params, aux = initial_shapes(method, config, seen)
     optimizer = optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup)
@@ -110,7 +113,7 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
                step=jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh))),
                embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)),
                flops=functools.partial(loss_flops, config, mesh, facts, total, state, seen),
-               order=datas.shuffled(config.seed, config.batch_size, facts.examples))
+               order=order)
 
 
 def schedule(config: Any, facts: Facts) -> tuple[int, int]:

@@ -47,7 +47,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
 
         def claim():
             if leader:
-                folders.claim(workdir, found, run)
+                folders.claim(workdir, found, run, data.kept)
                 published.keep(workdir, stated, new=new)
         agreement.reach(claim)
         if not new:
@@ -117,8 +117,11 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
     file = configs.opened(spec)                      # executed once
     config = configs.load(file, overrides)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
+    if config.data.split == datas.CLASS_DISJOINT and config.data.test_split == "test":
+        raise UserError("data.test_split='test' would look at the classes of the test while training; leave it out, so that the classes of validation are held out, and give it to "
+                        "jaxssl.evaluate at the end (--data.test_split=test)")
     data = datas.make(**config.data)
-    known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides), runtime.memory()
+    known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order), runtime.memory()
     room.ask(config, known, memory)
     job = jobs.prepare(config, mesh, known)
     room.state(job, config, memory[1])

@@ -82,14 +82,14 @@ def identity(folder: Any) -> str | None:
         return None
 
 
-def claim(workdir: str, found: Claim, run: str = "") -> None:
+def claim(workdir: str, found: Claim, run: str = "", kept: dict[str, str] | None = None) -> None:
     """Makes `workdir` the run's own, as `look` found that it may, known to its checkpoints as `run`. A finished run stays as it is, and the run.json of one that goes on
-    is set aside. Raises: UserError."""
+    is set aside. kept: name → text of files that the run keeps beside its own. Raises: UserError."""
     if found.finished:
         return
     folder = path(workdir)
     try:
-        for name, text in found.texts.items():
+        for name, text in {**found.texts, **(kept or {})}.items():
             write(folder / name, text)
         if "config.json" in found.texts:
             write(folder / "environment.json", json.dumps(environment.now(), indent=1))

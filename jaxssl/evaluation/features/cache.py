@@ -22,6 +22,7 @@ from jaxssl import data as datas
 from jaxssl.parallel import agreement, mesh as sharding
 from jaxssl.encoder import preprocessing
 from jaxssl.data.array_record import Packed
+from jaxssl.data.disjoint import Pool
 from jaxssl.data.folder import Folder
 from jaxssl.data.sources import Subset
 from jaxssl.data.tfds import TFDS
@@ -100,11 +101,14 @@ def identity(source: datas.Source, *, here: bool = True) -> str:
     here: also where these files lie and when they were written. Without it, copies on several machines are the same images; so is a file whose contents
     were changed to others of the same size.
     """
-    name = "" if not here and isinstance(source, Folder | Zip | Packed | Subset) else source.name        # of these it is a path
+    name = "" if not here and isinstance(source, Folder | Zip | Packed | Subset | Pool) else source.name        # of these it is a path
     total = hashlib.sha256(repr((type(source).__name__, name, source.classes, len(source))).encode("utf-8", "surrogateescape"))
     if isinstance(source, Subset):
-        total.update(identity(source.source, here=here).encode() + np.ascontiguousarray(source.indices).tobytes())
+        labels = b"" if source.labels is None else source.labels.tobytes()
+        total.update(identity(source.source, here=here).encode() + np.ascontiguousarray(source.indices).tobytes() + labels)
         return total.hexdigest()
+    for part in source.sources if isinstance(source, Pool) else ():
+        total.update(identity(part, here=here).encode())
     if not isinstance(source, TFDS):                # whose entries cost a read each
         for index in range(len(source)):
             total.update(repr(source.entry(index)).encode("utf-8", "surrogateescape"))

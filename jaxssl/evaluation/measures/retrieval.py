@@ -49,7 +49,7 @@ def evaluate(queries: np.ndarray, labels: np.ndarray, reference: np.ndarray, ref
     if not len(asked):
         raise ValueError("no query has another image of its class among the references, so there is nothing to retrieve")
     most = int(relevant.max())
-    k = min(max(most, *recall), len(reference))
+    k = min(max(most, 1, *recall), len(reference))
     parts, rows = [], max(1, _HELD // k)
     for at in range(0, len(asked), rows):
         own = asked[at:at + rows]

@@ -181,6 +181,9 @@ def check_labels(needy: dict[str, dict], data: datas.Data) -> None:
     by_set = {which: [name for name in needy if which in getattr(find(name), "LABELS", cache.SETS)] for which in cache.SETS}
     if any(by_set.values()) and not data.classes:
         raise UserError(f"{data.train.name} has no labels, which {', '.join(dict.fromkeys(sum(by_set.values(), [])))} need; use --protocols labelfree, or another --data")
+    if data.disjoint and (both := [name for name in by_set["train"] if name in by_set["test"]]):
+        raise UserError(f"{', '.join(both)} {'tells' if len(both) == 1 else 'tell'} test images the class of training images, and data.split='class_disjoint' holds out "
+                        "other classes; use --protocols retrieval or labelfree, or --data.split=train")
     for which, wanted in (("test", 1), ("train", 2)):
         if not by_set[which]:
             continue
