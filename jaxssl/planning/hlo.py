@@ -142,7 +142,7 @@ def _trips(i, program):
 
 def source(i: Instruction, computation: Computation) -> str:
     """The op_name of an instruction; of a copy that has none, that of what it copies."""
-    while not i.op_name and i.op in COPIES and i.operands[0] in computation:
+    while not i.op_name and i.op in COPIES and i.operands and i.operands[0] in computation:
         i = computation[i.operands[0]]
     return i.op_name
 
