@@ -167,6 +167,7 @@ def test_small_autoencoder_tells_patches_apart():
     (lambda: beit.make(encoder=vit(), net=Net, total=9, tokenizer="vq", teacher="x"), "method.teacher is 'x', which the tokenizer 'vq' does not read"),
     (lambda: simmim.make(encoder=vit(mask_token=True), net=Net, unit=3).hidden(KEY, batch()["views"]), "method.unit is 3, which does not divide 4 × 4 patches"),
     (lambda: ijepa.make(encoder=vit(), net=Net, total=9, targets=4).hidden(KEY, batch()["views"]), "method.targets: 4 blocks of up to 4 patches may hide all"),
+    (lambda: ijepa.make(encoder=vit(pool="cls"), net=Net, total=9), "model.pool is 'cls', which ijepa does not train; set model.pool=mean"),
     (lambda: dbot.make(encoder=vit(), net=Net, total=9, duration=lambda value, key: 0), "method.stage is '50_percent', which is no step at all"),
 ])
 def test_nonsense_is_one_sentence(build, words):

@@ -252,6 +252,12 @@ def check_range(**values: tuple[float, str, bool]) -> None:
         raise UserError("; ".join(faults))
 
 
+def check_pool(encoder: Net, pool: str, method: str) -> None:
+    """Raises: UserError for a vision transformer that pools in another way than `method` trains."""
+    if getattr(encoder.module, "pool", pool) != pool:
+        raise UserError(f"model.pool is {encoder.module.pool!r}, which {method} does not train; set model.pool={pool}")
+
+
 def check_queue(queue: int, added: int, what: str = "keys") -> None:
     """Raises: UserError for a queue that steps of `added` rows do not fill to the last one. what: the rows are, in the plural."""
     if queue < 1 or queue % added:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxssl import schedules
 from jaxssl.augment import masks
 from jaxssl.losses.masked import latent_mse, layers_target
-from jaxssl.methods.base import Method, Needs, blamed, check_range, embedding, flat, nets, on_grid, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, blamed, check_pool, check_range, embedding, flat, nets, on_grid, unchanged, with_teacher
 from jaxssl.models.decoder import ConvDecoder
 
 
@@ -33,6 +33,7 @@ def make(*, encoder, net, duration, mask_ratio=0.8, side=3, clones=16, top_layer
                 tau=(tau, "in [0, 1]", 0 <= tau <= 1), tau_end=(tau_end, "in [0, 1]", 0 <= tau_end <= 1), cls_weight=(cls_weight, "0 or more", cls_weight >= 0),
                 noise=(noise, "0 or more", noise >= 0), depth=(depth, "at least 1", depth >= 1), kernel=(kernel, "odd and at least 1", kernel >= 1 and kernel % 2 == 1),
                 width=(width, f"a multiple of the {groups} groups", width >= 1 and groups >= 1 and width % groups == 0))
+    check_pool(encoder, "cls", "data2vec2")
     vit, decay = encoder.module, schedules.linear(tau, tau_end, duration(tau_warmup, "method.tau_warmup"))
 
     def decoder():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxssl import schedules
 from jaxssl.augment import masks
 from jaxssl.losses.masked import latent_smooth_l1, standardised
-from jaxssl.methods.base import Method, Needs, blamed, check_range, embedding, flat, nets, on_grid, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, blamed, check_pool, check_range, embedding, flat, nets, on_grid, unchanged, with_teacher
 from jaxssl.models.decoder import Predictor
 
 
@@ -26,6 +26,7 @@ def make(*, encoder, net, total, visible=0.4, targets=4, scale=(0.15, 0.2), aspe
     """
     check_range(tau=(tau, "in [0, 1]", 0 <= tau <= 1), depth=(depth, "at least 1", depth >= 1), heads=(heads, "at least 1", heads >= 1),
                 width=(width, f"a multiple of 4 and of the {heads} heads", width >= 1 and width % 4 == 0 and heads >= 1 and width % heads == 0))
+    check_pool(encoder, "mean", "ijepa")
     vit, decay = encoder.module, schedules.linear(tau, 1.0, total)
 
     def predictor():
