@@ -23,6 +23,12 @@ from tests.tiny import CONFIGS, config_of
 EXAMPLES, KEYS = 40, dict(prototypes=6, heads=2, hidden=16, dim=3, every="3_steps", fill="2_steps", iterations=4)
 
 
+def test_rows_are_drawn_once_and_what_they_do_not_fill_stays():
+    bank, former = np.eye(3, dtype=np.float32), np.full((5, 3), 7, np.float32)
+    drawn = np.asarray(clustering.drawn_rows(jax.random.key(0), bank, jnp.asarray([1., 0., 1.]), former))
+    assert sorted(drawn[:2].argmax(1)) == [0, 2] and (drawn[2:] == 7).all()
+
+
 def test_of_an_id_that_comes_twice_the_last_row_counts():
     bank = jax.jit(banks.write)(jnp.ones((8, 2)), jnp.array([3, 5, 3]), jnp.array([[1., 2.], [3., 4.], [5., 6.]]))
     np.testing.assert_array_equal(bank, np.float32([[1, 1], [1, 1], [1, 1], [5, 6], [1, 1], [3, 4], [1, 1], [1, 1]]))

@@ -4,12 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import config as configs, models, tree
+from jaxssl import config as configs, data as datas, models, tree
+from jaxssl.augment.picture import COVER
 from jaxssl.errors import UserError
-from jaxssl.methods import beit, data2vec2, dbot, ijepa, simmim
+from jaxssl.methods import beit, data2vec2, dbot, ijepa, mae, simmim
+from jaxssl.models import transformer
 from jaxssl.models.net import Net
 from jaxssl.models.tokenizer import Tokenizer
-from tests.tiny import ROOT, SMALL, jobs, sharding
+from jaxssl.report import pictures
+from tests.tiny import ROOT, SMALL, built, config_of, jobs, sharding
 
 KEY, STEP = jax.random.key(7), jnp.zeros((), jnp.int32)
 
@@ -38,14 +41,46 @@ def test_dbots_student_becomes_the_teacher_and_begins_again():
         assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(after["probe"]), jax.tree.leaves(trained["encoder"])))
 
 
+@pytest.mark.parametrize("make, normalise", [(mae.make, False), (mae.make, True), (simmim.make, False)])
+def test_what_is_rebuilt_is_the_view_but_where_it_was_hidden(make, normalise):
+    own = {"width": 16, "depth": 1, "heads": 2} if make is mae.make else {}
+    method, data = make(encoder=vit(mask_token=make is simmim.make), net=Net, normalise=normalise, **own), batch()
+    params, aux = jax.jit(method.init)(jax.random.key(0), data)
+    told = jax.jit(lambda p, a, data: (method.hidden(KEY, data["views"]), method.rebuilt(p, a, data["views"], KEY), method.loss(p, a, data, KEY, STEP)[0]))
+    hidden, got, value = map(np.asarray, told(params, aux, data))
+    hidden, views = hidden[:, :, 0].repeat(4, 2).repeat(4, 3), np.asarray(data["views"])                     # [B, V, H, W]
+    np.testing.assert_array_equal(got[~hidden], views[~hidden])
+    assert (got[hidden] != views[hidden]).mean() > .99
+    error = np.square if make is mae.make else np.abs
+    if not normalise:
+        assert float(value) == pytest.approx(error(got - views)[hidden].mean(), rel=1e-5)
+
+
+def test_page_shows_masks_and_what_was_rebuilt():
+    config = config_of("simmim")
+    _, encoder, method = built("simmim")
+    data = datas.make(**config.data)
+    seen = {"views": jnp.zeros((2, 1, 16, 16, 3))}
+    params, aux = jax.jit(method.init)(jax.random.key(0), seen)
+    shown = pictures.masked(config.to_dict(), data, method, params, aux, count=3)
+    own = pictures.views(config.to_dict(), data, count=3)
+    for picture, whole in zip(shown, own):
+        np.testing.assert_array_equal(picture.original, whole.views[0])
+        masked, rebuilt = picture.views
+        covered = (masked == COVER).all(-1)
+        assert picture.captions == [[f"{covered.sum() // 16} of 16 hidden"], ["rebuilt"]] and covered.sum() == 10 * 16
+        np.testing.assert_array_equal(masked[~covered], picture.original[~covered])
+        np.testing.assert_array_equal(rebuilt[~covered], picture.original[~covered])
+        assert (rebuilt[covered] != picture.original[covered]).any()
+
+
 def test_fillers_change_nothing():
     """An encoder that is given more patches than are meant gives for those that are what it gives for them alone."""
     encoder, x = vit(cls=False), batch(2)["views"][:, 0]
-    params, stats = encoder.init(jax.random.key(0), x)
+    params, stats = jax.jit(encoder.init)(jax.random.key(0), x)
     keep = jnp.asarray([[1, 4, 6, 9, 15]] * 2)
     there = jnp.asarray([[True, False, True, True, False]] * 2)
-    alone = encoder(params, stats, x, keep=keep[:, np.array([0, 2, 3])])[0]
-    among = encoder(params, stats, x, keep=keep, there=there)[0]
+    alone, among = jax.jit(lambda p: (encoder(p, stats, x, keep=keep[:, np.array([0, 2, 3])])[0], encoder(p, stats, x, keep=keep, there=there)[0]))(params)
     np.testing.assert_allclose(among.pooled, alone.pooled, atol=1e-5)
     np.testing.assert_allclose(among.tokens[:, np.array([0, 2, 3])], alone.tokens, atol=1e-5)
     assert not np.asarray(among.tokens)[:, np.array([1, 4])].any()
@@ -54,18 +89,18 @@ def test_fillers_change_nothing():
 def test_what_blocks_add_is_told():
     """x after the last block is what went in and what all branches added; of the last block alone the two layouts of parameters say the same."""
     x = batch(2)["views"][:, 0]
-    told = {}
+    plain, told = jax.jit(vit(scan=False).init)(jax.random.key(0), x)[0], {}
     for scan in (True, False):
         encoder = vit(scan=scan)
-        params, _ = vit(scan=False).init(jax.random.key(0), x)
-        params = models.vit.transformer.stack(params) if scan else params
-        told[scan] = encoder._replace(module=encoder.module.clone(told=2))(params, {}, x)[0]
-        np.testing.assert_array_equal(told[scan].pooled, encoder(params, {}, x)[0].pooled)
+        params = transformer.stack(plain) if scan else plain
+        told[scan], usual = jax.jit(lambda p, encoder=encoder: (encoder._replace(module=encoder.module.clone(told=2))(p, {}, x)[0], encoder(p, {}, x)[0]))(params)
+        np.testing.assert_allclose(told[scan].pooled, usual.pooled, atol=1e-6)
     assert told[True].tokens.shape == (2, 16, 2, 16)
     np.testing.assert_allclose(told[True].tokens, told[False].tokens, atol=1e-5)
     fc2 = params["block1"]["fc2"]
     silent = {**params, "block1": {**params["block1"], "fc2": {"kernel": 0 * fc2["kernel"], "bias": fc2["bias"] + 3}}}
-    np.testing.assert_allclose(encoder._replace(module=encoder.module.clone(told=1))(silent, {}, x)[0].tokens, 3, atol=1e-6)
+    last = jax.jit(lambda p: encoder._replace(module=encoder.module.clone(told=1))(p, {}, x)[0].tokens)(silent)
+    np.testing.assert_allclose(last, 3, atol=1e-6)
 
 
 def test_one_pass_teaches_all_masks():
@@ -96,6 +131,16 @@ def test_tokenizer_learns_for_itself(tokenizer):
         assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(grads["tokenizer"]))
     else:
         assert after["codebook"]["centroids"].shape == (8, 48) and np.isclose(after["codebook"]["share"].sum(), 1, atol=.2)
+
+
+def test_a_teacher_from_elsewhere_stays_as_it_is():
+    """Its weights are read into aux, without a mask token, which it need not have; labels are of its features."""
+    method = beit.make(encoder=vit(mask_token=True), net=Net, total=9, teacher="runs/x", smallest=2, mask_ratio=.4, tokens=8)
+    assert method.loads == {"frozen/teacher": "runs/x"}
+    params, aux = jax.eval_shape(method.init, jax.random.key(0), batch())
+    assert "teacher" not in aux and set(aux["frozen"]["teacher"]["params"]["encoder"]) == set(params["encoder"]) - {"mask"}
+    _, (after, _, seen) = jax.eval_shape(lambda p, a: method.loss(p, a, batch(), KEY, STEP), params, aux)
+    assert after["codebook"]["centroids"].shape == (8, 16) and seen["target"].shape == (4, 16, 16)
 
 
 def test_small_autoencoder_tells_patches_apart():

@@ -161,7 +161,7 @@ INITIAL = {}
 
 
 def initial(job, config, monkeypatch):
-    """For each parameter "zeros", "ones", or the spread of values drawn around zero to one digit; variants of one network are drawn once."""
+    """For each parameter "zeros", "ones", "all" of another number, or the spread of values drawn around zero to one digit; variants of one network are drawn once."""
     key = json.dumps([{name: str(leaf.shape) for name, leaf in tree.names(job.state.params).items()}, config.model.to_dict(), config.method.to_dict()], default=str)
     if key not in INITIAL:
         INITIAL[key] = drawn_initially(job, config, monkeypatch)
@@ -180,7 +180,7 @@ def drawn_initially(job, config, monkeypatch):
 
 def in_words(mean, std, extent, size):
     if extent == 0:
-        return {0: "zeros", 1: "ones"}[mean]
+        return {0: "zeros", 1: "ones"}.get(mean, f"all {mean:g}")
     assert abs(mean) < 6 * std / size**0.5
     return f"±{std:.0e}"
 

@@ -19,7 +19,7 @@ def get_config(variant=""):
                      mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)),
         model=dict(name="vit_tiny", patch=4, image=32, mask_token=True, pool="mean"),
         method=dict(name="beit", mask_ratio=0.4, smallest=4, tokens=1024),
-        optim=dict(name="adamw", lr=1.5e-3, scaling="none", end_lr=1e-5, weight_decay=0.05, b2=0.98, clip=3.0)))
+        optim=dict(name="adamw", lr=1.5e-3, scaling="none", end_lr=1e-5, weight_decay=0.05, clip=3.0)))
     if variant == "laptop":
         c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every, c.precision = 64, "1100_steps", "50_steps", 50, "50_percent", "50_percent", "f32"
         c.eval = ConfigDict(dict(reference=5000, queries=2000))

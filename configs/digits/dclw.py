@@ -2,8 +2,8 @@
 
 All else is what configs/digits/simclr.py says.
 Command:  python -m jaxssl.main --config configs/digits/dclw.py --workdir runs/digits_dclw
-Hardware: two CPU cores. Hours: none measured.
-Expected: not measured; its tests build it.
+Hardware: two CPU cores. Hours: none measured on quiet cores; 274 seconds of processor time with evaluations.
+Expected: kNN 59.7 % and linear 73.4 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run).
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 import runpy

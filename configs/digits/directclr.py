@@ -2,8 +2,8 @@
 
 All else is what configs/digits/simclr.py says.
 Command:  python -m jaxssl.main --config configs/digits/directclr.py --workdir runs/digits_directclr
-Hardware: two CPU cores. Hours: none measured.
-Expected: not measured; its tests build it.
+Hardware: two CPU cores. Hours: none measured on quiet cores; 278 seconds of processor time with evaluations.
+Expected: kNN 67.6 % and linear 78.8 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run).
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 import runpy

@@ -1,8 +1,8 @@
 """ISD on cluttered digits (embedded), with the encoder and the views of configs/digits/simclr.py.
 
 Command:  python -m jaxssl.main --config configs/digits/isd.py --workdir runs/digits_isd
-Hardware: two CPU cores. Hours: none measured.
-Expected: not measured; its tests train it for some steps.
+Hardware: two CPU cores. Hours: none measured on quiet cores; 224 seconds of processor time with evaluations.
+Expected: it learns little here: kNN 17.3 % and linear 35.1 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run).
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

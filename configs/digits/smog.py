@@ -2,7 +2,7 @@
 
 Command:  python -m jaxssl.main --config configs/digits/smog.py --workdir runs/digits_smog
 Hardware: two CPU cores. Hours: none measured on quiet cores.
-Expected: not measured.
+Expected: it learns little here: kNN 20.6 % and linear 36.6 % on held-out images, against 28.2 % and 32.0 % untrained (seed 0, one run).
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

@@ -22,7 +22,7 @@ def get_config(variant=""):
                      mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         model=dict(name="vit_base", patch=16, image=224, mask_token=True, pool="mean", layer_scale=0.1, drop_path=0.1),
         method=dict(name="beit", mask_ratio=75 / 196, smallest=16, tokens=8192),
-        optim=dict(name="adamw", lr=1.5e-3, scaling="none", end_lr=1e-5, weight_decay=0.05, b2=0.98, clip=3.0)))
+        optim=dict(name="adamw", lr=1.5e-3, scaling="none", end_lr=1e-5, weight_decay=0.05, clip=3.0)))
     if variant == "vq":
         c.method.tokenizer = "vq"
     if variant == "pixels":

@@ -63,8 +63,9 @@ def spherical_kmeans(bank, weight, centroids, *, iterations):
 
 def drawn_rows(key, bank, weight, former):
     """[C, K] different rows of weight 1 of the bank, drawn at random; where there are fewer than C, the rest of `former` [C, K]."""
-    rank, chosen = lax.top_k(jnp.where(weight > 0, jax.random.uniform(key, weight.shape), -1.), len(former))
-    return jnp.where(rank[:, None] >= 0, bank[chosen], former)
+    count = min(len(former), len(bank))
+    rank, chosen = lax.top_k(jnp.where(weight > 0, jax.random.uniform(key, weight.shape), -1.), count)
+    return jnp.concatenate([jnp.where(rank[:, None] >= 0, bank[chosen], former[:count]), former[count:]])
 
 
 def equal_shares(bank, weight, prototypes, *, temp, iterations):

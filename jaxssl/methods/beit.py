@@ -34,8 +34,8 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
     Args:
       mask_ratio: share of the patches that are hidden, in [0, 1), by blocks of at least `smallest` patches.
       tokenizer: "kmeans", "vq" or "pixels", see above. tokens: their number.
-      teacher: of kmeans, weights of an encoder like this one (a workdir, an export or a file); "" is the moving average, which decays by tau at first and grows to 1
-        along half a cosine.
+      teacher: of kmeans, weights of an encoder like this one, but for its mask token (a workdir, an export or a file); "" is the moving average, which decays by tau at
+        first and by 1 in the end, along half a cosine.
       momentum: of a centroid's moving average.
       dim, hidden, commitment: of vq, the width of a code, of its hidden layers, and the weight of its commitment loss.
     """
@@ -60,7 +60,8 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         params, stats = nets(key, encoder=(encoder, x), head=(head, jnp.zeros((2, 1, encoder.features))), **own)
         aux = {"batch_stats": stats}
         if teacher:
-            aux["frozen"] = {"teacher": {"params": {"encoder": jax.tree.map(jnp.copy, params["encoder"])}, "batch_stats": {"encoder": stats["encoder"]}}}
+            copied = {name: jax.tree.map(jnp.copy, part) for name, part in params["encoder"].items() if name != "mask"}
+            aux["frozen"] = {"teacher": {"params": {"encoder": copied}, "batch_stats": {"encoder": stats["encoder"]}}}
         if tokenizer != "vq":
             width = encoder.features if tokenizer == "kmeans" else x.shape[-1] * vit.patch**2
             aux["codebook"] = {"centroids": normalised(jax.random.normal(jax.random.fold_in(key, 3), (tokens, width))), "share": jnp.full((tokens,), 1 / tokens, jnp.float32)}
@@ -71,11 +72,12 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         if tokenizer == "pixels":
             said = patches(x, vit.patch).astype(jnp.float32)
             return normalised(said - said.mean(-1, keepdims=True))
-        whole = aux["frozen"]["teacher"] if teacher else aux["teacher"]
-        return normalised(jax.lax.stop_gradient(encoder(whole["params"]["encoder"], whole["batch_stats"]["encoder"], x)[0].tokens))         # no key: no block is left out
+        whole, asked = (aux["frozen"]["teacher"], encoder._replace(module=vit.clone(mask_token=False))) if teacher else (aux["teacher"], encoder)
+        said, _ = asked(whole["params"]["encoder"], whole["batch_stats"]["encoder"], x)                              # no key: no block is left out
+        return normalised(jax.lax.stop_gradient(said.tokens))
 
     def tokenized(aux, x, key, step):
-        """Labels int32 [R, N] of images, and the codebook after them."""
+        """Labels int32 [R, N] of images, the codebook after them, and what was looked at."""
         rows = described(aux, x)
         every = rows.reshape(-1, rows.shape[-1])                                                                      # [R·N, D]
         book = aux["codebook"]
@@ -85,7 +87,7 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         labels = nearest_codes(rows, centroids)
         share = jnp.zeros(tokens).at[labels.reshape(-1)].add(1 / labels.size)
         moved = clustering.momentum_groups(centroids, every, momentum=momentum)
-        return labels, {"centroids": moved, "share": momentum * jnp.where(few, 1 / tokens, book["share"]) + (1 - momentum) * share}
+        return labels, {"centroids": moved, "share": momentum * jnp.where(few, 1 / tokens, book["share"]) + (1 - momentum) * share}, rows
 
     def loss(params, aux, batch, key, step):
         views, stats = batch["views"], aux["batch_stats"]
@@ -97,14 +99,14 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         if tokenizer == "vq":
             pixels = patches(x, vit.patch)
             said, _ = vq(params["tokenizer"], {}, pixels)
-            labels, own = said.labels, quantisation(pixels, said.pixels, said.z, said.codes, commitment=commitment)
+            labels, told, own = said.labels, said.labels, quantisation(pixels, said.pixels, said.z, said.codes, commitment=commitment)
         else:
-            labels, kept["codebook"] = tokenized(aux, x, book_key, step)
+            labels, kept["codebook"], told = tokenized(aux, x, book_key, step)
         value = token_cross_entropy(logits, labels, mask)
         share = jnp.zeros(tokens).at[labels.reshape(-1)].add(1 / labels.size)
         accuracy = jnp.sum((logits.argmax(-1) == labels) & mask) / jnp.maximum(mask.sum(), 1)
         metrics = {"usage_entropy": entropy(share), "token_accuracy": accuracy, "tokenizer_loss": jnp.asarray(own, jnp.float32)}
-        said = {"features": seen.pooled.reshape(*views.shape[:2], -1), "predicted": logits, "target": labels}
+        said = {"features": seen.pooled.reshape(*views.shape[:2], -1), "predicted": logits, "target": told}
         return value + own, ({**aux, "batch_stats": {**stats, "encoder": in_encoder}, **kept}, metrics, said)
 
     student = Method(init, loss, unchanged, embedding(encoder), loads={"frozen/teacher": teacher} if teacher else {}, needs=Needs(views=1, patches=True),

@@ -68,12 +68,12 @@ def picture(pixels: np.ndarray, description: str, *, class_: str = "") -> Html:
     return tag("img", src=pictures.address(pixels), alt=description, title=description, width=pixels.shape[1], height=pixels.shape[0], class_=class_ or None)
 
 
-def views(found: Sequence[pictures.Viewed], first: str = "original") -> Html:
-    """A row an image: the original, called `first`, then its views over what was drawn."""
+def views(found: Sequence[pictures.Viewed], first: str = "original", each: str = "view") -> Html:
+    """A row an image: the original, called `first`, then its views, each called so and numbered unless that is "", over what was drawn."""
     def cell(pixels, description, lines):
         return tag("figure", picture(pixels, description), tag("figcaption", *(tag("span", line) for line in lines)))
     rows = [tag("div", cell(v.original, f"training image {v.id}", [first, f"{v.original.shape[0]} × {v.original.shape[1]}"]),
-                *(cell(view, f"view {i} of {v.id}: {', '.join(lines)}", [f"view {i}", *lines]) for i, (view, lines) in enumerate(zip(v.views, v.captions), 1)),
+                *(cell(view, f"view {i} of {v.id}: {', '.join(lines)}", [*([f"{each} {i}"] if each else []), *lines]) for i, (view, lines) in enumerate(zip(v.views, v.captions), 1)),
                 class_="views") for v in found]
     return tag("div", *rows, class_="viewed")
 
