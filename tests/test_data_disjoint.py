@@ -7,6 +7,7 @@ from PIL import Image
 
 from jaxssl import data as datas
 from jaxssl.data import disjoint
+from jaxssl.data.decode import pixel_limit
 from jaxssl.data.sources import Subset
 from jaxssl.errors import UserError
 from jaxssl.evaluation import protocols, subjects
@@ -107,8 +108,9 @@ def test_train_and_test_folders_are_one_pool(tmp_path):
     folder(tmp_path / "set" / "train", NAMES[:6], 2)
     folder(tmp_path / "set" / "test", NAMES[4:10], 2, first=100)
     (tmp_path / "set/test/004/0.png").write_bytes((tmp_path / "set/train/004/0.png").read_bytes())
-    made = opened(str(tmp_path / "set"))
+    made = opened(str(tmp_path / "set"), max_pixels=77)
     whole = made.train.source
+    assert pixel_limit(made.train) == pixel_limit(made.test) == 77
     assert whole.classes == tuple(NAMES[:10]) and len(whole) == 24 - 1 and "1 images lie in both sets and count once" in made.said
     names = [whole.entry(i) for i in range(len(whole))]
     assert all(whole.classes[label] == name.split("/")[0] for label, name in names)

@@ -22,7 +22,7 @@ class Absent(UserError):
 
 def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, split="train", test_split="", depth=1, splits="auto", outside_links=False,
                 every=False):
-    """-> (training source, held-out source or None; every: of three folders the third is held out too); what was made of the folders is in the `said` of the first. Raises UserError."""
+    """-> (training source, held-out source or None). every: of three folders the third is held out too. The `said` of the first tells how folders were read. Raises UserError."""
     if source not in SOURCES:
         raise UserError(f"data.source='{shown(source)}' is not known; choose one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
     if source == "digits":

@@ -109,7 +109,7 @@ def _views(found, several) -> Html:
         if same in shown:
             continue
         shown.append(same)
-        parts.append(join([tag("h3", run.name) if several and len(found) > 1 else None, figures.views(pictures.views(run.config, seen.data))]))
+        parts.append(join([tag("h3", run.name) if several and len(found) > 1 else None, figures.views(pictures.views(run.config, seen.trained))]))
     text = "The first images of the first batch, each beside the views that step drew; under a view, what was drawn for it."
     if several and len(shown) < len(found):
         text += " Runs that are not named saw the same as one above."
@@ -125,7 +125,7 @@ def _masked(found, several) -> list[tuple[str, str, Html]]:
             more = "; the last picture is rebuilt by the weights of this page, hidden patches as they are predicted" if method.rebuilt is not None else ""
             parts += [tag("h3", run.name) if several else None,
                       tag("p", f"The first views of the first batch, what was hidden of each in that step, and how much{more}.", class_="reading"),
-                      figures.views(pictures.masked(run.config, seen.data, method, params, aux), first="view", each="")]
+                      figures.views(pictures.masked(run.config, seen.trained, method, params, aux), first="view", each="")]
     return [("masked", "What was hidden", join(parts))] if parts else []
 
 

@@ -72,8 +72,8 @@ def series(name: str, x: Any, y: Any, *, colour: int, dash: int) -> dict:
 
 def _guides(metric, run):
     """Levels to compare a curve with: {y, label}."""
-    if metric == "knn":
-        found = [(run.before("knn_start"), "began with"), (run.before("knn_untrained"), "untrained"), (run.before("knn_raw"), "raw pixels")]
+    if metric in ("knn", "map_at_r"):
+        found = [(run.before(f"{metric}_start"), "began with"), (run.before(f"{metric}_untrained"), "untrained"), (run.before(f"{metric}_raw"), "raw pixels")]
     elif metric == "collapse_std" and run.config.get("method", {}).get("dim"):
         dim = run.config["method"]["dim"]
         found = [(1 / math.sqrt(dim), f"even: 1/√{dim}")]

@@ -34,8 +34,9 @@ class Images(NamedTuple):
 
 class Look(NamedTuple):
     """data: `jaxssl.data.Data`. weights, step: of the encoder. source: what the queries come from; `apart` when that is not the training set.
-    similarity, index [N, K]: each query's nearest of `reference`. predictions: int64 [N] by weighted kNN, None without labels. of: what the reference images are: "training", or
-    "held-out" where these are of other classes. places: a few of the queries as the network sees each place of them, None where its map is too small to look at."""
+    similarity, index [N, K]: each query's nearest of `reference`. predictions: int64 [N] by weighted kNN, None without labels. of: what the reference images are: "training",
+    or "held-out" where these are of other classes: then they are the training set of `data`. trained: the run's own data. places: a few of the queries as the network sees
+    each place of them, None where its map is too small to look at."""
     data: Any
     weights: str
     step: int | None
@@ -47,6 +48,7 @@ class Look(NamedTuple):
     index: np.ndarray
     predictions: np.ndarray | None
     of: str
+    trained: Any
     places: patches.Seen | None = None
 
     @property
@@ -66,7 +68,7 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
     Raises: UserError when the data are gone, or there is no checkpoint.
     """
     data, encoder = _open(run, weights)
-    of = "training"
+    of, trained = "training", data
     if data.disjoint:               # a query has none of its class among training images: held-out images are asked about one another
         data, of = dataclasses.replace(data, train=data.test, test=None, classes=data.test.classes), "held-out"
     apart = data.test is not None
@@ -85,7 +87,8 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
     similarity, index = knn.neighbours(queries.features["backbone"], reference.features["backbone"], k=k, **ids)
     labelled = bool(data.classes) and (reference.labels >= 0).any() and (queries.labels >= 0).any()
     predictions = predict(queries.features["backbone"], reference, ids, len(data.classes)) if labelled else None
-    return Look(data, encoder.weights, encoder.step, source, apart, reference, queries, similarity, index, predictions, of, _places(encoder, data, source, queries.places))
+    return Look(data, encoder.weights, encoder.step, source, apart, reference, queries, similarity, index, predictions, of, trained,
+                _places(encoder, data, source, queries.places))
 
 
 def _places(encoder, data, source, places):

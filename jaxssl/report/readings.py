@@ -31,7 +31,7 @@ def since(value: float, start: float | None) -> str:
 
 def of(metric: str, run: Run) -> str:
     """The sentence under the curve of `metric`; empty when there is nothing to say."""
-    known = {"loss": _loss, "lr": _rate, "knn": _knn, "probe_accuracy": _probe, "rankme": _rank, "collapse_std": _std, "collapse_cosine": _cosine,
+    known = {"loss": _loss, "lr": _rate, "knn": _knn, "map_at_r": _retrieved, "probe_accuracy": _probe, "rankme": _rank, "collapse_std": _std, "collapse_cosine": _cosine,
              "images_per_second": _speed, "data_wait_share": _wait, "grad_norm": _grad, "mfu": _mfu}
     steps, values = run.curves.get(metric, (np.zeros(0), np.zeros(0)))
     good = np.isfinite(values)
@@ -57,13 +57,21 @@ def _rate(run, steps, values):
 
 
 def _knn(run, steps, values):
-    before, raw, now = run.before("knn_untrained"), run.before("knn_raw"), run.last("knn")
-    against = [f"{percent(value)} {what}" for value, what in ((before, "untrained"), (raw, "for raw pixels")) if value is not None]
-    start = since(now, run.before("knn_start"))
+    return _held_out(run, steps, values, "knn", "Held-out kNN (k 200, T .1)")
+
+
+def _retrieved(run, steps, values):
+    return _held_out(run, steps, values, "map_at_r", "MAP@R among classes that are not trained on")
+
+
+def _held_out(run, steps, values, metric, what):
+    before, raw, now = run.before(f"{metric}_untrained"), run.before(f"{metric}_raw"), run.last(metric)
+    against = [f"{percent(value)} {other}" for value, other in ((before, "untrained"), (raw, "for raw pixels")) if value is not None]
+    start = since(now, run.before(f"{metric}_start"))
     best = int(values.argmax())
     peak = f" The best, {percent(values[best])}, was at step {steps[best]:,}." if values[best] > now + 0.005 else ""
     beaten = " The pixels themselves do better: the features have not learned what the classes need." if raw is not None and raw > now else ""
-    return f"Held-out kNN (k 200, T .1) ends at {percent(now)}" + (f", {start}" if start else "") + (f", against {' and '.join(against)}." if against else ".") + peak + beaten
+    return f"{what} ends at {percent(now)}" + (f", {start}" if start else "") + (f", against {' and '.join(against)}." if against else ".") + peak + beaten
 
 
 def _probe(run, steps, values):
