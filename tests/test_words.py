@@ -74,7 +74,8 @@ def test_variables_that_are_no_number(name, value):
 @pytest.mark.parametrize("command", ["export", "convert", "augment"])
 def test_variables_that_jax_refuses_before_a_command_runs(command):
     """These import JAX at their top."""
-    done = subprocess.run([sys.executable, "-m", f"jaxssl.{command}", "--help"], cwd=ROOT, env={**os.environ, "JAX_ENABLE_X64": "maybe"}, capture_output=True, text=True, timeout=300)
+    given = {**os.environ, "JAX_ENABLE_X64": "maybe"}
+    done = subprocess.run([sys.executable, "-m", f"jaxssl.{command}", "--help"], cwd=ROOT, env=given, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and re.fullmatch(r"error: jax does not start \(invalid truth value 'maybe'.*JAX_ENABLE_X64='maybe'.*\n", done.stderr), done.stderr
 
 

@@ -72,6 +72,7 @@ def views(found: Sequence[pictures.Viewed], first: str = "original", each: str =
     """A row an image: the original, called `first`, then its views, each called so and numbered unless that is "", over what was drawn."""
     def cell(pixels, description, lines):
         return tag("figure", picture(pixels, description), tag("figcaption", *(tag("span", line) for line in lines)))
+
     def own(v):
         for i, (view, lines) in enumerate(zip(v.views, v.captions), 1):
             yield cell(view, f"view {i} of {v.id}: {', '.join(lines)}", [*([f"{each} {i}"] if each else []), *lines])

@@ -71,7 +71,8 @@ def vision_transformer(encoder) -> dict:
     for wrong, what in ((m.eps != 1e-6, f"a layer norm epsilon of {m.eps:g}"), (m.positions == "rope", "rotary positions like these"),
                         (learned and size != m.image and not moving, f"positions of {m.image} pixels interpolated by {m.resize!r} to {size}")):
         if wrong:
-            raise UserError(f"timm's vision transformers cannot have {what}; use --format {'transformers, ' if m.eps != 1e-6 and m.positions != 'rope' else ''}stablehlo or safetensors")
+            also = "transformers, " if m.eps != 1e-6 and m.positions != "rope" else ""
+            raise UserError(f"timm's vision transformers cannot have {what}; use --format {also}stablehlo or safetensors")
     image = m.image if learned else size
     prefixed = vits.embedded(m, encoder.variables["params"]["encoder"]["pos"]) if learned else not m.registers
     ratio = 4.0 if m.ffn == "mlp" else gate_ratio(m.width, models.transformer.swiglu_width(m.width))
