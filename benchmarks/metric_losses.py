@@ -5,15 +5,17 @@
 It needs torch and pytorch-metric-learning, beside jaxssl or in another Python (--theirs PYTHON). 1,024 × 128 f32 with four images of a class: contrastive, triplet over all
 3.1 million triplets, multi-similarity with its miner, NT-Xent; ArcFace with 100,000 classes, the gradient of their weights included. And triplet over all 50 million triplets of
 4,096 rows, ours alone, in blocks of 512 anchors. Each measurement is a process of its own, contenders in turns for `--rounds` rounds; each reports its loss.
-Processor time is of the fastest of `--calls` calls after a first one, which compiles. Extra memory is the peak of resident memory during the later calls above the resident memory just
-before (Linux).
+Processor time is of the fastest of `--calls` calls after a first one, which compiles. Extra memory is the peak of resident memory during the later calls above the resident
+memory just before (Linux).
 
 Expected before this ran: [1,024, 1,024] is 4 MB, so ours take a few ms and under 50 MB; PML lists pairs (8 MB of int64 indices a list) and 3.1 million triplets: 2 to 10 times
-as long, triplet .5 s and 300 MB. ArcFace is a product of 26 GFLOP thrice, alike on both sides, and [1,024, 100,000] f32 of .4 GB, which PML copies some five times. 4,096 rows: under .5 GB.
+as long, triplet .5 s and 300 MB. ArcFace is a product of 26 GFLOP thrice, alike on both sides, and [1,024, 100,000] f32 of .4 GB, which PML copies some five
+times. 4,096 rows: under .5 GB. A first round ended at PML's NT-Xent, which was killed on 23 GB; since then it has 12 GB and its row says so.
 """
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -25,6 +27,7 @@ from machine import machine, spread
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES = ("contrastive", "triplet", "multi_similarity", "nt_xent_labelled", "arcface")
 WIDTH, CLASSES = 128, 100_000
+LIMIT_GB = 12                                                  # of address space, for contenders that ask for more than there is
 
 
 def main():
@@ -44,24 +47,27 @@ def main():
         for loss, rows, who in contenders:
             command = [sys.executable if who == "jaxssl" else args.theirs, __file__, "--calls", str(args.calls), "--worker", who, loss, str(rows)]
             path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path})
-            runs[loss, rows, who].append(json.loads(done.stdout))
+            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+            runs[loss, rows, who].append(json.loads(done.stdout) if not done.returncode else {"failed": done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]})
             print(loss, rows, who, runs[loss, rows, who][-1], file=sys.stderr, flush=True)
     table = {}
     for (loss, rows, who), found in runs.items():
-        table.setdefault(f"{loss} {rows}", {})[who] = {"loss": found[0]["loss"], **{key: spread([run[key] for run in found]) for key in ("cpu_seconds", "extra_mb")}}
+        row = table.setdefault(f"{loss} {rows}", {})
+        row[who] = found[0] if "failed" in found[0] else {"loss": found[0]["loss"], **{key: spread([run[key] for run in found]) for key in ("cpu_seconds", "extra_mb")}}
     for row in table.values():
-        if len(row) == 2:
+        if len(row) == 2 and not any("failed" in each for each in row.values()):
             ours, theirs = row["jaxssl"], row["pytorch-metric-learning"]
             row["times_as_fast_in_processor_time"] = round(theirs["cpu_seconds"]["median"] / ours["cpu_seconds"]["median"], 2)
             row["times_less_extra_memory"] = round(theirs["extra_mb"]["median"] / max(ours["extra_mb"]["median"], 1e-3), 1)
-    versions = {run["versions"] for found in runs.values() for run in found}
+    versions = {run["versions"] for found in runs.values() for run in found if "versions" in run}
     result = {"command": "python benchmarks/metric_losses.py", "rounds": args.rounds, "calls": args.calls, "machine": machine("numpy"), "versions": sorted(versions), "rows": table}
     Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 
 def measure(who, loss, rows, calls):
+    if who != "jaxssl":
+        resource.setrlimit(resource.RLIMIT_AS, (LIMIT_GB << 30,) * 2)
     rng = np.random.default_rng(0)
     label = np.arange(rows) // 4
     z = rng.standard_normal((rows // 4, WIDTH), np.float32)[label] + 1.5 * rng.standard_normal((rows, WIDTH), np.float32)
