@@ -19,7 +19,7 @@ from tests import tiny
 @functools.cache
 def small():
     """A tiny encoder with its projector, drawn by numpy, for digits of 16 pixels."""
-    config = json.loads(tiny.config_of("simclr").to_json_best_effort())
+    config = json.loads(tiny.config_of("simclr", **{"model.depths": "(1, 1, 1, 1)", "model.stem": "cifar"}).to_json_best_effort())
     module = models.make(**config["model"], precision="f32")
     hollow = encoders.Encoder("tiny", config, "student", None, module, {"projector": (heads.Projector((config["method"]["hidden"], config["method"]["dim"])), "encoder")}, {})
     rng = np.random.default_rng(0)
