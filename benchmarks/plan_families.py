@@ -23,6 +23,7 @@ RECIPES = {
     "SwAV, ResNet-50, 2 + 6 crops, 4096": ("swav", {"batch_size": "4096"}),
     "VICReg, ResNet-50, 2048": ("vicreg", {"batch_size": "2048"}),
     "Barlow Twins, ResNet-50, 2048": ("barlow_twins", {"batch_size": "2048"}),
+    "DINOv2, ViT-L/16 short, 2 + 8 crops, 2048": ("dinov2", {}),
 }
 
 

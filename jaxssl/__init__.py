@@ -1,5 +1,11 @@
 """jaxssl: self-supervised and metric-learning pre-training of image encoders in JAX."""
+import sys
+
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:      # `python -m jaxssl.COMMAND`, whose modules are about to be imported, in whatever order
+    from jaxssl import command
+    sys.excepthook = command.refused_at_import
 
 
 def load(path, *, weights="", precision="f32"):

@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any, NoReturn
 
 from jaxssl.errors import NonFiniteError, UserError, shown, system
@@ -79,7 +80,7 @@ def guarded(body: Callable[[], Any], debug: bool) -> int:
         print(shown(str(asked) or "interrupted"), file=sys.stderr, flush=True)
         return INTERRUPTED
     except Exception as error:
-        refusal = error if isinstance(error, UserError | NonFiniteError) else system(error)
+        refusal = error if isinstance(error, UserError | NonFiniteError) else system(error) or _not_started(error)
         if refusal is None:
             raise
         if debug:
@@ -119,9 +120,31 @@ def jax_can_start() -> Iterator[None]:
     """Around what imports JAX or asks for its devices. Raises: UserError that shows JAX's own variables of the environment, where it does not take one of them."""
     try:
         yield
-    except (ValueError, RuntimeError, AssertionError) as error:      # JAX raises all three, the last where a plugin is missing
-        given = ", ".join(f"{name}={value!r}" for name, value in sorted(os.environ.items()) if name.startswith(("JAX_", "XLA_", "CUDA_VISIBLE", "TPU_"))) or "none"
-        raise UserError(f"jax does not start ({' '.join(str(error).split())[:300] or type(error).__name__}); mend or unset what it reads of the environment: {given}") from error
+    except _UNSTARTED as error:
+        raise _refused_variables(error) from error
+
+
+def refused_at_import(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook` of a command until it runs, for those that import JAX at their top: where JAX does not start, that sentence and exit code 2."""
+    if _not_started(error):
+        def again():
+            raise error
+        raise SystemExit(guarded(again, debug=False))
+    sys.__excepthook__(kind, error, trace)
+
+
+_UNSTARTED = ValueError, RuntimeError, AssertionError            # JAX raises all three, the last where a plugin is missing
+
+
+def _not_started(error):
+    """The sentence for what JAX raised as it read its variables or looked for its devices; None for any other error."""
+    raised_in = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    return _refused_variables(error) if isinstance(error, _UNSTARTED) and raised_in in (["jax._src.config"], ["jax._src.xla_bridge"]) else None
+
+
+def _refused_variables(error):
+    given = ", ".join(f"{name}={value!r}" for name, value in sorted(os.environ.items()) if name.startswith(("JAX_", "XLA_", "CUDA_VISIBLE", "TPU_"))) or "none"
+    return UserError(f"jax does not start ({' '.join(str(error).split())[:300] or type(error).__name__}); mend or unset what it reads of the environment: {given}")
 
 
 class Steady:

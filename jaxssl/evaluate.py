@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--budget", default="short", help="of protocols that train long: 'short', or 'published', the papers' epochs (default: %(default)s)")
     p.add_argument("--seeds", default="0", metavar="0,1,…", help="seeds of the protocols; several give mean ± std (default: %(default)s)")
     p.add_argument("--data", type=place, default="", metavar="SOURCE", help="other data than the run's own: a folder, a zip, a prepared TFDS or packed set, or 'digits'")
+    p.add_argument("--gallery", type=place, default="", metavar="SOURCE", help="for retrieval: search these images, each for its class, instead of the run's own test images")
+    p.add_argument("--query", type=place, default="", metavar="SOURCE", help="search the gallery for the class of these images (default: of its own, one another)")
+    p.add_argument("--ensemble", action="store_true", help="also retrieval by all encoders together: the mean of their scores, and their features beside one another")
     p.add_argument("--precision", default="f32", help="of the arithmetic: f32 or bf16 (default: %(default)s)")
     p.add_argument("--cache", type=place, default="", metavar="DIR", help=f"of the features (default: the workdir, or {HOME})")
     p.add_argument("--out", type=place, default="", metavar="DIR", help="where evaluations/*.json go (default: the workdir, or the folder of the weights)")
@@ -75,7 +78,7 @@ def run(request: Request, *, as_json: bool = False, debug: bool = False) -> list
     Raises: UserError: nothing was computed; or, at the end and with everything else written and printed, a protocol failed.
     """
     import jax
-    from jaxssl.evaluation import subjects as opened
+    from jaxssl.evaluation import ensemble, subjects as opened
     from jaxssl.evaluation.tables import document
     from jaxssl.evaluation.tables import compare, show
     from jaxssl.parallel import agreement
@@ -105,8 +108,11 @@ def run(request: Request, *, as_json: bool = False, debug: bool = False) -> list
     together = compare.summary(compare.grouped(members)) if documents and (len(subjects) > 1 or len(request.seeds) > 1) else []
     if alone := compare.alone([member for _, member in members]):
         _log(f"not compared, since not every encoder has it: {', '.join(alone)}")
+    joined = document.plain_rows(ensemble.rows(subjects, request.of("retrieval"))) if request.ensemble and documents else []
     for found in documents:
         found["comparison"] = together
+        if joined:
+            found["ensemble"] = joined
         document.save(found)
     if as_json and documents:
         print(json.dumps(documents if len(documents) > 1 else documents[0], indent=1, default=document.plain))
@@ -115,6 +121,8 @@ def run(request: Request, *, as_json: bool = False, debug: bool = False) -> list
             show.document(found)
         if together:
             show.comparison(together)
+        if joined:
+            show.ensemble(joined)
         print("\n".join(f"written: {found['file']}" for found in documents))
     if failed:
         raise UserError("; ".join(dict.fromkeys(f"{each['protocol']}: {each['why']}" for each in failed)))
@@ -204,7 +212,8 @@ def asked(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -
     except ValueError:
         raise UserError(f"--seeds is {flags.seeds!r}; write whole numbers with commas: 0,1,2") from None
     request = Request(workdirs=tuple(sum(flags.workdir, [])), weights=tuple(sum(flags.weights, [])), use=flags.use, step=flags.step, protocols=names,
-                      layer=flags.layer, select=flags.select, select_by=flags.select_by, budget=flags.budget, seeds=seeds, data=flags.data, precision=flags.precision,
+                      layer=flags.layer, select=flags.select, select_by=flags.select_by, budget=flags.budget, seeds=seeds, data=flags.data,
+                      gallery=flags.gallery, query=flags.query, ensemble=flags.ensemble, precision=flags.precision,
                       cache=flags.cache, out=flags.out, command=shlex.join(["python", "-m", "jaxssl.evaluate", *argv]))
     check(request)
     return dataclasses.replace(request, options=options(flags.set, names), data_keys=data_keys(rest))

@@ -205,6 +205,26 @@ def test_dense_protocols_say_what_was_done_and_the_encoder_stays(context, name):
     assert {row.selected for row in rows} == {{"segmentation": "validation", "segmentation_knn": "fixed", "segmentation_kmeans": "fixed"}[name]}
 
 
+def test_the_rate_is_chosen_on_whole_images(context, monkeypatch):
+    """With overlapping windows no image is on both sides."""
+    from jaxssl.evaluation.protocols import segmentation as protocol
+    seen = []
+    monkeypatch.setattr(protocol, "_part", lambda train, rows: seen.append(set(train.place[rows])) or train._replace(x=train.x[rows], targets=train.targets[rows],
+                                                                                                                    place=train.place[rows]))
+    protocol.run(context, untrained=False, overlap=.5, scales=(1.,), **TINY["segmentation"])
+    assert seen[0] and seen[1] and not seen[0] & seen[1] and len(seen[0] | seen[1]) == 24 and len(seen[1]) == 5
+
+
+def test_protocols_are_named_in_groups_and_ask_for_masks_up_front(context):
+    from jaxssl import evaluate
+    flags = ["--workdir", "x", "--protocols", "dense,knn"]
+    assert evaluate.asked(evaluate.parser().parse_args(flags), [], flags).protocols == ("segmentation", "segmentation_kmeans", "segmentation_knn", "knn")
+    assert not set(protocols.names("all")) & {"segmentation", "depth", "landmarks", "robustness"} and "retrieval" in protocols.names("all")
+    protocols.check_labels({"segmentation": {}}, context.data)
+    with pytest.raises(UserError, match="has no maps of depth, which depth needs"):
+        protocols.check_labels({"depth": {}}, context.data)
+
+
 def test_four_blocks_scales_and_mirrors_and_the_choice_on_the_test_images(context):
     rows = protocols.find("segmentation").run(dataclasses.replace(context, select="test"), preset="ms", blocks=(-2, -1), scales=(1., 1.5), untrained=False, **TINY["segmentation"])
     assert rows[0].setting["blocks"] == [-2, -1] and rows[0].setting["flip"] and rows[0].selected == "test" and rows[0].layer == "patches of blocks -2, -1"
@@ -248,7 +268,7 @@ def test_depth_of_a_folder(context, folder):
         protocols.find("depth").run(dataclasses.replace(context, data=data, _kept={}, _stores={}), steps=1, unit=1., untrained=False, layers=(1,))
 
 
-def test_a_folder_of_images_and_masks(context, folder):
+def test_a_folder_of_images_and_masks(context, folder, capsys):
     import shutil
     shutil.rmtree(folder / "depth")
     (folder / "images" / "lone.png").write_bytes((folder / "images" / "0.png").read_bytes())
@@ -257,13 +277,15 @@ def test_a_folder_of_images_and_masks(context, folder):
     assert set(np.unique(data.train.target(0))) <= {-1, 1}
     rows = protocols.find("segmentation").run(dataclasses.replace(context, data=data, _kept={}, _stores={}), untrained=False, **TINY["segmentation"])
     assert rows[0].setting["classes"] == 2 and rows[0].setting["window"] == 16 and rows[0].setting["iou"][0] in (None, 0)       # class 0 is never true
+    from jaxssl.data import __main__ as command
+    assert command.main(["pack", str(folder), str(folder / "packed")]) == 0 and "the masks are not packed" in capsys.readouterr().out
     (folder / "classes.txt").write_text("ink\n")
     with pytest.raises(UserError, match="class 1, and classes.txt names 1"):
         protocols.find("segmentation").run(dataclasses.replace(context, data=datas.make(source="dense", path=str(folder), canvas=16, workers=0, holdout=.3), _kept={}, _stores={}))
 
 
-@pytest.mark.parametrize("fault, said", [("colour", "picture of mode RGB, whose colours are no classes"), ("size", "16×16 and its mask 4×4 pixels"), ("names", "no file of images/ has its name"),
-                                         ("torn", "cannot be read")])
+@pytest.mark.parametrize("fault, said", [("colour", "picture of mode RGB, whose colours are no classes"), ("size", "16×16 and its mask 4×4 pixels"),
+                                         ("names", "no file of images/ has its name"), ("torn", "cannot be read")])
 def test_folders_that_do_not_match_are_refused_in_a_sentence(tmp_path, fault, said):
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()

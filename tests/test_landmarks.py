@@ -83,8 +83,8 @@ def test_a_query_finds_what_its_box_shows(lists):
     assert other[0].setting["cropped"] is False
 
 
-@pytest.mark.parametrize("change, said", [({"gnd": []}, "2 queries .* 0 lists"), ({"imlist": ["g0"]}, "lists image 3 of a gallery of 1"), ({"qimlist": ["q0", "x"]}, r"1 of 10 images .*\(x\)"),
-                                          ({"imlist": 3}, "cannot be read.*imlist")])
+@pytest.mark.parametrize("change, said", [({"gnd": []}, "2 queries .* 0 lists"), ({"imlist": ["g0"]}, "lists image 3 of a gallery of 1"),
+                                          ({"qimlist": ["q0", "x"]}, r"1 of 10 images .*\(x\)"), ({"imlist": 3}, "cannot be read.*imlist")])
 def test_lists_that_are_wrong_are_refused(lists, change, said):
     file, found, context = lists
     file.write_text(json.dumps(found | change))

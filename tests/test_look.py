@@ -1,15 +1,17 @@
 """Pictures of places: components and what stands out on planted maps, matches of a moved object, and the page and the picture that the command writes."""
 import re
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import look
+from jaxssl import data as datas, look
 from jaxssl.encoder.formats import safetensors as native
 from jaxssl.evaluation.measures import patches
-from jaxssl.report import patches as drawn
+from jaxssl.report import compose, look as sample, patches as drawn
 from tests.test_interop_vit import made
+from tests.test_tuning import small
 
 RNG = np.random.default_rng(0)
 
@@ -84,8 +86,10 @@ def test_the_picture_is_a_picture(files):
     assert pixels.shape[1] > 8 * 256 and pixels.std() > 10
 
 
-@pytest.mark.parametrize("flags, said", [(["--image", "nothing.png"], "cannot be read"), (["--image", "w.safetensors"], "cannot be decoded"), (["--image", "b.png", "--out", "x.gif"], "ends in .html"),
-                                         (["--image", "b.png", "--size", "8"], "too few to look at; give a larger --size"), (["--image", "b.png", "--size", "9999"], "up to 4,096"),
+@pytest.mark.parametrize("flags, said", [(["--image", "nothing.png"], "cannot be read"), (["--image", "w.safetensors"], "cannot be decoded"),
+                                         (["--image", "b.png", "--out", "x.gif"], "ends in .html"),
+                                         (["--image", "b.png", "--size", "8"], "too few to look at; give a larger --size"),
+                                         (["--image", "b.png", "--size", "9999"], "up to 4,096"),
                                          (["--image", "b.png", "--workdir", "."], "either --weights")])
 def test_what_cannot_be_looked_at_is_said(files, flags, said, capsys, monkeypatch):
     monkeypatch.chdir(files)
@@ -100,3 +104,13 @@ def test_attention_is_drawn_of_every_token():
     brightest = np.unravel_index(seen.attention[0][2, 0].argmax(), (4, 4))
     assert (found[5].pixels.sum(-1).reshape(4, 64, 4, 64).mean((1, 3)).argmax() == brightest[0] * 4 + brightest[1])
     assert drawn.attentions(seen._replace(attention=None), 0) == []
+
+
+def test_the_report_draws_a_few_images_where_the_map_is_large_enough():
+    data = datas.make(source="digits", variant="clean", canvas=16, workers=0)
+    found = sample._places(made(patch=4, registers=1), data, data.test, np.arange(40))
+    assert len(found.images) == sample.PLACES and found.maps[0].shape == (4, 4, 32) and np.abs(found.images[0].astype(int) - data.test.read(0)[0]).max() <= 1
+    (name, _, text), = compose._places([(None, types.SimpleNamespace(places=found))], lambda make: make(None, types.SimpleNamespace(places=found)))
+    assert name == "places" and text.count("<img ") == sample.PLACES * (1 + 1 + 2) and "jaxssl.look" in text
+    assert sample._places(small(), data, data.test, np.arange(40)) is None           # 2 × 2 places
+    assert compose._places([(None, types.SimpleNamespace(places=None))], None) == []

@@ -160,6 +160,27 @@ def tico(params, aux, batch, step, keys):
     return agreement + keys["contrast"] * np.mean([x @ C @ x for x in p.reshape(-1, p.shape[-1])]), {"covariance": C}
 
 
+def msn(params, aux, batch, step, keys):
+    """All patches seen; the mean assignment is drawn to a power law, targets are shared out equally or not."""
+    def projected(params, h):
+        for i in (1, 2):
+            h = normed(h @ params[f"linear{i}"]["kernel"], params[f"norm{i}"])
+            h = h / 2 * (1 + np.vectorize(math.erf)(h / math.sqrt(2)))
+        return unit(h @ params["linear3"]["kernel"] + params["linear3"]["bias"])
+    h = np.concatenate([encoded(params["encoder"], batch["views"][:, 1:]), encoded(params["encoder"], batch["local"])], 1)
+    teacher, directions = aux["teacher"]["params"], unit(params["prototypes"]["kernel"], 0)
+    z, t = projected(params["projector"], h), projected(teacher["projector"], encoded(teacher["encoder"], batch["views"][:, :1]))[:, 0]
+    targets = np.stack([softmax(x @ directions / .1) ** 4 for x in t])
+    targets /= targets.sum(1, keepdims=True)
+    if keys.get("equal", True):
+        for _ in range(3):
+            targets = targets / targets.sum(0)
+            targets = targets / targets.sum(1, keepdims=True)
+    p = np.stack([[softmax(x @ directions / .1) for x in row] for row in z])
+    mean, prior = p.mean((0, 1)), np.arange(1, 7.) ** -keys.get("exponent", 0)
+    return np.mean(-np.einsum("bk,bvk->bv", targets, np.log(p))) + np.sum(mean * np.log(mean * prior.sum() / prior)), {}
+
+
 HEAD = dict(prototypes=6, hidden=4, bottleneck=3, teacher_temp_warmup="6_steps")
 BANK = dict(prototypes=6, heads=2, hidden=16, dim=3, every="5_steps")
 CASES = {
@@ -170,6 +191,8 @@ CASES = {
     "deepcluster_v2": Case("deepcluster_v2", deepcluster, dict(BANK, fill="1_steps", heads=3), local=3),
     "sela_v2": Case("sela_v2", sela, dict(BANK, fill="1_steps"), local=3),
     "tico": Case("tico", tico, dict(hidden=16, dim=3, tau=.9, contrast=3., decay=.7)),
+    "msn": Case("msn", msn, dict(hidden=8, dim=3, prototypes=6, tau=.9, patch_drop=0.), local=3),
+    "pmsn": Case("pmsn", msn, dict(hidden=8, dim=3, prototypes=6, tau=.9, patch_drop=0., exponent=.5, equal=False), local=3),
     "dino": Case("dino", dino, dict(HEAD, tau=.9), local=3),
     "dino without crops": Case("dino", dino, dict(HEAD, tau=.8, norm=True, norm_last_layer=False)),
 }
@@ -217,7 +240,7 @@ def test_loss_is_the_papers(name):
         if path not in changed and not path.startswith("batch_stats/"):
             np.testing.assert_array_equal(before[path], after[path], err_msg=path)
     assert all(np.ndim(value) == 0 and np.isfinite(value) for value in metrics.values())
-    assert seen["features"].shape[:2] == (4, 2)
+    assert seen["features"].shape[:2] == (4, 1 if "msn" in name else 2)
 
 
 @each

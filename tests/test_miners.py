@@ -15,7 +15,8 @@ from tests.test_metric_losses import IDS, ORDER, RAGGED, REFERENCE, SQUARE, TWIC
 
 WIDE = {"pair_margin": {"far": .9, "near": 1.3}, "angular": {"angle": 40.}}       # of the goldens' rows, which are wide apart
 CASES = {"multi_similarity": {}, "batch_hard": {}, "semi_hard": {}, "angular": WIDE["angular"], "distance_weighted": {}, "pair_margin": WIDE["pair_margin"],
-         **{f"batch_easy_hard, {p}, {n}": {"positives": p, "negatives": n} for p, n in (("easy", "semi_hard"), ("semi_hard", "hard"), ("easy", "easy"), ("all", "hard"), ("hard", "all"))}}
+         **{f"batch_easy_hard, {p}, {n}": {"positives": p, "negatives": n} for p, n in
+            (("easy", "semi_hard"), ("semi_hard", "hard"), ("easy", "easy"), ("all", "hard"), ("hard", "all"))}}
 
 
 def one(s, among, d, sign, limit=None):

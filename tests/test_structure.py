@@ -23,7 +23,7 @@ from tests.tiny import CONFIGS, METHODS, ROOT
 PACKAGE = ROOT / "jaxssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 GROUND = ("command", "config", "config_file", "durations", "errors", "optim", "schedules", "tree", "typed")
-COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "table")
+COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "search", "table")
 # The walls: which rooms a room's files may import besides their own; every file may import errors, and the commands may import anything.
 WALLS = {
     "losses": "", "planning": "", "models": "", "data": "", "augment": "",
@@ -33,6 +33,7 @@ WALLS = {
     "encoder": "augment methods models tree workdir",
     "evaluation": "augment config data durations encoder models optim parallel tree typed workdir",
     "report": "augment data durations encoder evaluation models workdir",
+    "gallery": "data encoder evaluation parallel report workdir",
     "training": "augment config data durations encoder evaluation methods models optim parallel planning report schedules tree workdir",
     # the ground
     "command": "", "config": "config_file durations typed", "config_file": "", "typed": "", "durations": "", "errors": "", "optim": "schedules tree", "schedules": "", "tree": "",

@@ -3,9 +3,12 @@ import argparse
 import errno
 import io
 import os
+import re
+import subprocess
 import sys
 import threading
 
+import jax
 import pytest
 
 from jaxssl import command, config as configs, durations, errors, typed
@@ -14,7 +17,7 @@ from jaxssl.optim import rules
 from jaxssl.parallel import processes, rollcall
 from jaxssl.training import progress
 from jaxssl.workdir import environment
-from tests.tiny import METHODS, spec
+from tests.tiny import METHODS, ROOT, spec
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}
 
@@ -66,6 +69,22 @@ def test_numbers_within_settings_and_tuples_count_too():
 def test_variables_that_are_no_number(name, value):
     with pytest.raises(UserError, match=f"{name} is .* in the environment, and should be a whole number"):
         processes.resolve("", 0, -1, {**SLURM, name: value})
+
+
+@pytest.mark.parametrize("command", ["export", "convert", "augment"])
+def test_variables_that_jax_refuses_before_a_command_runs(command):
+    """These import JAX at their top."""
+    done = subprocess.run([sys.executable, "-m", f"jaxssl.{command}", "--help"], cwd=ROOT, env={**os.environ, "JAX_ENABLE_X64": "maybe"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and re.fullmatch(r"error: jax does not start \(invalid truth value 'maybe'.*JAX_ENABLE_X64='maybe'.*\n", done.stderr), done.stderr
+
+
+def test_what_jax_says_of_no_device_is_a_sentence_wherever_it_is_asked(capsys):
+    def asked():
+        jax.devices("nonsense")
+
+    assert command.guarded(asked, debug=False) == 2 and "jax does not start (Unknown backend nonsense" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="ours"):
+        command.guarded(lambda: (_ for _ in ()).throw(ValueError("ours")), debug=False)
 
 
 def test_numbers_of_processes_beyond_reason():

@@ -1,4 +1,4 @@
-"""iBOT on cluttered digits (embedded), a small ViT, 2 + 2 crops.
+"""iBOT on cluttered digits (embedded), a small ViT, two crops.
 
 Command:  python -m jaxssl.main --config configs/digits/ibot.py --workdir runs/digits_ibot
 Hardware: two CPU cores. Hours: none measured on quiet cores.
@@ -17,7 +17,6 @@ def get_config(variant=""):
         batch_size=128, total=700, warmup="10_percent", log_every=50, eval_every="25_percent", checkpoint_every="25_percent", precision="f32",
         data=dict(source="digits", variant="cluttered", canvas=32),
         augment=dict(size=32, crop_scale=(0.5, 1.0), **colors),
-        local=dict(views=2, size=16, crop_scale=(0.2, 0.5), **colors),
         # Drawn by width: with ±.02 the class tokens of so narrow a ViT begin almost equal for all images.
         model=dict(name="vit_tiny", patch=4, image=32, width=64, depth=4, heads=4, mask_token=True, kernel_init="xavier"),
         method=dict(name="ibot", prototypes=512, hidden=256, bottleneck=64, layers=2, teacher_temp=0.04, teacher_temp_warmup="0_steps", tau=0.97,

@@ -1,4 +1,4 @@
-"""MSN on cluttered digits (embedded), a small ViT, 2 + 2 crops.
+"""MSN on cluttered digits (embedded), a small ViT, two crops.
 
 Command:  python -m jaxssl.main --config configs/digits/msn.py --workdir runs/digits_msn
 Hardware: two CPU cores. Hours: none measured on quiet cores.
@@ -17,7 +17,6 @@ def get_config(variant=""):
         batch_size=128, total=700, warmup="10_percent", log_every=50, eval_every="25_percent", checkpoint_every="25_percent", precision="f32",
         data=dict(source="digits", variant="cluttered", canvas=32),
         augment=dict(size=32, crop_scale=(0.5, 1.0), **colors),
-        local=dict(views=2, size=16, crop_scale=(0.2, 0.5), **colors),
         # Linear layers drawn by width, as so narrow a ViT wants them.
         model=dict(name="vit_tiny", patch=4, image=32, width=64, depth=4, heads=4, kernel_init="xavier"),
         method=dict(name="msn", prototypes=256, hidden=256, dim=64, layers=2, tau=0.97),

@@ -5,8 +5,8 @@ Command:  python -m jaxssl.main --config configs/retrieval/cub.py --workdir runs
 Data:     one folder of class/*.jpg (a zip with --config.data.source=zip), all 200 classes. They are parted by class as the check does: half are its test, which nothing
           here sees, and of the other half 75 are trained on and the rest held out (fold 0; --config.data.fold for the others).
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
-Expected: not run by this project. With BN-Inception in place of ResNet-50 the best of 50 trials reached a mean validation MAP@R of .438 (the check's own logs, as its repository draws them).
-          Differs from it: the encoder, and views of 224 pixels in place of 227.
+Expected: not run by this project. With BN-Inception in place of ResNet-50 the best of 50 trials reached a mean validation MAP@R of .438 (the check's own logs,
+          as its repository draws them). Differs from it: the encoder, and views of 224 pixels in place of 227.
 Variants: cosface: weights of classes, one image of a class in a batch, the check's numbers too. laptop: a small ResNet at 64 px, 20 steps: shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

@@ -1,6 +1,7 @@
 """Fine-tuning DINOv2's ViT-B/14 for retrieval by the recipe of "All you need to know about training image retrieval models" (Berton et al.): all layers, class token, no head.
 
-Command:  python -m jaxssl.main --config configs/retrieval/finetune.py --workdir runs/finetune --config.data.path=IMAGES --config.init_from=WEIGHTS
+Command:  python -m jaxssl.main --config configs/retrieval/finetune.py --workdir runs/finetune --config.data.path=IMAGES \
+              --config.init_from=WEIGHTS
 Data:     one folder of class/*.jpg, whose classes are parted: three eighths are trained on, an eighth is held out, half is for the end (--config.data.fold, val_classes). WEIGHTS: DINOv2's, as transformers or timm keep them (`python -m jaxssl.convert`).
 Hardware: one GPU with 80 GB (less with --config.micro_batch). Hours: none measured, the recipe was not run by this project.
 Expected: not run by this project, and no table of the paper's is verified. Its rule: from batches of 256 on pairs with a miner, four images of a class; below, weights of classes at a rate

@@ -11,10 +11,10 @@ from jaxssl.data.disjoint import CLASS_DISJOINT
 from jaxssl.data.order import Order, batch_number, evenly, ids, shuffled
 from jaxssl.data.pipeline import batches, cores, eval_batches, lookup, store
 from jaxssl.data.sizes import short_sides
-from jaxssl.data.sources import Declared, Source, hold_out
+from jaxssl.data.sources import Declared, Source, Subset, hold_out
 from jaxssl.errors import UserError, nearest, shown
 
-__all__ = ["CLASS_DISJOINT", "Data", "Order", "Source", "batch_number", "batches", "declared", "eval_batches", "evenly", "ids", "lookup", "make", "shuffled", "store"]
+__all__ = ["CLASS_DISJOINT", "Data", "Order", "Source", "against", "batch_number", "batches", "declared", "eval_batches", "evenly", "ids", "lookup", "make", "shuffled", "store"]
 RESIDENT = ("auto", "yes", "no")
 SAMPLERS = ("shuffled", "m_per_class")
 # Keys that only some sources read (test_split is left out: a recipe names it for TFDS, and may be run on a folder).
@@ -120,7 +120,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
         split, test_split = make.__kwdefaults__["split"], ""
     _check_read(source, variant=variant, split=split, class_depth=class_depth, holdout=holdout, splits=splits, outside_links=outside_links)
     train, test = opening.open_source(source, path, test_path=test_path, variant=variant, canvas=canvas, split=split,
-                                      test_split=test_split, depth=class_depth, splits=splits, outside_links=outside_links)
+                                      test_split=test_split, depth=class_depth, splits=splits, outside_links=outside_links, every=parted)
     said = getattr(train, "said", ())
     for whole in filter(None, (train, test)):
         whole.max_pixels = max_pixels
@@ -161,6 +161,17 @@ def _part(train, test, said, kept, which, **rule):
     twice = getattr(whole, "twice", 0)
     return train, held, said + (*([f"{twice:,} images lie in both sets and count once"] if twice else []),
                                 f"classes apart, {parts.how}; {len(parts.train):,} are trained on, held out: {which}, {len(held.classes):,} classes of {len(held):,} images")
+
+
+def against(gallery: Data, query: Data) -> Data:
+    """The training images of `gallery` to search, and those of `query` as the held-out set; classes of one name are one class, and either may have some of its own."""
+    names = tuple(sorted({*gallery.train.classes, *query.train.classes}))
+    parts, place = [], {name: i for i, name in enumerate(names)}
+    for source in (gallery.train, query.train):
+        number = np.array([place[name] for name in source.classes] + [-1], np.int32)
+        parts.append(Subset(source, np.arange(len(source)), number[[source.entry(i)[0] for i in range(len(source))]], names))
+    whole = dataclasses.replace(gallery, train=parts[0], test=parts[1], classes=names, said=(), kept={}, disjoint=False)
+    return dataclasses.replace(whole, resident=gallery.resident and query.resident)
 
 
 def declared(**config) -> Data:

@@ -62,6 +62,7 @@ def _open(args):
         raise UserError(f"--class_depth {args.class_depth}, --max_pixels {args.max_pixels} and --max_broken {args.max_broken} make no sense; "
                         "the first two are at least 1, and the third is a share between 0 and 1.")
     folders = {"depth": args.class_depth, "splits": args.splits, "outside_links": args.outside_links} if kind in ("folder", "zip") else {}
+    folders |= {"outside_links": args.outside_links} if kind == "dense" else {}
     train, test = opening.open_source(kind, path, test_path=args.test_path, variant=args.variant, split=args.split, test_split=args.test_split, **folders)
     for source in filter(None, (train, test)):
         source.max_pixels = args.max_pixels
@@ -75,6 +76,8 @@ def _pack(args):
         opening.same_classes(train, test)
     content = pack(train, test, args.destination, size=args.size, shards=args.shards, max_broken=args.max_broken,
                    options={"source": kind, "path": os.path.basename(os.path.abspath(args.source_path))}, progress=Progress("packed"))
+    if kind == "dense":
+        print(f"the {train.targets} are not packed, only the images")
     for split, facts in content["splits"].items():
         print(f"{split}: {facts['examples']:,} images in {facts['shards']} shard(s), {len(facts['broken'])} broken left out, sha256 {facts['sha256'][:16]}")
     print(f"{shown(args.destination)}: use it with data.source=array_record data.path={shown(args.destination)}")

@@ -47,8 +47,8 @@ class Dense(Folder):
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UserError(f"{shown(str(path))} cannot be read ({str(error) or type(error).__name__}); mend it, or take it and its image away") from error
         if values.ndim != 2 or not (mode in ("1", "P", "L") or mode.startswith("I")):
-            raise UserError(f"{shown(str(path))} is a picture of mode {mode}, whose colours are no classes; save masks as palette or grey PNGs whose numbers are classes, and depth as "
-                            "16-bit grey")
+            raise UserError(f"{shown(str(path))} is a picture of mode {mode}, whose colours are no classes; save masks as palette or grey PNGs whose numbers are classes, "
+                            "and depth as 16-bit grey")
         if self.targets == "depth":
             return values.astype(np.float32)
         found = values.astype(np.int32)
@@ -79,7 +79,8 @@ def open_splits(root: Path, test_split: str = "", held: bool = True, outside_lin
             by_role.setdefault(layout.role(parts[1]) if len(parts) > 2 else "", []).append((image, answer))
         read = {role: (own, kind) for role, own in by_role.items()} if "train" in by_role else {"train": (pairs, kind)}
     if "train" not in read:
-        raise UserError(f"{shown(str(root))} has {' and '.join(sorted(read))} but no training set; name its folder train/, or set data.path to a folder with images/ and masks/ alone")
+        raise UserError(f"{shown(str(root))} has {' and '.join(sorted(read))} but no training set; name its folder train/, or set data.path to a folder "
+                        "with images/ and masks/ alone")
     there = [role for role in ((test_split,) if test_split in read and test_split else layout.HELD) if role in read and held]
     made = {role: Dense(root, own, kind, names) for role, (own, kind) in read.items()}
     train = made["train"]
@@ -114,7 +115,8 @@ def _pairs(root, below, kinds, outside_links, said):
     unmatched = " and ".join(filter(None, (f"{many(len(lone), 'image')} without {what} ({listed(map(shown, lone), 3)})" if lone else "",
                                            f"{len(odd)} of {shown(answers)}/ without an image ({listed(map(shown, odd), 3)})" if odd else "")))
     if not both:
-        raise UserError(f"{shown(str(root / below))}: no file of {shown(images)}/ has its name in {shown(answers)}/ ({unmatched or 'both are empty'}); give {what} the name of its image")
+        raise UserError(f"{shown(str(root / below))}: no file of {shown(images)}/ has its name in {shown(answers)}/ ({unmatched or 'both are empty'}); "
+                        f"give {what} the name of its image")
     if unmatched:
         said.append(f"left out: {unmatched}")
     place = "" if str(below) == "." else f"{below.as_posix()}/"

@@ -35,6 +35,7 @@ class Layout(NamedTuple):
     train: Part
     held: Part | None
     said: tuple[str, ...]       # how the folders were read, a sentence each, without the path of the set
+    other: Part | None = None   # of val and test the one that is not held out, where it is asked for
 
 
 def words(name: str) -> list[str]:
@@ -51,9 +52,9 @@ def role(name: str) -> str:
     return _ROLES.get(rest[0], "") if len(rest) == 1 and name.isascii() else ""
 
 
-def decide(found: Listing, *, depth: int = 1, splits: str = "auto", held: bool = True, test_split: str = "") -> Layout:
+def decide(found: Listing, *, depth: int = 1, splits: str = "auto", held: bool = True, test_split: str = "", every: bool = False) -> Layout:
     """held: whether the held-out images are looked for here. splits: "none" takes every folder for a class. test_split: a word for the split that is rather held out
-    where there are two. Raises UserError."""
+    where there are two. every: the other one is wanted too. Raises UserError."""
     if not found.images:
         refuse_empty(found)
     top, said = "", []              # said: (folder, images in it, images beside it) of each wrapper
@@ -62,7 +63,7 @@ def decide(found: Listing, *, depth: int = 1, splits: str = "auto", held: bool =
         names = {name for name in found.hollow if name.startswith(top) and name.count("/") == top.count("/") + 1}
         roles = _roles(found, top, {*names, *level}) if splits == "auto" else {}
         if parts := _parts(found, top, level, roles, held):
-            return _split(found, parts, level, loose + sum(beside for *_, beside in said), depth, held, role(test_split))
+            return _split(found, parts, level, loose + sum(beside for *_, beside in said), depth, held, role(test_split), every)
         if len(level) != 1:
             break
         name = next(iter(level))
@@ -114,7 +115,7 @@ def _parts(found, top, level, roles, held: bool) -> dict[str, str]:
     return full
 
 
-def _split(found, parts, level, loose, depth, wanted: bool, rather: str) -> Layout:
+def _split(found, parts, level, loose, depth, wanted: bool, rather: str, every: bool) -> Layout:
     """The layout of a set with splits."""
     read = {its: Part(folder, _inner(found.counts, folder)) for its, folder in parts.items()}
     for its, part in read.items():
@@ -126,7 +127,7 @@ def _split(found, parts, level, loose, depth, wanted: bool, rather: str) -> Layo
     count = {its: f"{shown(folder)} ({many(level[folder], 'image')})" for its, folder in parts.items()}
     said = [f"training images: {count['train']}" + (f"; held out: {count[chosen]}" if chosen else "")]
     if other := [its for its in there if its != chosen]:
-        said.append(f"{count[other[0]]} is not used yet: evaluate on it with --data.test_split={other[0]}")
+        said.append(f"{count[other[0]]} too" if every else f"{count[other[0]]} is not used yet: evaluate on it with --data.test_split={other[0]}")
     used = [folder for its, folder in parts.items() if wanted or its == "train"]
     unused = {folder: n for folder, n in level.items() if folder not in used}
     if unused or loose:
@@ -137,7 +138,7 @@ def _split(found, parts, level, loose, depth, wanted: bool, rather: str) -> Layo
             said.append(f"{shown(part.top)} is the one folder of {shown(part.below)}, and no class")
     inner, bare = _level(found.counts, train.top)
     said += _classes_said(found, train, inner, bare, depth)
-    return Layout(train, held, (*said, *found.said()))
+    return Layout(train, held, (*said, *found.said()), read[other[0]] if other and every else None)
 
 
 def _inner(counts, below: str) -> str:

@@ -5,7 +5,7 @@ import stat
 import zipfile
 from pathlib import Path
 
-from jaxssl.data import array_record, dense, layout, tfds
+from jaxssl.data import array_record, dense, disjoint, layout, tfds
 from jaxssl.data.digits import Digits
 from jaxssl.data.folder import Folder, walk
 from jaxssl.data.zip import Zip, members
@@ -20,8 +20,9 @@ class Absent(UserError):
     """The data are not on this machine."""
 
 
-def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, split="train", test_split="", depth=1, splits="auto", outside_links=False):
-    """-> (training source, held-out source or None); what was made of the folders is in the `said` of the first. Raises UserError."""
+def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, split="train", test_split="", depth=1, splits="auto", outside_links=False,
+                every=False):
+    """-> (training source, held-out source or None; every: of three folders the third is held out too); what was made of the folders is in the `said` of the first. Raises UserError."""
     if source not in SOURCES:
         raise UserError(f"data.source='{shown(source)}' is not known; choose one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
     if source == "digits":
@@ -33,7 +34,7 @@ def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, s
         return Digits(variant, canvas, test=False), Digits(variant, canvas, test=True)
     if splits not in layout.SPLITS:
         raise UserError(f"data.splits='{splits}' is not known; choose one of {', '.join(layout.SPLITS)}{nearest(splits, layout.SPLITS)}")
-    opened = functools.partial(_splits, source, depth=depth, splits=splits, outside_links=outside_links)
+    opened = functools.partial(_splits, source, depth=depth, splits=splits, outside_links=outside_links, every=every)
     train, test = opened(existing(path, source, "data.path"), split, test_split, held=not test_path)
     if not test_path:
         return train, test
@@ -45,7 +46,7 @@ def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, s
     return train, test
 
 
-def _splits(source, root, split, test_split, *, held, depth, splits, outside_links):
+def _splits(source, root, split, test_split, *, held, depth, splits, outside_links, every):
     """-> (training source, held-out source or None) at one path. held: whether the held-out one is wanted."""
     if source == "tfds":
         return tfds.open_splits(root, split, test_split)
@@ -54,10 +55,11 @@ def _splits(source, root, split, test_split, *, held, depth, splits, outside_lin
     if source == "dense":
         return dense.open_splits(root, test_split, held, outside_links)
     kind, found = (Zip, members(str(root))) if source == "zip" else (Folder, walk(root, outside_links))
-    read = layout.decide(found, depth=depth, splits=splits, held=held, test_split=test_split)
+    read = layout.decide(found, depth=depth, splits=splits, held=held, test_split=test_split, every=every)
     train = kind(str(root), found, read.train, depth)
     train.said = read.said
-    return train, kind(str(root), found, read.held, depth) if read.held else None
+    parts = [kind(str(root), found, part, depth) for part in (read.held, read.other) if part]
+    return train, disjoint.Pool(parts) if len(parts) > 1 else parts[0] if parts else None
 
 
 def existing(path: str, source: str, key: str) -> Path:

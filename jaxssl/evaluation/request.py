@@ -16,7 +16,8 @@ class Request:
     workdirs, weights: paths of runs, and of exports or files of weights. use: "student", "teacher" or "" (the teacher where there is one). step: of the
     checkpoint of a workdir, None for the newest. protocols: names. options: protocol -> its keywords that are set. layer: for protocols that look at one.
     select: settings are selected on "validation" or "test". select_by: only the best of several by "rankme" or "alphareq" is evaluated, which reads no label.
-    budget: "short" or "published". seeds: of the protocols. data, data_keys: another source than a run's own, and keys of the data section as text.
+    budget: "short" or "published". seeds: of the protocols. gallery, query: places of the images that retrieval searches, and of those it searches for ("": each of
+    the gallery among the others). ensemble: retrieval by all encoders together. data, data_keys: another source than a run's own, and keys of the data section as text.
     precision: "f32" or "bf16". cache, out: folders of the features and of evaluations/; "" is the workdir, or `HOME`. command: as a person would type it.
     """
     workdirs: tuple[str, ...] = ()
@@ -31,6 +32,9 @@ class Request:
     budget: str = "short"
     seeds: tuple[int, ...] = (0,)
     data: str = ""
+    gallery: str = ""
+    query: str = ""
+    ensemble: bool = False
     data_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     precision: str = "f32"
     cache: str = ""
@@ -41,10 +45,16 @@ class Request:
     def paths(self) -> tuple[str, ...]:
         return (*self.workdirs, *self.weights)
 
+    @property
+    def apart(self) -> bool:
+        """Whether the queries of retrieval are other images than its gallery's."""
+        return bool(self.query) and os.path.realpath(os.path.expanduser(self.query)) != os.path.realpath(os.path.expanduser(self.gallery))
+
     def of(self, protocol: str) -> dict:
         """The keywords of a protocol: those that are set, and the layer where it looks at one."""
         from jaxssl.evaluation import protocols      # with it comes JAX, which a command's --help does without
         own = {"layer": self.layer} if self.layer and "layer" in protocols.options(protocol) else {}
+        own |= {"against": "train"} if self.apart and protocol == "retrieval" else {}
         return own | dict(self.options.get(protocol, {}))
 
 
@@ -64,6 +74,14 @@ def check(request: Request) -> None:
         raise UserError(f"{twice} is named twice, and a comparison would count it twice; name every run once")
     if not request.protocols:
         raise UserError(f"--protocols names none; name some of {', '.join(protocols.names())}, or all")
+    if request.query and not request.gallery:
+        raise UserError(f"--query {request.query} names the images that are searched for; name those to search among with --gallery")
+    if request.gallery and request.data:
+        raise UserError(f"--gallery {request.gallery} and --data {request.data} both say which images to evaluate on; leave one of them out")
+    if (request.gallery or request.ensemble) and "retrieval" not in request.protocols:
+        raise UserError(f"--{'gallery' if request.gallery else 'ensemble'} is of retrieval; add --protocols retrieval")
+    if request.ensemble and len(request.paths) < 2:
+        raise UserError("--ensemble puts several encoders together; give several --workdir, such as one of each fold")
     if request.step is not None and request.weights:
         raise UserError(f"--step {request.step} says which checkpoint of a --workdir is evaluated, and --weights holds one alone; leave it out, or evaluate them one after the "
                         "other")

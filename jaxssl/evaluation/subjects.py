@@ -51,10 +51,14 @@ def load(request: Request, *, log: Callable[[str], None]) -> list[Subject]:
         if request.layer:
             own.check_layer(request.layer)
         trained = own.config.get("data", {})
-        named = request.data or request.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))
+        named = request.data or request.gallery or request.data_keys.keys() & {"source", "path"} or os.path.exists(str(trained.get("path")))
         if own.origin.layout and trained.get("source") in set(opening.SOURCES) - {"digits"} and not named:
             raise UserError(f"{path} was trained on {trained.get('path')!r}, but a file of weights does not keep the folder of its images; give it with --data")
-        data = open_data(own.config, request.data, request.data_keys, resize=own.preprocessing["resize"])
+        resize = own.preprocessing["resize"]
+        if request.gallery:
+            data = open_gallery(own.config, request.gallery, request.query if request.apart else "", request.data_keys, resize=resize)
+        else:
+            data = open_data(own.config, request.data, request.data_keys, resize=resize)
         protocols.check_labels({name: request.of(name) for name in request.protocols}, data)
         root = workdir.path(path)
         folder = workdir.path(os.path.expanduser(request.out)) if request.out else root if root.is_dir() else root.parent
@@ -92,6 +96,14 @@ def check_writable(place: Any, flag: str) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {place} ({error.strerror or error}); give another folder with {flag}") from error
+
+
+def open_gallery(config: dict, gallery: str, query: str, keys: dict[str, str], *, resize: int) -> datas.Data:
+    """The images to search as the training set of a `Data`, and those to search for as its test set: with "" the gallery itself. Raises: UserError."""
+    keys = {"splits": "none", "holdout": "0", **keys} if opening.detect(gallery) in ("folder", "zip") else keys
+    there = open_data(config, gallery, keys, resize=resize)
+    asked = open_data(config, query, keys, resize=resize) if query else there
+    return datas.against(there, asked)
 
 
 def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -> datas.Data:

@@ -190,9 +190,9 @@ def distillation_metrics(student, teacher, *, student_temp):
 
 
 def prototypes_used(teacher):
-    """How many prototypes are the largest of some row of the targets [..., K], a scalar f32; no gradient."""
+    """Share of prototypes that are the largest of some row of the targets [..., K], of as many as could be, K or the rows; a scalar f32, no gradient."""
     best = jnp.argmax(lax.stop_gradient(teacher), -1).reshape(-1)
-    return jnp.zeros(teacher.shape[-1]).at[best].set(1.).sum()
+    return jnp.zeros(teacher.shape[-1]).at[best].set(1.).sum() / min(len(best), teacher.shape[-1])
 
 
 def entropy(p):

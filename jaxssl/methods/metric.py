@@ -8,6 +8,8 @@ never a pair with itself. Differs: the paper adds the loss against the memory to
 Expected: by loss and data, see "A metric learning reality check" (arXiv 2003.08505): tuned alike, most losses of ten years reach the same. `jaxssl.losses.metric` has the
 formulas, and where they differ from pytorch-metric-learning.
 """
+import inspect
+
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
@@ -47,7 +49,8 @@ def decided(config):
         return {}, ""
     size = config.batch_size
     if size >= LARGE:
-        return {"data.sampler": "m_per_class", "data.per_class": 4, "method.loss": "multi_similarity", "method.miner": "multi_similarity"}, f"a batch of {size} images, {LARGE} or more, is enough for pairs"
+        return {"data.sampler": "m_per_class", "data.per_class": 4, "method.loss": "multi_similarity", "method.miner": "multi_similarity"}, \
+            f"a batch of {size} images, {LARGE} or more, is enough for pairs"
     rules = config.optim.rules if any(pattern == "^classes/" for pattern, _ in config.optim.rules) else (("^classes/", {"adam": 1.0}), *config.optim.rules)
     return ({"data.sampler": "m_per_class", "data.per_class": 1, "method.loss": "cosface", "method.miner": "", "optim.rules": rules},
             f"a batch of {size} images, fewer than {LARGE}, has too few pairs, and weights of classes learn from each image")
@@ -132,7 +135,7 @@ def make(*, encoder, net, batch_size, classes, loss="multi_similarity", miner=""
 
 def _keys(function):
     """Names of a function's keywords with a default; none of no function."""
-    return getattr(function, "__kwdefaults__", None) or {}
+    return {p.name for p in inspect.signature(function).parameters.values() if p.default is not p.empty} if function else set()
 
 
 def _held(params, stats):

@@ -96,8 +96,8 @@ def _places(found, side) -> list[tuple[str, str, Html]]:
         if seen.places is None:
             return tag("p", "This network's last map has too few places to look at.", class_="missing")
         return join([places.strip(row) for row in patches.rows(seen.places)])
-    text = ("The network sees an image as places. Their vectors' principal components are drawn as colours, black what does not stand out from the rest in the first; beside them, where "
-            "there are such tokens, what class token and registers attend to. Larger, and for two images: ")
+    text = ("The network sees an image as places. Their vectors' principal components are drawn as colours, black what does not stand out from the rest in the first; "
+            "beside them, where there are such tokens, what class token and registers attend to. Larger, and for two images: ")
     return [("places", "What each place says", join([tag("p", text, tag("code", "python -m jaxssl.look --workdir DIR --image FILE"), class_="reading"), side(of)]))]
 
 

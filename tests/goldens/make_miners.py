@@ -2,7 +2,8 @@
 
     python tests/goldens/make_miners.py          # with torch and pytorch-metric-learning installed
 
-AngularMiner takes rows as they come, whatever its distance says, and is given unit ones. DistanceWeightedMiner draws, so that its row is the mean of 20,000 draws. TripletMarginLoss is given the triplets of two miners: its values stand beside them.
+AngularMiner takes rows as they come, whatever its distance says, and is given unit ones. DistanceWeightedMiner draws, so that its row is the mean of 20,000 draws.
+TripletMarginLoss is given the triplets of two miners: its values stand beside them.
 """
 from pathlib import Path
 

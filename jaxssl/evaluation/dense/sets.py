@@ -43,5 +43,5 @@ def classes(context: Context, train: tokens.Places) -> int:
 def check_target(target: np.ndarray, count: int, source: Any, place: int) -> None:
     """Raises: UserError for a class that no training mask has."""
     if target.max(initial=-1) >= count:
-        raise UserError(f"the mask of {source.id(place)} of {source.name} has class {int(target.max())}, and the training masks have {count} (0 to {count - 1}); name all classes in "
-                        "classes.txt, or let 255 be what is left out")
+        raise UserError(f"the mask of {source.id(place)} of {source.name} has class {int(target.max())}, and the training masks have {count} (0 to {count - 1}); "
+                        "name all classes in classes.txt, or let 255 be what is left out")

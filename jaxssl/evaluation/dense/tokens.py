@@ -13,7 +13,7 @@ from jaxssl.evaluation.dense import windows
 from jaxssl.models import dense
 from jaxssl.parallel import mesh as sharding
 
-MOST_BYTES = 2**31          # of a training set's tokens that are kept; images beyond are left out, evenly
+MOST_BYTES = 2**30          # of a training set's tokens that are kept; images beyond are left out, evenly
 _BATCH, _BATCH_PIXELS = 128, 2**20       # windows of a forward pass, and pixels in them, at most
 
 

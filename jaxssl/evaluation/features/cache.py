@@ -59,7 +59,7 @@ def features(encoder: Encoder, data: datas.Data, which: str, *, layer: str = "ba
     encoder.check_layer(layer)
     table, source = _table(encoder, data, which, layer, mesh, folder, batch)
     missing = table.missing()
-    if missing and layer in ("backbone", *encoder.blocks):
+    if missing and layer.partition(".")[0] not in encoder.heads:
         _fill(table, missing, _embedded(encoder, data, source, mesh, store(), missing, table, layer))
     elif missing:
         _fill(table, missing, _headed(encoder, layer, features(encoder, data, which, mesh=mesh, folder=folder, batch=batch, store=store), missing, table))

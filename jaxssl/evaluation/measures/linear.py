@@ -42,7 +42,8 @@ def evaluate(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_
     costs: values of C instead of a grid of l2; a fit to n rows then has l2 = 1 / (C n). raw: the penalty is on the weights of the features
     as they came, so that the optimum is that of a fit without standardisation. balanced: chosen by the mean of the classes' accuracies.
     poll: called before every fit, as often whatever the rows are; what it raises ends the search.
-    among: classes int that answers on the test rows are restricted to; None is all. every: one training row in so many chooses. select: "test" chooses by the test rows, with fits to all N, which is no honest estimate.
+    among: classes int that answers on the test rows are restricted to; None is all. every: one training row in so many chooses.
+    select: "test" chooses by the test rows, with fits to all N, which is no honest estimate.
     """
     train_x, test_x, train_y, test_y = np.asarray(train_x, np.float32), np.asarray(test_x, np.float32), np.asarray(train_y), np.asarray(test_y)
     _check(train_x, train_y, test_x, test_y, costs or grid, select)

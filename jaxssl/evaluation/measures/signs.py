@@ -28,6 +28,13 @@ SIGNS = {
                                 f"{REMEDY}, freeze the prototypes at first, clip gradients"),
     "center_share": Sign(lambda x, dim, batch: not x <= 0.95, "the center carries {:.2g} of the teacher's logits: images hardly differ",
                          f"{REMEDY}, and give the head batch norm or a wider bottleneck, or the encoder a longer warm-up"),
+    # DINOv2 (arXiv 2304.07193), CAPI (2502.08769), MSN (2204.07141): prototypes, and what KoLeo sees
+    "prototypes_used": Sign(lambda x, dim, batch: not x >= 0.03, "{:.2g} of the prototypes that could be are the largest of some target",
+                            "assign equally (method.assignment=sinkhorn), fewer prototypes, warm teacher_temp up more slowly, freeze the prototypes at first"),
+    "duplicates": Sign(lambda x, dim, batch: not x <= 0.25, "{:.0%} of the features lie within 1e-3 of another's: images come twice, or the encoder collapses",
+                       "look for equal images (python -m jaxssl.data inspect), set method.koleo_floor above 0, " + REMEDY),
+    "prior_divergence": Sign(lambda x, dim, batch: not x <= 3, "the mean assignment lies {:.2g} nats from its prior: few prototypes serve all images",
+                             "raise method.prior_weight, lower the learning rate, or take fewer prototypes"),
     # redundancy: Barlow Twins (arXiv 2103.03230), VICReg (arXiv 2105.04906), TiCo (arXiv 2206.10698)
     "off_diagonal": Sign(lambda x, dim, batch: not x <= max(0.5, 2 / batch**0.5), "dimensions repeat each other: their correlations have a root mean square of {:.2g}",
                          "raise the weight of redundancy or covariance, or widen the projector's output"),

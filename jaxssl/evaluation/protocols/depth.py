@@ -62,8 +62,9 @@ def _rows(context, encoder, form, variant, *, unit, most, lr, steps, batch_size,
     metres = ((x, targets / unit) for x, targets in batches)
     mean, scale = heads.standard(train.x)
     bins = jnp.linspace(LEAST, most, BINS)
-    found = heads.fit(metres, lambda maps, targets, step: loss(expected(maps, bins), targets, step, most), outputs=BINS, lrs=(lr,), steps=total, warmup=min(budget["warmup"], total // 2),
-                      weight_decay=weight_decay, mean=mean, scale=scale, seed=context.seed, log=lambda sentence: context.log(f"depth, {variant}: {sentence}"))
+    found = heads.fit(metres, lambda maps, targets, step: loss(expected(maps, bins), targets, step, most), outputs=BINS, lrs=(lr,), steps=total,
+                      warmup=min(budget["warmup"], total // 2), weight_decay=weight_decay, mean=mean, scale=scale, seed=context.seed,
+                      log=lambda sentence: context.log(f"depth, {variant}: {sentence}"))
     score, images = jax.jit(lambda x: expected(found(x), bins)[0][..., None]), []
     for whole, target, _ in tokens.judged(embed, context.data.test, score, flip=flip):
         images.append(measure.sums(target / unit, whole[..., 0], most=most, least=LEAST))
@@ -78,7 +79,8 @@ def _rows(context, encoder, form, variant, *, unit, most, lr, steps, batch_size,
     note = "; ".join(filter(None, (short, train.note)))
     context.log(f"depth, {variant}: RMSE {scores['RMSE']:.3f}")
     units = {"RMSE": "metres", "AbsRel": "relative error", "a1": "share"}
-    return [Row("depth", variant, form.said(), name, value, len(images), None, setting, note, (time.monotonic() - start) / 3, "fixed", units[name]) for name, value in scores.items()]
+    seconds = (time.monotonic() - start) / len(scores)
+    return [Row("depth", variant, form.said(), name, value, len(images), None, setting, note, seconds, "fixed", units[name]) for name, value in scores.items()]
 
 
 def expected(maps: jax.Array, bins: jax.Array) -> jax.Array:

@@ -32,8 +32,8 @@ def run(context: Context, *, lists: str = "", setups: tuple[str, ...] = ("medium
     sources = [source for source in (context.data.train, context.data.test) if source is not None]
     found = {PurePath(source.id(i)).stem: (source, i) for source in sources for i in range(len(source))}
     if missing := [name for name in dict.fromkeys((*gallery, *queries)) if name not in found]:
-        raise UserError(f"{len(missing)} of {len(set(gallery) | set(queries)):,} images of {shown(lists)} are not in {context.data.train.name} ({listed(map(shown, missing))}); give their "
-                        "folder with --data")
+        raise UserError(f"{len(missing)} of {len(set(gallery) | set(queries)):,} images of {shown(lists)} are not in {context.data.train.name} "
+                        f"({listed(map(shown, missing))}); give their folder with --data")
     x, q = _embedded(context, [(found[name], None) for name in gallery]), _embedded(context, [(found[name], box if crop else None) for name, box in zip(queries, boxes)])
     ranking = np.argsort(-(q @ x.T), axis=1, kind="stable")
     rows = []
@@ -45,8 +45,8 @@ def run(context: Context, *, lists: str = "", setups: tuple[str, ...] = ("medium
         note = f"{len(queries) - len(result.ap)} queries without a positive do not count" if len(result.ap) < len(queries) else ""
         values = {"mAP": result.ap, **{f"mP@{k}": v for k, v in result.precision.items()}}
         seconds = (time.monotonic() - start) / len(values) / len(setups)
-        rows += [Row("landmarks", setup, "backbone", name, float(v.mean()), len(v), context.interval(v, np.zeros(len(v), int), result.queries), setting, note, seconds, "fixed", "share")
-                 for name, v in values.items()]
+        rows += [Row("landmarks", setup, "backbone", name, float(v.mean()), len(v), context.interval(v, np.zeros(len(v), int), result.queries), setting, note, seconds, "fixed",
+                     "share") for name, v in values.items()]
     return rows
 
 

@@ -25,7 +25,8 @@ def run(context: Context, *, layer: str = "backbone", blocks: tuple[str, ...] = 
 
     blocks: further features beside `layer`: names of layers, joined by + where heads see several side by side ("backbone+projector.1").
     preset: "default" is 13 rates × (raw, white), of which the worse drop out early unless `race` is off; "dinov2" is that paper's 13 rates on raw
-    features, all trained to the end; of a transformer with a class token its four kinds, 52 heads (`Encoder.blocks`), unless layer or blocks are given. lrs (for a batch of 256, scaled linearly) and forms replace the preset's. steps: 0 = of the budget.
+    features, all trained to the end; of a transformer with a class token its four kinds, 52 heads (`Encoder.blocks`), unless layer or blocks are given.
+    lrs (for a batch of 256, scaled linearly) and forms replace the preset's. steps: 0 = of the budget.
     """
     start = time.monotonic()
     if preset not in PRESETS:

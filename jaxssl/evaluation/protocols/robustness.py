@@ -49,7 +49,8 @@ def run(context: Context, *, path: str = "", classes: str = "", methods: tuple[s
             setting |= {"classes": len(among), "of": len(context.data.classes), "train": len(train.labels)}
             variant = f"{name}, {f'k={k} T={temperature:g}' if method == 'knn' else 'linear'}"
             note = f"answers restricted to {len(among)} of {len(context.data.classes)} classes" if len(among) < len(context.data.classes) else ""
-            rows.append(Row("robustness", variant, layer, "accuracy", float(np.mean(predicted == labels)), len(labels), context.interval(predicted == labels, labels, ids), setting, note,
+            interval = context.interval(predicted == labels, labels, ids)
+            rows.append(Row("robustness", variant, layer, "accuracy", float(np.mean(predicted == labels)), len(labels), interval, setting, note,
                             time.monotonic() - start, "fixed" if method == "knn" else context.select, "share"))
     return rows
 
@@ -60,7 +61,8 @@ def mapped(folders: tuple[str, ...], classes: tuple[str, ...], file: str, path: 
     given = _read(file) if file else {}
     unknown = [name for name in folders if given.get(name, name if not file else None) not in names]
     if not folders or unknown:
-        how = f"{shown(file)} gives no class of the training images for them" if file else "no class of the training images is called so; give a map with --set robustness.classes=FILE"
+        how = (f"{shown(file)} gives no class of the training images for them" if file else
+               "no class of the training images is called so; give a map with --set robustness.classes=FILE")
         raise UserError(f"{len(unknown)} of {len(folders)} folders of {shown(path)} have no class ({listed(map(shown, unknown))}): {how}")
     return np.array([names[given.get(name, name)] for name in folders], np.int64)
 
@@ -73,7 +75,8 @@ def _read(file):
             return {str(folder): str(name) for folder, name in json.loads(text).items()}
         return {folder: name.strip() for folder, name in (line.split(None, 1) for line in text.splitlines() if line.strip())}
     except (OSError, ValueError) as error:
-        raise UserError(f"the map of classes {shown(file)} cannot be read ({shown(str(error))[:200]}); write JSON {{\"folder\": \"class\"}}, or a folder and its class on each line") from error
+        raise UserError(f"the map of classes {shown(file)} cannot be read ({shown(str(error))[:200]}); write JSON {{\"folder\": \"class\"}}, or a folder and its class "
+                        "on each line") from error
 
 
 def _of(found, among):

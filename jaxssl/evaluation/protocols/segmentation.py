@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxssl.errors import UserError, nearest
 from jaxssl.evaluation.dense import crops, heads, sets, tokens
-from jaxssl.evaluation.features.rows import held_out
 from jaxssl.evaluation.measures import segmentation
 from jaxssl.evaluation.protocols import Context, Row, check_targets
 
@@ -22,15 +21,16 @@ SIZES = {"linear": 512, "ms": 640}                              # published wind
 RATIOS = {"linear": (.5, 2.), "ms": (1., 3.)}
 SHORT = dict(lrs=(3e-4, 1e-3, 3e-3, 1e-2), steps=1000, warmup=50)
 PUBLISHED = dict(lrs=(1e-3,), steps=40_000, warmup=1500)
-HELD_OUT = 5
+HELD_OUT = 5        # one training image in so many chooses the rate
+_JUDGED = 64        # windows at a time
 
 
 def run(context: Context, *, preset: str = "linear", size: int = 0, blocks: tuple[int, ...] = (), overlap: float = -1., scales: tuple[float, ...] = (), flip: bool = False,
         lrs: tuple[float, ...] = (), steps: int = 0, batch_size: int = 16, weight_decay: float = 1e-4, untrained: bool = True) -> list[Row]:
     """Rows of mIoU and of the share of right pixels, of the encoder and, with `untrained`, of the network as its run began.
 
-    preset: "linear" or "ms" (above); blocks, overlap (of windows) and scales replace its own; flip adds mirror images. size: of a window in pixels, rounded up to whole patches; 0 is the
-    encoder's own, and 512 or 640 on the published budget. lrs: learning rates; steps: of batch_size windows; () and 0 are of the budget.
+    preset: "linear" or "ms" (above); blocks, overlap (of windows) and scales replace its own; flip adds mirror images. size: of a window in pixels, rounded up to
+    whole patches; 0 is the encoder's own, and 512 or 640 on the published budget. lrs: learning rates; steps: of batch_size windows; () and 0 are of the budget.
     """
     if preset not in PRESETS:
         raise UserError(f"segmentation.preset is {preset!r}; choose one of {', '.join(PRESETS)}{nearest(preset, PRESETS)}")
@@ -57,7 +57,7 @@ def _rows(context, encoder, form, plan, ways, variant):
     selected = "fixed" if len(plan["lrs"]) == 1 else context.select
     found, losses = _fit(context, embed, train, plan, count), {}
     if selected == "validation":
-        held = held_out(train.place, HELD_OUT)
+        held = np.isin(train.place, np.unique(train.place)[::HELD_OUT])              # whole images: their windows overlap
         trial = _fit(context, embed, _part(train, ~held), plan, count)
         losses = dict(zip((f"{lr:g}" for lr in plan["lrs"]), _held_scores(trial, _part(train, held), count)))
         found = found.only(int(np.argmax(list(losses.values()))))
@@ -103,8 +103,10 @@ def _part(train, rows):
 def _held_scores(found, held, count):
     """mIoU of each head on windows."""
     score = jax.jit(lambda x: heads.enlarged(found(x), held.targets.shape[1]).argmax(-1))
-    matrices = sum(np.stack([segmentation.confusion(held.targets[at:at + 64], predicted, count) for predicted in np.asarray(score(_full(held.x[at:at + 64], 64)))[:, :len(held.x) - at]])
-                   for at in range(0, len(held.x), 64))
+    matrices = 0
+    for at in range(0, len(held.x), _JUDGED):
+        predictions = np.asarray(score(_full(held.x[at:at + _JUDGED], _JUDGED)))[:, :len(held.x) - at]                              # [L, b, S, S]
+        matrices = matrices + np.stack([segmentation.confusion(held.targets[at:at + _JUDGED], predicted, count) for predicted in predictions])
     return [segmentation.scores(matrix).mean for matrix in matrices]
 
 

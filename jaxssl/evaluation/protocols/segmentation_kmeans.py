@@ -43,9 +43,10 @@ def run(context: Context, *, clusters: int = 0, size: int = 0, blocks: tuple[int
             parts = np.array([segmentation.summary(segmentation.merged(matrix, stands)) for matrix in own])
             score = segmentation.of_summary(parts.sum(0))
             variant = ", ".join(filter(None, (f"{number} clusters, {kind}", which)))
-            setting = {"clusters": len(centres), "match": kind, "masks": "test" if on_test else "train", "classes": count, "window": form.side, "blocks": list(blocks), "places": min(places, given.x[..., 0].size),
-                       "seed": context.seed, "algorithm": "k-means of unit vectors, k-means++, one start"}
-            note = "; ".join(filter(None, ("as published, clusters are of the test images and named by their masks" if on_test else "clusters are of the training images and named by their masks", test.note)))
+            setting = {"clusters": len(centres), "match": kind, "masks": "test" if on_test else "train", "classes": count, "window": form.side,
+                       "blocks": list(blocks), "places": min(places, given.x[..., 0].size), "seed": context.seed, "algorithm": "k-means of unit vectors, k-means++, one start"}
+            how = f"{'as published, ' if on_test else ''}clusters are of the {'test' if on_test else 'training'} images and named by their masks"
+            note = "; ".join(filter(None, (how, test.note)))
             context.log(f"segmentation_kmeans, {variant}: mIoU {100 * score.mean:.1f} %")
             rows.append(Row("segmentation_kmeans", variant, form.said(), "mIoU", score.mean, len(parts), segmentation.interval(parts, seed=context.seed), setting, note,
                             time.monotonic() - start, "test" if on_test else "fixed", "share"))

@@ -45,7 +45,8 @@ def run(context: Context, *, k: int = 30, temperature: float = .02, memory: int 
             parts.append(segmentation.summary(segmentation.confusion(target, whole.argmax(-1), count)))
         score = segmentation.of_summary(np.sum(parts, 0))
         variant = ", ".join(filter(None, (f"k={k} T={temperature:g}", which)))
-        setting = {"k": near, "temperature": temperature, "memory": len(x), "classes": count, "window": form.side, "stride": form.stride, "blocks": list(blocks), "seed": context.seed}
+        setting = {"k": near, "temperature": temperature, "memory": len(x), "classes": count, "window": form.side, "stride": form.stride,
+                   "blocks": list(blocks), "seed": context.seed}
         note = "; ".join(filter(None, (train.note, f"k lowered to the {len(x)} places that are remembered" if near < k else "")))
         context.log(f"segmentation_knn, {variant}: mIoU {100 * score.mean:.1f} %")
         rows.append(Row("segmentation_knn", variant, form.said(), "mIoU", score.mean, len(parts), segmentation.interval(np.array(parts), seed=context.seed), setting, note,

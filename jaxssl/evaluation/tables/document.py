@@ -27,10 +27,15 @@ def begin(request: Request, subject: Any, chosen: dict | None) -> dict:
 
 def rows(subject: Any, request: Request, tables: list[list]) -> list[dict]:
     """The rows of all seeds as they are written: with seed, marks of overlap, and the published value where these are the data and the last step of its recipe."""
-    stated = stated_for(subject) if not request.data and not request.data_keys else []
+    stated = stated_for(subject) if not (request.data or request.gallery or request.data_keys) else []
     return [{**row._asdict(), "interval": row.interval and list(row.interval), "interval_classes": getattr(row.interval, "classes", None), "overlaps_best": mark,
              "seed": context.seed, "published": published.value(stated, row, subject.encoder.weights)}
             for context, table in zip(subject.contexts, tables) for row, mark in zip(table, compare.overlapping(table))]
+
+
+def plain_rows(table: list) -> list[dict]:
+    """The rows of several encoders together, as they are written."""
+    return [{**row._asdict(), "interval": row.interval and list(row.interval), "interval_classes": getattr(row.interval, "classes", None)} for row in table]
 
 
 def stated_for(subject: Any) -> list[dict]:

@@ -63,6 +63,17 @@ def comparison(entries: Sequence[Mapping[str, Any]]) -> None:
         console.print(f"no test of {name} against {against} for {', '.join(dict.fromkeys(measures))}: {why}")
 
 
+def ensemble(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the rows of several encoders together."""
+    from rich.table import Table
+    table = Table("encoders together", "layer", "metric", "value", "95 %", "95 % over classes", "n", "each")
+    for row in rows:
+        each = ", ".join(_value(row, value) for value in row["setting"].get("each", ()))
+        intervals = _interval(row, row["interval"]), _interval(row, row["interval_classes"])
+        table.add_row(row["variant"], row["layer"], _metric(row), _value(row, row["value"]), *intervals, f"{row['n']:,}", each)
+    _console().print(table)
+
+
 def selection(measure: str, values: Mapping[str, float], chosen: str) -> None:
     """Prints which of several encoders a label-free measure picks."""
     from rich.table import Table

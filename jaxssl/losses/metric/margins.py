@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses.metric.pairs import active_mean, answer, mean, pairs, product
+from jaxssl.losses.metric.pairs import active_mean, answer, in_blocks, mean, pairs, product
 
 
+@in_blocks
 def contrastive(z, label, *, id=None, reference=None, weight=None, metrics=False, pos_margin=0., neg_margin=1.):
     """Positives nearer than one distance, negatives beyond another.
 
@@ -24,6 +25,7 @@ def contrastive(z, label, *, id=None, reference=None, weight=None, metrics=False
     return _hinges(p, p.distance(), pos_margin, neg_margin, metrics)
 
 
+@in_blocks
 def snr_contrastive(z, label, *, id=None, reference=None, weight=None, metrics=False, pos_margin=0., neg_margin=1., zero_mean=0.):
     """`contrastive` with the noise-to-signal ratio for distance, which is not symmetric; zero_mean times the mean over labelled anchors of |Σ_k z_ik| is added.
 
@@ -39,9 +41,10 @@ def snr_contrastive(z, label, *, id=None, reference=None, weight=None, metrics=F
     p = p._replace(positive=p.positive * heard, negative=p.negative * heard)
     ratio = jnp.maximum(signal + other - 2 * product(a, b), 0) / jnp.where(heard, signal, 1.)
     plus = zero_mean * mean(jnp.abs(z.astype(jnp.float32).sum(-1)), p.anchor)
-    return _hinges(p, ratio, pos_margin, neg_margin, metrics, plus)
+    return _hinges(p, ratio, pos_margin, neg_margin, metrics, (plus, p.anchor.sum()))
 
 
+@in_blocks
 def threshold_consistent_margin(z, label, *, id=None, reference=None, weight=None, metrics=False, pos_margin=.9, neg_margin=.5, pos_weight=1., neg_weight=1.):
     """Cosines of positives above one threshold, of negatives below another: a regulariser that makes one threshold fit all classes; alone or added to any loss.
 
@@ -55,6 +58,7 @@ def threshold_consistent_margin(z, label, *, id=None, reference=None, weight=Non
     return _hinges(p, -p.cosine, -pos_margin, -neg_margin, metrics, times=(pos_weight, neg_weight))
 
 
+@in_blocks
 def margin(z, label, *, id=None, reference=None, weight=None, metrics=False, beta=1.2, margin=.2, nu=0.):
     """Positives nearer than beta - margin, negatives beyond beta + margin, each pair as often as triplets hold it.
 
@@ -80,11 +84,13 @@ def margin(z, label, *, id=None, reference=None, weight=None, metrics=False, bet
     total, active, terms = map(sum, zip(*found))
     paid = nu * jnp.where(triplets > 0, triplets * at, 0.).sum() if by_class else 0.
     loss = (total + paid) / jnp.where(active > 0, active, 1.)
-    return answer(loss if by_class else loss + nu * jnp.where(triplets.sum() > 0, beta, 0.), p, metrics, active, terms)
+    fixed = 0. if by_class else nu * jnp.where(triplets.sum() > 0, beta, 0.)
+    return answer(loss + fixed, p, metrics, active, terms, [(loss, active), (jnp.float32(fixed), triplets.sum())])
 
 
-def _hinges(p, distance, pos_margin, neg_margin, metrics, plus=0., times=(1., 1.)):
+def _hinges(p, distance, pos_margin, neg_margin, metrics, plus=(0., 0.), times=(1., 1.)):
     """Means over positives beyond their margin, and over negatives within theirs."""
     positive, negative = (p.anchor[:, None] * each for each in (p.positive, p.negative))
     near, close = active_mean(jax.nn.relu(distance - pos_margin), positive), active_mean(jax.nn.relu(neg_margin - distance), negative)
-    return answer(times[0] * near[0] + times[1] * close[0] + plus, p, metrics, near[1] + close[1], positive.sum() + negative.sum())
+    parts = [(times[0] * near[0], near[1]), (times[1] * close[0], close[1]), tuple(map(jnp.float32, plus))]
+    return answer(times[0] * near[0] + times[1] * close[0] + plus[0], p, metrics, near[1] + close[1], positive.sum() + negative.sum(), parts)

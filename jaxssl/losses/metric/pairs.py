@@ -1,5 +1,6 @@
 """What losses over pairs share: which rows are pairs and how often each stands, sums that are safe where there is nothing to sum, and sums over triplets in rounds."""
 import functools
+import inspect
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ from jax import lax
 
 from jaxssl.losses.unit import EXACT, normalised
 
+PARTS = "parts"        # in place of metrics=True: what `in_blocks` puts together
 NONE = -1e30           # logarithm of no terms at all: finite, so that a gradient through it is 0 and not NaN
 
 
@@ -39,9 +41,9 @@ def pairs(z, label, id=None, reference=None, weight=None):
     if reference is None:
         others, kind, name, own = z, label, id, jnp.eye(len(z), dtype=bool)
     else:
-        others, kind, name = reference
+        others, kind, name, *numbers = reference
         _checked("the reference's z", "label", "id", others, kind, name)
-        own = jnp.zeros((len(z), len(others)), bool)
+        own = numbers[0][:, None] == jnp.arange(len(others)) if numbers else jnp.zeros((len(z), len(others)), bool)
         if others.shape[1] != z.shape[1]:
             raise ValueError(f"the reference is {others.shape[1]} wide and z {z.shape[1]}; expected the same")
         if (name is None) != (id is None):
@@ -107,13 +109,58 @@ def logsumexp(x, weight, axis=-1):
     return jnp.where(some, jnp.log(jnp.where(some, total, 1.)) + highest.squeeze(axis), NONE)
 
 
-def answer(loss, p, metrics, active, terms):
-    """The loss, or with metrics the loss and what the package's text says of them; active, terms: weights of the terms above 0 and of all."""
+def answer(loss, p, metrics, active, terms, parts=None):
+    """The loss, or with metrics the loss and what the package's text says of them; active, terms: weights of the terms above 0 and of all.
+
+    parts: [(mean, weight of what it is the mean of)], whose means add up to the loss; by default the loss is the mean over `terms`.
+    """
     if not metrics:
         return loss
     positive, negative = (p.anchor[:, None] * each for each in (p.positive, p.negative))
+    if metrics == PARTS:
+        sums = (active, terms, positive.sum(), negative.sum(), (p.cosine * positive).sum(), (p.cosine * negative).sum())
+        means, weights = zip(*(parts or [(loss, terms)]))
+        return jnp.stack(means), lax.stop_gradient((jnp.stack(weights), jnp.stack(sums)))
     return loss, lax.stop_gradient({"active": active, "active_share": active / jnp.where(terms > 0, terms, 1.), "positive_pairs": positive.sum(),
                                     "positive_similarity": mean(p.cosine, positive), "negative_similarity": mean(p.cosine, negative)})
+
+
+def in_blocks(loss):
+    """A loss whose terms are of one anchor each, with `block=`: so many anchors are compared with all candidates at a time, forward and backward, and nothing of the shape [B, R] is
+    kept; 0 is all at once. The value is the same: what is summed over blocks are sums and counts, never means. Block i takes the rows i, i + n, …, so that each lies on all devices.
+    """
+    @functools.wraps(loss)
+    def blocked(z, label, *, id=None, reference=None, weight=None, metrics=False, block=0, **options):
+        B = len(z)
+        if not 0 < block < B:
+            return loss(z, label, id=id, reference=reference, weight=weight, metrics=metrics, **options)
+        pairs(z[:1], label[:1], None if id is None else id[:1], reference)                                   # for its checks
+        others = reference or (z, label, id)
+        count = -(-B // block)
+
+        def cut(x, fill):
+            x = jnp.pad(x, ((0, count * block - B), *((0, 0),) * (x.ndim - 1)), constant_values=fill)
+            return jnp.swapaxes(x.reshape(block, count, *x.shape[1:]), 0, 1)                                  # [B, …] -> [count, block, …]
+
+        @jax.checkpoint
+        def one(rows):
+            candidates = others if reference else (*others, rows["number"])
+            return loss(rows["z"], rows["label"], id=rows.get("id"), reference=candidates, weight=rows.get("weight"), metrics=PARTS, **options)
+
+        rows = {"z": cut(z, 0), "label": cut(label, -1), "number": cut(jnp.arange(B), -1), **({} if id is None else {"id": cut(id, -1)}),
+                **({} if weight is None else {"weight": cut(lax.stop_gradient(weight), 0)})}
+        means, (weights, sums) = lax.map(one, rows)                                                           # [count, parts], [count, parts], [count, 6]
+        value, s = sum(mean(means[:, i], weights[:, i]) for i in range(means.shape[1])), sums.sum(0)
+        if not metrics:
+            return value
+        share, positive, negative = (a / jnp.where(n > 0, n, 1.) for a, n in ((s[0], s[1]), (s[4], s[2]), (s[5], s[3])))
+        return value, {"active": s[0], "active_share": share, "positive_pairs": s[2], "positive_similarity": positive, "negative_similarity": negative}
+
+    signature = inspect.signature(loss)
+    keys = list(signature.parameters.values())
+    at = 1 + [p.name for p in keys].index("metrics")
+    blocked.__signature__ = signature.replace(parameters=[*keys[:at], inspect.Parameter("block", inspect.Parameter.KEYWORD_ONLY, default=0), *keys[at:]])
+    return blocked
 
 
 def triplets(p):

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses.metric.pairs import answer, mean, over_positives, pairs, picked
+from jaxssl.losses.metric.pairs import answer, in_blocks, mean, over_positives, pairs, picked
 
 
+@in_blocks
 def fast_ap(z, label, *, id=None, reference=None, weight=None, metrics=False, bins=10):
     """1 - average precision over a soft histogram of squared distances. Mean over anchors that have a positive.
 
@@ -37,6 +38,7 @@ def fast_ap(z, label, *, id=None, reference=None, weight=None, metrics=False, bi
     return answer(mean(term, times), p, metrics, lax.stop_gradient(times * (term > 1e-6)).sum(), times.sum())
 
 
+@in_blocks
 def smooth_ap(z, label, *, id=None, reference=None, weight=None, metrics=False, temperature=.01, own=False):
     """1 - average precision with a sigmoid in place of each comparison. Mean over anchors that have a positive, of which a class may have any number; in rounds.
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses.metric.pairs import answer, logsumexp, mean, pairs
+from jaxssl.losses.metric.pairs import answer, in_blocks, logsumexp, mean, pairs
 
 
+@in_blocks
 def multi_similarity(z, label, *, id=None, reference=None, weight=None, metrics=False, alpha=2., beta=50., base=.5):
     """Soft sums of positives that are too far and negatives that are too near. Mean over all labelled anchors, those with a term of 0 included.
 
@@ -27,6 +28,7 @@ def multi_similarity(z, label, *, id=None, reference=None, weight=None, metrics=
     return answer(mean(term, p.anchor), p, metrics, lax.stop_gradient(p.anchor * (term > 0)).sum(), p.anchor.sum())
 
 
+@in_blocks
 def circle(z, label, *, id=None, reference=None, weight=None, metrics=False, margin=.4, gamma=80.):
     """Each similarity weighed by how far it is from its optimum. Mean over anchors that have both a positive and a negative.
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses.metric.pairs import answer, logsumexp, mean, pairs, product, sine
+from jaxssl.losses.metric.pairs import answer, in_blocks, logsumexp, mean, pairs, product, sine
 
 
+@in_blocks
 def nt_xent_labelled(z, label, *, id=None, reference=None, weight=None, metrics=False, temperature=.07):
     """Each positive against the anchor's negatives; other positives are not in the denominator. Mean over positive pairs.
 
@@ -25,6 +26,7 @@ def nt_xent_labelled(z, label, *, id=None, reference=None, weight=None, metrics=
     return _of_positives(p, jax.nn.softplus(logsumexp(logits, p.negative)[:, None] - logits), metrics)
 
 
+@in_blocks
 def tuplet(z, label, *, id=None, reference=None, weight=None, metrics=False, margin=5.73, scale=64.):
     """(N + 1)-tuplets: each positive against all negatives, with a slack for the positive's angle. Mean over positive pairs.
 
@@ -40,6 +42,7 @@ def tuplet(z, label, *, id=None, reference=None, weight=None, metrics=False, mar
     return _of_positives(p, jax.nn.softplus(logsumexp(scale * p.cosine, p.negative)[:, None] - scale * eased), metrics)
 
 
+@in_blocks
 def sup_con(z, label, *, id=None, reference=None, weight=None, metrics=False, temperature=.1):
     """Each positive against all other rows, mean over the anchor's positives outside of the logarithm (L_out), mean over anchors that have one.
 
@@ -59,6 +62,7 @@ def sup_con(z, label, *, id=None, reference=None, weight=None, metrics=False, te
     return _of_anchors(p, own - average + jax.nn.softplus(logsumexp(logits, p.negative) - own), metrics)
 
 
+@in_blocks
 def nca(z, label, *, id=None, reference=None, weight=None, metrics=False, scale=1.):
     """The probability that a neighbour drawn by distance is of the anchor's class: -log, mean over anchors that have a positive.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses.metric.pairs import answer, logsumexp, mean, over_positives, pairs, picked, product, root, triplets
+from jaxssl.losses.metric.pairs import answer, in_blocks, logsumexp, mean, over_positives, pairs, picked, product, root, triplets
 
 
 class Chosen(NamedTuple):
@@ -19,6 +19,7 @@ class Chosen(NamedTuple):
     across: bool = False
 
 
+@in_blocks
 def triplet(z, label, *, id=None, reference=None, weight=None, metrics=False, margin=.05, smooth=False, swap=False, only=None):
     """The positive nearer than the negative by a margin, over all triplets; in rounds.
 
@@ -50,7 +51,8 @@ def triplet(z, label, *, id=None, reference=None, weight=None, metrics=False, ma
         return jnp.where(times > 0, times * term, 0.).sum(), (times * (term > 0)).sum()
 
     total, active = over_positives(round, p, floats)
-    return answer(total / jnp.where(active > 0, active, 1.), p, metrics, active, triplets(p))
+    value = total / jnp.where(active > 0, active, 1.)
+    return answer(value, p, metrics, active, triplets(p), [(value, active)])
 
 
 def between(p, d, reference):
@@ -58,6 +60,7 @@ def between(p, d, reference):
     return d if reference is None else root(jnp.maximum(2 - 2 * product(p.others, p.others), 0))
 
 
+@in_blocks
 def phi_psi(z, label, *, pair, id=None, reference=None, weight=None, metrics=False):
     """The φ/ψ family with labels; in rounds.
 
@@ -81,4 +84,5 @@ def phi_psi(z, label, *, pair, id=None, reference=None, weight=None, metrics=Fal
 
     terms, active = over_positives(round, both, p.cosine)
     count = p.positive.sum(-1)
-    return answer(mean(terms / jnp.where(count > 0, count, 1.), both.anchor), p, metrics, active, (both.anchor * count).sum())
+    value = mean(terms / jnp.where(count > 0, count, 1.), both.anchor)
+    return answer(value, p, metrics, active, (both.anchor * count).sum(), [(value, both.anchor.sum())])
