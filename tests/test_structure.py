@@ -108,7 +108,7 @@ def readers():
 @pytest.mark.parametrize("section, function", list(readers()), ids=lambda x: x if isinstance(x, str) else x.__module__)
 def test_every_key_is_read(section, function):
     """A keyword of a configured function that its body never names is a dead switch."""
-    target = function.__init__ if inspect.isclass(function) else function
+    target = inspect.unwrap(function.__init__ if inspect.isclass(function) else function)
     body = ast.parse(textwrap.dedent(inspect.getsource(target))).body
     names = {node.id for top in body for node in ast.walk(top) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     if "locals" in names:  # all keywords are checked together there
