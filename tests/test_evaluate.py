@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_architecture_is_one_sentence(call, workdir, tmp
     other = tmp_path / "other"
     shutil.copytree(workdir, other)
     config = json.loads((other / "config.json").read_text())
-    config["model"]["name"] = "resnet18"
+    config["model"].update(name="resnet18", depths=[])
     (other / "config.json").write_text(json.dumps(config))
     for flags, words in (([str(other)], "do not fit resnet18"), ([str(workdir), "--use", "teacher"], "kept no moving average"), ([str(tmp_path)], "has no config.json")):
         code, _, err = call("--workdir", *flags, "--protocols", "knn")

@@ -18,8 +18,8 @@ Variants: vits16_short, vitb16_short, vitg16_short: other encoders in the short 
 """
 from ml_collections import ConfigDict
 
-LONG = ("vits14", "vitb14", "vitl14", "vitg14")
-VARIANTS = ("vits16_short", "vitb16_short", "vitg16_short", "fixed", *LONG, "constant", "high_resolution", "laptop")
+VARIANTS = ("vits16_short", "vitb16_short", "vitg16_short", "fixed", "vits14", "vitb14", "vitl14", "vitg14", "constant", "high_resolution", "laptop")
+LONG = VARIANTS[4:8]
 SIZES = {"s": "vit_small", "b": "vit_base", "l": "vit_large", "g": "vit_giant"}
 # Variant -> published values, each with the protocol and the setting of it by which it was measured.
 PUBLISHED = {"": [dict(protocol="knn", setting=dict(temperature=0.07), weights="teacher", value=0.816, source="facebookresearch/dinov2 README: ViT-L/16, vitl16_short, kNN")]}

@@ -22,3 +22,4 @@ def get_config(variant=""):
         model=dict(name="vit_small", patch=16, image=224),
         method=dict(name="pmsn", prototypes=1024, hidden=2048, dim=256, tau=0.996, patch_drop=0.15),
         optim=dict(name="adamw", lr=1e-3, scaling="none", end_lr=1e-6, weight_decay=0.04, weight_decay_end=0.4, clip=3.0, clip_by="array")))
+    return c

@@ -77,6 +77,11 @@ def trained(workdir: str, step: int) -> tuple[Method, dict, dict]:
     return method(config, models.make(**config["model"], precision="f32")), state["params"], state["aux"]
 
 
+def hides(config: dict) -> bool:
+    """Whether the config's method hides patches of its views."""
+    return method(config, models.make(**config["model"], precision="f32")).hidden is not None
+
+
 def network(config: dict, params: dict, stats: dict) -> dict:
     """Of a train state's parameters and statistics those of the network that is kept: the encoder and the method's heads, which say what it is."""
     module = models.make(**config["model"], precision="f32")

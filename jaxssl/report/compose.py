@@ -120,8 +120,8 @@ def _masked(found, several) -> list[tuple[str, str, Html]]:
     """The section of the runs whose methods hide patches; none where none does."""
     parts = []
     for run, seen in found:
-        method, params, aux = loading.trained(run.path, seen.step)
-        if method.hidden is not None:
+        if loading.hides(run.config):
+            method, params, aux = loading.trained(run.path, seen.step)
             more = "; the last picture is rebuilt by the weights of this page, hidden patches as they are predicted" if method.rebuilt is not None else ""
             parts += [tag("h3", run.name) if several else None,
                       tag("p", f"The first views of the first batch, what was hidden of each in that step, and how much{more}.", class_="reading"),

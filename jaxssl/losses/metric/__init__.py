@@ -15,7 +15,8 @@ metrics: True gives (loss, dict of scalars without gradient): `active`, how many
 Those with class weights take them after the label: [C, D], or [C, K, D] of K centres a class, with gradient, any scale; no reference and no weights of pairs. A label of
 C or more gives NaN, since it is of another numbering: labels must be 0 to C - 1 of the classes trained on.
 
-block: of losses with a term an anchor: so many anchors against all candidates at a time, so that nothing of the size of all pairs is kept; 0 is all at once, the number is the same.
+block: of losses with a term an anchor: so many anchors against all candidates at a time, so that nothing of the size of all pairs is kept; 0 is all at
+once, the number is the same.
 mesh: of losses with class weights, the devices that share the classes (`classes`).
 
 Means are over the global batch: a mean of devices' or micro-batches' means is another number wherever the count of active terms differs, and so no such thing is taken.
