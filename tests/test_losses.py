@@ -483,7 +483,7 @@ def gram(s, t):
     return np.mean([(cosine(s[b, p], s[b, q]) - cosine(t[b, p], t[b, q])) ** 2 for b in range(B) for p, q in np.ndindex(s.shape[1], s.shape[1])])
 
 
-def weighed(s, t, w):
+def token_loop(s, t, w):
     return sum(w[i] * -t[i] @ log_softmax(s[i] / .1) for i in range(B) if w[i])
 
 
@@ -528,7 +528,7 @@ CASES = [
     Case("cross_entropy, local crops weigh half", functools.partial(distillation.cross_entropy, student_temp=.1, weights=[1., 1., .5]),
          lambda s, t: np.sum([(.5 if i == 2 else 1.) * -t[b, j] @ log_softmax(s[b, i] / .1) for b in range(B) for j in range(2) for i in range(3) if i != j]) / B / 4,
          lambda rng: [rng.normal(size=(B, 3, 7)), simplex(rng, B, 2, 7)]),
-    Case("token_cross_entropy", functools.partial(distillation.token_cross_entropy, student_temp=.1), weighed, padded, learned=(0, 2)),
+    Case("token_cross_entropy", functools.partial(distillation.token_cross_entropy, student_temp=.1), token_loop, padded, learned=(0, 2)),
     Case("koleo", lambda z: spreading.koleo(z)[0], koleo, normal((B, 2, 5))),
     Case("gram", spreading.gram, gram, normal((B, 4, 5), (B, 4, 6))),
     Case("mean_prior", lambda z: spreading.mean_prior(jax.nn.softmax(z.astype(jnp.float32)), spreading.power_law(6, .5)),

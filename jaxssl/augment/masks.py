@@ -69,23 +69,29 @@ def block(key, n_images, grid, ratio, rows=None, *, smallest=4, aspect=.3, tries
 
     def one(key):
         draws, rest = jax.random.split(key)
-
-        def attempt(mask, u):
-            missing = height * width - n_keep - mask.sum()
-            area = smallest + u[0] * jnp.maximum(missing - smallest, 0)
-            shape = jnp.exp((2 * u[1] - 1) * -math.log(aspect))
-            h, w = jnp.round(jnp.sqrt(area * shape)), jnp.round(jnp.sqrt(area / shape))
-            top, left = jnp.floor(u[2] * (height - h + 1)), jnp.floor(u[3] * (width - w + 1))
-            i, j = jnp.arange(height)[:, None], jnp.arange(width)
-            more = mask | ((i >= top) & (i < top + h) & (j >= left) & (j < left + w))       # [height, width]
-            new = more.sum() - mask.sum()
-            return jnp.where((h <= height) & (w <= width) & (0 < new) & (new <= missing), more, mask), None
-
-        mask, _ = jax.lax.scan(attempt, jnp.zeros(grid, bool), jax.random.uniform(draws, (tries, 4)))
+        mask = rectangles(draws, height * width - n_keep, grid, smallest=smallest, aspect=aspect, tries=tries)
         # What is in no rectangle comes first, in random order, so the exact count is reached from it.
         return _first(jnp.lexsort((jax.random.bits(rest, (height * width,)), mask.reshape(-1))), n_keep)
 
     return jax.vmap(one)(_keys(key, n_images, rows))
+
+
+def rectangles(key, count, grid, *, smallest, aspect, tries):
+    """bool [height, width]: the rectangles of one image as `block` draws them, of together at most `count` patches, which may be traced."""
+    height, width = grid
+
+    def attempt(mask, u):
+        missing = count - mask.sum()
+        area = smallest + u[0] * jnp.maximum(missing - smallest, 0)
+        shape = jnp.exp((2 * u[1] - 1) * -math.log(aspect))
+        h, w = jnp.round(jnp.sqrt(area * shape)), jnp.round(jnp.sqrt(area / shape))
+        top, left = jnp.floor(u[2] * (height - h + 1)), jnp.floor(u[3] * (width - w + 1))
+        i, j = jnp.arange(height)[:, None], jnp.arange(width)
+        more = mask | ((i >= top) & (i < top + h) & (j >= left) & (j < left + w))
+        new = more.sum() - mask.sum()
+        return jnp.where((h <= height) & (w <= width) & (0 < new) & (new <= missing), more, mask), None
+
+    return jax.lax.scan(attempt, jnp.zeros(grid, bool), jax.random.uniform(key, (tries, 4)))[0]
 
 
 def inverse_block(key, n_images, grid, ratio, rows=None, *, side=3):

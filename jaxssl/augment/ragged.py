@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.augment import masks
+
 SHAPES = ("block", "random")
 
 
@@ -101,20 +103,7 @@ def _least(x, count):
 
 def _rectangles(key, count, grid, smallest, aspect, tries, complete):
     """bool [N] of `count` hidden patches, or of a few less unless `complete`."""
-    height, width = grid
     draws, rest = jax.random.split(key)
-
-    def attempt(mask, u):
-        missing = count - mask.sum()
-        area = smallest + u[0] * jnp.maximum(missing - smallest, 0)
-        shape = jnp.exp((2 * u[1] - 1) * -math.log(aspect))
-        h, w = jnp.round(jnp.sqrt(area * shape)), jnp.round(jnp.sqrt(area / shape))
-        top, left = jnp.floor(u[2] * (height - h + 1)), jnp.floor(u[3] * (width - w + 1))
-        i, j = jnp.arange(height)[:, None], jnp.arange(width)
-        more = mask | ((i >= top) & (i < top + h) & (j >= left) & (j < left + w))                   # [height, width]
-        new = more.sum() - mask.sum()
-        return jnp.where((h <= height) & (w <= width) & (0 < new) & (new <= missing), more, mask), None
-
-    mask = jax.lax.scan(attempt, jnp.zeros(grid, bool), jax.random.uniform(draws, (tries, 4)))[0].reshape(-1)
+    mask = masks.rectangles(draws, count, grid, smallest=smallest, aspect=aspect, tries=tries).reshape(-1)
     # What is in no rectangle comes behind, in random order, so that the exact count is reached from it.
     return mask | _least(jnp.where(mask, 0, jax.random.bits(rest, mask.shape)), count) if complete else mask

@@ -16,7 +16,7 @@ from jaxssl.augment import masks
 from jaxssl.errors import UserError
 from jaxssl.losses.distillation import entropy, prototypes_used, sinkhorn, token_cross_entropy
 from jaxssl.losses.unit import normalised
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, check_range, embedding, flat, nets, on_grid, unchanged, with_teacher
 from jaxssl.models.asker import Asker
 from jaxssl.models.prototypes import Clusters, Prototypes
 
@@ -84,17 +84,24 @@ def make(*, encoder, net, total, duration, mask_ratio=0.65, predicted=0.05, clus
         equal = jax.vmap(lambda rows: sinkhorn(rows, temp=target_temp, iterations=iterations), 1, 1) if by_place else (
             lambda rows: sinkhorn(rows, temp=target_temp, iterations=iterations))
         target = equal(logits)                                                                      # [R, N, K]
-        flat = target.reshape(-1, clusters)
-        clustering = token_cross_entropy(logits.reshape(-1, clusters), flat, jnp.full(len(flat), 1 / len(flat)), student_temp=temperature)
+        dealt = target.reshape(-1, clusters)
+        clustering = token_cross_entropy(logits.reshape(-1, clusters), dealt, jnp.full(len(dealt), 1 / len(dealt)), student_temp=temperature)
         seen, stats["encoder"] = encoder(params["encoder"], stats["encoder"], x, key=drop, keep=keep)
         said = asker()(params["predictor"], {}, seen.tokens, ask=ask, places=jnp.zeros((len(x), grid[0] * grid[1]), bool))[0]                          # [R, m, D]
         told = jnp.take_along_axis(target, ask[..., None], 1).reshape(-1, clusters)
         answer = guess(params["prototypes"], {}, normalised(said))[0].reshape(-1, clusters)
         value = token_cross_entropy(answer, told, jnp.full(len(told), 1 / len(told)), student_temp=temperature)
-        usage, sure = entropy(flat.mean(0)), entropy(told).mean()
+        usage, sure = entropy(dealt.mean(0)), entropy(told).mean()
         metrics = {"prediction": value, "clustering": clustering, "teacher_entropy": sure, "usage_entropy": usage, "target_information": usage - sure,
                    "prototypes_used": prototypes_used(target), "tau": 1 - warm(step)}
-        return value + clustering, ({**aux, "batch_stats": stats}, metrics, {"features": seen.pooled.reshape(*views.shape[:2], -1)})
+        by_view = {name: x.reshape(*views.shape[:2], *x.shape[1:]) for name, x in (("features", seen.pooled), ("predicted", said), ("target", whole))}
+        return value + clustering, ({**aux, "batch_stats": stats}, metrics, by_view)
 
-    student = Method(init, loss, unchanged, embedding(encoder), needs=Needs(views=1, patches=True))
+    def hidden(key, views):
+        x = flat(views)
+        grid, keep, _ = parted(jax.random.split(key)[0], x.shape)
+        shown = jax.vmap(lambda keep: jnp.zeros(grid[0] * grid[1], bool).at[keep].set(True))(keep)
+        return on_grid(~shown, views, encoder.module.patch)
+
+    student = Method(init, loss, unchanged, embedding(encoder), needs=Needs(views=1, patches=True), hidden=hidden)
     return with_teacher(student, ("encoder",), lambda step: 1 - warm(step))

@@ -25,7 +25,7 @@ from jaxssl.augment import ragged
 from jaxssl.errors import UserError
 from jaxssl.losses.distillation import centered, cross_entropy, distillation_metrics, prototypes_used, sinkhorn, token_cross_entropy, update_center
 from jaxssl.losses.spread import gram, koleo as koleo_loss
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, on_grid, unchanged, with_teacher
 from jaxssl.models.net import Net
 from jaxssl.models.prototypes import PrototypeHead
 
@@ -80,7 +80,8 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
     patch_name = "patch_head" if separate else "head"
     decay = schedules.cosine(tau, tau_end, total)
     temperature = schedules.linear(teacher_temp_start, teacher_temp, duration(teacher_temp_warmup, "method.teacher_temp_warmup"))
-    how = dict(share=mask_share, ratios=mask_ratios, groups=mask_groups, exact=mask_exact, shape=mask_shape, smallest=mask_smallest)
+    how = dict(share=mask_share, ratios=mask_ratios, groups=mask_groups, exact=mask_exact, shape=mask_shape, smallest=mask_smallest,
+               multiple=heads["head"].parts)
     starts = duration(gram_from, "method.gram_from")
     again = [starts + i * duration(gram_renewed, "method.gram_renewed") for i in range(gram_renewals + 1)]
 
@@ -113,7 +114,7 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
 
     def loss(params, aux, batch, key, step):
         mask_key, drop_key = jax.random.split(key)
-        gone = drawn(encoder, mask_key, batch["views"], **how, multiple=heads["head"].parts)
+        gone = drawn(encoder, mask_key, batch["views"], **how)
         pooled, tokens, stats = seen_masked(encoder, params, aux["batch_stats"], batch, gone.mask, drop_key)
         whole, their_tokens = seen_whole(encoder, aux["teacher"], batch["views"])                   # [B, T, D], [B·T, N, D]
         student, student_patch = said(params, stats, pooled, gone.taken(tokens))                    # [B, V, K], [M, K']
@@ -140,7 +141,8 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
         if gram_weight:
             metrics["gram"] = anchor(aux["gram"], batch["views"].reshape(-1, *batch["views"].shape[2:]), tokens, step)
             value += gram_weight * metrics["gram"]
-        return value, ({**aux, "batch_stats": stats, **kept}, metrics, {"features": pooled[:, :n]})
+        seen = {"features": pooled[:, :n], "predicted": by_view(tokens, batch["views"]), "target": by_view(their_tokens, batch["views"])}
+        return value, ({**aux, "batch_stats": stats, **kept}, metrics, seen)
 
     def post(params, aux, step):
         if not gram_weight:
@@ -150,7 +152,8 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
         return params, {**aux, "gram": jax.tree.map(lambda new, old: jnp.where(now, new, old), taken, aux["gram"])}
 
     student = Method(init, loss, post if gram_weight else unchanged, embedding(encoder), heads={name: (module, "encoder") for name, module in modules.items()},
-                     places=((r"^gram/", "slices"),), needs=Needs(views=2, local=0, patches=True))
+                     places=((r"^gram/", "slices"),), needs=Needs(views=2, local=0, patches=True),
+                     hidden=lambda key, views: masked_on_grid(encoder, key, views, **how))
     return with_teacher(student, ("encoder", *modules), decay)
 
 
@@ -162,6 +165,16 @@ def drawn(encoder: Net, key: jax.Array, views: jax.Array, **how: Any) -> ragged.
         return ragged.draw(key, views.shape[0] * views.shape[1], (height // patch, width // patch), **how)
     except ValueError as error:
         raise UserError(f"method.mask_share, mask_ratios or mask_groups: {error}") from error
+
+
+def masked_on_grid(encoder: Net, key: jax.Array, views: jax.Array, **how: Any) -> jax.Array:
+    """`Method.hidden` of a loss that begins by splitting its key, the first half for `drawn`."""
+    return on_grid(drawn(encoder, jax.random.split(key)[0], views, **how).mask, views, encoder.module.patch)
+
+
+def by_view(tokens: jax.Array, views: jax.Array) -> jax.Array:
+    """Tokens [B · V, N, D] of views [B, V, …] as [B, V, N, D]."""
+    return tokens.reshape(*views.shape[:2], *tokens.shape[1:])
 
 
 def seen_masked(encoder: Net, params: dict, stats: dict, batch: dict, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, dict]:

@@ -17,7 +17,7 @@ from jaxssl.errors import UserError
 from jaxssl.losses.correlation import coding_rate
 from jaxssl.losses.distillation import cosine_regression
 from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, unchanged, with_teacher
-from jaxssl.methods.dinov2 import drawn, seen_masked, seen_whole
+from jaxssl.methods.dinov2 import by_view, drawn, masked_on_grid, seen_masked, seen_whole
 from jaxssl.models.prototypes import PrototypeHead
 
 
@@ -64,8 +64,10 @@ def make(*, encoder, net, batch_size, total, tau=0.9, weight=1.0, patch_weight=1
         of_patches /= jnp.maximum(gone.weight.sum(), 1) if patch_mean == "masked" else len(gone.mask)
         metrics = {"agreement": agreement, "patch_agreement": of_patches, "coding_rate": rate, "tau": decay(step)}
         value = -weight * agreement - balance * rate - patch_weight * of_patches
-        seen = {"features": pooled[:, :whole.shape[1]], "embeddings": student[:, :whole.shape[1]]}
+        seen = {"features": pooled[:, :whole.shape[1]], "embeddings": student[:, :whole.shape[1]],
+                "predicted": by_view(tokens, batch["views"]), "target": by_view(their_tokens, batch["views"])}
         return value, ({**aux, "batch_stats": stats}, metrics, seen)
 
-    student = Method(init, loss, unchanged, embedding(encoder), heads={"head": (module, "encoder")}, needs=Needs(views=2, local=0, patches=True))
+    student = Method(init, loss, unchanged, embedding(encoder), heads={"head": (module, "encoder")}, needs=Needs(views=2, local=0, patches=True),
+                     hidden=lambda key, views: masked_on_grid(encoder, key, views, **how))
     return with_teacher(student, ("encoder", "head"), decay)
