@@ -17,7 +17,7 @@ from tests.test_encoder import workdir_of
 from tests.test_interop import config_of, lone, made
 from tests.tiny import ROOT, SMALL, Tiny, config_of as run_config
 
-HEADS = {"method.hidden": "8", "method.dim": "4"}
+HEADS = {"method.hidden": "8", "method.dim": "4", "model.depths": "(1, 1, 1, 1)", "model.stem": "cifar"}
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_what_is_missing_is_refused_unless_named(tmp_path):
     with pytest.raises(UserError, match="init_allow_missing names 'encoder/stem', but nothing of that name is missing"):
         read(path, tiny, "projector,encoder/stem")
     _, path = source_of(tmp_path, width=0.125)
-    with pytest.raises(UserError, match=r"resnet10, width 0.125, cifar stem.*lacks 61.*resnet10, width 0.0625.*norm1/mean is \(8,\) there and \(4,\) here.*Use the model it was trained with"):
+    with pytest.raises(UserError, match=r"resnet10, width 0.125, cifar stem.*lacks 61.*resnet10 of blocks .1, 1, 1, 1., width 0.0625.*norm1/mean is \(8,\) there and \(4,\) here.*Use the model it was trained with"):
         read(path, tiny)
     _, path = source_of(tmp_path, name="resnet18")         # everything is there, and more: half a network is not that network
     with pytest.raises(UserError, match="has 40 encoder tensors that this run .*no place for: encoder/stage1/block1"):
@@ -231,7 +231,7 @@ def test_other_arithmetic_is_a_warning(tmp_path, model, augment, words):
 
 def test_another_stem_of_the_same_shapes_is_a_warning(tmp_path):
     _, path = source_of(tmp_path, stem="tensorflow")
-    note = read(path, Tiny(run_config("simclr", **HEADS, **{"model.stem": "imagenet"}), devices=1)).note
+    note = read(path, Tiny(run_config("simclr", **{**HEADS, "model.stem": "imagenet"}), devices=1)).note
     assert "with the stem 'tensorflow', this run has 'imagenet'; set --config.model.stem=tensorflow" in note
 
 

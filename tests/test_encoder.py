@@ -32,7 +32,7 @@ def spread(values):
 @functools.cache
 def tiny(ema):
     """A tiny job with a state of random weights, statistics and averages."""
-    t = Tiny(config_of("simclr", ema=str(ema), **{"method.hidden": "8", "method.dim": "4"}), devices=1)
+    t = Tiny(config_of("simclr", ema=str(ema), **{"method.hidden": "8", "method.dim": "4", "model.depths": "(1, 1, 1, 1)", "model.stem": "cifar"}), devices=1)
     t.state = dataclasses.replace(t.state, params=spread(t.state.params), aux=spread(t.state.aux))
     return t
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_loaded_is_a_sentence(tmp_path, exported):
 
 
 def test_weights_of_another_architecture_are_listed(encoder):
-    config = {**encoder.config, "model": {**encoder.config["model"], "name": "resnet18"}}
+    config = {**encoder.config, "model": {**encoder.config["model"], "name": "resnet18", "depths": ()}}
     with pytest.raises(UserError, match="do not fit resnet18.*missing.*block1"):
         encoders.build(config, encoder.variables, name="w")
     wide = {**encoder.config, "model": {**encoder.config["model"], "width": 0.125}}

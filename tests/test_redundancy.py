@@ -182,7 +182,7 @@ def test_what_was_drawn_is_handed_to_those_that_ask():
 
 
 def test_a_map_of_one_place_is_refused():
-    config = config_of("vicregl", **{"model.stem": "imagenet"})
+    config = config_of("vicregl", **{"model.stem": "imagenet", "model.depths": "(1, 1, 1, 1)"})
     with pytest.raises(UserError, match="one place, and vicregl compares places: choose a larger augment.size, or model.stem=cifar"):
         jobs.prepare(config, mesh.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True)).embedding()
 

@@ -28,7 +28,7 @@ def get_config(variant=""):
         c.batch_size, c.model.name, c.model.patch = 2048, "vit_small", 16
         c.method.update(clusters=2048, depth=6, heads=6)
     if variant == "laptop":
-        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, "20_steps", "2_steps", 1, "20_steps", "10_steps"
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, 20, 2, 1, "20_steps", 10
         c.augment.size, c.data.canvas, c.precision, c.data.examples, c.data.classes = 56, 64, "f32", 0, 0
         c.eval = ConfigDict(dict(reference=1000, queries=500))
         c.model.update(name="vit_tiny", image=56, width=64, depth=2, heads=1, registers=4, remat="none")

@@ -62,7 +62,7 @@ def get_config(variant=""):
         c.method.update(teacher_temp_warmup="0_steps", tau=0.996)
         c.optim.update(lr=1e-4, rules=((r"/prototypes/", dict(frozen_until=100)), (r"/prototypes/gain$", dict(decay=1.0)), (r"^encoder/patch/", dict(rate=0.2))))
     if variant == "laptop":
-        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, "20_steps", "2_steps", 1, "20_steps", "10_steps"
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, 20, 2, 1, "20_steps", 10
         c.augment.size, c.local.size, c.local.views, c.data.canvas, c.precision = 64, 32, 2, 96, "f32"
         c.data.examples = c.data.classes = 0
         c.eval = ConfigDict(dict(reference=1000, queries=500))

@@ -22,4 +22,11 @@ def get_config(variant=""):
         model=dict(name="vit_small", patch=16, image=224),
         method=dict(name="pmsn", prototypes=1024, hidden=2048, dim=256, tau=0.996, patch_drop=0.15),
         optim=dict(name="adamw", lr=1e-3, scaling="none", end_lr=1e-6, weight_decay=0.04, weight_decay_end=0.4, clip=3.0, clip_by="array")))
+    if variant == "laptop":
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, "20_steps", "2_steps", 1, "20_steps", "10_steps"
+        c.augment.size, c.local.size, c.local.views, c.data.canvas, c.precision = 64, 32, 2, 96, "f32"
+        c.data.examples = c.data.classes = 0
+        c.eval = ConfigDict(dict(reference=1000, queries=500))
+        c.model.update(name="vit_tiny", image=64, width=64, depth=2, heads=1)
+        c.method.update(prototypes=128, hidden=128, dim=32)
     return c

@@ -34,7 +34,7 @@ def get_config(variant=""):
     if variant == "base":
         c.model.name = "vit_base"
     if variant == "laptop":
-        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, "20_steps", "2_steps", 1, "20_steps", "10_steps"
+        c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, 20, 2, 1, "20_steps", 10
         c.augment.size, c.local.size, c.local.views, c.data.canvas, c.precision = 64, 32, 2, 96, "f32"
         c.data.examples = c.data.classes = 0
         c.eval = ConfigDict(dict(reference=1000, queries=500))

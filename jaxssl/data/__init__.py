@@ -154,7 +154,7 @@ def _part(train, test, said, kept, which, **rule):
     if not whole.classes:
         raise UserError(f"data.split='class_disjoint' parts images by their class, and {shown(whole.name)} has no classes; give a folder of class folders.")
     parts = disjoint.decide(whole.classes, **rule)
-    held = disjoint.take(whole, getattr(parts, which))
+    held = disjoint.take(whole, {"val": parts.val, "test": parts.test}[which])
     train = disjoint.take(whole, parts.train)
     disjoint.demand(train, held, parts.test)
     kept["split.json"] = {"rule": parts.how, "images": {"train": len(train), which: len(held)}, "train": parts.train, "val": parts.val, "test": parts.test}

@@ -81,7 +81,7 @@ def _lower(config, pairs, need, memory):
     if key and taken(key, 1) <= memory:
         most = bisect.bisect_right(range(1, counts[key]), memory, key=lambda most: taken(key, most))
         return f"{key} of at most {most:,} would fit, the other keys as they are"
-    if isinstance(width := config.model.get("width"), float) and (most := math.floor(100 * width * (memory / need) ** .5)):       # channels are multiples of it, both ways
+    if isinstance(width := config.model.get("width"), float) and (most := math.floor(99 * width * (memory / need) ** .5)):        # nearly all arrays are of its square
         return f"model.width of at most {most / 100:g} would fit, the other keys as they are"
     return "choose a smaller model.name, smaller heads, or more devices"
 

@@ -54,11 +54,12 @@ def read(path: str) -> tuple[list[str], list[str], list, list[landmarks.Lists]]:
     """Names of the gallery and of the queries, boxes (or None), and lists of each query. Raises: UserError."""
     try:
         with open(os.path.expanduser(path), encoding="utf-8") as file:
-            found = json.load(file)
+            text = file.read()
+        found = json.loads(text)
         gallery, queries = ([PurePath(str(name)).stem for name in found[key]] for key in ("imlist", "qimlist"))
         lists = [landmarks.Lists(*(np.array(own.get(key, []), np.int64) for key in landmarks.Lists._fields)) for own in found["gnd"]]
         boxes = [[float(v) for v in own["bbx"]] if own.get("bbx") is not None else None for own in found["gnd"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"the lists {shown(path)} cannot be read ({type(error).__name__}: {shown(str(error))[:200]}); they are JSON like {_TOLD}") from error
     if len(lists) != len(queries) or any(box is not None and len(box) != 4 for box in boxes):
         raise UserError(f"{shown(path)} has {len(queries)} queries (qimlist) and {len(lists)} lists (gnd), whose boxes have four numbers; there is one for each query")

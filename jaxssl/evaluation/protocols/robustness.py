@@ -74,7 +74,7 @@ def _read(file):
         if text.lstrip().startswith("{"):
             return {str(folder): str(name) for folder, name in json.loads(text).items()}
         return {folder: name.strip() for folder, name in (line.split(None, 1) for line in text.splitlines() if line.strip())}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"the map of classes {shown(file)} cannot be read ({shown(str(error))[:200]}); write JSON {{\"folder\": \"class\"}}, or a folder and its class "
                         "on each line") from error
 
