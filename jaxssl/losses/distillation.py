@@ -181,7 +181,7 @@ def distillation_metrics(student, teacher, *, student_temp):
       usage_entropy: entropy of the mean target over images and views. 0, with a teacher_entropy of 0, says that all images share one prototype.
       target_information: the difference of the last and the first, what a target says of the image: 0 in either collapse. student_information: the same of the student.
     """
-    _pairs(student, teacher)
+    _pairs(student, teacher, least=1)
     teacher = lax.stop_gradient(teacher.astype(jnp.float32))
     logp = jax.nn.log_softmax(lax.stop_gradient(_over(student, student_temp, "student_temp")), axis=-1)
     mean, said, usage = entropy(teacher).mean(), -jnp.mean(jnp.sum(jnp.exp(logp) * logp, -1)), entropy(teacher.mean((0, 1)))
@@ -201,13 +201,13 @@ def entropy(p):
     return -jnp.sum(jax.scipy.special.xlogy(p, p), axis=-1)
 
 
-def _pairs(student, teacher):
+def _pairs(student, teacher, least=2):
     """[T, V] f32 of numpy, 1 where views are compared; ValueError where shapes or types do not fit."""
     if student.ndim != 3 or teacher.ndim != 3 or student.shape[::2] != teacher.shape[::2]:
         raise ValueError(f"the student has shape {student.shape} and the teacher {teacher.shape}; expected [B, V, K] and [B, T, K], of the same images and width")
     V, T = student.shape[1], teacher.shape[1]
-    if V < 2 or not 1 <= T <= V:
-        raise ValueError(f"the student has {V} views and the teacher {T}; expected at least 2, and for the teacher the first 1 to {max(V, 2)} of them")
+    if V < least or not 1 <= T <= V:
+        raise ValueError(f"the student has {V} views and the teacher {T}; expected at least {least}, and for the teacher the first 1 to {max(V, least)} of them")
     for name, x in (("the student", student), ("the teacher", teacher)):
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"{name} has dtype {x.dtype}; expected a floating type")
