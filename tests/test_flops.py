@@ -15,7 +15,7 @@ BATCH, SIZE = 16, 16
 
 
 def job_of(devices=1, **changes):
-    config = config_of("simclr", **{"model.width": "0.25", **changes})
+    config = config_of("simclr", **{"model.width": "0.25", "model.depths": "(1, 1, 1, 1)", "model.stem": "cifar", **changes})
     return jobs.prepare(config, sharding.make_mesh(devices=jax.devices()[:devices]), jobs.Facts(1437, 10, 16, True))
 
 

@@ -21,6 +21,9 @@ ENCODERS = {"resnet": {"model.name": "resnet10", "model.depths": "(1, 1)", "mode
             "convnextv2": {"model.name": "convnextv2_atto", "model.width": "16", "model.depths": "(1, 1)"},
             "convnext": {"model.name": "convnext_tiny", "model.width": "16", "model.depths": "(1, 1)"}}
 ON_VIT = ("metric",)        # what has no head whose arrays would be large enough to be split, and needs no batch norm
+# On four stages, whose arrays are large enough to be split where those of the heads are not (W-MSE), or whose gradients differ less between
+# devices (VISReg: 1.2e-5 of their norm on two).
+DEEPER = ("visreg", "wmse")
 LESS = {"augment.size": "16", "data.source": "digits", "data.canvas": "16", "data.variant": "clean"}
 BRIEF = {"batch_size": "16", "total": "30", "warmup": "3", **LESS}
 SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR
@@ -48,6 +51,7 @@ def _small(method):
     file, name = spec(method)
     config = configs.load(str(ROOT / file), name)
     encoder = next(changes for family, changes in ENCODERS.items() if config.model.name.startswith(family))
+    encoder = encoder | ({"model.depths": "(1, 1, 1, 1)", "model.stem": "cifar"} if method in DEEPER else {})
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
     once = {"fill": "0_steps", "every": "2_steps", "reset": "2", "memory_start": "2"}    # of what happens once in a while, where an epoch is longer than a test
     once |= {"targets": "2", "top_layers": "2"}                                        # what fits into four by four patches and two blocks
