@@ -76,19 +76,6 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
         said, _ = asked(whole["params"]["encoder"], whole["batch_stats"]["encoder"], x)                              # no key: no block is left out
         return normalised(jax.lax.stop_gradient(said.tokens))
 
-    def tokenized(aux, x, key, step):
-        """Labels int32 [R, N] of images, the codebook after them, and what was looked at."""
-        rows = described(aux, x)
-        every = rows.reshape(-1, rows.shape[-1])                                                                      # [R·N, D]
-        book = aux["codebook"]
-        few = (step == 0) | (book["share"] < 0.1 / tokens)
-        drawn = clustering.drawn_rows(key, every, jnp.ones(len(every)), book["centroids"])
-        centroids = jnp.where(few[:, None], drawn, book["centroids"])
-        labels = nearest_codes(rows, centroids)
-        share = jnp.zeros(tokens).at[labels.reshape(-1)].add(1 / labels.size)
-        moved = clustering.momentum_groups(centroids, every, momentum=momentum)
-        return labels, {"centroids": moved, "share": momentum * jnp.where(few, 1 / tokens, book["share"]) + (1 - momentum) * share}, rows
-
     def loss(params, aux, batch, key, step):
         views, stats = batch["views"], aux["batch_stats"]
         x = flat(views)                                                                                               # [B, V, H, W, C] -> [R, H, W, C]
@@ -101,7 +88,8 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
             said, _ = vq(params["tokenizer"], {}, pixels)
             labels, told, own = said.labels, said.labels, quantisation(pixels, said.pixels, said.z, said.codes, commitment=commitment)
         else:
-            labels, kept["codebook"], told = tokenized(aux, x, book_key, step)
+            told = described(aux, x)
+            labels, kept["codebook"] = tokenized(aux["codebook"], told, book_key, step, momentum)
         value = token_cross_entropy(logits, labels, mask)
         share = jnp.zeros(tokens).at[labels.reshape(-1)].add(1 / labels.size)
         accuracy = jnp.sum((logits.argmax(-1) == labels) & mask) / jnp.maximum(mask.sum(), 1)
@@ -112,3 +100,15 @@ def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="km
     student = Method(init, loss, unchanged, embedding(encoder), loads={"frozen/teacher": teacher} if teacher else {}, needs=Needs(views=1, patches=True),
                      hidden=lambda key, views: on_grid(drawn(key, flat(views)), views, vit.patch))
     return with_teacher(student, ("encoder",), decay) if averaged else student
+
+
+def tokenized(book, rows, key, step, momentum):
+    """Labels int32 [R, N] of rows [R, N, D], and the codebook after them."""
+    every, tokens = rows.reshape(-1, rows.shape[-1]), len(book["share"])                                              # [R·N, D]
+    few = (step == 0) | (book["share"] < 0.1 / tokens)
+    drawn = clustering.drawn_rows(key, every, jnp.ones(len(every)), book["centroids"])
+    centroids = jnp.where(few[:, None], drawn, book["centroids"])
+    labels = nearest_codes(rows, centroids)
+    share = jnp.zeros(tokens).at[labels.reshape(-1)].add(1 / labels.size)
+    moved = clustering.momentum_groups(centroids, every, momentum=momentum)
+    return labels, {"centroids": moved, "share": momentum * jnp.where(few, 1 / tokens, book["share"]) + (1 - momentum) * share}

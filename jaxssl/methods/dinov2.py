@@ -25,7 +25,7 @@ from jaxssl.augment import ragged
 from jaxssl.errors import UserError
 from jaxssl.losses.distillation import centered, cross_entropy, distillation_metrics, prototypes_used, sinkhorn, token_cross_entropy, update_center
 from jaxssl.losses.spread import gram, koleo as koleo_loss
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, on_grid, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, blamed, check_range, embedding, flat, nets, on_grid, unchanged, with_teacher
 from jaxssl.models.net import Net
 from jaxssl.models.prototypes import PrototypeHead
 
@@ -53,23 +53,7 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
       gram_weight: of Gram anchoring, 0 for none. From gram_from on the cosines of patches keep to those of a copy of the teacher, taken then and so often again
         (gram_renewals) every gram_renewed; it sees the crop enlarged gram_scale times. (In the paper it is cut anew at twice the size, which has more detail.)
     """
-    settings = locals()
-    positive = ("student_temp", "teacher_temp", "teacher_temp_start")
-    counts = ("iterations", "hidden", "bottleneck", "layers", "mask_smallest", "mask_groups", "koleo_groups", "gram_scale")
-    weights = ("patch_weight", "local_weight", "koleo", "koleo_floor", "gram_weight", "gram_renewals", "patch_prototypes", "patch_hidden", "patch_bottleneck")
-    check_range(**{name: (settings[name], "above 0", settings[name] > 0) for name in positive},
-                **{name: (settings[name], "at least 1", settings[name] >= 1) for name in counts},
-                **{name: (settings[name], "0 or more", settings[name] >= 0) for name in weights},
-                **{name: (settings[name], "in [0, 1]", 0 <= settings[name] <= 1) for name in ("tau", "tau_end", "mask_share")},
-                center_momentum=(center_momentum, "in [0, 1)", 0 <= center_momentum < 1), prototypes=(prototypes, "at least 2", prototypes >= 2),
-                assignment=(assignment, f"one of {', '.join(ASSIGNMENTS)}", assignment in ASSIGNMENTS),
-                mask_shape=(mask_shape, f"one of {', '.join(ragged.SHAPES)}", mask_shape in ragged.SHAPES),
-                patch_mean=(patch_mean, "crops or masked", patch_mean in ("crops", "masked")), koleo_crops=(koleo_crops, "both or first", koleo_crops in ("both", "first")))
-    if koleo and (batch_size % koleo_groups or batch_size // koleo_groups < 2):
-        raise UserError(f"method.koleo_groups is {koleo_groups}; it must divide the batch of {batch_size} and leave two images in a group, each the other's neighbour: "
-                        f"choose 1, or {batch_size // 2} at most, or method.koleo=0")
-    if not separate and (patch_prototypes or patch_hidden or patch_bottleneck):
-        raise UserError("method.patch_prototypes, patch_hidden and patch_bottleneck are of a head of its own; set method.separate, or leave them 0")
+    _check(locals())
 
     def head_of(*dims):
         return PrototypeHead((dims[0],) * (layers - 1) + dims[1:], gain=not norm_last_layer)
@@ -99,19 +83,6 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
         """Logits of class tokens [B, V, D] and of patches [M, D]."""
         return heads["head"].per_view(params["head"], stats["head"], pooled)[0], heads[patch_name](params[patch_name], stats[patch_name], tokens)[0]
 
-    def anchor(copy, x, tokens, step):
-        """Gram anchoring to the kept copy, 0 before it begins: x [R, H, W, C] whose patches the student says are tokens [R, N, D]."""
-        def value(_):
-            side = x.shape[1] * gram_scale
-            large = x if gram_scale == 1 else jax.image.resize(x, (len(x), side, side, x.shape[-1]), "cubic")
-            kept = encoder(copy["params"], copy["batch_stats"], large)[0].tokens
-            grid = (x.shape[1] // encoder.module.patch, x.shape[2] // encoder.module.patch)
-            if gram_scale > 1:
-                square = kept.reshape(len(x), grid[0] * gram_scale, grid[1] * gram_scale, -1)
-                kept = jax.image.resize(square, (len(x), *grid, square.shape[-1]), "cubic", antialias=False).reshape(len(x), grid[0] * grid[1], -1)
-            return gram(tokens, kept)
-        return jax.lax.cond(step >= starts, value, lambda _: jnp.zeros(()), None)
-
     def loss(params, aux, batch, key, step):
         mask_key, drop_key = jax.random.split(key)
         gone = drawn(encoder, mask_key, batch["views"], **how)
@@ -139,7 +110,7 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
             value += koleo * (n if koleo_crops == "both" else 1) * spread                           # summed over crops, as in the code
             metrics |= {"koleo": spread, **seen}
         if gram_weight:
-            metrics["gram"] = anchor(aux["gram"], batch["views"].reshape(-1, *batch["views"].shape[2:]), tokens, step)
+            metrics["gram"] = jax.lax.cond(step >= starts, lambda: anchored(encoder, aux["gram"], flat(batch["views"]), tokens, gram_scale), lambda: jnp.zeros(()))
             value += gram_weight * metrics["gram"]
         seen = {"features": pooled[:, :n], "predicted": by_view(tokens, batch["views"]), "target": by_view(their_tokens, batch["views"])}
         return value, ({**aux, "batch_stats": stats, **kept}, metrics, seen)
@@ -157,14 +128,47 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
     return with_teacher(student, ("encoder", *modules), decay)
 
 
+def _check(settings: dict) -> None:
+    """Raises: UserError for arguments of `make` that are out of range or contradict one another."""
+    positive = ("student_temp", "teacher_temp", "teacher_temp_start")
+    counts = ("iterations", "hidden", "bottleneck", "layers", "mask_smallest", "mask_groups", "koleo_groups", "gram_scale")
+    weights = ("patch_weight", "local_weight", "koleo", "koleo_floor", "gram_weight", "gram_renewals", "patch_prototypes", "patch_hidden", "patch_bottleneck")
+    among = {"assignment": ASSIGNMENTS, "mask_shape": ragged.SHAPES}
+    given = settings.__getitem__
+    check_range(**{name: (given(name), "above 0", given(name) > 0) for name in positive},
+                **{name: (given(name), "at least 1", given(name) >= 1) for name in counts},
+                **{name: (given(name), "0 or more", given(name) >= 0) for name in weights},
+                **{name: (given(name), "in [0, 1]", 0 <= given(name) <= 1) for name in ("tau", "tau_end", "mask_share")},
+                **{name: (given(name), f"one of {', '.join(names)}", given(name) in names) for name, names in among.items()},
+                **{name: (given(name), " or ".join(names), given(name) in names) for name, names in (("patch_mean", ("crops", "masked")), ("koleo_crops", ("both", "first")))},
+                center_momentum=(given("center_momentum"), "in [0, 1)", 0 <= given("center_momentum") < 1),
+                prototypes=(given("prototypes"), "at least 2", given("prototypes") >= 2))
+    groups, batch_size = given("koleo_groups"), given("batch_size")
+    if given("koleo") and (batch_size % groups or batch_size // groups < 2):
+        raise UserError(f"method.koleo_groups is {groups}; it must divide the batch of {batch_size} and leave two images in a group, each the other's neighbour: "
+                        f"choose 1, or {batch_size // 2} at most, or method.koleo=0")
+    if not given("separate") and (given("patch_prototypes") or given("patch_hidden") or given("patch_bottleneck")):
+        raise UserError("method.patch_prototypes, patch_hidden and patch_bottleneck are of a head of its own; set method.separate, or leave them 0")
+
+
+def anchored(encoder: Net, copy: dict, x: jax.Array, tokens: jax.Array, scale: int) -> jax.Array:
+    """Gram anchoring of the student's patches tokens [R, N, D] of x [R, H, W, C] to what a kept copy of the teacher says of x, enlarged `scale` times."""
+    side, patch = x.shape[1] * scale, encoder.module.patch
+    large = x if scale == 1 else jax.image.resize(x, (len(x), side, side, x.shape[-1]), "cubic")
+    kept = encoder(copy["params"], copy["batch_stats"], large)[0].tokens
+    if scale > 1:
+        rows, columns = x.shape[1] // patch, x.shape[2] // patch
+        square = kept.reshape(len(x), rows * scale, columns * scale, -1)
+        kept = jax.image.resize(square, (len(x), rows, columns, square.shape[-1]), "cubic", antialias=False).reshape(len(x), rows * columns, -1)
+    return gram(tokens, kept)
+
+
 def drawn(encoder: Net, key: jax.Array, views: jax.Array, **how: Any) -> ragged.Hidden:
     """What is hidden of the crops of views [B, V, H, W, C], row by row; how: as `ragged.draw` takes it. Raises: UserError."""
     _, _, height, width, _ = views.shape
     patch = encoder.module.patch
-    try:
+    with blamed("mask_share, mask_ratios or mask_groups"):
         return ragged.draw(key, views.shape[0] * views.shape[1], (height // patch, width // patch), **how)
-    except ValueError as error:
-        raise UserError(f"method.mask_share, mask_ratios or mask_groups: {error}") from error
 
 
 def masked_on_grid(encoder: Net, key: jax.Array, views: jax.Array, **how: Any) -> jax.Array:
@@ -182,7 +186,7 @@ def seen_masked(encoder: Net, params: dict, stats: dict, batch: dict, mask: jax.
     statistics with the encoder's renewed."""
     views, stats = batch["views"], dict(stats)
     keys = jax.random.split(key)
-    seen, stats["encoder"] = encoder(params["encoder"], stats["encoder"], views.reshape(-1, *views.shape[2:]), key=keys[0], mask=mask)
+    seen, stats["encoder"] = encoder(params["encoder"], stats["encoder"], flat(views), key=keys[0], mask=mask)
     pooled = seen.pooled.reshape(*views.shape[:2], -1)                                              # [B·V, D] -> [B, V, D]
     if "local" in batch:
         local, stats["encoder"] = encoder.pooled.per_view(params["encoder"], stats["encoder"], batch["local"], key=keys[1])
@@ -192,5 +196,5 @@ def seen_masked(encoder: Net, params: dict, stats: dict, batch: dict, mask: jax.
 
 def seen_whole(encoder: Net, teacher: dict, views: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What a teacher sees of views [B, V, …], nothing hidden and no block left out: class tokens [B, V, D] and patches [B · V, N, D]; no gradient."""
-    seen = stop_gradient(encoder(teacher["params"]["encoder"], teacher["batch_stats"]["encoder"], views.reshape(-1, *views.shape[2:]))[0])
+    seen = stop_gradient(encoder(teacher["params"]["encoder"], teacher["batch_stats"]["encoder"], flat(views))[0])
     return seen.pooled.reshape(*views.shape[:2], -1), seen.tokens

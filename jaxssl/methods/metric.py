@@ -84,10 +84,7 @@ def make(*, encoder, net, mesh, batch_size, classes, loss="multi_similarity", mi
                                             ("beta_of", beta_of, beta_of != "given", loss == "margin", "margin")):
         if used and not good:
             raise UserError(f"method.{key} is {value}, which is read with {readers} and not with {loss}; leave it out")
-    if norms != "learned" and not hasattr(encoder.module, "bn_groups"):
-        raise UserError(f"method.norms is {norms}, but the encoder has no batch norm; leave it out")
-    if norms != "learned" and getattr(encoder.module, "drop_path", 0):
-        raise UserError(f"method.norms is {norms} and model.drop_path {encoder.module.drop_path}: with still norms no branch is left out; set model.drop_path=0")
+    _check_norms(norms, encoder.module)
     if classes == 1:
         raise UserError("the images are of one class, so that nothing tells them apart; give images of two classes or more")
     kept, mined = ({key: own[key] for key in own if key in _keys(f)} for f in (LOSSES[loss], MINERS[miner]))
@@ -139,6 +136,13 @@ def make(*, encoder, net, mesh, batch_size, classes, loss="multi_similarity", mi
 
     return Method(init, loss_, unchanged, embedding(encoder), heads={"projector": (head, "encoder")} if dim else {}, places=((r"^memory/", "rows"),),
                   needs=Needs(views=1, most=1, labels=True, pairs=not weighed))
+
+
+def _check_norms(norms, module):
+    if norms != "learned" and not hasattr(module, "bn_groups"):
+        raise UserError(f"method.norms is {norms}, but the encoder has no batch norm; leave it out")
+    if norms != "learned" and getattr(module, "drop_path", 0):
+        raise UserError(f"method.norms is {norms} and model.drop_path {module.drop_path}: with still norms no branch is left out; set model.drop_path=0")
 
 
 def _keys(function):

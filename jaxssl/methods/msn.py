@@ -11,10 +11,9 @@ from jax.lax import stop_gradient
 
 from jaxssl import schedules
 from jaxssl.augment import masks
-from jaxssl.errors import UserError
 from jaxssl.losses.distillation import cross_entropy, distillation_metrics, prototypes_used, sinkhorn
 from jaxssl.losses.spread import mean_prior, power_law
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged, with_teacher
+from jaxssl.methods.base import Method, Needs, blamed, check_range, embedding, flat, nets, unchanged, with_teacher
 from jaxssl.models.heads import TORCH, Projector
 from jaxssl.models.net import Net
 from jaxssl.models.prototypes import Prototypes, unit
@@ -53,17 +52,15 @@ def siamese(encoder, net, total, *, temperature, sharpen, tau, prototypes, hidde
     def kept(key, x):
         """Patches [R, n] that stay of images [R, H, W, C]."""
         n_patches = x.shape[1] // encoder.module.patch * (x.shape[2] // encoder.module.patch)
-        try:
+        with blamed("patch_drop"):
             keep = masks.random(key, 1 if shared_drop else len(x), n_patches, patch_drop)[0]
-        except ValueError as error:
-            raise UserError(f"method.patch_drop: {error}") from error
         return jnp.broadcast_to(keep, (len(x), keep.shape[1]))
 
     def projected(params, stats, crops, keys, drop=None):
         """Crops of several sizes, [B, V, …] each: features [B, V, D], unit vectors [B, V, K], new statistics; drop: key of the patches left out of the first of them."""
         stats, h = dict(stats), []
         for i, views in enumerate(crops):
-            x = views.reshape(-1, *views.shape[2:])                                                 # [B, V, …] -> [B·V, …]
+            x = flat(views)
             part = {"keep": kept(drop, x)} if drop is not None and i == 0 and patch_drop else {}
             seen, stats["encoder"] = encoder.pooled(params["encoder"], stats["encoder"], x, key=keys[i], **part)
             h.append(seen.reshape(*views.shape[:2], -1))

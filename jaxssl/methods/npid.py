@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxssl.losses import discrimination
 from jaxssl.losses.unit import normalised
-from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
+from jaxssl.methods.base import Method, begin, check_range, embedding, projected, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
