@@ -72,7 +72,8 @@ def main():
 
 
 def mfu(flops, seconds, device):
-    from jaxssl.training import progress
+    sys.path.insert(0, str(ROOT))
+    from jaxssl.training import progress                                    # touches no device
 
     return progress.mfu(flops, seconds, 1, device)
 

@@ -109,7 +109,11 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, there: jax.Array | None)
     Where `fused` says so by cuDNN's kernel, which never holds the weights [B, heads, N, N]; else as XLA compiles it. Both take the softmax in float32.
     """
     if there is None and fused(q):
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        count, odd, how = q.shape[1], q.shape[1] % 2, {}
+        if odd:                                                                      # JAX gives cuDNN's gradient for an even number of tokens alone: one more, that is not there
+            q, k, v = (jnp.pad(a, ((0, 0), (0, 1), (0, 0), (0, 0))) for a in (q, k, v))
+            how = dict.fromkeys(("query_seq_lengths", "key_value_seq_lengths"), jnp.full(len(q), count, jnp.int32))
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **how)[:, :count]
     return jax.nn.dot_product_attention(q, k, v, mask=None if there is None else there[:, None, None])
 
 
