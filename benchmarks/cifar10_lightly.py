@@ -86,7 +86,8 @@ def main():
             print(side, method, seed, json.dumps(found), file=sys.stderr, flush=True)
             device = found.pop("device")
             result["machines"].setdefault(device, machine("jax", "jaxlib", "flax", "optax", "torch", "torchvision", "lightly"))
-            add(result, {"method": method, "seed": seed, "epochs": args.epochs, "batch": args.batch, "norms": args.norms, "device": device, side: found | {"at_a_time": args.parallel}})
+            found["at_a_time"] = args.parallel
+            add(result, {"method": method, "seed": seed, "epochs": args.epochs, "batch": args.batch, "norms": args.norms, "device": device, side: found})
             write(out, result)
 
     with ThreadPoolExecutor(args.parallel) as pool:
@@ -156,8 +157,7 @@ def ours(args, method, seed, _):
         finally:
             sys.stdout = screen
         memory = {"device_peak": (device.memory_stats() or {}).get("peak_bytes_in_use"), "host_peak": host_peak()}
-        has = json.loads(Path(folder, "run/config.json").read_text())["method"].keys() & {"tau"}
-        encoder = jaxssl.load(f"{folder}/run", weights="student" if has and method in ("moco_v2", "byol", "dino") else "")
+        encoder = jaxssl.load(f"{folder}/run", weights="student" if method in ("moco_v2", "byol", "dino") else "")
         (images, labels), (queries, wanted) = decoded(args.train), decoded(args.test)
         scored = knn(encoder(queries), wanted, encoder(images), labels)
     return {"knn": scored, **{k: run[k] for k in ("train_seconds", "images_per_second", "compile_seconds")}, **memory, "wall_seconds": time.time() - begin,
@@ -198,8 +198,8 @@ def lightly(args, method, seed, _):
     encoder = peer.student["encoder"]
     untrained = [embed(encoder, x, augment, device) for x in (queries, images)]
     free = [p for p in peer.student.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW([{"params": [p for p in free if p.ndim > 1], "weight_decay": optim["weight_decay"]}, {"params": [p for p in free if p.ndim <= 1], "weight_decay": 0.0}],
-                                  lr=optim["lr"])
+    groups = [{"params": [p for p in free if p.ndim > 1], "weight_decay": optim["weight_decay"]}, {"params": [p for p in free if p.ndim <= 1], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=optim["lr"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: t / warmup if t < warmup else 0.5 * (1 + math.cos(math.pi * (t - warmup) / (total - warmup))))
     loader = torch.utils.data.DataLoader(Views(images, transform(augment)), batch_size=args.batch, shuffle=True, num_workers=args.workers, drop_last=True,
                                          persistent_workers=args.workers > 0, pin_memory=device.type == "cuda")
@@ -249,8 +249,8 @@ def transform(augment):
         from lightly.transforms.simclr_transform import SimCLRTransform
         from lightly.transforms.vicreg_transform import VICRegTransform
     how = dict(input_size=augment["size"], cj_prob=augment["jitter"], cj_strength=1.0, cj_bright=augment["brightness"], cj_contrast=augment["contrast"],
-               cj_sat=augment["saturation"], cj_hue=augment["hue"], min_scale=augment["crop_scale"][0], random_gray_scale=augment["gray"], gaussian_blur=augment["blur"], hf_prob=0.5,
-               normalize={"mean": list(augment["mean"]), "std": list(augment["std"])})
+               cj_sat=augment["saturation"], cj_hue=augment["hue"], min_scale=augment["crop_scale"][0], random_gray_scale=augment["gray"], gaussian_blur=augment["blur"],
+               hf_prob=0.5, normalize={"mean": list(augment["mean"]), "std": list(augment["std"])})
     return VICRegTransform(**how, solarize_prob=augment["solarize"]) if augment["solarize"] else SimCLRTransform(**how)
 
 

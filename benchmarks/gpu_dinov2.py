@@ -29,9 +29,9 @@ OURS = {"dots": ({"model.drop_rows": True, "model.remat": "dots"}, True), "none"
         "full": ({"model.drop_rows": True, "model.remat": "full"}, True), "dots, XLA's attention": ({"model.drop_rows": True, "model.remat": "dots"}, False),
         "none, blocks written out": ({"model.drop_rows": True, "model.remat": "none", "model.scan": False}, True), "rows": ({"model.remat": "dots"}, True)}
 PEER = "facebookresearch/dinov2"
-DEFAULT = ("dots", PEER, "none", "dots, XLA's attention", "none, blocks written out", "rows")
-SMALL = {"augment.size": 32, "local.size": 16, "data.canvas": 32, "model.name": "vit_tiny", "model.patch": 8, "model.image": 32, "model.width": 64, "model.depth": 2, "model.heads": 1,
-         "method.prototypes": 512, "method.hidden": 64, "method.bottleneck": 32}
+DEFAULT = ("dots", PEER, "none", "dots, XLA's attention", "rows", "none, blocks written out")
+SMALL = {"augment.size": 32, "local.size": 16, "data.canvas": 32, "model.name": "vit_tiny", "model.patch": 8, "model.image": 32, "model.width": 64, "model.depth": 2,
+         "model.heads": 1, "method.prototypes": 512, "method.hidden": 64, "method.bottleneck": 32}
 SMALL_PEER = {"student.arch": "vit_test", "student.patch_size": 8, "student.block_chunks": 2, "crops.global_crops_size": 32, "crops.local_crops_size": 16,
               "dino.head_n_prototypes": 512, "dino.head_hidden_dim": 64, "dino.head_bottleneck_dim": 32}
 
