@@ -8,10 +8,10 @@ Needs torch, torchvision and lightly. Recipe: configs/cifar10/NAME.py:laptop on 
 many epochs; benchmarks/lightly_methods.py says what lightly's side consists of. Each view is normed by itself, as lightly does (`--norms joint`: both together).
 Both sides of a seed start at the same weights: runs that start elsewhere differ by some .7 points of kNN whoever trains them. The order of the images, the draws of the views
 and the random rows that banks begin with stay each side's own. Scored are the student's features of the same images, by the same kNN (k 200, T .1), at the end.
-Each side runs on a GPU where it finds one; both then multiply in TF32, as XLA does there unless told otherwise. lightly's views are those of its transforms, of PIL images from
-memory in `--workers` loader processes; ours are drawn on the device. Decoding the zip is not in lightly's time of training, nor in ours. device_peak: bytes that the device held
-at most, with resident images on our side, and what XLA tries out while it compiles; host_peak: resident bytes of the process, without loader processes. Runs side by side
-(`--parallel`) slow one another down, so that times beside them are bounds; a row says how many there were.
+Each side runs on a GPU where it finds one, with its own defaults: TF32 in the convolutions of both, and in XLA's products but those of losses. lightly's views are those of its
+transforms, of PIL images from memory in `--workers` loader processes; ours are drawn on the device. Decoding the zip is in neither time of training. device_peak: bytes that the
+device held at most, with resident images on our side, and what XLA tries out while it compiles; host_peak: resident bytes of the process, without loader processes. Runs side by
+side (`--parallel`) slow one another down, so that times beside them are bounds; at_a_time says how many there were.
 
 Predicted for SimCLR before measuring: equal kNN within the spread, since losses, views and schedule agree to rounding; for the nine others the same, but for MoCo and NNCLR, whose
 rows never meet themselves here.
@@ -191,7 +191,6 @@ def lightly(args, method, seed, _):
         weights = dict(np.load(f"{folder}/start.npz"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     augment, optim, total, warmup = given["config"]["augment"], given["config"]["optim"], given["total"], given["warmup"]
     (images, labels), (queries, wanted) = decoded(args.train), decoded(args.test)
     peer = Peer(method, given["config"]["method"], total, args.norms == "joint").start(weights).to(device)

@@ -144,7 +144,28 @@ def ours(args, variant, batch):
     sizes = compiled.memory_analysis()
     return {"device": device.device_kind, **result, "images_per_second": batch / result["seconds"], "attention": uses, "flops": job.flops(),
             "device_peak": (device.memory_stats() or {}).get("peak_bytes_in_use"), "compiled_bytes": sizes and sizes.argument_size_in_bytes + sizes.temp_size_in_bytes,
-            "overrides": overrides, "metrics": metrics}
+            **({"attention_error": attention_errors()} if uses == "cudnn" else {}), "overrides": overrides, "metrics": metrics}
+
+
+def attention_errors():
+    """Largest error of attention's value and gradients in bfloat16 over the largest of float32's, for both numbers of tokens: by cuDNN, as the network calls it, and by XLA."""
+    import jax
+    import jax.numpy as jnp
+    from jaxssl.models import transformer
+
+    def both(attend, *a):
+        value, back = jax.vjp(attend, *a[:3])
+        return value, *back(a[3].astype(value.dtype))
+
+    errors = {}
+    for count in (197, 37):
+        exact = [jax.random.normal(jax.random.key(i), (4, count, 16, 64)).astype(jnp.bfloat16).astype(jnp.float32) for i in range(4)]
+        with jax.default_matmul_precision("highest"):
+            wanted = jax.jit(lambda *a: both(jax.nn.dot_product_attention, *a))(*exact)
+        for name, attend in (("cudnn", lambda q, k, v: transformer.attention(q, k, v, None)), ("xla", jax.nn.dot_product_attention)):
+            found = jax.jit(lambda *a, attend=attend: both(attend, *a))(*(x.astype(jnp.bfloat16) for x in exact))
+            errors[f"{name}, {count} tokens"] = max(float(jnp.abs(x.astype(jnp.float32) - y).max() / jnp.abs(y).max()) for x, y in zip(found, wanted))
+    return errors
 
 
 def theirs(args, variant, batch):
@@ -152,7 +173,7 @@ def theirs(args, variant, batch):
     from dinov2_peer import prepared
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = True                            # as utils/config.py and hubconf leave the rest
+    torch.backends.cuda.matmul.allow_tf32 = True                            # as train/train.py sets it
     step, model = prepared(args.peer, SMALL_PEER if args.small else {}, batch, device, "bfloat16")
     metrics = {}
 
