@@ -71,53 +71,55 @@ def moved(i: Instruction, computation: Computation, program: Program) -> tuple[i
         size = buffers(i.shape)[-2].nbytes
         return 3 * size, size
     touched = _touched(i, computation, program)
-    return sum(size for size, _ in touched), sum(size for size, space in touched if space == 0)
+    return sum(counted for counted, _, _ in touched), sum(size for _, size, space in touched if space == 0)
 
 
 def _touched(i, computation, program):
-    """(bytes, memory space) of every array that an instruction reads and makes, as far as it touches them.
+    """(bytes as XLA counts them, bytes, memory space) of every array that an instruction reads and makes, as far as it touches them.
 
-    A collective that a TPU computes beside others is charged where it starts: in the fusions that go on with it, whose root is a tuple, and in the one that ends it, whose root
-    is a call that gives a single array, its arrays cost nothing, and neither does what passes through.
+    A collective that a TPU computes beside others moves where it starts: in the fusions that go on with it, whose root is a tuple, and in the one that ends it, whose root is a
+    call that gives a single array, its arrays lie still, and so does what passes through. XLA counts them whole each time.
     """
     inside = program.computations.get(i.calls[0], {}) if i.op == "fusion" and i.calls else {}
     root = next((x for x in inside.values() if x.root), None)
     made = [i] if root is None else [_plain(inside.get(o), inside) for o in root.operands] if root.op == "tuple" else [_plain(root, inside)]
-    if root is not None and root.op == "custom-call" and not i.shape.startswith("(") and any(x.op in COLLECTIVES for x in inside.values()):
-        return []
-    going, arrays = root is not None and root.op == "tuple", buffers(i.shape)
+    goes_on, arrays = root is not None and root.op == "tuple", buffers(i.shape)
+    ends = root is not None and root.op == "custom-call" and not i.shape.startswith("(") and any(x.op in COLLECTIVES for x in inside.values())
     if len(made) != len(arrays):
         made = [None] * len(arrays)
     found = []
     for x, b in zip(made, arrays):
-        free = going and x is not None and x.op in ("parameter", *COLLECTIVES)
-        found.append((0 if free else _slice(x, inside or computation) if x is not None and x.op == "dynamic-update-slice" else b.nbytes, b.space))
+        size = _slice(x, inside or computation) if x is not None and x.op == "dynamic-update-slice" else b.nbytes
+        still = ends or goes_on and x is not None and x.op in ("parameter", *COLLECTIVES)
+        found.append((size, 0 if still else size, b.space))
     for number, name in enumerate(i.operands):
         if name not in computation:
             continue
-        held = buffers(computation[name].shape)
-        read = None
+        held, sizes = buffers(computation[name].shape), [None, None]
         if len(held) == 1:
-            read = _read(_uses(_parameter(number, inside), inside) if root is not None else [(name, i)], inside or computation, program, going)
-        found += [(b.nbytes if read is None else read, b.space) for b in held]
+            uses = _uses(_parameter(number, inside), inside) if root is not None else [(name, i)]
+            sizes = [_read(uses, inside or computation, program, on) for on in (False, goes_on)]
+        counted, read = ([b.nbytes for b in held] if size is None else [size] for size in sizes)
+        found += [(size, 0 if ends else least, b.space) for size, least, b in zip(counted, read, held, strict=True)]
     return found
 
 
-def _read(uses, inside, program, fused=False):
-    """Bytes that instructions read of one array, where `uses` are (its name there, the instruction); None for all of it. fused: collectives there go on."""
+def _read(uses, inside, program, on):
+    """Bytes that instructions read of one array, where `uses` are (its name there, the instruction); None for all of it.
+
+    on: what passes through, or to a collective, lies still.
+    """
     total = 0
     for name, x in uses:
         if x.op in ("dynamic-slice", "dynamic-update-slice") and x.operands[0] == name and name not in x.operands[1:]:
             total += _slice(x, inside)
         elif x.op == "fusion" and x.calls:                         # of a fusion within one: what that reads
             body = program.computations.get(x.calls[0], {})
-            parts = [_read(_uses(_parameter(number, body), body), body, program) for number, operand in enumerate(x.operands) if operand == name]
+            parts = [_read(_uses(_parameter(number, body), body), body, program, on) for number, operand in enumerate(x.operands) if operand == name]
             if None in parts:
                 return None
             total += sum(parts)
-        elif x.op == "tuple" and x.root:
-            continue
-        elif not (fused and x.op in COLLECTIVES):
+        elif not (on and (x.op in COLLECTIVES or x.op == "tuple" and x.root)):
             return None
     return total if uses else None
 
