@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.custom_partitioning import custom_partitioning
 
 from jaxssl.errors import UserError
 from jaxssl.models import positions, transformer, vit
 from jaxssl.models.features import Features
+from tests.tiny import Tiny, config_of
 
 TINY = {"width": 32, "depth": 2, "heads": 4, "patch": 8, "image": 32, "precision": "f32"}
 EVERYTHING = {"ffn": "swiglu", "qk_norm": True, "registers": 2, "layer_scale": 0.1, "mask_token": True}
@@ -380,3 +382,16 @@ def test_attention_goes_to_cudnn_only_where_it_can(monkeypatch, dtype, width, pl
     device = type("Device", (), {"platform": platform, "compute_capability": capability})
     monkeypatch.setattr(jax, "devices", lambda: [device])
     assert transformer.fused(jnp.zeros((1, 2, 1, width), dtype)) is answer
+
+
+def test_a_step_has_one_mesh_as_partitioned_kernels_ask_for(monkeypatch):
+    """cuDNN's attention is a `custom_partitioning`, with which JAX refuses a program whose arrays lie on two meshes."""
+    same = custom_partitioning(lambda q: q)
+    same.def_partition(lambda mesh, operands, _: (mesh, lambda q: q, operands[0].sharding, (operands[0].sharding,)), sharding_rule="... -> ...",
+                       infer_sharding_from_operands=lambda mesh, operands, _: operands[0].sharding)
+    kernel = jax.custom_vjp(same)
+    kernel.defvjp(lambda q: (same(q), None), lambda _, g: (g,))
+    plain = transformer.attention
+    monkeypatch.setattr(transformer, "attention", lambda q, k, v, there: plain(kernel(q), k, v, there))
+    run = Tiny(config_of("mae"), devices=8, fsdp=2)
+    assert "CustomSPMDPartitioning" in run.job.step.lower(run.state, run.batch(0)).as_text()

@@ -118,8 +118,9 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, there: jax.Array | None)
 
 
 def fused(q: jax.Array) -> bool:
-    """Whether cuDNN's attention can take q: bfloat16, heads of a multiple of 8 up to 128 channels, an NVIDIA GPU of compute capability 8 or more."""
-    if q.dtype != jnp.bfloat16 or q.shape[-1] % 8 or q.shape[-1] > 128:
+    """Whether cuDNN's attention can take q: bfloat16, heads of a multiple of 8 up to 128 channels, NVIDIA GPUs of compute capability 8 or more, and no more of them than
+    share one copy of the parameters: beyond, a step has a second mesh (`parallel.mesh.update_slices`), and JAX partitions this kernel in programs of one mesh alone."""
+    if q.dtype != jnp.bfloat16 or q.shape[-1] % 8 or q.shape[-1] > 128 or jax.device_count() > 16:
         return False
     device = jax.devices()[0]
     return device.platform == "gpu" and bool(_AMPERE.fullmatch(str(getattr(device, "compute_capability", ""))))
