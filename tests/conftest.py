@@ -1,4 +1,5 @@
 """Every test runs on eight emulated CPU devices: nothing about several devices is opt-in."""
+import gc
 import os
 
 from compiled import QUICK, folder
@@ -13,6 +14,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 from jaxssl.parallel import runtime  # noqa: E402: after the flags above
 
+gc.set_threshold(50_000, 20, 50)     # tracing makes many objects and few cycles
 runtime.settle()    # as the commands do; what a test starts inherits it
 
 pytest_plugins = ["tests.scale"]    # --every, what shares a worker, and what forty methods would cost
