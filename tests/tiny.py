@@ -55,7 +55,6 @@ def _small(method):
     heads = {f"method.{key}": str(WIDEST) for key in WIDTHS if config.method.get(key, 0) > WIDEST}
     once = {"fill": "0_steps", "every": "2_steps", "reset": "2", "memory_start": "2"}    # of what happens once in a while, where an epoch is longer than a test
     once |= {"targets": "2", "top_layers": "2"}                                        # what fits into four by four patches and two blocks
-    once |= {"groups": "1"} if "kernel" in config.method else {}                       # XLA for CPUs takes three seconds for gradients of grouped convolutions in micro-batches
     bank = {f"method.{key}": text for key, text in once.items() if key in config.method}
     white = WHITE if "subbatch" in config.method else {}
     return {**name, **LESS, **PLAIN, **encoder, **heads, **bank, **white, **({"local.views": "2", "local.size": "8"} if config.local.views else {})}
