@@ -173,9 +173,19 @@ def drawn_initially(job, config, monkeypatch):
         for name, stand_in in STAND_INS.items():
             patched.setattr(jax.random, name, stand_in)
             patched.setattr(jax._src.random, name, stand_in)      # the same functions, where jax.nn.initializers find them
-        batch = jobs.zeros(jobs.few(config, job.seen))
-        drawn = jax.jit(lambda key: {name: (x.mean(), x.std(), jnp.ptp(x)) for name, x in tree.names(job.method.init(key, batch)[0]).items()})(jax.random.key(0))
-    return {name: in_words(*map(float, drawn[name]), leaf.size) for name, leaf in tree.names(job.state.params).items()}
+        batch, method = jobs.zeros(jobs.few(config, job.seen)), job.method
+        if any(name.startswith("encoder/blocks/") and leaf.shape[0] > 12 for name, leaf in tree.names(job.state.params).items()):      # a block of many is drawn as one of two
+            shallow = config.copy_and_resolve_references()
+            shallow.model.depth = 2
+            method = jobs.prepare(shallow, job.mesh, job.facts).method
+        drawn = jax.jit(lambda key: {name: moments(x) for name, x in tree.names(method.init(key, batch)[0]).items()})(jax.random.key(0))
+    return {name: in_words(*map(float, drawn[name])) for name in tree.names(job.state.params)}
+
+
+def moments(x):
+    """(mean, deviation, largest less smallest, how many) of x, or of every so-manieth of its numbers where these are millions."""
+    some = x if x.size < 2**21 else x.reshape(-1)[::x.size >> 20 | 1]
+    return some.mean(), some.std(), jnp.ptp(some), some.size
 
 
 def in_words(mean, std, extent, size):
