@@ -8,6 +8,7 @@ import pytest
 
 from jaxssl.parallel import agreement
 from jaxssl.errors import UserError
+from tests.compiled import QUICK
 from tests.test_data_sources import CLASSED, tree
 from tests.test_distributed import free_port
 from tests.tiny import ROOT
@@ -70,7 +71,7 @@ def test_two_processes(tmp_path, case, own, words):
         command = [sys.executable, "-m", "jaxssl.main", *SMALL, *flags[i], "--workdir", workdir, f"--coordinator=127.0.0.1:{port}", "--processes=2",
                    f"--process_id={i}"]
         running.append(subprocess.Popen(command, cwd=tmp_path / str(i), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}))
+                                        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {QUICK}"}))
     ends = [(process.communicate(timeout=120), process.returncode) for process in running]
     lines = []
     for (_, errors), code in ends:

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from tests import bucket
+from tests.compiled import QUICK
 from tests.tiny import ROOT
 
 pytestmark = pytest.mark.skipif(bool(bucket.missing()), reason=bucket.missing() or "all here")
@@ -22,7 +23,7 @@ CONFIG = ["--config", "configs/digits/simclr.py", "--config.total=30", "--config
 @pytest.fixture(scope="module")
 def served():
     with bucket.served() as environment:
-        yield {**os.environ, **environment, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        yield {**os.environ, **environment, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
 
 
 def start(command, environment, *flags):

@@ -14,6 +14,7 @@ from jaxssl import main
 from jaxssl.parallel import processes as distributed, rollcall
 from jaxssl.parallel.processes import Place, resolve
 from jaxssl.errors import NotJoined, UserError
+from tests.compiled import QUICK
 
 ROOT = Path(__file__).parents[1]
 SLURM = {
@@ -42,7 +43,7 @@ def free_port():
 
 
 def start(port, index, count, timeout):
-    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {QUICK}"}
     command = [sys.executable, "-c", JOIN, f"127.0.0.1:{port}", str(index), str(count), str(timeout)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

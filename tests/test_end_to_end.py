@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxssl.workdir import checkpoint
+from tests.compiled import QUICK
 from tests.tiny import METHODS, covering, kinds_of_state, small, spec
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ def start(cache):
     """start(workdir, *flags) -> a running process on two emulated devices, SimCLR's unless the flags name a config."""
     def go(workdir, *flags, environment=None):
         flags = flags if "--config" in flags else (*config_flags("simclr"), *flags)
-        environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT), **(environment or {})}
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {QUICK}", "PYTHONPATH": str(ROOT), **(environment or {})}
         return subprocess.Popen([sys.executable, "-m", "jaxssl.main", *FLAGS, "--workdir", str(workdir), f"--compilation_cache={cache}", *flags], cwd=ROOT, env=environment,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return go

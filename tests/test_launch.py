@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiled import QUICK
+
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), ROOT / ".ci" / "run", ROOT / "tests" / "slurm.sh"])
@@ -140,7 +142,7 @@ place = distributed.join(coordinator=flags.coordinator, processes=flags.processe
 
 def module(tmp_path, body):
     (tmp_path / "tiny_run.py").write_text(JOINED + body)
-    return {"MODULE": "tiny_run", "PYTHONPATH": str(tmp_path), "PYTHON": sys.executable, "XLA_FLAGS": ""}
+    return {"MODULE": "tiny_run", "PYTHONPATH": str(tmp_path), "PYTHON": sys.executable, "XLA_FLAGS": QUICK}
 
 
 def test_local_two_processes_share_a_sum(tmp_path):

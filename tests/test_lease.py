@@ -14,6 +14,7 @@ from jaxssl.errors import UserError
 from jaxssl.training import session
 from jaxssl.workdir import folder as folders
 from jaxssl.workdir import lease as leases
+from tests.compiled import QUICK
 from tests.test_bucket import bucket  # noqa: F401: a fixture
 from tests.tiny import ROOT
 
@@ -185,7 +186,7 @@ def test_two_runs_of_which_the_first_is_suspended(tmp_path):
     run, command = tmp_path / "run", [sys.executable, "-c", SCRIPT, *FLAGS, *config_flags("simclr"), f"--compilation_cache={tmp_path / 'cache'}", "--config.total=200",
                                       "--config.checkpoint_every=20", "--workdir"]
     how = dict(cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-                                                                                           "XLA_FLAGS": "--xla_backend_optimization_level=0"})
+                                                                                           "XLA_FLAGS": QUICK})
     first = subprocess.Popen([*command, str(run)], **how)
     try:
         while first.poll() is None and not list(run.glob("checkpoints/[0-9]*")):

@@ -47,6 +47,15 @@ def test_digests_are_of_the_global_arrays_however_they_are_cut():
         assert digests.changed(state, of_one) == digests.changed(state, of_eight) == []
 
 
+def test_saving_compiles_nothing(tmp_path, caplog):
+    """What lies on several devices alike is not cut by a program for every shape."""
+    manager, state = checkpoint.open_manager(workdir=tmp_path, asynchronous=False), state_on(8)[0]
+    with jax.log_compiles():
+        manager.save(3, state, {})
+    manager.close()
+    assert "ompil" not in caplog.text, caplog.text
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_one_bit_of_one_array_is_noticed(devices):
     state, recorded = state_on(devices)[0], digests.record(state_on(8)[0])

@@ -2,19 +2,19 @@
 import ast
 import functools
 import inspect
-import json
-import math
 import os
 import re
 import textwrap
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.core import ShapedArray
+from jax.extend.core import Literal, Primitive
 from scipy.stats import truncnorm
 
-from jaxssl import config as configs, tree
+from jaxssl import config as configs, models, tree
 from jaxssl.training import job as jobs
 from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import UserError
@@ -144,9 +144,12 @@ def test_config_is_documented_and_has_a_laptop_variant(path):
     assert "laptop" in module.VARIANTS and all(v in module.__doc__ for v in module.VARIANTS)
 
 
+SIGNS = Primitive("signs")          # as good as random: +1 and −1
+SIGNS.def_abstract_eval(lambda *, shape, dtype: ShapedArray(shape, dtype))
+
+
 def signs(shape, dtype):
-    """As good as random: +1 and −1."""
-    return jnp.where(jax.lax.iota(jnp.uint32, math.prod(shape)) * jnp.uint32(2654435761) >> 16 & 1, 1, -1).astype(dtype).reshape(shape)
+    return SIGNS.bind(shape=tuple(shape), dtype=jax.dtypes.canonicalize_dtype(dtype))
 
 
 # What stands in for jax.random's where only mean and spread are asked for: compiling the real ones for every parameter is what such a test would cost.
@@ -155,34 +158,71 @@ STAND_INS = {
     "uniform": lambda key, shape=(), dtype=float, minval=0.0, maxval=1.0, **_: ((maxval + minval) / 2 + (maxval - minval) / 12**0.5 * signs(shape, float)).astype(dtype),
     "truncated_normal": lambda key, lower, upper, shape=(), dtype=float, **_: (truncnorm.mean(lower, upper) + truncnorm.std(lower, upper) * signs(shape, float)).astype(dtype),
 }
+MOVED = ("broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element_type", "copy", "copy_p")
+COMPUTED = {"mul": np.multiply, "add": np.add, "sub": np.subtract, "div": np.true_divide, "neg": np.negative, "sqrt": np.sqrt, "integer_pow": np.power, "pow": np.power}
 
 
-INITIAL = {}
+def numbers(closed):
+    """output → the numbers that it holds, each once or as often as another, of a program that draws by `STAND_INS` and does nothing with it but what stands in `MOVED` and `COMPUTED`.
+    What another output needs is not looked at; of a scan, whose steps are alike, one step."""
+    def inside(jaxpr, given):
+        makers = {variable: equation for equation in jaxpr.eqns for variable in equation.outvars}
+
+        def of(variable):
+            if isinstance(variable, Literal):
+                return np.ravel(variable.val)
+            if variable in given:
+                return given[variable]()
+            equation = makers[variable]
+            kind, sources, keys = equation.primitive.name, [functools.partial(of, each) for each in equation.invars], equation.params
+            if kind == "signs":
+                return np.array([1, -1], keys["dtype"])
+            if kind in MOVED:
+                return sources[0]().astype(variable.aval.dtype)
+            if kind in COMPUTED:
+                return COMPUTED[kind](*(source() for source in sources), *([keys["y"]] if "y" in keys else []))
+            body = keys.get("jaxpr") or keys["call_jaxpr"]
+            return program(body, sources)(equation.outvars.index(variable))
+        return of
+
+    def program(body, sources):
+        jaxpr, consts = getattr(body, "jaxpr", body), getattr(body, "consts", ())
+        given = dict(zip(jaxpr.invars, sources)) | {variable: functools.partial(np.ravel, value) for variable, value in zip(jaxpr.constvars, consts)}
+        of = inside(jaxpr, given)
+        return lambda place: of(jaxpr.outvars[place])
+    return program(closed, [None] * len(closed.jaxpr.invars))
 
 
-def initial(job, config, monkeypatch):
-    """For each parameter "zeros", "ones", "all" of another number, or the spread of values drawn around zero to one digit; variants of one network are drawn once."""
-    key = json.dumps([{name: str(leaf.shape) for name, leaf in tree.names(job.state.params).items()}, config.model.to_dict(), config.method.to_dict()], default=str)
-    if key not in INITIAL:
-        INITIAL[key] = drawn_initially(job, config, monkeypatch)
-    return INITIAL[key]
+@functools.cache
+def network(module, init=models.Net.init):
+    """`Net.init`, traced once for all recipes that have the network on images of the same size."""
+    return jax.jit(lambda key, x, how: init(models.Net(module), key, x, **how))
 
 
-def drawn_initially(job, config, monkeypatch):
+def prepared(config, mesh, facts, monkeypatch):
+    """(job, parameter → "zeros", "ones", "all" of another number, or the spread of values drawn around zero to one digit), from one trace of `init`."""
+    traced = []
+
+    def shapes(method, config, seen):
+        closed, found = jax.make_jaxpr(lambda key: method.init(key, jobs.zeros(jobs.few(config, seen))), return_shape=True)(jax.eval_shape(jax.random.key, 0))
+        traced.append(closed)
+        return found
     with monkeypatch.context() as patched:
         for name, stand_in in STAND_INS.items():
             patched.setattr(jax.random, name, stand_in)
             patched.setattr(jax._src.random, name, stand_in)      # the same functions, where jax.nn.initializers find them
-        batch = jobs.zeros(jobs.few(config, job.seen))
-        drawn = jax.jit(lambda key: {name: (x.mean(), x.std(), jnp.ptp(x)) for name, x in tree.names(job.method.init(key, batch)[0]).items()})(jax.random.key(0))
-    return {name: in_words(*map(float, drawn[name]), leaf.size) for name, leaf in tree.names(job.state.params).items()}
+        patched.setattr(jobs, "initial_shapes", shapes)
+        patched.setattr(models.Net, "init", lambda net, key, x, **how: network(net.module)(key, x, how))
+        job = jobs.prepare(config, mesh, facts)
+    drawn, = map(numbers, traced)
+    return job, {name: in_words(drawn(place)) for place, name in enumerate(tree.names(job.state.params))}
 
 
-def in_words(mean, std, extent, size):
-    if extent == 0:
-        return {0: "zeros", 1: "ones"}.get(mean, f"all {mean:g}")
-    assert abs(mean) < 6 * std / size**0.5
-    return f"±{std:.0e}"
+def in_words(found):
+    if np.ptp(found) == 0:
+        return {0: "zeros", 1: "ones"}.get(found[0], f"all {found[0]:g}")
+    assert abs(found.mean()) < 1e-6 * found.std()
+    return f"±{found.std():.0e}"
 
 
 def folded(lines):
@@ -229,8 +269,8 @@ def golden(spec, monkeypatch):
     config = configs.load(spec)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     examples = config.data.examples or 10_000
-    job = jobs.prepare(config, mesh, jobs.Facts(examples, classes(config), config.data.canvas, False))
-    start, placed = initial(job, config, monkeypatch), job.state_sharding
+    job, start = prepared(config, mesh, jobs.Facts(examples, classes(config), config.data.canvas, False), monkeypatch)
+    placed = job.state_sharding
     lines = [f"{job.total} steps, {job.warmup} of warm-up, batch {config.batch_size}, {config.precision}", *(f"optim.{key} {value!r}" for key, value in config.optim.items()),
              *(f"step {at}: lr {job.optim.schedule(at):.6g}, weight decay {job.optim.weight_decay(at):.6g}" for at in (0, job.warmup, job.total // 2, job.total))]
     params = {name: f"{tuple(leaf.shape)} {leaf.dtype}  {start[name]}  {settings(job.optim.groups[name])}  {place.spec}"

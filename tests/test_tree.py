@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 
 from jaxssl import tree
 from jaxssl.errors import UserError
+from tests.compiled import QUICK
 
 PARAMS = {"encoder": {"conv": {"kernel": np.ones((3, 3, 2, 4), np.float32)}, "norm": {"bias": np.zeros(4, np.float32)}},
           "probe": {"kernel": np.ones((4, 2), np.float32)}}
@@ -134,4 +135,4 @@ def free_port():
 def environment_of_one_device():
     import os
     from pathlib import Path
-    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(tree.__file__).parents[1])}
+    return {**os.environ, "XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(tree.__file__).parents[1])}

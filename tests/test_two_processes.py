@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiled import QUICK
 from tests.test_distributed import free_port
 from tests.test_end_to_end import FLAGS, STATES, config_flags, records
 
 ROOT = Path(__file__).parent.parent
 TWO = [*FLAGS, "--config.total=12", "--config.checkpoint_every=4"]
-OPTIONS = "--xla_backend_optimization_level=0"
 
 
 def environment(**more):
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "XLA_FLAGS": OPTIONS, **more}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "XLA_FLAGS": QUICK, **more}
 
 
 def local(workdir, *flags):
@@ -45,7 +45,7 @@ def test_two_processes_equal_one(both, tmp_path):
     workdir, output, flags = both
     assert "[0] process 0/2" in output and "[1] process 1/2" in output and "8 in all" in output
     one = subprocess.run([sys.executable, "-m", "jaxssl.main", *TWO, *flags, "--workdir", str(tmp_path / "one")], cwd=ROOT, capture_output=True, text=True,
-                         env=environment(JAX_PLATFORMS="cpu", XLA_FLAGS=OPTIONS + " --xla_force_host_platform_device_count=8"))
+                         env=environment(JAX_PLATFORMS="cpu", XLA_FLAGS=QUICK + " --xla_force_host_platform_device_count=8"))
     assert one.returncode == 0, one.stderr
     ours, theirs = records(workdir), records(tmp_path / "one")
     assert ours.keys() == theirs.keys() == set(range(1, 13))
@@ -78,7 +78,7 @@ def test_evaluation_by_two_processes_is_that_of_one(both, tmp_path, cache):
         port, devices = free_port(), 4 // count
         command = [sys.executable, "-m", "jaxssl.evaluate", "--workdir", str(both[0]), "--protocols", "knn", "--json", "--out", str(tmp_path), cache]
         join = [[f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process_id={i}", "--cache", str(tmp_path / f"{i} of {count}")] for i in range(count)]
-        running = [subprocess.Popen([*command, *own], cwd=ROOT, env=environment(XLA_FLAGS=f"{OPTIONS} --xla_force_host_platform_device_count={devices}"), stdout=subprocess.PIPE,
+        running = [subprocess.Popen([*command, *own], cwd=ROOT, env=environment(XLA_FLAGS=f"{QUICK} --xla_force_host_platform_device_count={devices}"), stdout=subprocess.PIPE,
                                     stderr=subprocess.PIPE, text=True) for own in join]
         ends = [process.communicate(timeout=300) for process in running]
         assert not any(process.returncode for process in running), ends

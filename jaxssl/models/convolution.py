@@ -10,36 +10,44 @@ import jax
 import jax.numpy as jnp
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`x [B, H, W, I]` and `kernel [k, k, I, O]` to `[B, H/s, W/s, O]` in the dtype of x; padded by half the kernel on both sides as in torch (SAME would pad
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+    """`x [B, H, W, I]` and `kernel [k, k, I / groups, O]` to `[B, H/s, W/s, O]` in the dtype of x; padded by half the kernel on both sides as in torch (SAME would pad
     strided ones unevenly)."""
-    return _convolve(x, kernel.astype(x.dtype), stride)
+    return _convolve(x, kernel.astype(x.dtype), stride, groups)
 
 
 def _conv(x, kernel, stride, padding, **dilation):
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), **dilation)
 
 
-def _padded(x, kernel, stride):
-    return _conv(x, kernel, stride, [(size // 2, size // 2) for size in kernel.shape[:2]])
+def _padded(x, kernel, stride, groups):
+    return _conv(x, kernel, stride, [(size // 2, size // 2) for size in kernel.shape[:2]], feature_group_count=groups)
 
 
-_convolve = jax.custom_vjp(_padded, nondiff_argnums=(2,))
+_convolve = jax.custom_vjp(_padded, nondiff_argnums=(2, 3))
 
 
-def _forward(x, kernel, stride):
-    return _padded(x.value, kernel.value, stride), (x.value, kernel.value, jnp.zeros(()) if x.perturbed else None)
+def _forward(x, kernel, stride, groups):
+    return _padded(x.value, kernel.value, stride, groups), (x.value, kernel.value, jnp.zeros(()) if x.perturbed else None)
 
 
-def _gradients(stride, seen, dy):
+def _gradients(stride, groups, seen, dy):
     x, kernel, wanted = seen                                                         # nobody wants the gradient of images
     wanted = wanted is not None
-    return jax.lax.platform_dependent(x, kernel, dy, cpu=functools.partial(_ordered, stride, wanted), default=functools.partial(_plain, stride, wanted))
+    return jax.lax.platform_dependent(x, kernel, dy, cpu=functools.partial(_by_groups, stride, groups, wanted),
+                                        default=functools.partial(_plain, stride, groups, wanted))
 
 
-def _plain(stride, wanted, x, kernel, dy):
-    dk, = jax.linear_transpose(lambda kernel: _padded(x, kernel, stride), kernel)(dy)
-    return jax.linear_transpose(lambda x: _padded(x, kernel, stride), x)(dy)[0] if wanted else jnp.zeros_like(x), dk
+def _plain(stride, groups, wanted, x, kernel, dy):
+    dk, = jax.linear_transpose(lambda kernel: _padded(x, kernel, stride, groups), kernel)(dy)
+    return jax.linear_transpose(lambda x: _padded(x, kernel, stride, groups), x)(dy)[0] if wanted else jnp.zeros_like(x), dk
+
+
+def _by_groups(stride, groups, wanted, x, kernel, dy):
+    if groups == 1:
+        return _ordered(stride, wanted, x, kernel, dy)
+    dx, dk = zip(*map(functools.partial(_ordered, stride, wanted), jnp.split(x, groups, 3), jnp.split(kernel, groups, 3), jnp.split(dy, groups, 3)))
+    return jnp.concatenate(dx, 3), jnp.concatenate(dk, 3)
 
 
 def _ordered(stride, wanted, x, kernel, dy):

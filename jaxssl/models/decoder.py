@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxssl.errors import UserError
 from jaxssl.models import convnext, transformer
+from jaxssl.models.convolution import convolve
 from jaxssl.models.positions import sincos
 
 
@@ -99,12 +100,25 @@ class ConvDecoder(nn.Module):
         side = _square(x.shape[1])
         x = x.reshape(len(x), *side, -1).astype(self.dtype)
         for i in range(self.depth):
-            y = nn.Conv(self.width, (self.kernel,) * 2, padding=self.kernel // 2, feature_group_count=self.groups, dtype=self.dtype, name=f"conv{i}")(x)
+            y = Grouped(self.width, self.kernel, self.groups, name=f"conv{i}")(x)
             y = nn.LayerNorm(self.eps, dtype=jnp.float32, use_bias=False, use_scale=False, use_fast_variance=False, name=f"norm{i}")(y).astype(self.dtype)
             y = nn.gelu(y, approximate=False)
             x = x + y if x.shape == y.shape else y
         x = x.reshape(len(x), mask.shape[1], -1)
         return nn.Dense(self.out, dtype=self.dtype, kernel_init=transformer.INITS[self.kernel_init], name="out")(x).astype(jnp.float32)
+
+
+class Grouped(nn.Module):
+    """A convolution with bias, `kernel` × `kernel`, in groups of channels: `[B, H, W, C]` to `[B, H, W, width]`, in the dtype of x."""
+    width: int
+    kernel: int
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.kernel, self.kernel, x.shape[-1] // self.groups, self.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
+        return convolve(x, kernel, 1, self.groups) + bias.astype(x.dtype)
 
 
 class MapDecoder(nn.Module):
