@@ -43,12 +43,14 @@ def clip(most: float, table: Table) -> optax.GradientTransformation:
 
 def decay(amount: float | schedules.Schedule, table: Table) -> optax.GradientTransformation:
     """Adds weight decay times the parameter."""
+    traced = isinstance(amount, jax.core.Tracer)
+
     def init(_):
         return optax.MaskedState(optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)) if callable(amount) else optax.EmptyState())
 
     def update(updates, state, params=None):
         if not callable(amount):
-            return (_each(lambda path, u, p: u + amount * table[path].decay * p if table[path].decay else u, updates, params) if amount else updates), state
+            return (_each(lambda path, u, p: u + amount * table[path].decay * p if table[path].decay else u, updates, params) if traced or amount else updates), state
         count = state.inner_state.count
         now = amount(count)
         updates = _each(lambda path, u, p: u + now * table[path].decay * p if table[path].decay else u, updates, params)
