@@ -145,7 +145,7 @@ def scales(config: Any, mesh: Mesh, facts: Facts, total: int, state: TrainState,
     key = jax.eval_shape(jax.random.key, 0)
     for path in varied:
         section, _, name = path.partition(".")
-        if section != "method" or not isinstance(config.method[name], float):
+        if section != "method" or not isinstance(config.method.get(name), float):
             continue
 
         def loss(value, params, aux, batch, key, name=name):
