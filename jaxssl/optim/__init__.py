@@ -13,8 +13,9 @@ from jaxssl.optim import optimizers, transforms
 from jaxssl.optim.optimizers import families
 from jaxssl.optim.rules import CLIP_BY, Row, defaults, layer_factors, table
 
-__all__ = ["SCALES", "Optim", "families", "layer_factors", "make"]
+__all__ = ["SCALED_BY_RULES", "SCALES", "Optim", "families", "layer_factors", "make"]
 SCALES = ("lr", "end_lr", "weight_decay", "weight_decay_end")       # keys that only scale: a step that takes them as arguments is the same program for all their values
+SCALED_BY_RULES = ("rate", "decay")                                # and settings of a rule
 
 
 class Optim(NamedTuple):
@@ -44,8 +45,8 @@ def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedu
     arrays of rank 1 get neither decay nor LARS adaptation, and what is under probe/ (the online linear probe) gets an Adam of its own at a constant probe_lr.
 
     params: tree of arrays or ShapeDtypeStructs (only paths and shapes are read). batch_size: global images. total, warmup: steps.
-    networks: those whose layers count for the layer decay, from below; all others are the top. numbers: of `SCALES`, traced values that take the place of these keys in the
-    transformation and the schedules; what is checked and described are the keys' own.
+    networks: those whose layers count for the layer decay, from below; all others are the top. numbers: of `SCALES`, and "rules.0.rate" and such, traced values that
+    take the place of these in the transformation and the schedules; what is checked and described are the keys' own.
     UserError for unknown names, values out of range, and rules that decide nothing.
     """
     options = {key: value for key, value in locals().items() if key not in ("params", "batch_size", "total", "warmup", "networks", "numbers", "own")}
@@ -54,6 +55,10 @@ def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedu
     _check(options)
     rows = table(params, rules, behind=defaults(probe_lr), clip_by=clip_by, total=total, layer_decay=layer_decay, networks=networks)
     part = families()[name](rows, **own)
+    moved = rows
+    if traced := {path: value for path, value in numbers.items() if path.startswith("rules.")}:
+        told = tuple((pattern, {key: traced.get(f"rules.{i}.{key}", value) for key, value in settings.items()}) for i, (pattern, settings) in enumerate(rules))
+        moved = table(params, told, behind=defaults(probe_lr), clip_by=clip_by, total=total, layer_decay=layer_decay, networks=networks)
     if not part.adapts and any("adapt" in settings for _, settings in rules):
         raise UserError(f"optim.rules: adapt is the trust ratio of LARS, which {name} has not; leave it out")
     peak = schedules.scaled_lr(lr, batch_size, scaling)
@@ -66,11 +71,11 @@ def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedu
     decay = (schedules.cosine(used["weight_decay"], used["weight_decay_end"], total) if moves else
              schedules.make("constant", base=used["weight_decay"], total=total))
 
-    decayed = transforms.decay(decay if weight_decay_end is not None else used["weight_decay"], rows)
+    decayed = transforms.decay(decay if weight_decay_end is not None else used["weight_decay"], moved)
     chain = optax.chain(*([transforms.clip(clip, rows)] if clip else []), *([] if part.decoupled else [decayed]), *part.before,
-                        *([decayed] if part.decoupled else []), transforms.rate(rate, used["peak"], rows), *part.after)
+                        *([decayed] if part.decoupled else []), transforms.rate(rate, used["peak"], moved), *part.after)
     labels = jax.tree.unflatten(jax.tree.structure(params), ["probe" if row.adam else "main" for row in rows.values()])
-    tx = optax.partition({"main": chain, "probe": transforms.apart(rows)}, labels)
+    tx = optax.partition({"main": chain, "probe": transforms.apart(moved)}, labels)
     groups = {path: _settings(row, part, clip) for path, row in rows.items()}
     every = {key: p.default for key, p in inspect.signature(families()[name]).parameters.items() if p.default is not p.empty} | own
     text = _describe(options, every, params, groups, schedules.lr_sentence(lr, batch_size, scaling), total, warmup)

@@ -43,11 +43,21 @@ class Series:
         definition = self.definition = definition._replace(axes=(*([space.Axis(CASE, "values", tuple(definition.cases))] if definition.cases else []), *definition.axes))
         self._check(file)
         described = _described(definition, configs.describe(self.config))
+        fresh = not (folder / FILE).exists()
         self.name = _kept(folder, described)
-        self._url = storage
-        self.settings = drawn.Grid(definition.axes) if not definition.search else drawn.Search(
-            definition.axes, storage=storage or f"sqlite:///{folder}/study.db", name=self.name, most=definition.most, sampler=definition.sampler, seed=int(self.config.seed))
+        self.settings = self._settings(storage, fresh)
         self._values: dict = {}
+
+    def _settings(self, storage, fresh):
+        d = self.definition
+        if not d.search:
+            return drawn.Grid(d.axes)
+        try:
+            return drawn.Search(d.axes, storage=storage or f"sqlite:///{self.folder}/study.db", name=self.name, most=d.most, sampler=d.sampler, seed=int(self.config.seed))
+        except UserError:
+            if fresh:                                # nothing was begun: another command may have the folder
+                (self.folder / FILE).unlink(missing_ok=True)
+            raise
 
     def _check(self, file) -> None:
         d = self.definition

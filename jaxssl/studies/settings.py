@@ -1,9 +1,9 @@
 """Where the settings of a study come from: a grid has all of them from the start; a search asks Optuna for the next, and tells it what came."""
 import contextlib
-import math
+import random
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxssl.errors import Temporary, UserError, nearest
@@ -11,6 +11,7 @@ from jaxssl.studies import space
 
 SAMPLERS = ("tpe", "gp", "random")
 EXTRA = 'a search needs Optuna, which is not installed: pip install -e ".[protocol]", or list values with --grid'
+TRIES = 8
 WAIT = 10       # seconds that a database has to answer
 
 
@@ -45,7 +46,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         check_sampler(sampler)
         with self._answering():
-            self._study = optuna.create_study(study_name=name, storage=_storage(optuna, storage), direction="maximize", load_if_exists=True, sampler=self._made(0))
+            self._study = _begun(lambda: optuna.create_study(study_name=name, storage=_storage(optuna, storage), direction="maximize", load_if_exists=True, sampler=self._made(0)))
 
     def known(self) -> list[Setting]:
         """Those that were asked for, by whichever process; one that is being asked for this moment, or that died while it was, is not among them."""
@@ -149,6 +150,17 @@ def sampler_of(name: str, seed: int) -> Any:
         raise UserError("--sampler gp needs torch (and scipy), which Optuna's Gaussian process computes with: pip install torch, or use --sampler tpe") from error
 
 
+def _begun(make: Callable[[], Any]) -> Any:
+    """What `make()` gives; tried again where another worker makes the tables of the database, or the study in them, at the same moment."""
+    for left in reversed(range(TRIES)):
+        try:
+            return make()
+        except Exception as error:
+            if not left or not re.search("already exists|duplicate key|UNIQUE constraint|database is locked", str(error)):
+                raise
+            time.sleep(1 + random.random())
+
+
 def _storage(optuna, url):
     arguments = {"connect_args": {"connect_timeout": WAIT}} if url.startswith("postgres") else {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     return optuna.storages.RDBStorage(url=url, engine_kwargs=arguments)
@@ -162,7 +174,3 @@ def _optuna():
         raise UserError(EXTRA) from error
     return optuna
 
-
-def finite(value: float) -> float:
-    """As Optuna takes it."""
-    return value if math.isfinite(value) else -sys.float_info.max

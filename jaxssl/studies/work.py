@@ -1,4 +1,5 @@
 """A worker: takes what is to be done, one thing after another, and leaves alone what another worker has. Each is started with the same command."""
+import gc
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,6 +38,8 @@ def until_done(tasks: Callable[[], Iterable[Any]], log: Callable[[str], None], m
                 raise type(error)(f"{task.folder}: {error}") from error
             log(f"{task.folder.name}: {_told(found)} ({time.monotonic() - began:.0f} s)")
             count, ran, waited = count + 1, True, False
+            if count == 1:
+                gc.freeze()                          # what the first task imported and traced stays: each end of a stream of batches collects garbage, a second a trial
             break
         if most and count >= most or not (ran or busy):
             return count
