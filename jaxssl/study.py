@@ -1,4 +1,4 @@
-"""`python -m jaxssl.study --config FILE --workdir DIR --grid KEY=a,b … | --search KEY=log:1e-5:1e-1 … [--folds 0,1,2,3] [--seeds 0,1,2]`, or `--preset NAME`: many runs compared.
+"""`python -m jaxssl.study --config FILE --workdir DIR --grid KEY=a,b … | --search KEY=log:1e-5:1e-1 … [--folds 0,1,2,3] [--seeds 0,1,2]`, or `--preset NAME`: runs compared.
 
 The same command goes on where it was stopped, and more workers are started with it, on this machine or on others that share the folder. Each trial is a workdir of its own.
 """

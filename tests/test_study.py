@@ -10,11 +10,12 @@ import pytest
 from jax._src import compilation_cache
 from scipy import stats
 
-from jaxssl import study
+from jaxssl import config as configs, study
 from jaxssl.errors import Temporary, UserError
 from jaxssl.studies import asked as asking, page, presets, run, series, settings, space, summary, work
 from jaxssl.training import train
 from jaxssl.workdir import lease
+from tests import tiny
 from tests.studied import Runs
 from tests.tiny import SMALL
 
@@ -45,9 +46,10 @@ def test_axes_say_what_they_are():
     assert [setting["a"] + setting["b"] for setting in space.grid(space.axes(["a=1,2", "b=x,y"], "--grid", ranges=False))] == ["1x", "1y", "2x", "2y"]
 
 
-@pytest.mark.parametrize("text, said", [("optim.lr", "write KEY=value"), ("optim.lr=", "write KEY=value"), ("optim.lr=log:1:nan", "smaller one first"), ("optim.lr=log:0:1", "above 0"),
-                                        ("batch_size=int:1:2.5", "whole numbers"), ("optim.lr=lin:3:2", "smaller one first"), ("optim.lr=1,1", "one twice"), ("optim.lr=1,", "empty value"),
-                                        ("optim.lr=log:1:2|rate", "with @ where")])
+@pytest.mark.parametrize("text, said", [("optim.lr", "write KEY=value"), ("optim.lr=", "write KEY=value"), ("optim.lr=log:1:nan", "smaller one first"), 
+                                        ("optim.lr=log:0:1", "above 0"),
+                                        ("batch_size=int:1:2.5", "whole numbers"), ("optim.lr=lin:3:2", "smaller one first"), ("optim.lr=1,1", "one twice"),
+                                        ("optim.lr=1,", "empty value"),                                        ("optim.lr=log:1:2|rate", "with @ where")])
 def test_an_axis_that_is_none_is_refused(text, said):
     with pytest.raises(UserError, match=said):
         space.axes([text], "--search", ranges=True)
@@ -142,7 +144,13 @@ def test_a_search_needs_optuna(ask, monkeypatch):
 
 def test_a_preset_is_data_and_a_command_names_it(tmp_path, capsys):
     for name in (path.stem for path in presets.FOLDER.glob("*.py")):
-        assert presets.read(name)["claim"]["text"], name
+        table = presets.read(name)
+        assert table["claim"]["text"], name
+        if "reality" not in table:                   # its settings are settings of its config, and the claim orders some of them
+            made = series.Series(tmp_path / name, asking.definition_of(asking.Asked(workdir="", preset=name, overrides=dict(table.get("needs", {}))), table))
+            known = [setting.values for setting in made.settings.known()]
+            for each in (one for pair in table["claim"].get("above", ()) for one in pair):
+                assert any(each.items() <= values.items() for values in known), (name, each)
     file = tmp_path / "mine.py"
     for text, said in (("STUDY = {'grids': {}}", "did you mean 'grid'"), ("STUDY = open('x')", "plain values"), ("x = 1", "no table STUDY")):
         file.write_text(text)
@@ -152,28 +160,34 @@ def test_a_preset_is_data_and_a_command_names_it(tmp_path, capsys):
     assert "--seeds is '0,x'" in capsys.readouterr().err
 
 
-def test_the_step_of_the_second_trial_does_not_compile_again(ask, tmp_path, monkeypatch):
-    """Two real runs that differ in rate, decay and temperature; a third in what is no number of theirs."""
-    counted = []
-    monkeypatch.setattr(compilation_cache, "is_cache_used", lambda backend: True)
-    former = jax.config.jax_compilation_cache_dir
-    jax.monitoring.register_event_listener(lambda name, **_: counted.append(name.rpartition("/")[2]) if name.endswith("cache_misses") else None)
+def test_the_step_of_the_second_trial_does_not_compile_again(tmp_path):
+    """Rates, decays and numbers of the loss are arguments of the step, which computes the same with them as with constants; those are another program for each value."""
+    counted, former = [], jax.config.jax_compilation_cache_dir
+    jax.monitoring.register_event_listener(lambda name, **_: counted.append(name) if name.endswith("cache_misses") else None)
+
+    def job(number, varied=("optim.lr", "optim.weight_decay", "method.temperature", "optim.rules")):
+        own = {"optim.lr": f"{1e-3 * (number + 1)}", "optim.weight_decay": f"{.01 * number}", "method.temperature": f"{.1 + number / 10}", "method.hidden": "16",
+               "optim.rules": f"(('^projector/', {{'rate': {number + 2.}}}),)"}
+        return tiny.Tiny(configs.load(FILE, {**SMALL, "total": "9", "warmup": "0", **own}), 1, varied=varied)
+    first, second, plain = job(0), job(1), job(1, varied=())
+    assert list(first.job.numbers) == ["method.temperature", "optim.lr", "optim.rules.0.rate", "optim.weight_decay"] and not plain.job.numbers
     try:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", .5)              # of the step alone
         compilation_cache.reset_cache()
-        own = {**SMALL, "total": "2", "warmup": "0", "eval_every": "0", "checkpoint_every": "0", "mesh.data": "1"}
-        own = {key: text for key, text in own.items() if not key.startswith("mesh.")}
-        misses = []
-        for number in range(3):
+        misses, losses = [], []
+        for each, batch in ((each, each.batch(0)) for each in (first, second, plain)):
             before = len(counted)
-            train.run(FILE, {**own, "report": "false", "eval.raw": "false", "optim.lr": f"{1e-3 * (number + 1)}", "optim.weight_decay": f"{.01 * number}",
-                             "method.temperature": f"{.1 + number / 10}", "method.hidden": "64" if number < 2 else "32"}, str(tmp_path / str(number)),
-                      varied=("optim.lr", "optim.weight_decay", "method.temperature"))
+            each.state, metrics = each.job.step(each.state, batch)
             misses.append(len(counted) - before)
+            losses.append([float(metrics["loss"]), *(found["loss"] for found in each.run(2, start=1))])
     finally:
         jax.config.update("jax_compilation_cache_dir", former)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", .2)
         compilation_cache.reset_cache()
-    assert misses[0] > 0 and misses[1] == 0 and misses[2] > 0, misses
+    assert misses == [1, 0, 1]
+    np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)
+    assert losses[0] != losses[1]
 
 
 def test_holm_and_half_width():

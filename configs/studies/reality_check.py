@@ -29,7 +29,9 @@ STUDY = {
         "multi_similarity": {"set": {"method.loss": "multi_similarity", "method.miner": "multi_similarity"},
             "search": {"method.alpha": "log:0.1:30", "method.beta": "log:5:150", "method.base": "lin:0:1", "method.epsilon": "lin:0:0.8"}},
         "soft_triple": {"set": {"method.loss": "soft_triple", "data.sampler": "shuffled"},
-            "search": {"method.scale": "log:4:100", "method.gamma": "log:0.01:50", "method.margin": "lin:0:0.7", "optim.rules": "log:0.05:50|(('^classes/', {'rate': @, 'decay': 0.0}),)"}},
+            "search": {"method.scale": "log:4:100", "method.gamma": "log:0.01:50", "method.margin": "lin:0:0.7",
+                       "optim.rules": "log:0.05:50|(('^classes/', {'rate': @, 'decay': 0.0}),)"}},
     }},
-    "claim": {"text": "Losses of the last years are hardly better than contrastive and triplet losses once all are tuned alike.", "source": "Musgrave, Belongie, Lim 2020, section 4"},
+    "claim": {"text": "Losses of the last years are hardly better than contrastive and triplet losses once all are tuned alike.",
+              "source": "Musgrave, Belongie, Lim 2020, section 4"},
 }

@@ -88,7 +88,8 @@ def _claim(found):
     claim = found["claim"]
     rows = [(each["above"], each["below"], with_half(each["difference"], each["interval"] and (each["interval"][1] - each["interval"][0]) / 2, found["objective"]), each["n"],
              each["verdict"]) for each in found.get("came", ())]
-    table = figures.table(("above", "below", "difference", "runs", "what came"), rows, numeric=(2, 3)) if rows else tag("p", "It orders no settings that were finished.", class_="missing")
+    table = figures.table(("above", "below", "difference", "runs", "what came"), rows, numeric=(2, 3)) if rows else tag(
+        "p", "It orders no settings that were finished.", class_="missing")
     return join([tag("p", claim.get("text", ""), class_="reading"), tag("p", tag("small", claim.get("source", ""))), table])
 
 
@@ -110,7 +111,7 @@ def _settings(found):
     body = [(row["setting"], join([_named(row["values"]), tag("small", f"{row['failed']} not finite") if row["failed"] else None]),
              with_half(row["mean"], row["half_width"], objective), _whisker(row, span), difference(row),
              *(number(row["beside"][name], name) if name in row["beside"] else "–" for name in beside), row["n"], durations.spoken(row["seconds"])) for row in rows[:MOST]]
-    parts = [figures.table(head, body, numeric=(0, 2, *range(5, 7 + len(beside))), class_="evaluations")]
+    parts = [figures.table(head, body, numeric=(0, 2, *range(5, 7 + len(beside))), class_="results")]
     if len(rows) > MOST:
         parts.append(tag("p", f"The best {MOST} of {len(rows)}; study.json has all.", class_="reading"))
     for each in found["correlations"]:
@@ -153,20 +154,22 @@ def _maps(found):
 def _slices(found):
     """The objective along every axis: of a grid the mean of each value, of a search each setting in the order of its value."""
     parts, rows = [], found["settings"]
+    means = [row["mean"] for row in rows]
+    span = (min(means), max(means)) if not found["sampler"] else _span(rows)
     for key in rows[0]["values"]:
         values = list(dict.fromkeys(row["values"][key] for row in rows))
         if len(values) < 2:
             continue
         if found["sampler"]:
             lines = sorted(rows, key=lambda row: _order(row["values"][key]))
-            body = [(tag("code", middle(row["values"][key], 60)), number(row["mean"], found["objective"]), _whisker(row, _span(rows))) for row in lines[:MOST]]
+            body = [(tag("code", middle(row["values"][key], 60)), number(row["mean"], found["objective"]), _whisker(row, span)) for row in lines[:MOST]]
         else:
             body = []
             for value in values:
                 own = [row for row in rows if row["values"][key] == value]
                 mean = sum(row["mean"] for row in own) / len(own)
                 ends = (min(row["mean"] for row in own), max(row["mean"] for row in own)) if len(own) > 1 else None
-                body.append((tag("code", middle(value, 60)), number(mean, found["objective"]), figures.whisker(mean, ends, _span(rows))))
+                body.append((tag("code", middle(value, 60)), number(mean, found["objective"]), figures.whisker(mean, ends, span)))
         said = "" if found["sampler"] else "The mean over all else that varied; the band spans its settings."
         parts += [tag("h3", key), tag("p", said, class_="reading") if said else None, figures.table((key, CALLED[found["objective"]], ""), body, numeric=(1,), class_="layers")]
     return join(parts) if parts else tag("p", "Nothing varied but folds and seeds.", class_="missing")

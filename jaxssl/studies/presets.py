@@ -9,7 +9,7 @@ from jaxssl.errors import UserError, nearest
 FOLDER = Path("configs/studies")
 # What a table may say -> its type.
 KEYS = {"config": str, "set": dict, "grid": dict, "search": dict, "cases": dict, "trials": int, "sampler": str, "folds": list, "seeds": list, "objective": str, "best": bool,
-        "claim": dict, "reality": dict, "needs": dict, "measure": list}
+        "claim": dict, "reality": dict, "needs": dict}
 
 
 def read(name: str) -> dict:
@@ -17,7 +17,8 @@ def read(name: str) -> dict:
     file = Path(name) if name.endswith(".py") else FOLDER / f"{name}.py"
     if not file.is_file():
         known = sorted(path.stem for path in FOLDER.glob("*.py"))
-        raise UserError(f"there is no preset {name!r}{nearest(name, known)}; " + (f"choose one of {', '.join(known)}" if known else "run from the repository, where configs/studies is"))
+        raise UserError(f"there is no preset {name!r}{nearest(name, known)}; "
+                        + (f"choose one of {', '.join(known)}" if known else "run from the repository, where configs/studies is"))
     try:
         module = ast.parse(file.read_text(encoding="utf-8"))
         values = [node.value for node in module.body if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["STUDY"]]

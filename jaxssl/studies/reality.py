@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from jaxssl import data as datas
+from jaxssl import config as configs, data as datas
 from jaxssl.errors import UserError, nearest
 from jaxssl.studies import series as kinds
 from jaxssl.studies import testing
@@ -75,8 +75,8 @@ class RealityCheck:
         place = series.folder / SELECTED
         if (former := folders.read_json(place)) is not None:
             if former != fresh:
-                raise UserError(f"{place} says setting {former.get('setting')} of {former.get('among')} was chosen, and now it would be {fresh['setting']} of {fresh['among']}; test "
-                                "images may have been looked at since, so choose another --workdir for a larger search")
+                raise UserError(f"{place} says setting {former.get('setting')} of {former.get('among')} was chosen, and now it would be {fresh['setting']} of {fresh['among']}; "
+                                "test images may have been looked at since, so choose another --workdir for a larger search")
             return former
         tests = series.folder / "tests"
         if tests.exists() and any(tests.iterdir()):
@@ -95,17 +95,18 @@ def open_(asked: Asked, table: dict) -> RealityCheck:
         raise UserError(f"--losses names {unknown!r}{nearest(unknown, reality['losses'])}; the preset has {', '.join(reality['losses'])}")
     if asked.reproductions < -1:
         raise UserError(f"--reproductions is {asked.reproductions}; it is the number of runs with other seeds, 0 or more")
-    losses = {}
+    definitions = {}
     for name in asked.losses or reality["losses"]:
         own = reality["losses"][name]
         given = {**table, "set": {**table.get("set", {}), **own.get("set", {})}, "search": own["search"]}
         definition = definition_of(asked, given)._replace(best=True)
-        definition = definition._replace(folds=definition.folds or tuple(range(datas.disjoint.FOLDS)))
-        losses[name] = kinds.Series(folder / name, definition, asked.storage)
-        if losses[name].config.data.split != datas.CLASS_DISJOINT:
+        definitions[name] = definition = definition._replace(folds=definition.folds or tuple(range(datas.disjoint.FOLDS)))
+        config = configs.load(definition.spec, dict(definition.overrides))
+        if config.data.split != datas.CLASS_DISJOINT:
             raise UserError("a reality check needs classes apart: give a config with data.split='class_disjoint'")
-        if losses[name].config.data.test_split:
+        if config.data.test_split:
             raise UserError("data.test_split is set, but a reality check validates on classes of their own and looks at the test by itself, at the end; leave it out")
+    losses = {name: kinds.Series(folder / name, definition, asked.storage) for name, definition in definitions.items()}
     reproductions = reality.get("reproductions", 10) if asked.reproductions < 0 else asked.reproductions
     return RealityCheck(folder, Plan(reproductions, losses))
 

@@ -1,6 +1,7 @@
 """One study of one config: its definition, which a folder keeps and refuses another of, its settings, and their trials over folds and seeds."""
 import json
 import math
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ CASE = "case"
 
 class Definition(NamedTuple):
     """What is studied. spec, overrides: the config. axes: what varies; search: they are searched, `most` settings at the most, by `sampler`; else all are tried.
-    cases: {name: {key: text}}, settings of several keys at once, which the axis `CASE` names. folds, seeds: of each setting; () leaves the config's. objective: what is maximised, of `runs.OBJECTIVES`; best: of all evaluations of a run, not of its last."""
+    cases: {name: {key: text}}, settings of several keys at once, which the axis `CASE` names. folds, seeds: of each setting; () leaves the config's.
+    objective: what is maximised, of `runs.OBJECTIVES`; best: of all evaluations of a run, not of its last."""
     spec: str
     overrides: Mapping[str, str]
     axes: tuple[space.Axis, ...] = ()
@@ -149,7 +151,8 @@ def _kept(folder: Any, described: dict) -> str:
         folders.write(mine, json.dumps({**described, "name": name}, indent=1))
         _first(mine, place)
         former = folders.read_object(place)
-    changed = [f"{key}: {_short(former.get(key))} → {_short(described[key])}" for key in described if key not in ("config", "settings", "spec") and former.get(key) != described[key]]
+    compared = [key for key in described if key not in ("config", "settings", "spec")]
+    changed = [f"{key}: {_short(former.get(key))} → {_short(described[key])}" for key in compared if former.get(key) != described[key]]
     changed += configs.differences(json.dumps(former.get("config", {})), json.dumps(described["config"]))
     if changed:
         raise UserError(f"{folder} holds another study ({'; '.join(changed[:8])}{f'; and {len(changed) - 8} more' if len(changed) > 8 else ''}); give that command again, "
@@ -161,7 +164,6 @@ def _kept(folder: Any, described: dict) -> str:
 
 def _first(mine, place):
     """`mine` as `place`, unless another worker was faster."""
-    import os
     try:
         os.link(mine, place)
     except FileExistsError:

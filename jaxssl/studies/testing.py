@@ -72,8 +72,8 @@ def apart(trials: Sequence[kinds.Trial]) -> None:
             raise UserError(f"{trial.folder} was validated on the classes of the test, or keeps none for it; move it away, and the same command trains it again")
         for what, names in (("trained on", train), ("validated on", val)):
             if shared := sorted(names & test):
-                raise UserError(f"{trial.folder}: {len(shared)} classes of the test were {what} ({listed(shared)}), so its scores would mean nothing; move the study away, and mend "
-                                "data.val_classes and data.test_classes")
+                raise UserError(f"{trial.folder}: {len(shared)} classes of the test were {what} ({listed(shared)}), so its scores would mean nothing; move the study away, "
+                                "and mend data.val_classes and data.test_classes")
         if shared := sorted(train & val):
             raise UserError(f"{trial.folder}: {len(shared)} classes were trained on and validated on ({listed(shared)}); move the study away, and mend data.val_classes")
         if tested not in (None, test):

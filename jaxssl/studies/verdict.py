@@ -9,7 +9,7 @@ from jaxssl import durations
 from jaxssl.evaluation.measures import bootstrap
 from jaxssl.report import figures
 from jaxssl.report.markup import Html, join, tag
-from jaxssl.studies import page, reality, summary, testing
+from jaxssl.studies import page, reality, space, summary, testing
 from jaxssl.studies.asked import Asked
 from jaxssl.workdir import folder as folders
 
@@ -36,14 +36,19 @@ def of(check: reality.RealityCheck, *, command: str = "", claim: Mapping[str, An
         again = {int(place.removeprefix("again")): found for place, found in done.items() if place.startswith("again")}
         finished = series.finished()
         losses[name] = {
-            "searched": len(finished), "chosen": chosen, "validation": chosen and mean(chosen["validation"]), "spread": [float(np.mean([own.value for own in found])) for _, found in finished],
+            "searched": len(finished), "chosen": chosen, "validation": chosen and mean(chosen["validation"]),
+            "spread": [float(np.mean([own.value for own in found])) for _, found in finished],
             "seconds": sum(own.seconds for _, found in finished for own in found), "reproductions": sorted(again), "tuned": done.get("tuned", {}).get("scores"),
             "revalidated": mean([float(np.mean(found["validation"])) for found in again.values()]) if again else None,
             "scores": {how: {measure: _scores(again, done.get("tuned"), how, measure) for measure in testing.MEASURES} for how in HOW} if again or "tuned" in done else {}}
     baselines = (folders.read_json(check.folder / "baselines" / testing.FILE) or {}).get("scores", {})
     first = next(iter(check.losses.values()))
     complete = all(len(own["reproductions"]) == check.reproductions and own["tuned"] for own in losses.values()) and bool(baselines)
-    return {"version": 1, "kind": "reality_check", "command": command, "config": first.definition.spec, "set": dict(first.definition.overrides), "objective": first.definition.objective,
+    same = dict(set.intersection(*(set(series.definition.overrides.items()) for series in check.losses.values())))
+    own = {name: {key: text for key, text in series.definition.overrides.items() if key not in same} for name, series in check.losses.items()}
+    return {"version": 1, "kind": "reality_check", "command": command, "config": first.definition.spec,
+            "set": {key: same[key] for key in first.definition.overrides if key in same},
+            "own": own, "objective": first.definition.objective,
             "folds": list(first.definition.folds), "trials": first.definition.most, "sampler": first.definition.sampler, "reproductions": check.reproductions, "complete": complete,
             "claim": dict(claim or {}), "losses": losses, "baselines": baselines, "differences": differences(losses)}
 
@@ -100,8 +105,8 @@ def _with(score):
 def _table(found):
     def score(own, how, measure, which):
         return own["scores"].get(how, {}).get(measure, {}).get(which)
-    parts = [tag("p", "Mean and Student's 95 % interval over the reproductions of the best setting, on classes that were neither trained on nor chosen by. Separated: the mean of the "
-                      "folds' scores; concatenated: their features beside one another.", class_="reading")]
+    parts = [tag("p", "Mean and Student's 95 % interval over the reproductions of the best setting, on classes that were neither trained on nor chosen by. Separated: the mean "
+                      "of the folds' scores; concatenated: their features beside one another.", class_="reading")]
     for how in HOW:
         shown = [own for own in found["losses"].values() if score(own, how, "MAP@R", "without")]
         ends = [value for own in shown for value in score(own, how, "MAP@R", "without")["values"]] or [0., 1.]
@@ -125,8 +130,8 @@ def _differ(found) -> Html:
     for how in HOW:
         own = [each for each in found["differences"] if each["how"] == how]
         apart = [each for each in own if each["apart"]]
-        rows = [(f"{each['a']} less {each['b']}", f"{100 * each['difference']:+.2f} [{100 * each['interval'][0]:.2f}, {100 * each['interval'][1]:.2f}] points", f"{each['p_holm']:.3f}",
-                 "apart" if each["apart"] else "not told apart") for each in sorted(own, key=lambda each: each["p_holm"])]
+        rows = [(f"{each['a']} less {each['b']}", "{:+.2f} [{:.2f}, {:.2f}] points".format(*(100 * value for value in (each["difference"], *each["interval"]))),
+                 f"{each['p_holm']:.3f}", "apart" if each["apart"] else "not told apart") for each in sorted(own, key=lambda each: each["p_holm"])]
         parts += [tag("h3", how), tag("p", f"{len(apart)} of {len(own)} pairs differ in MAP@R (paired over seeds, Student's t, Holm's correction at 5 %).", class_="reading"),
                   figures.table(("", "difference", "p, corrected", ""), rows, numeric=(1, 2))]
     return join(parts)
@@ -139,14 +144,15 @@ def _search(found):
         values = join([tag("code", f"{key}={text}") for key, text in (own["chosen"] or {}).get("values", {}).items()], between=" ")
         rows.append((name, own["searched"], page.number(own["validation"]["mean"], "map_at_r") if own["validation"] else "–", _with(own["revalidated"]), gain, values,
                      durations.spoken(own["seconds"])))
-    return join([tag("p", "Validation MAP@R of the best setting, as it was found and again with other seeds (the difference is what choosing the best of many makes of chance), and "
-                          "what the search gained over its first setting.", class_="reading"),
+    return join([tag("p", "Validation MAP@R of the best setting, as it was found and again with other seeds (the difference is what choosing the best of many makes of chance), "
+                          "and what the search gained over its first setting.", class_="reading"),
                  figures.table(("", "settings", "validation", "again", "gained", "best setting", "time"), rows, numeric=(1, 2, 3, 4), class_="evaluations")])
 
 
 def _study(found):
     facts = [("command", tag("code", found["command"])), ("config", tag("code", found["config"])), *((f"config.{key}", tag("code", text)) for key, text in found["set"].items()),
-             ("chosen by", "mean validation MAP@R of all folds, the best evaluation of each run; validation and test classes are disjoint from those of training and from each other")]
+             *((name, tag("code", space.said(own))) for name, own in found["own"].items()),
+             ("chosen by", "mean validation MAP@R of all folds, the best evaluation of each run; the classes of training, validation and test are disjoint")]
     return figures.pairs(facts)
 
 

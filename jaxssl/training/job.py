@@ -139,8 +139,8 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
 
 
 def scales(config: Any, mesh: Mesh, facts: Facts, total: int, state: TrainState, seen: dict, varied: Collection[str]) -> dict[str, float]:
-    """{path: value} of those of `varied` that only scale: rates and decays of the optimizer (`optim.SCALES`) and of its rules, and numbers of the method with which its loss can be traced
-    without their values: what branches on one, or reckons with it in Python, keeps it as a constant."""
+    """{path: value} of those of `varied` that only scale: rates and decays of the optimizer (`optim.SCALES`) and of its rules, and numbers of the method with which its loss can be
+    traced without their values: what branches on one, or reckons with it in Python, keeps it as a constant."""
     found = {path: config.optim[key] for path in varied for section, _, key in [path.partition(".")] if section == "optim" and key in optim.SCALES}
     if "optim.rules" in varied:
         found |= {f"optim.rules.{i}.{key}": value for i, (_, settings) in enumerate(config.optim.rules) for key, value in settings.items()

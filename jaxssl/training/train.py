@@ -114,7 +114,8 @@ def rates(reader: checkpoint.Manager, job: jobs.Job) -> str:
     return ""
 
 
-def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None, varied: Collection[str] = ()) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
+def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None,
+            varied: Collection[str] = ()) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
     """(config, data, job, whether `workdir` has no run yet, what is published for it then). Raises: UserError for wrong input, before anything is compiled or written."""
     file = configs.opened(spec)                      # executed once
     config = configs.load(file, overrides)
