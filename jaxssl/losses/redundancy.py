@@ -115,10 +115,11 @@ def tico(p, z, covariance, *, contrast, decay):
 
 
 def directions_used(z):
-    """How many directions embeddings [..., K] lie along: 1 / sum(λ²) of the eigenvalues λ of mean(u uᵀ), u of unit length; 1 for a line, K for a ball; no gradient."""
+    """How many directions embeddings [..., K] lie along: 1 / sum(λ²) of the eigenvalues λ of mean(u uᵀ), u of unit length; 1 for a line, K for a ball,
+    0 where they are zero; no gradient."""
     u = jax.lax.stop_gradient(normalised(z).reshape(-1, z.shape[-1]))
     gram = _product(u, u) if len(u) > u.shape[-1] else _product(u.T, u.T)
-    return len(u) ** 2 / jnp.square(gram).sum()
+    return jnp.square(u).sum() ** 2 / jnp.maximum(jnp.square(gram).sum(), 1e-30)       # lengths below one: embeddings so short that they are not normalised
 
 
 def barlow_twins(z, *, redundancy):
