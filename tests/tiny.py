@@ -107,24 +107,14 @@ def digits():
 class Tiny:
     """A job on `data × fsdp` devices with its state, its own or a copy of another's, and its batches."""
 
-<<<<<<< HEAD
-    def __init__(self, config, devices: int, fsdp: int = 1, state=None):
-        self.config, (data, store) = config, digits()
-        self.data = dataclasses.replace(data, per_class=config.data.per_class if config.data.sampler == "m_per_class" else 0)
-        self.mesh = sharding.make_mesh(devices=jax.devices()[:devices], fsdp=fsdp)
-        self.job = jobs.prepare(config, self.mesh, jobs.Facts(len(self.data.train), len(self.data.classes), self.data.canvas, True, order=self.data.order))
-        self.store = sharding.put({k: store[k] for k in self.job.batch["store"]}, sharding.replicated(self.mesh))
-        own = self.job.init if state is None else lambda _: sharding.put(jax.tree.map(np.array, state), self.job.state_sharding)
-        self.state = own(np.asarray(jax.random.key_data(jax.random.key(config.seed))))
-=======
-    def __init__(self, config, devices: int, fsdp: int = 1, varied=()):
+    def __init__(self, config, devices: int, fsdp: int = 1, state=None, varied=()):
         self.config, (data, store) = config, digits()
         self.data = dataclasses.replace(data, per_class=config.data.per_class if config.data.sampler == "m_per_class" else 0)
         self.mesh = sharding.make_mesh(devices=jax.devices()[:devices], fsdp=fsdp)
         self.job = jobs.prepare(config, self.mesh, jobs.Facts(len(self.data.train), len(self.data.classes), self.data.canvas, True, order=self.data.order), varied)
         self.same = sharding.put(self.job.same(store), sharding.replicated(self.mesh))
-        self.state = self.job.init(np.asarray(jax.random.key_data(jax.random.key(config.seed))))
->>>>>>> study
+        own = self.job.init if state is None else lambda _: sharding.put(jax.tree.map(np.array, state), self.job.state_sharding)
+        self.state = own(np.asarray(jax.random.key_data(jax.random.key(config.seed))))
 
     def batch(self, step: int):
         split = sharding.batch(self.mesh)
