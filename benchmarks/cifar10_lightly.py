@@ -1,125 +1,211 @@
-"""SimCLR on CIFAR-10 against lightly: same network and initial weights, epochs, batch, views, loss, optimizer and schedule, in turns, five seeds each.
+"""The ten methods of lightly's CIFAR-10 table against lightly: same network and initial weights, epochs, batch, views, optimizer and schedule.
 
-    python benchmarks/cifar10_lightly.py --train cifar10/train.zip --test cifar10/test.zip      # writes benchmarks/results/cifar10_lightly.json
+    python benchmarks/cifar10_lightly.py --train train.zip --test test.zip                      # writes benchmarks/results/cifar10_lightly.json
+    … --method byol dino --seeds 0 1 2 --epochs 5 --parallel 4 --workers 4                      # several runs at a time, each side of each seed in its own process
+    … --merge other.json                                                                        # adds the rows of other files, and trains nothing
 
-Needs torch and lightly. Both sides: ResNet-10 of quarter width with the ImageNet stem (an eighth of the CIFAR stem's arithmetic, so that three
-seeds fit in an hour of two cores), projector of two layers, NT-Xent at temperature .5, AdamW, three epochs of batch 256, crops from .08, jitter
-.4/.4/.4/.1, grey .2, no blur. Each side's features of the same images are scored by the same kNN (k 200, T .1).
-Both sides of a seed start at the same weights: runs that start elsewhere differ by some .7 points of kNN whoever trains them, so that earlier runs with
-initial weights of their own said little with three seeds. The order of the images and the draws of the views stay each side's own.
-lightly reads PIL images from memory with two loader workers; decoding the zip is not in its time, and is in ours.
+Needs torch, torchvision and lightly. Recipe: configs/cifar10/NAME.py:laptop on both sides (ResNet-10 of quarter width with the ImageNet stem, AdamW 1e-3, batch 256), for so
+many epochs; benchmarks/lightly_methods.py says what lightly's side consists of. Each view is normed by itself, as lightly does (`--norms joint`: both together).
+Both sides of a seed start at the same weights: runs that start elsewhere differ by some .7 points of kNN whoever trains them. The order of the images, the draws of the views
+and the random rows that banks begin with stay each side's own. Scored are the student's features of the same images, by the same kNN (k 200, T .1), at the end.
+Each side runs on a GPU where it finds one, with its own defaults: TF32 in the convolutions of both, and in XLA's products but those of losses. lightly's views are those of its
+transforms, of PIL images from memory in `--workers` loader processes; ours are drawn on the device. Decoding the zip is in neither time of training. device_peak: bytes that the
+device held at most, with resident images on our side, and what XLA tries out while it compiles; host_peak: resident bytes of the process, without loader processes. Runs side by
+side (`--parallel`) slow one another down, so that times beside them are bounds; at_a_time says how many there were.
 
-Predicted before measuring: equal kNN within the spread, since losses, views and schedule agree to rounding; wall time about equal: XLA's convolutions on
-CPUs are slower than PyTorch's (.4 of the speed on a ResNet-18), and its views about ten times cheaper.
+Predicted for SimCLR before measuring: equal kNN within the spread, since losses, views and schedule agree to rounding; for the nine others the same, but for MoCo and NNCLR, whose
+rows never meet themselves here.
 """
 import argparse
 import json
 import math
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import types
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from machine import machine, spread
+from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-EPOCHS, BATCH, LR, DECAY, TEMPERATURE, WARMUP, HIDDEN, DIM = 3, 256, 1e-3, 1e-2, 0.5, 0.05, 256, 128
-JITTER = dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
-REFERENCE, QUERIES = 50_000, 10_000
+METHODS = ("simclr", "dcl", "moco_v2", "nnclr", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino")
+SIDES = ("ours", "lightly")
+KEY = ("method", "seed", "epochs", "batch", "norms", "device")
 
 
 def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--train", required=True)
-    flags.add_argument("--test", required=True)
-    flags.add_argument("--seeds", type=int, default=5)
-    flags.add_argument("--epochs", type=int, default=EPOCHS)
+    flags.add_argument("--train", default="")
+    flags.add_argument("--test", default="")
+    flags.add_argument("--method", nargs="+", default=list(METHODS), choices=METHODS)
+    flags.add_argument("--side", nargs="+", default=list(SIDES), choices=SIDES)
+    flags.add_argument("--seeds", type=int, nargs="+", default=[0], help="the seeds themselves")
+    flags.add_argument("--epochs", type=int, default=5)
+    flags.add_argument("--batch", type=int, default=256)
+    flags.add_argument("--norms", default="view", choices=("view", "joint"))
+    flags.add_argument("--workers", type=int, default=2, help="loader processes of lightly's side")
+    flags.add_argument("--parallel", type=int, default=1, help="runs at a time")
+    flags.add_argument("--cache", default="off", help="folder of compiled programs; compiling is then in the time of the first seed alone")
     flags.add_argument("--out", default=str(ROOT / "benchmarks/results/cifar10_lightly.json"))
-    flags.add_argument("--worker", nargs=2, metavar=("SIDE", "SEED"))
+    flags.add_argument("--merge", nargs="+", default=[], metavar="FILE")
+    flags.add_argument("--worker", nargs=4, metavar=("SIDE", "METHOD", "SEED", "FILE"), help=argparse.SUPPRESS)
     args = flags.parse_args()
     if args.worker:
-        side, seed = args.worker
-        print(json.dumps({"ours": ours, "lightly": lightly}[side](args.train, args.test, int(seed), args.epochs)))
+        side, method, seed, file = args.worker
+        found = {"start": start, "ours": ours, "lightly": lightly}[side](args, method, int(seed), file)
+        print(json.dumps(found))
         return
-    runs = {"ours": [], "lightly": []}
-    for seed in range(args.seeds):
-        for side in runs:                                      # in turns, so that a busy minute hits both
-            command = [sys.executable, __file__, "--train", args.train, "--test", args.test, "--epochs", str(args.epochs), "--worker", side, str(seed)]
-            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"})
-            if done.returncode:
-                sys.exit(f"{side} failed:\n{done.stderr[-3000:]}")
-            runs[side].append(json.loads(done.stdout.splitlines()[-1]))
-            print(side, seed, runs[side][-1], file=sys.stderr, flush=True)
-            rows = {name: {key: spread([r[key] for r in rs]) for key in rs[0]} for name, rs in runs.items() if rs}
-            result = {"command": "python benchmarks/cifar10_lightly.py --train train.zip --test test.zip", "epochs": args.epochs, "batch": BATCH, "seeds": seed + 1,
-                      "machine": machine("jax", "jaxlib", "flax", "optax", "torch", "torchvision", "lightly"), "rows": rows}
-            Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["rows"], indent=1))
+    out, lock, failed = Path(args.out), threading.Lock(), []
+    result = json.loads(out.read_text()) if out.exists() else {"command": "python benchmarks/cifar10_lightly.py --train train.zip --test test.zip", "machines": {}, "rows": []}
+    for other in (json.loads(Path(file).read_text()) for file in args.merge):
+        result["machines"] |= other["machines"]
+        for row in other["rows"]:
+            add(result, row)
+    if args.merge:
+        return write(out, result)
+    if not (args.train and args.test):
+        flags.error("--train and --test are needed, the zips of CIFAR-10")
+
+    def run(task):
+        seed, method, side = task
+        found = child(args, side, method, seed)
+        with lock:
+            if isinstance(found, str):
+                failed.append(task)
+                print(f"{side} {method} {seed} failed:\n{found[-3000:]}", file=sys.stderr, flush=True)
+                return
+            print(side, method, seed, json.dumps(found), file=sys.stderr, flush=True)
+            device = found.pop("device")
+            result["machines"].setdefault(device, machine("jax", "jaxlib", "flax", "optax", "torch", "torchvision", "lightly"))
+            found["at_a_time"] = args.parallel
+            add(result, {"method": method, "seed": seed, "epochs": args.epochs, "batch": args.batch, "norms": args.norms, "device": device, side: found})
+            write(out, result)
+
+    with ThreadPoolExecutor(args.parallel) as pool:
+        list(pool.map(run, [(seed, method, side) for seed in args.seeds for method in args.method for side in args.side]))
+    print(json.dumps(result.get("summary", {}), indent=1))
+    if failed:
+        sys.exit(f"{len(failed)} runs failed: {failed}")
 
 
-def recipe(train, test, seed, epochs):
-    """The overrides of configs/cifar10/simclr.py:laptop that both sides follow."""
-    overrides = {"seed": seed, "total": f"{epochs}_epochs", "batch_size": BATCH, "warmup": f"{100 * WARMUP:g}_percent", "log_every": 20, "eval_every": 0, "checkpoint_every": 0,
-                 "report": False,
-                 "data.path": train, "data.test_path": test, "method.temperature": TEMPERATURE, "method.hidden": HIDDEN, "method.dim": DIM, "eval.reference": REFERENCE,
-                 "eval.queries": QUERIES, "optim.name": "adamw", "optim.lr": LR, "optim.scaling": "none", "optim.weight_decay": DECAY, "model.name": "resnet10",
-                 "model.width": 0.25,
-                 "model.stem": "imagenet", "precision": "f32", **{f"augment.{k}": v for k, v in JITTER.items()}}
-    return "configs/cifar10/simclr.py:laptop", {k: str(v) for k, v in overrides.items()}
+def child(args, side, method, seed, file="-"):
+    """What a process of its own finds, or what it says where it fails."""
+    command = [sys.executable, __file__, "--train", args.train, "--test", args.test, "--epochs", str(args.epochs), "--batch", str(args.batch), "--norms", args.norms,
+               "--workers", str(args.workers), "--cache", args.cache, "--worker", side, method, str(seed), file]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    only = {"JAX_PLATFORMS": "cpu"} if side != "ours" else {}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **only})
+    return done.stderr or f"exit {done.returncode}" if done.returncode else json.loads(done.stdout.splitlines()[-1])
 
 
-def ours(train, test, seed, epochs):
+def add(result, row):
+    """The row with its key holds both sides, the newest of each."""
+    known = next((r for r in result["rows"] if all(r[k] == row[k] for k in KEY)), None)
+    if known:
+        known.update(row)
+    else:
+        result["rows"].append(row)
+
+
+def write(out, result):
+    """The file anew, with a summary by protocol: kNN of each method over the seeds that both sides have, and the mean over methods."""
+    groups = {}
+    for row in result["rows"]:
+        if all(side in row for side in SIDES):
+            groups.setdefault("{epochs} epochs of batch {batch}, {norms} norms, {device}".format(**row), {}).setdefault(row["method"], []).append(row)
+    result["summary"] = {}
+    for protocol, methods in groups.items():
+        mean = {method: {"seeds": len(rows), **{side: round(statistics.mean(row[side]["knn"] for row in rows), 4) for side in SIDES}} for method, rows in methods.items()}
+        ahead = {method: m["ours"] - m["lightly"] for method, m in mean.items()}
+        result["summary"][protocol] = {"knn": mean, "methods": len(mean), **{side: round(statistics.mean(m[side] for m in mean.values()), 4) for side in SIDES},
+                                       "furthest_behind": {min(ahead, key=ahead.get): round(min(ahead.values()), 4)}}
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.replace(out)
+
+
+def recipe(args, method, seed):
+    """The config of both sides, and its overrides; the trainer's own evaluation is kept small, since both sides are scored by `score`."""
+    overrides = {"seed": seed, "total": f"{args.epochs}_epochs", "batch_size": args.batch, "log_every": "1_epoch", "eval_every": 0, "checkpoint_every": 0, "report": False,
+                 "data.examples": 0, "data.path": args.train, "data.test_path": args.test,
+                 "eval.reference": 500, "eval.queries": 100, "model.bn_groups": {"view": 2, "joint": 1}[args.norms]}
+    return str(ROOT / f"configs/cifar10/{method}.py:laptop"), {key: str(value) for key, value in overrides.items()}
+
+
+def ours(args, method, seed, _):
+    import jax
+    import jaxssl
     from jaxssl.parallel import runtime
-    from jaxssl.training import train as training
+    from jaxssl.training import train
 
-    runtime.configure("off")
+    begin = time.time()
+    runtime.configure(args.cache)
+    device = jax.devices()[0]
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as quiet:
         screen, sys.stdout = sys.stdout, quiet
         try:
-            run = training.run(*recipe(train, test, seed, epochs), f"{folder}/run")
+            run = train.run(*recipe(args, method, seed), f"{folder}/run")
         finally:
             sys.stdout = screen
-    return {"knn": run["knn"], "knn_untrained": run["knn_untrained"], "train_seconds": run["train_seconds"], "images_per_second": run["images_per_second"],
-            "compile_seconds": run["compile_seconds"], "wall_seconds": run["wall_seconds"]}
+        memory = {"device_peak": (device.memory_stats() or {}).get("peak_bytes_in_use"), "host_peak": host_peak()}
+        encoder = jaxssl.load(f"{folder}/run", weights="student" if method in ("moco_v2", "byol", "dino") else "")
+        (images, labels), (queries, wanted) = decoded(args.train), decoded(args.test)
+        scored = knn(encoder(queries), wanted, encoder(images), labels)
+    return {"knn": scored, **{k: run[k] for k in ("train_seconds", "images_per_second", "compile_seconds")}, **memory, "wall_seconds": time.time() - begin,
+            "device": device.device_kind}
 
 
-def lightly(train, test, seed, epochs):
+def start(args, method, seed, file):
+    """Writes the weights that `ours` starts at by their paths, and gives what the config says to lightly's side."""
+    import jax
+    from jaxssl import config as configs, data as datas, tree
+    from jaxssl.parallel import mesh as sharding
+    from jaxssl.training import job as jobs
+
+    config = configs.load(*recipe(args, method, seed))
+    data = datas.make(**config.data)
+    job = jobs.prepare(config, sharding.make_mesh(devices=jax.devices()), jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order))
+    state = job.init(np.asarray(jax.random.key_data(jax.random.key(config.seed))))
+    np.savez(file, **{name: np.asarray(value) for name, value in tree.names(state.params).items()})
+    return {"total": job.total, "warmup": job.warmup, "config": {name: config[name].to_dict() for name in ("method", "augment", "optim")}}
+
+
+def lightly(args, method, seed, _):
     import torch
-    from jaxssl.evaluation.measures import knn
-    from lightly.loss import NTXentLoss
-    from lightly.transforms import SimCLRTransform
+    from lightly_methods import Peer
 
+    begin = time.time()
+    with tempfile.TemporaryDirectory() as folder:              # by a process of its own: loaders fork, and must not fork a process in which JAX runs
+        given = child(args, "start", method, seed, f"{folder}/start.npz")
+        if isinstance(given, str):
+            sys.exit(given)
+        weights = dict(np.load(f"{folder}/start.npz"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
-    start = time.time()
-    images, labels = decoded(train)
-    view = SimCLRTransform(input_size=32, cj_prob=0.8, cj_strength=1.0, cj_bright=JITTER["brightness"], cj_contrast=JITTER["contrast"], cj_sat=JITTER["saturation"],
-                           cj_hue=JITTER["hue"], min_scale=0.08, random_gray_scale=0.2, gaussian_blur=0.0, hf_prob=0.5,
-                           normalize={"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616]})
-    encoder = resnet10()
-    head = torch.nn.Sequential(torch.nn.Linear(128, HIDDEN, bias=False), torch.nn.BatchNorm1d(HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, DIM, bias=False),
-                               torch.nn.BatchNorm1d(DIM))
-    torch.nn.init.zeros_(head[4].bias).requires_grad_(False)
-    start_at(initial(*recipe(train, test, seed, epochs)), encoder, head)
-    model = torch.nn.Sequential(encoder, head)
-    untrained = score(knn, encoder, images, labels, test)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": DECAY}, {"params": [p for p in model.parameters() if p.ndim <= 1 and p.requires_grad], "weight_decay": 0.0}],
-                                  lr=LR)
-    total = round(epochs * len(images) / BATCH)
-    warmup = round(WARMUP * total)
+    augment, optim, total, warmup = given["config"]["augment"], given["config"]["optim"], given["total"], given["warmup"]
+    (images, labels), (queries, wanted) = decoded(args.train), decoded(args.test)
+    peer = Peer(method, given["config"]["method"], total, args.norms == "joint").start(weights).to(device)
+    encoder = peer.student["encoder"]
+    untrained = [embed(encoder, x, augment, device) for x in (queries, images)]
+    free = [p for p in peer.student.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in free if p.ndim > 1], "weight_decay": optim["weight_decay"]}, {"params": [p for p in free if p.ndim <= 1], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=optim["lr"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: t / warmup if t < warmup else 0.5 * (1 + math.cos(math.pi * (t - warmup) / (total - warmup))))
-    criterion = NTXentLoss(temperature=TEMPERATURE)
-    loader = torch.utils.data.DataLoader(Views(images, view), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True)
-    begin, step = time.time(), 0
+    loader = torch.utils.data.DataLoader(Views(images, transform(augment)), batch_size=args.batch, shuffle=True, num_workers=args.workers, drop_last=True,
+                                         persistent_workers=args.workers > 0, pin_memory=device.type == "cuda")
+    since, step = time.time(), 0
     while step < total:
         for a, b in loader:
-            z = model(torch.cat([a, b]))
-            loss = criterion(z[:len(a)], z[len(a):])
+            loss = peer.loss(a.to(device, non_blocking=True), b.to(device, non_blocking=True), step)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -127,10 +213,15 @@ def lightly(train, test, seed, epochs):
             step += 1
             if step == total:
                 break
-    seconds = time.time() - begin
-    trained = score(knn, encoder, images, labels, test)
-    return {"knn": trained, "knn_untrained": untrained, "train_seconds": seconds, "images_per_second": total * BATCH / seconds, "compile_seconds": 0.0,
-            "wall_seconds": time.time() - start}
+    value = loss.item()                                        # waits for the device
+    seconds = time.time() - since
+    memory = {"device_peak": torch.cuda.max_memory_allocated() if device.type == "cuda" else None, "host_peak": host_peak()}
+    if not math.isfinite(value):
+        sys.exit(f"the loss of lightly's {method} is {value}")
+    trained = [embed(encoder, x, augment, device) for x in (queries, images)]
+    scored, before = (knn(q, wanted, r, labels) for q, r in (trained, untrained))
+    return {"knn": scored, "knn_untrained": before, "train_seconds": seconds, "images_per_second": total * args.batch / seconds, "compile_seconds": 0.0, **memory,
+            "wall_seconds": time.time() - begin, "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
 
 
 class Views:
@@ -145,67 +236,38 @@ class Views:
         return self.view(Image.fromarray(self.images[i]))
 
 
-def resnet10():
-    """The network of `models.make(name="resnet10", width=.25)` in torch, last norms starting at zero."""
-    import torch
-    from torchvision.models.resnet import BasicBlock
+def transform(augment):
+    """lightly's transform with the distribution of the config: SimCLR's, or VICReg's where images are solarized."""
+    import lightly
 
-    layers, channels = [torch.nn.Conv2d(3, 16, 7, 2, padding=3, bias=False), torch.nn.BatchNorm2d(16), torch.nn.ReLU(inplace=True),
-                        torch.nn.MaxPool2d(3, 2, 1)], 16
-    for width, stride in ((16, 1), (32, 2), (64, 2), (128, 2)):
-        shortcut = torch.nn.Sequential(torch.nn.Conv2d(channels, width, 1, stride, bias=False), torch.nn.BatchNorm2d(width)) if stride > 1 or channels != width else None
-        block = BasicBlock(channels, width, stride, shortcut)
-        torch.nn.init.zeros_(block.bn2.weight)
-        layers.append(block)
-        channels = width
-    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-
-
-def initial(path, overrides):
-    """The weights that `ours` starts at, by their paths."""
-    import jax
-    from jaxssl import config as configs, tree
-    from jaxssl.training import job as jobs
-    from jaxssl.parallel import mesh as sharding
-
-    config = configs.load(path, overrides)
-    job = jobs.prepare(config, sharding.make_mesh(devices=jax.devices()), jobs.Facts(REFERENCE, 10, 32, True))
-    state = job.init(np.asarray(jax.random.key_data(jax.random.key(config.seed))))
-    return {name: np.asarray(value) for name, value in tree.names(state.params).items()}
+    try:
+        from lightly.transforms import SimCLRTransform, VICRegTransform
+    except ImportError:                                        # of what another transform asks for: these two files alone
+        sys.modules["lightly.transforms"] = package = types.ModuleType("lightly.transforms")
+        package.__path__ = [str(Path(lightly.__file__).parent / "transforms")]
+        from lightly.transforms.simclr_transform import SimCLRTransform
+        from lightly.transforms.vicreg_transform import VICRegTransform
+    how = dict(input_size=augment["size"], cj_prob=augment["jitter"], cj_strength=1.0, cj_bright=augment["brightness"], cj_contrast=augment["contrast"],
+               cj_sat=augment["saturation"], cj_hue=augment["hue"], min_scale=augment["crop_scale"][0], random_gray_scale=augment["gray"], gaussian_blur=augment["blur"],
+               hf_prob=0.5, normalize={"mean": list(augment["mean"]), "std": list(augment["std"])})
+    return VICRegTransform(**how, solarize_prob=augment["solarize"]) if augment["solarize"] else SimCLRTransform(**how)
 
 
-def start_at(weights, encoder, head):
-    """Copies all kernels; norms start alike on both sides."""
+def embed(encoder, images, augment, device):
     import torch
 
-    kernels = {encoder[0]: "encoder/stem/conv", head[0]: "projector/linear1", head[3]: "projector/linear2"}
-    for stage in range(1, 5):
-        block, path = encoder[3 + stage], f"encoder/stage{stage}/block0"
-        kernels |= {block.conv1: f"{path}/conv1", block.conv2: f"{path}/conv2"}
-        if block.downsample is not None:
-            kernels[block.downsample[0]] = f"{path}/shortcut/conv"
-    names = {f"{path}/kernel" for path in kernels.values()}
-    assert names == {name for name in weights if name.endswith("kernel") and not name.startswith("probe")}
-    with torch.no_grad():
-        for layer, path in kernels.items():
-            kernel = weights[f"{path}/kernel"]
-            layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel.T if kernel.ndim == 2 else kernel.transpose(3, 2, 0, 1))))
-
-
-def score(knn, encoder, images, labels, test):
-    queries, wanted = decoded(test)
-    return knn.evaluate(embed(encoder, queries), wanted, embed(encoder, images), labels)[0].accuracy
-
-
-def embed(encoder, images):
-    import torch
-
-    mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.247, 0.2435, 0.2616])
+    mean, std = (torch.tensor(augment[name], device=device) for name in ("mean", "std"))
     encoder.eval()
     with torch.no_grad():
-        parts = [encoder(((torch.from_numpy(images[i:i + 500]).float() / 255 - mean) / std).permute(0, 3, 1, 2)).numpy() for i in range(0, len(images), 500)]
+        parts = [encoder(((torch.from_numpy(images[i:i + 500]).to(device).float() / 255 - mean) / std).permute(0, 3, 1, 2)).cpu().numpy() for i in range(0, len(images), 500)]
     encoder.train()
     return np.concatenate(parts)
+
+
+def knn(queries, wanted, reference, labels):
+    from jaxssl.evaluation.measures import knn as measure
+
+    return measure.evaluate(queries, wanted, reference, labels)[0].accuracy
 
 
 def decoded(path):
@@ -217,6 +279,10 @@ def decoded(path):
         classes = sorted({Path(n).parts[-2] for n in names})
         images = np.stack([np.asarray(Image.open(BytesIO(archive.read(n))).convert("RGB")) for n in names])
     return images, np.array([classes.index(Path(n).parts[-2]) for n in names])
+
+
+def host_peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Recipe: configs/cifar10/simclr.py:sgd200 (lightly's benchmark recipe), and each 
 import argparse
 import itertools
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def main():
     flags.add_argument("--seeds", type=int, default=1)
     flags.add_argument("--out", default=str(ROOT / "benchmarks/results/gpu_cifar10.json"))
     args = flags.parse_args()
+    sys.path.insert(0, str(ROOT))
     import jax
     from jaxssl.parallel import runtime
     from jaxssl.training import progress, train

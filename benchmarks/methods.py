@@ -78,7 +78,8 @@ def run(args, name: str, changes: dict[str, str]) -> dict:
         except subprocess.TimeoutExpired:
             return {"error": f"not done after {args.limit:.0f} s"}
         if done.returncode:
-            return {"error": (done.stderr or done.stdout)[-800:]}
+            text = done.stderr or done.stdout
+            return {"error": text if len(text) < 1600 else f"{text[:800]} … {text[-800:]}"}
         result = json.loads(Path(folder, "run/run.json").read_text())
     return {k: result[k] for k in KEPT if k in result}
 

@@ -40,7 +40,7 @@ CHOICES = "CHOICES"
 # Name in the module of a method -> function(config) -> ({path: value}, why), of what a config leaves to the method to choose.
 DECIDES = "decided"
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
-INJECTED = {"model": {"precision"}, "optim": {"networks"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
+INJECTED = {"model": {"precision"}, "optim": {"networks", "numbers"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
 # Arguments of the functions of `CHOICES` that the method passes.
 PASSED = {"id", "reference", "weight", "metrics", "only", "mesh"}
 # What is off unless a config turns it on: the smaller views of multi-crop, made by the function that makes the others.

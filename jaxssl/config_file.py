@@ -16,6 +16,7 @@ from jaxssl.errors import UserError, nearest, shown
 PUBLISHED = {"protocol": str, "setting": dict, "value": (int, float), "source": str, "weights": str}
 
 
+STUDIES = "studies"      # folder of configs/
 NOWHERE = "run from the repository, where configs/ is, or give a full path"
 
 
@@ -33,7 +34,7 @@ def execute(spec: str, sections: Collection[str]) -> File:
     path, _, variant = spec.partition(":")
     file = Path(path).expanduser()
     if not _is_file(file):
-        found = sorted(str(p) for p in Path("configs").glob("*/*.py"))
+        found = list(map(str, files()))
         raise UserError(f"no config file {path!r}{nearest(path, found)}" + ("; python -m jaxssl.main --list names those that are here" if found else f"; {NOWHERE}"))
     if file.suffix != ".py":
         raise UserError(f"{path!r} is no config file: one is Python, ends in .py and defines get_config(variant)"
@@ -75,10 +76,15 @@ def _whole(config: Any, path: str, sections: Collection[str]) -> ConfigDict:
     return config
 
 
+def files() -> list[Path]:
+    """The config files of the working folder; those of `STUDIES` are tables that `jaxssl.study` reads."""
+    return sorted(path for path in Path("configs").glob("*/*.py") if path.parent.name != STUDIES)
+
+
 def catalogue() -> list[str]:
     """A line for every config file of the working folder, "path:variant|variant  the first line of its docstring", read as text: nothing is executed. Raises: UserError."""
     rows = []
-    for path in sorted(Path("configs").glob("*/*.py")):
+    for path in files():
         try:
             module = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, ValueError, OSError) as error:

@@ -23,7 +23,7 @@ from tests.tiny import CONFIGS, METHODS, ROOT
 PACKAGE = ROOT / "jaxssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 GROUND = ("command", "config", "config_file", "durations", "errors", "optim", "schedules", "tree", "typed")
-COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "search", "table")
+COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "search", "study", "table")
 # The walls: which rooms a room's files may import besides their own; every file may import errors, and the commands may import anything.
 WALLS = {
     "losses": "", "planning": "", "models": "", "data": "", "augment": "",
@@ -35,6 +35,7 @@ WALLS = {
     "report": "augment data durations encoder evaluation models workdir",
     "gallery": "data encoder evaluation parallel report workdir",
     "training": "augment config data durations encoder evaluation methods models optim parallel planning report schedules tree workdir",
+    "studies": "config data durations encoder evaluation report training workdir",
     # the ground
     "command": "", "config": "config_file durations typed", "config_file": "", "typed": "", "durations": "", "errors": "", "optim": "schedules tree", "schedules": "", "tree": "",
 }
@@ -265,7 +266,7 @@ def classes(config):
 
 
 def golden(spec, monkeypatch):
-    """The text of a config, from shapes alone: its schedule, its optimizer, for every parameter shape, initial values, settings of the optimizer and sharding, and the rest of the state."""
+    """The text of a config, from shapes alone: schedule, optimizer, for every parameter shape, initial values, the optimizer's settings and sharding, and the rest of the state."""
     config = configs.load(spec)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     examples = config.data.examples or 10_000

@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.custom_partitioning import custom_partitioning
 
 from jaxssl.errors import UserError
 from jaxssl.models import positions, transformer, vit
 from jaxssl.models.features import Features
+from tests.tiny import Tiny, config_of
 
 TINY = {"width": 32, "depth": 2, "heads": 4, "patch": 8, "image": 32, "precision": "f32"}
 EVERYTHING = {"ffn": "swiglu", "qk_norm": True, "registers": 2, "layer_scale": 0.1, "mask_token": True}
@@ -350,3 +352,46 @@ def test_rotary_positions_know_places_are_drawn_in_training_alone_and_follow_vis
     for how, words in ((dict(rope_shift=.1), "model.rope_shift is of rotary positions"), (dict(positions="rope", rope_jitter=.5), "factors of at least 1")):
         with pytest.raises(UserError, match=words):
             tiny(**how)
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_attention_by_cudnn_is_the_same_function_for_odd_numbers_of_tokens(monkeypatch, count):
+    """What is given to cuDNN for tokens of bfloat16, computed by XLA: value and gradients of plain attention, whatever stands in the token that is added."""
+    plain, seen = jax.nn.dot_product_attention, []
+
+    def kernel(q, k, v, **how):
+        seen.append((q.shape[1], how.pop("implementation")))
+        return plain(q, k, v, **how)
+
+    q, k, v, g = (jnp.asarray(np.random.default_rng(i).normal(size=(3, count, 2, 8)), jnp.float32) for i in range(4))
+    expected = jax.vjp(lambda *a: plain(*a), q, k, v)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    monkeypatch.setattr(transformer, "fused", lambda q: True)
+    found = jax.vjp(lambda *a: transformer.attention(*a, None), q, k, v)
+    assert seen == [(count + count % 2, "cudnn")]
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+    for one, other in zip(found[1](g), expected[1](g), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "width", "platform", "capability", "answer"), [
+    (jnp.bfloat16, 64, "gpu", "9.0", True), (jnp.bfloat16, 64, "gpu", "12.0", True), (jnp.float32, 64, "gpu", "9.0", False), (jnp.bfloat16, 60, "gpu", "9.0", False),
+    (jnp.bfloat16, 136, "gpu", "9.0", False), (jnp.bfloat16, 64, "gpu", "7.5", False), (jnp.bfloat16, 64, "gpu", "gfx90a", False), (jnp.bfloat16, 64, "cpu", None, False),
+    (jnp.bfloat16, 64, "tpu", None, False)])
+def test_attention_goes_to_cudnn_only_where_it_can(monkeypatch, dtype, width, platform, capability, answer):
+    device = type("Device", (), {"platform": platform, "compute_capability": capability})
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert transformer.fused(jnp.zeros((1, 2, 1, width), dtype)) is answer
+
+
+def test_a_step_has_one_mesh_as_partitioned_kernels_ask_for(monkeypatch):
+    """cuDNN's attention is a `custom_partitioning`, with which JAX refuses a program whose arrays lie on two meshes."""
+    same = custom_partitioning(lambda q: q)
+    same.def_partition(lambda mesh, operands, _: (mesh, lambda q: q, operands[0].sharding, (operands[0].sharding,)), sharding_rule="... -> ...",
+                       infer_sharding_from_operands=lambda mesh, operands, _: operands[0].sharding)
+    kernel = jax.custom_vjp(same)
+    kernel.defvjp(lambda q: (same(q), None), lambda _, g: (g,))
+    plain = transformer.attention
+    monkeypatch.setattr(transformer, "attention", lambda q, k, v, there: plain(kernel(q), k, v, there))
+    run = Tiny(config_of("mae"), devices=8, fsdp=2)
+    assert "CustomSPMDPartitioning" in run.job.step.lower(run.state, run.batch(0)).as_text()

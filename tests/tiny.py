@@ -14,7 +14,7 @@ from jaxssl.data import pipeline
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(p.stem for p in (ROOT / "jaxssl" / "methods").glob("*.py") if p.stem not in ("__init__", "base"))
-CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.py"))
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.py") if p.parent.name != "studies")     # whose tables `jaxssl.study` reads
 # The family of a method's encoder, the module that its name begins with -> what makes it tiny.
 ENCODERS = {"resnet": {"model.name": "resnet10", "model.depths": "(1, 1)", "model.width": "0.0625", "model.stem": "imagenet"},
             "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"},
@@ -107,12 +107,12 @@ def digits():
 class Tiny:
     """A job on `data × fsdp` devices with its state, its own or a copy of another's, and its batches."""
 
-    def __init__(self, config, devices: int, fsdp: int = 1, state=None):
+    def __init__(self, config, devices: int, fsdp: int = 1, state=None, varied=()):
         self.config, (data, store) = config, digits()
         self.data = dataclasses.replace(data, per_class=config.data.per_class if config.data.sampler == "m_per_class" else 0)
         self.mesh = sharding.make_mesh(devices=jax.devices()[:devices], fsdp=fsdp)
-        self.job = jobs.prepare(config, self.mesh, jobs.Facts(len(self.data.train), len(self.data.classes), self.data.canvas, True, order=self.data.order))
-        self.store = sharding.put({k: store[k] for k in self.job.batch["store"]}, sharding.replicated(self.mesh))
+        self.job = jobs.prepare(config, self.mesh, jobs.Facts(len(self.data.train), len(self.data.classes), self.data.canvas, True, order=self.data.order), varied)
+        self.same = sharding.put(self.job.same(store), sharding.replicated(self.mesh))
         own = self.job.init if state is None else lambda _: sharding.put(jax.tree.map(np.array, state), self.job.state_sharding)
         self.state = own(np.asarray(jax.random.key_data(jax.random.key(config.seed))))
 
@@ -120,7 +120,7 @@ class Tiny:
         split = sharding.batch(self.mesh)
         rows = pipeline.rows_of(self.config.batch_size, jax.process_index(), jax.process_count())
         index = self.job.order(step, rows).astype(np.int32)
-        return {"index": sharding.put(index, split), "stop": sharding.put(np.zeros(self.mesh.size // jax.process_count(), np.int32), split), "store": self.store}
+        return {"index": sharding.put(index, split), "stop": sharding.put(np.zeros(self.mesh.size // jax.process_count(), np.int32), split), **self.same}
 
     def run(self, steps: int, start: int = 0) -> list[dict]:
         """Metrics of the steps [start, start + steps)."""

@@ -246,8 +246,9 @@ def of_pixels(encoder: Net, side: str, init: Callable, drawn: Callable, predicte
 
 
 def check_range(**values: tuple[float, str, bool]) -> None:
-    """Raises: UserError for every key of `method` out of its range; values: key -> (value, the range in words, whether it lies there)."""
-    faults = [f"method.{key} is {value}; it must be {words}" for key, (value, words, good) in values.items() if not good]
+    """Raises: UserError for every key of `method` out of its range; values: key -> (value, the range in words, whether it lies there). A traced
+    value, of which that is not known yet, was checked as a number before (`training.job`)."""
+    faults = [f"method.{key} is {value}; it must be {words}" for key, (value, words, good) in values.items() if not (isinstance(good, jax.core.Tracer) or good)]
     if faults:
         raise UserError("; ".join(faults))
 

@@ -20,6 +20,7 @@ NORMAL = nn.initializers.normal(0.02)
 INITS = {"normal": NORMAL, "xavier": nn.initializers.xavier_uniform()}
 SEEN = "seen"       # the collection that blocks show themselves in
 _UNSTACKED = re.compile(r"block(\d+)")
+_AMPERE = re.compile(r"([89]|[1-9]\d)\.\d+")       # compute capabilities that cuDNN's fused attention runs on
 
 
 def swiglu_width(width: int) -> int:
@@ -78,7 +79,7 @@ class Block(nn.Module):
             q, k = turned(q, turn), turned(k, turn)
         self._show("query", q)
         self._show("key", k)
-        y = jax.nn.dot_product_attention(q, k, v, mask=None if there is None else there[:, None, None])      # [B, N, heads, D/heads]
+        y = attention(q, k, v, there)                                                # [B, N, heads, D/heads]
         return self._scaled(self._dense(self.width, "proj")(y.reshape(x.shape)), "scale1")
 
     def _feed(self, x):
@@ -100,6 +101,29 @@ class Block(nn.Module):
         if not self.layer_scale:
             return y
         return y * self.param(name, nn.initializers.constant(self.layer_scale), (self.width,), jnp.float32).astype(y.dtype)
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, there: jax.Array | None) -> jax.Array:
+    """Softmax attention of `[B, N, heads, C]`, over the tokens that are `there` ([B, N] bool, None for all).
+
+    Where `fused` says so by cuDNN's kernel, which never holds the weights [B, heads, N, N]; else as XLA compiles it. Both take the softmax in float32.
+    """
+    if there is None and fused(q):
+        count, odd, how = q.shape[1], q.shape[1] % 2, {}
+        if odd:                                                                      # JAX gives cuDNN's gradient for an even number of tokens alone: one more, that is not there
+            q, k, v = (jnp.pad(a, ((0, 0), (0, 1), (0, 0), (0, 0))) for a in (q, k, v))
+            how = dict.fromkeys(("query_seq_lengths", "key_value_seq_lengths"), jnp.full(len(q), count, jnp.int32))
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **how)[:, :count]
+    return jax.nn.dot_product_attention(q, k, v, mask=None if there is None else there[:, None, None])
+
+
+def fused(q: jax.Array) -> bool:
+    """Whether cuDNN's attention can take q: bfloat16, heads of a multiple of 8 up to 128 channels, NVIDIA GPUs of compute capability 8 or more, and no more of them than
+    share one copy of the parameters: beyond, a step has a second mesh (`parallel.mesh.update_slices`), and JAX partitions this kernel in programs of one mesh alone."""
+    if q.dtype != jnp.bfloat16 or q.shape[-1] % 8 or q.shape[-1] > 128 or jax.device_count() > 16:
+        return False
+    device = jax.devices()[0]
+    return device.platform == "gpu" and bool(_AMPERE.fullmatch(str(getattr(device, "compute_capability", ""))))
 
 
 def layer_norm(x: jax.Array, eps: float, name: str) -> jax.Array:

@@ -1,7 +1,7 @@
 """Optimizers: one optax transformation from options, parameter shapes and one table of path rules; LARS as SimCLR runs it; the online probe kept apart."""
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,9 @@ from jaxssl.optim import optimizers, transforms
 from jaxssl.optim.optimizers import families
 from jaxssl.optim.rules import CLIP_BY, Row, defaults, layer_factors, table
 
-__all__ = ["Optim", "families", "layer_factors", "make"]
+__all__ = ["SCALED_BY_RULES", "SCALES", "Optim", "families", "layer_factors", "make"]
+SCALES = ("lr", "end_lr", "weight_decay", "weight_decay_end")       # keys that only scale: a step that takes them as arguments is the same program for all their values
+SCALED_BY_RULES = ("rate", "decay")                                # and settings of a rule
 
 
 class Optim(NamedTuple):
@@ -29,7 +31,7 @@ def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedu
          lr_steps: tuple[float, ...] = (), lr_gamma: float = 0.1, lr_power: float = 1.0, weight_decay: float = 1e-6,
          weight_decay_end: float | None = None, clip: float = 0.0, clip_by: str = "all", layer_decay: float = 1.0,
          rules: tuple[tuple[str | int, dict], ...] = (), probe_lr: float = 1e-3,
-         params: Any, batch_size: int, total: int, warmup: int, networks: tuple[str, ...] = ("encoder",), **own: Any) -> Optim:
+         params: Any, batch_size: int, total: int, warmup: int, networks: tuple[str, ...] = ("encoder",), numbers: Mapping[str, Any] = {}, **own: Any) -> Optim:
     """The optimizer of a run.
 
     name: one of `families()`, whose keywords are further keys. lr, scaling: peak rate = schedules.scaled_lr(lr, batch_size, scaling). end_lr is absolute, not
@@ -43,28 +45,37 @@ def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedu
     arrays of rank 1 get neither decay nor LARS adaptation, and what is under probe/ (the online linear probe) gets an Adam of its own at a constant probe_lr.
 
     params: tree of arrays or ShapeDtypeStructs (only paths and shapes are read). batch_size: global images. total, warmup: steps.
-    networks: those whose layers count for the layer decay, from below; all others are the top.
+    networks: those whose layers count for the layer decay, from below; all others are the top. numbers: of `SCALES`, and "rules.0.rate" and such, traced values that
+    take the place of these in the transformation and the schedules; what is checked and described are the keys' own.
     UserError for unknown names, values out of range, and rules that decide nothing.
     """
-    options = {key: value for key, value in locals().items() if key not in ("params", "batch_size", "total", "warmup", "networks", "own")}
+    options = {key: value for key, value in locals().items() if key not in ("params", "batch_size", "total", "warmup", "networks", "numbers", "own")}
     if name not in families():
         raise UserError(f"optim.name is {name!r}{nearest(name, families())}; choose one of {', '.join(families())}")
     _check(options)
     rows = table(params, rules, behind=defaults(probe_lr), clip_by=clip_by, total=total, layer_decay=layer_decay, networks=networks)
     part = families()[name](rows, **own)
+    moved = rows
+    if traced := {path: value for path, value in numbers.items() if path.startswith("rules.")}:
+        told = tuple((pattern, {key: traced.get(f"rules.{i}.{key}", value) for key, value in settings.items()}) for i, (pattern, settings) in enumerate(rules))
+        moved = table(params, told, behind=defaults(probe_lr), clip_by=clip_by, total=total, layer_decay=layer_decay, networks=networks)
     if not part.adapts and any("adapt" in settings for _, settings in rules):
         raise UserError(f"optim.rules: adapt is the trust ratio of LARS, which {name} has not; leave it out")
     peak = schedules.scaled_lr(lr, batch_size, scaling)
-    rate = schedules.make(schedule, base=peak, total=total, warmup=warmup, end=end_lr, steps=_steps(lr_steps, total), gamma=lr_gamma,
+    used = {"peak": peak, "end_lr": end_lr, "weight_decay": weight_decay, "weight_decay_end": weight_decay_end, **numbers}
+    if "lr" in numbers:
+        used["peak"] = schedules.scaled_lr(numbers["lr"], batch_size, scaling)
+    rate = schedules.make(schedule, base=used["peak"], total=total, warmup=warmup, end=used["end_lr"], steps=_steps(lr_steps, total), gamma=lr_gamma,
                           power=lr_power)
-    last = weight_decay if weight_decay_end is None else weight_decay_end
-    decay = schedules.cosine(weight_decay, last, total) if last != weight_decay else schedules.make("constant", base=weight_decay, total=total)
+    moves = weight_decay_end not in (None, weight_decay)
+    decay = (schedules.cosine(used["weight_decay"], used["weight_decay_end"], total) if moves else
+             schedules.make("constant", base=used["weight_decay"], total=total))
 
-    decayed = transforms.decay(decay if weight_decay_end is not None else weight_decay, rows)
+    decayed = transforms.decay(decay if weight_decay_end is not None else used["weight_decay"], moved)
     chain = optax.chain(*([transforms.clip(clip, rows)] if clip else []), *([] if part.decoupled else [decayed]), *part.before,
-                        *([decayed] if part.decoupled else []), transforms.rate(rate, peak, rows), *part.after)
+                        *([decayed] if part.decoupled else []), transforms.rate(rate, used["peak"], moved), *part.after)
     labels = jax.tree.unflatten(jax.tree.structure(params), ["probe" if row.adam else "main" for row in rows.values()])
-    tx = optax.partition({"main": chain, "probe": transforms.apart(rows)}, labels)
+    tx = optax.partition({"main": chain, "probe": transforms.apart(moved)}, labels)
     groups = {path: _settings(row, part, clip) for path, row in rows.items()}
     every = {key: p.default for key, p in inspect.signature(families()[name]).parameters.items() if p.default is not p.empty} | own
     text = _describe(options, every, params, groups, schedules.lr_sentence(lr, batch_size, scaling), total, warmup)

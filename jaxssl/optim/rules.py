@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxssl import tree
 from jaxssl.errors import UserError, nearest
 
@@ -113,7 +115,7 @@ def _check(rules: Sequence[tuple[str | int, dict]]) -> None:
                 continue
             kind = type(Row._field_defaults[setting])
             good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 if kind in (int, float) else isinstance(value, kind)
-            if not good:
+            if not (good or isinstance(value, jax.core.Tracer)):         # a traced number was checked before
                 faults.append(f"{setting} of {pattern!r} is {value!r}; it takes {'a number, 0 or more' if kind in (int, float) else f'a {kind.__name__}'}")
     if faults:
         raise UserError(f"optim.rules: {'; '.join(faults)}")

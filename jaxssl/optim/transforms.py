@@ -22,6 +22,11 @@ def _each(f: Callable, updates: Any, params: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(updates), [f(path, update, own.get(path)) for path, update in named.items()])
 
 
+def counts(factor: Any, beside: float = 0) -> bool:
+    """Whether a factor does anything: it is not `beside`. Of a traced one that is not known, so it does."""
+    return isinstance(factor, jax.core.Tracer) or factor != beside
+
+
 def clip(most: float, table: Table) -> optax.GradientTransformation:
     """Each group's gradients are scaled down to a joint norm of `most`; an array that is a group of its own, layer by layer."""
     one = optax.clip_by_global_norm(most)
@@ -48,10 +53,10 @@ def decay(amount: float | schedules.Schedule, table: Table) -> optax.GradientTra
 
     def update(updates, state, params=None):
         if not callable(amount):
-            return (_each(lambda path, u, p: u + amount * table[path].decay * p if table[path].decay else u, updates, params) if amount else updates), state
+            return (_each(lambda path, u, p: u + amount * table[path].decay * p if counts(table[path].decay) else u, updates, params) if counts(amount) else updates), state
         count = state.inner_state.count
         now = amount(count)
-        updates = _each(lambda path, u, p: u + now * table[path].decay * p if table[path].decay else u, updates, params)
+        updates = _each(lambda path, u, p: u + now * table[path].decay * p if counts(table[path].decay) else u, updates, params)
         return updates, optax.MaskedState(optax.ScaleByScheduleState(optax.safe_increment(count)))
     return optax.GradientTransformation(init, update)
 
@@ -80,7 +85,7 @@ def rate(schedule: schedules.Schedule, peak: float, table: Table) -> optax.Gradi
             for factor in (row.rate, row.layer):
                 if isinstance(factor, tuple):
                     u = u * np.reshape(np.asarray(factor, u.dtype), (-1, *(1,) * (u.ndim - 1)))     # [L, 1, …]
-                elif factor != 1:
+                elif counts(factor, beside=1):
                     u = factor * u
             return jnp.where(state.count < row.frozen_until, jnp.zeros_like(u), u) if row.frozen_until else u
         return _each(scaled, updates, params), optax.ScaleByScheduleState(optax.safe_increment(state.count))

@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxssl.planning.hlo import Computation, Instruction, Program, buffers, nbytes, source, walk
+import numpy as np
+
+from jaxssl.planning.hlo import COLLECTIVES, Computation, Instruction, Program, buffers, nbytes, source, walk
 
 # Nothing moves in these: names for what is there, or the end of an asynchronous operation that was charged at its start.
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "iota",
@@ -69,36 +71,62 @@ def moved(i: Instruction, computation: Computation, program: Program) -> tuple[i
         size = buffers(i.shape)[-2].nbytes
         return 3 * size, size
     touched = _touched(i, computation, program)
-    return sum(size for size, _ in touched), sum(size for size, space in touched if space == 0)
+    return sum(counted for counted, _, _ in touched), sum(size for _, size, space in touched if space == 0)
 
 
 def _touched(i, computation, program):
-    """(bytes, memory space) of every array that an instruction reads and makes, as far as it touches them."""
+    """(bytes as XLA counts them, bytes, memory space) of every array that an instruction reads and makes, as far as it touches them.
+
+    A collective that a TPU computes beside others moves where it starts: in the fusions that go on with it, whose root is a tuple, and in the one that ends it, whose root is a
+    call that gives a single array, its arrays lie still, and so does what passes through. XLA counts them whole each time.
+    """
     inside = program.computations.get(i.calls[0], {}) if i.op == "fusion" and i.calls else {}
-    if inside:
-        root = next((x for x in inside.values() if x.root), None)
-        made = [_plain(inside.get(o), inside) for o in root.operands] if root is not None and root.op == "tuple" else [_plain(root, inside)]
-    else:
-        inside, made = {i.name: i, **computation}, [i]
-    arrays = buffers(i.shape)
+    root = next((x for x in inside.values() if x.root), None)
+    made = [i] if root is None else [_plain(inside.get(o), inside) for o in root.operands] if root.op == "tuple" else [_plain(root, inside)]
+    goes_on, arrays = root is not None and root.op == "tuple", buffers(i.shape)
+    ends = root is not None and root.op == "custom-call" and not i.shape.startswith("(") and any(x.op in COLLECTIVES for x in inside.values())
     if len(made) != len(arrays):
         made = [None] * len(arrays)
-    found = [(_slice(x, inside) if x is not None and x.op == "dynamic-update-slice" else b.nbytes, b.space) for x, b in zip(made, arrays)]
+    found = []
+    for x, b in zip(made, arrays):
+        size = _slice(x, inside or computation) if x is not None and x.op == "dynamic-update-slice" else b.nbytes
+        still = ends or goes_on and x is not None and x.op in ("parameter", *COLLECTIVES)
+        found.append((size, 0 if still else size, b.space))
     for number, name in enumerate(i.operands):
         if name not in computation:
             continue
-        held = buffers(computation[name].shape)
+        held, sizes = buffers(computation[name].shape), [None, None]
         if len(held) == 1:
-            if i.op == "fusion":
-                here = next((x.name for x in inside.values() if x.op == "parameter" and x.attributes.startswith(f"value={number}")), "")
-                uses = _uses(here, inside)
-            else:
-                uses = [(name, i)]
-            if uses and all(x.op in ("dynamic-slice", "dynamic-update-slice") and x.operands[0] == as_ and as_ not in x.operands[1:] for as_, x in uses):
-                found.append((sum(_slice(x, inside) for _, x in uses), held[0].space))
-                continue
-        found += [(b.nbytes, b.space) for b in held]
+            uses = _uses(_parameter(number, inside), inside) if root is not None else [(name, i)]
+            sizes = [_read(uses, inside or computation, program, on) for on in (False, goes_on)]
+        counted, read = ([b.nbytes for b in held] if size is None else [size] for size in sizes)
+        found += [(size, 0 if ends else least, b.space) for size, least, b in zip(counted, read, held, strict=True)]
     return found
+
+
+def _read(uses, inside, program, on):
+    """Bytes that instructions read of one array, where `uses` are (its name there, the instruction); None for all of it.
+
+    on: what passes through, or to a collective, lies still.
+    """
+    total = 0
+    for name, x in uses:
+        if x.op in ("dynamic-slice", "dynamic-update-slice") and x.operands[0] == name and name not in x.operands[1:]:
+            total += _slice(x, inside)
+        elif x.op == "fusion" and x.calls:                         # of a fusion within one: what that reads
+            body = program.computations.get(x.calls[0], {})
+            parts = [_read(_uses(_parameter(number, body), body), body, program, on) for number, operand in enumerate(x.operands) if operand == name]
+            if None in parts:
+                return None
+            total += sum(parts)
+        elif not (on and (x.op in COLLECTIVES or x.op == "tuple" and x.root)):
+            return None
+    return total if uses else None
+
+
+def _parameter(number, inside):
+    """The name of a computation's parameter of this number."""
+    return next((x.name for x in inside.values() if x.op == "parameter" and re.match(rf"value={number}\b", x.attributes)), "")
 
 
 def _uses(name, computation):
@@ -146,8 +174,17 @@ def flops(i: Instruction, computation: Computation, program: Program) -> int:
 
 
 def _convolution(i, computation):
-    labels = re.search(r"dim_labels=\w+_(\w+)->(\w+)", i.attributes)
-    kernel, out = buffers(computation[i.operands[1]].shape)[0].dims, buffers(i.shape)[0].dims
-    dilation = re.search(r"lhs_dilate=([\dx]+)", i.attributes)          # the zeros between dilated inputs cost nothing
-    zeros = math.prod(int(n) for n in dilation.group(1).split("x")) if dilation else 1
-    return 2 * math.prod(out) * math.prod(kernel) // max(kernel[labels.group(1).index("o")], 1) // zeros
+    """As XLA counts: what a kernel reaches in the padding, or between inputs that are dilated, costs nothing. (A TPU's product with columns of 16 heads has padding of 15.)"""
+    first, second, out = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.attributes).groups()
+    left, kernel, made = (buffers(shape)[0].dims for shape in (computation[i.operands[0]].shape, computation[i.operands[1]].shape, i.shape))
+    window = dict(re.findall(r"(\w+)=(-?\d[\dx_-]*)", (re.search(r"window=\{([^}]*)\}", i.attributes) or [""])[0]))
+    spatial = sorted(label for label in out if label.isdigit())
+
+    def each(name, default):
+        return [[int(n) for n in part.split("_")] for part in window[name].split("x")] if name in window else [default] * len(spatial)
+
+    taps = 1
+    for label, (stride,), (low, *_), (apart,), (wide,) in zip(spatial, each("stride", [1]), each("pad", [0, 0]), each("lhs_dilate", [1]), each("rhs_dilate", [1])):
+        reached = np.arange(made[out.index(label)])[:, None] * stride - low + np.arange(kernel[second.index(label)]) * wide
+        taps *= int(((reached % apart == 0) & (reached >= 0) & (reached < left[first.index(label)] * apart)).sum())
+    return 2 * taps * made[out.index("b")] * made[out.index("f")] * kernel[second.index("i")]

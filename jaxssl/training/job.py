@@ -1,12 +1,14 @@
 """Everything a run is before it touches data: method, optimizer, schedule, shardings and the jitted step. Built alike by `train` and `plan`."""
+import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxssl import augment, config as configs, data as datas, durations, models, optim, tree
@@ -49,6 +51,7 @@ class Job(NamedTuple):
     init(key_data) -> state, step(state, batch) -> (state, metrics), embed(state, batch of canvases) -> [B, D]: jitted, not yet compiled.
     flops() -> FLOPs of the loss and its gradient for a global batch, without what model.remat and micro_batch compute again; traced when called.
     order(number, rows) -> ids of the samples of a batch.
+    numbers: {path of the config: value} of what the step takes from its batch, under "numbers", and holds no constant of; see `prepare`.
     """
     facts: Facts
     mesh: Mesh
@@ -70,13 +73,20 @@ class Job(NamedTuple):
     embed: Callable
     flops: Callable
     order: datas.Order
+    numbers: dict = {}
 
     def duration(self, value: Any, key: str, batch_size: int) -> int:
         return durations.steps(value, key, examples=self.facts.examples, batch_size=batch_size, total=self.total)
 
+    def same(self, store: dict | None) -> dict:
+        """What is the same in every batch, on the host: the resident `store` of decoded images where there is one, and the `numbers` of the run."""
+        parts = {"store": {name: store[name] for name in self.batch["store"]} if store else {}, "numbers": {path: np.float32(value) for path, value in self.numbers.items()}}
+        return {name: part for name, part in parts.items() if part}
 
-def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
-    """Builds the job; nothing is compiled and no array is made. Raises: UserError for every mismatch that can be known here."""
+
+def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ()) -> Job:
+    """Builds the job; nothing is compiled and no array is made. varied: paths of the config whose values other runs vary. Those of them that only scale (`scales`) are
+    arguments of the step, so that it is the same program for all their values and is compiled once. Raises: UserError for every mismatch that can be known here."""
     checks.config(config, mesh, facts)
     total, warmup = schedule(config, facts)
     encoder, plain = method_of(config, mesh, facts, total)
@@ -92,6 +102,17 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     placed = TrainState(sharding.replicated(mesh), sharding.update_slices(state.params, mesh), sharding.update_slices(state.opt_state, mesh),
                         sharding.auxiliary(state.aux, mesh, method.places), sharding.replicated(mesh))
     gathered, sliced, restored = movers(config, mesh, state, placed, method.places)
+    numbers = scales(config, mesh, facts, total, state, seen, varied)
+    if numbers:
+        batch["numbers"] = {path: jax.ShapeDtypeStruct((), jnp.float32) for path in numbers}
+        batch_sharding["numbers"] = dict.fromkeys(numbers, sharding.replicated(mesh))
+
+    def of(values):
+        """The method and the transformation with traced values of `numbers`."""
+        at = {section: {path.partition(".")[2]: value for path, value in values.items() if path.startswith(f"{section}.")} for section in ("method", "optim")}
+        own = method_of(config, mesh, facts, total, numbers=at["method"])[1] if at["method"] else plain
+        return (online.watch(own, classes=facts.classes, width=encoder.features),
+                optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup, numbers=at["optim"]).tx)
 
     def init(key_data):
         return init_state(key_data, batch=zeros(few(config, seen)), method=method, tx=optimizer.tx)
@@ -99,7 +120,8 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
     def step(state, batch):
         batch = dict(batch)
         stop = batch.pop("stop").max()
-        state, metrics = train_step(state, batch, method=method, tx=optimizer.tx, augment=lambda key, b: make_views(key, datas.lookup(b)),
+        own, tx = of(batch.pop("numbers")) if numbers else (method, optimizer.tx)
+        state, metrics = train_step(state, batch, method=own, tx=tx, augment=lambda key, b: make_views(key, datas.lookup(b)),
                                     gathered=gathered, sliced=sliced, restored=restored)
         return state, {**metrics, "stop": stop}
 
@@ -113,7 +135,28 @@ def prepare(config: Any, mesh: Mesh, facts: Facts) -> Job:
                step=jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh))),
                embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)),
                flops=functools.partial(loss_flops, config, mesh, facts, total, state, seen),
-               order=order)
+               order=order, numbers=numbers)
+
+
+def scales(config: Any, mesh: Mesh, facts: Facts, total: int, state: TrainState, seen: dict, varied: Collection[str]) -> dict[str, float]:
+    """{path: value} of those of `varied` that only scale: rates and decays of the optimizer (`optim.SCALES`) and of its rules, and numbers of the method with which its loss can be
+    traced without their values: what branches on one, or reckons with it in Python, keeps it as a constant."""
+    found = {path: config.optim[key] for path in varied for section, _, key in [path.partition(".")] if section == "optim" and key in optim.SCALES}
+    if "optim.rules" in varied:
+        found |= {f"optim.rules.{i}.{key}": value for i, (_, settings) in enumerate(config.optim.rules) for key, value in settings.items()
+                  if key in optim.SCALED_BY_RULES and isinstance(value, float) and value}
+    key = jax.eval_shape(jax.random.key, 0)
+    for path in varied:
+        section, _, name = path.partition(".")
+        if section != "method" or not isinstance(config.method.get(name), float):
+            continue
+
+        def loss(value, params, aux, batch, key, name=name):
+            return method_of(config, mesh, facts, total, numbers={name: value})[1].loss(params, aux, batch, key, jnp.zeros((), jnp.int32))[0]
+        with contextlib.suppress(Exception):         # each place that asks for the value raises its own kind; with the number itself it has been traced
+            jax.eval_shape(loss, jax.ShapeDtypeStruct((), jnp.float32), state.params, state.aux, seen, key)
+            found[path] = config.method[name]
+    return {path: float(value) for path, value in sorted(found.items()) if value is not None}
 
 
 def schedule(config: Any, facts: Facts) -> tuple[int, int]:
@@ -197,14 +240,15 @@ def movers(config: Any, mesh: Mesh, state: TrainState, placed: TrainState, place
     return gathered, sliced, restored
 
 
-def method_of(config: Any, mesh: Mesh, facts: Facts, total: int, *, parts: int = 0, **model: Any) -> tuple[models.Net, base.Method]:
-    """The encoder and the method on it, with its moving average; parts: micro-batches (0: the config's); `model` changes keys of `config.model`."""
+def method_of(config: Any, mesh: Mesh, facts: Facts, total: int, *, parts: int = 0, numbers: Mapping[str, Any] = {}, **model: Any) -> tuple[models.Net, base.Method]:
+    """The encoder and the method on it, with its moving average; parts: micro-batches (0: the config's); numbers: traced values of keys of `config.method`; `model`
+    changes keys of `config.model`."""
     parts = parts or (config.batch_size // config.micro_batch if config.micro_batch else 1)
     encoder = models.Net(models.make(**{**config.model, **model}, precision=config.precision), parts)
     duration = functools.partial(durations.steps, examples=facts.examples, batch_size=config.batch_size, total=total)
     context = dict(encoder=encoder, net=functools.partial(head_net, parts=parts, groups=config.model.get("bn_groups", 1)), mesh=mesh, batch_size=config.batch_size,
                    views=config.augment.views, local=config.local.views, classes=facts.classes, examples=facts.examples, total=total, duration=duration)
-    own = {k: v for k, v in config.method.items() if k != "name"}
+    own = {**{k: v for k, v in config.method.items() if k != "name"}, **numbers}
     method = base.build(configs.function("method", config), own, context)
     return encoder, base.with_teacher(method, ("encoder",), lambda step: config.ema) if config.ema else method
 

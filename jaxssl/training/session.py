@@ -143,7 +143,7 @@ class Session:
         store = datas.store(self.data, self.data.train) if self.data.resident else None
         evaluator = evaluation.make(data=self.data, store=store, mesh=self.job.mesh, **self.config.eval)
         self.monitor = monitor.Monitor(evaluator, self.job.embed, self.job.mesh, self.folder, self.stop)
-        self.store = sharding.put({name: store[name] for name in self.job.batch["store"]}, sharding.replicated(self.job.mesh)) if store else None
+        self.same = sharding.put(self.job.same(store), sharding.replicated(self.job.mesh))
         self.open_batches()
 
     def open_batches(self) -> None:
@@ -312,8 +312,8 @@ class Session:
 
     def to_device(self, batch: dict) -> dict:
         batch = {**batch, "stop": np.full(jax.local_device_count(), bool(self.stop), np.int32)}
-        named = sharding.put({name: batch[name] for name in self.job.batch if name != "store"}, sharding.batch(self.job.mesh))
-        return named if self.store is None else {**named, "store": self.store}
+        named = sharding.put({name: batch[name] for name in self.job.batch if name not in self.same}, sharding.batch(self.job.mesh))
+        return {**named, **self.same}
 
     def count_ids(self, step: int) -> None:
         number = datas.batch_number(step, self.skipped)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import uuid
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -18,14 +19,15 @@ from jaxssl.training.session import Run, Session, Watch, every
 from jaxssl.training.watchdog import Stop, Watchdog
 
 
-def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_change: bool = False, profile_steps: tuple[int, int] | None = None) -> dict:
+def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_change: bool = False, profile_steps: tuple[int, int] | None = None,
+        varied: Collection[str] = ()) -> dict:
     """Trains `spec` with `overrides` in `workdir`, resuming what is there, and returns what run.json holds.
 
-    profile_steps: (first, last) steps of a profiler trace. Stopped by SIGTERM it saves and returns {"stopped": step}.
+    profile_steps: (first, last) steps of a profiler trace. varied: keys that a study varies (`jobs.prepare`). Stopped by SIGTERM it saves and returns {"stopped": step}.
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
     with Stop() as stop, contextlib.ExitStack() as ends:     # from here on a signal is kept, and honoured between two batches
-        config, data, job, new, stated = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps), functools.partial(facts, allow_config_change))
+        config, data, job, new, stated = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps, varied), functools.partial(facts, allow_config_change))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
         if new:
             agreement.reach(start)                   # what cannot begin is refused before the workdir is touched
@@ -112,7 +114,8 @@ def rates(reader: checkpoint.Manager, job: jobs.Job) -> str:
     return ""
 
 
-def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
+def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None,
+            varied: Collection[str] = ()) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
     """(config, data, job, whether `workdir` has no run yet, what is published for it then). Raises: UserError for wrong input, before anything is compiled or written."""
     file = configs.opened(spec)                      # executed once
     config = configs.load(file, overrides)
@@ -123,7 +126,7 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
     data = datas.make(**config.data)
     known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order), runtime.memory()
     room.ask(config, known, memory)
-    job = jobs.prepare(config, mesh, known)
+    job = jobs.prepare(config, mesh, known, varied)
     room.state(job, config, memory[1])
     check(config, data, job, profile_steps)
     new = not (folders.path(workdir) / "config.json").exists()

@@ -24,6 +24,17 @@ SETTLE = 2.0     # seconds that a bucket, which knows no exclusive creation, is 
 FILE = ".lease.json"
 
 
+class InUse(UserError):
+    """Another run that lives has the workdir."""
+
+
+def owner(workdir: str) -> str:
+    """Who works in `workdir` now, in words; "" for nobody, or for a process that died."""
+    folder = folders.path(workdir)
+    found = _read(folder)
+    return _named(found) if found and _lives(folder, found) else ""
+
+
 def take(workdir: str) -> "Lease":
     """Makes this process the owner of `workdir`, which is made where it is not there. Raises: UserError that names the owner, when another run lives there."""
     made = folders.make(workdir)
@@ -32,7 +43,7 @@ def take(workdir: str) -> "Lease":
         folders.read_json(folder / FILE)
     owner = _read(folder)
     if owner and _lives(folder, owner):
-        raise UserError(f"workdir {workdir} is in use by {_named(owner)}; wait until that run has ended, or choose another workdir")
+        raise InUse(f"workdir {workdir} is in use by {_named(owner)}; wait until that run has ended, or choose another workdir")
     try:
         return Lease(workdir, folder, made, owner)
     except OSError as error:
@@ -50,7 +61,7 @@ class Lease:
             self._beat()
             _write(folder, {"token": self.token, "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), **_here()}, former)
             if (owner := _read(folder)) is None or owner["token"] != self.token:
-                raise UserError(f"workdir {workdir} is in use by {_named(owner) if owner else 'another run'}, which began at the same time; choose another workdir")
+                raise InUse(f"workdir {workdir} is in use by {_named(owner) if owner else 'another run'}, which began at the same time; choose another workdir")
         except BaseException:
             self._clean()
             raise
