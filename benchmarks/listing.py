@@ -1,9 +1,12 @@
 """How long it takes to open a folder of many small files: listing, labels, the held-out part, and what data.json says.
 
     python benchmarks/listing.py [--files 1000000] [--against DIR]      # writes benchmarks/results/listing.json
+    python benchmarks/listing.py --only start                           # of which this measures and replaces one part
 
 The files are empty, a thousand a class. --against: a checkout of another version, which opens the same folder in turns with this one, each round in a process
 of its own. Goal: at most 10 % slower than before the folders' meaning was looked at.
+Start: a command of training on these files, from its first line until its workdir is claimed, which is before anything is compiled; with all that tells which images
+these are (`jaxssl.data.identity`: names, sizes, samples, times of writing) and without, in turns. Goal: at most 10 % slower.
 """
 import argparse
 import json
@@ -30,6 +33,36 @@ images = made.images
 print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu, images]))
 """
 
+START = """
+import contextlib, json, sys, time
+wall, cpu = time.perf_counter(), time.process_time()
+sys.path.insert(0, sys.argv[1])
+from unittest import mock
+from jaxssl import main
+from jaxssl.data import identity
+from jaxssl.training import train
+
+class Reached(BaseException):
+    pass
+
+known = 0
+def told(name):
+    whole = getattr(identity, name)
+    def timed(*arguments):
+        global known
+        start = time.process_time()
+        found = whole(*arguments) if sys.argv[4] == "with" else {}
+        known += time.process_time() - start
+        return found
+    return mock.patch.object(identity, name, timed)
+
+with told("describe"), told("written"), mock.patch.object(train, "Session", side_effect=Reached), contextlib.suppress(Reached):
+    code = main.main(["--config", sys.argv[1] + "/configs/digits/simclr.py", "--workdir", sys.argv[3], "--compilation_cache=off", "--config.data.source=folder",
+                      "--config.data.variant=cluttered", f"--config.data.path={sys.argv[2]}"])
+    raise SystemExit(f"ended with {code}")
+print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu, known]))
+"""
+
 
 def files(root: str, count: int) -> None:
     for first in range(0, count, 1000):
@@ -44,30 +77,57 @@ def once(checkout: str, folder: str) -> tuple[float, float, dict]:
     return json.loads(done.stdout)
 
 
+def starts(folder: str, rounds: int) -> dict:
+    seen = {"with": [], "without": []}
+    for number in range(rounds):
+        for name in ("with", "without") if number % 2 else ("without", "with"):
+            with tempfile.TemporaryDirectory() as place:
+                done = subprocess.run([sys.executable, "-c", START, str(ROOT), folder, f"{place}/run", name], capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+            if done.returncode:
+                raise RuntimeError(done.stdout[-1000:] + done.stderr[-3000:])
+            seen[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"start {name}: " + ", ".join(f"{value:.2f}" for value in seen[name][-1]), flush=True)
+    result = {"checks_cpu_s": spread((r[2] for r in seen["with"]), 2)}
+    for at, key in enumerate(("wall", "cpu")):
+        result[f"{key}_s"] = {name: spread((r[at] for r in rows), 2) for name, rows in seen.items()}
+        result[f"{key}_ratio"] = round(result[f"{key}_s"]["with"]["median"] / result[f"{key}_s"]["without"]["median"], 3)
+    return result
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--files", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--against", default="", metavar="DIR")
+    parser.add_argument("--only", choices=("listing", "start"), default=None, help="measure one part and keep the other as it is in the JSON")
     flags = parser.parse_args()
-    versions = {"this": str(ROOT)} | ({"against": os.path.abspath(flags.against)} if flags.against else {})
-    seen = {name: [] for name in versions}
+    kept = json.loads(OUT.read_text()) if OUT.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         files(folder, flags.files)
         print(f"{flags.files:,} files made in {time.perf_counter() - start:.0f} s", flush=True)
-        for _ in range(flags.rounds):
-            for name, checkout in versions.items():
-                seen[name].append(once(checkout, folder))
-                print(f"{name}: {seen[name][-1][0]:.2f} s, {seen[name][-1][1]:.2f} s of processor time", flush=True)
+        if flags.only != "start":
+            kept = listing(folder, flags) | ({"start": kept["start"]} if "start" in kept else {})
+        if flags.only != "listing":
+            kept["start"] = {"files": flags.files, **starts(folder, flags.rounds), "machine": machine("jax", "numpy")}
+    OUT.write_text(json.dumps(kept, indent=1) + "\n")
+    print(json.dumps({key: value for part in (kept, kept.get("start", {})) for key, value in part.items() if not isinstance(value, dict)}))
+    return 0
+
+
+def listing(folder: str, flags: argparse.Namespace) -> dict:
+    versions = {"this": str(ROOT)} | ({"against": os.path.abspath(flags.against)} if flags.against else {})
+    seen = {name: [] for name in versions}
+    for _ in range(flags.rounds):
+        for name, checkout in versions.items():
+            seen[name].append(once(checkout, folder))
+            print(f"{name}: {seen[name][-1][0]:.2f} s, {seen[name][-1][1]:.2f} s of processor time", flush=True)
     result = {"files": flags.files, **{name: {"wall_s": spread((r[0] for r in rounds), 2), "cpu_s": spread((r[1] for r in rounds), 2)} for name, rounds in seen.items()}}
     if flags.against:
         result["same_images"] = all(r[2] == seen["this"][0][2] for r in seen["against"])
         result["cpu_ratio"] = round(result["this"]["cpu_s"]["median"] / result["against"]["cpu_s"]["median"], 3)
         result["wall_ratio"] = round(result["this"]["wall_s"]["median"] / result["against"]["wall_s"]["median"], 3)
-    OUT.write_text(json.dumps(result | {"machine": machine("numpy", "pillow")}, indent=1) + "\n")
-    print(json.dumps({key: value for key, value in result.items() if not isinstance(value, dict)}))
-    return 0
+    return result | {"machine": machine("numpy", "pillow")}
 
 
 if __name__ == "__main__":

@@ -209,8 +209,9 @@ def _end(number: int, _frame: Any) -> NoReturn:
 
 
 def _in_callback(kind: type, error: BaseException, trace: Any) -> None:
-    """A callback that C++ makes in a thread of its own, after its loop was closed over an error that is told anyway: a line, not a stack."""
-    if threading.current_thread() is threading.main_thread():
+    """A callback that C++ makes, in any thread, after its loop was closed over an error that is told anyway: a line, not a stack. What ends the process came through its
+    module."""
+    if trace is None or trace.tb_frame.f_code.co_name == "<module>":
         sys.__excepthook__(kind, error, trace)
     elif (said := f"warning: a library's callback failed ({kind.__name__}: {shown(str(error))[:200]})") not in _SAID:
         _SAID.add(said)

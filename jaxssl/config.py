@@ -51,7 +51,7 @@ CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workd
 A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
 # Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
-TOLD_SINCE = {"contents_sha256"}     # of data.json: a workdir from before says nothing of it
+TOLD_SINCE = {"contents_sha256", "sampled_sha256"}       # of data.json: a workdir from before says nothing of it
 ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "optim.lr_rules": [], "optim.rules": [], "optim.layer_decay": 1.0, "optim.clip_by": "all",
           "optim.momentum": .9, "optim.nesterov": False, "optim.trust_coefficient": 1e-3, "optim.b1": .9, "optim.b2": .999, "optim.rho": .99, "optim.eps": 1e-8,
           "model.drop_path": 0.0, "micro_batch": 0}

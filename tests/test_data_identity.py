@@ -6,9 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxssl import config as configs, data
-from jaxssl.data import digits, folder, identity, sources, tfds, zip as zips
+from jaxssl.data import dense, digits, files, folder, identity, sources, tfds, zip as zips
 from tests.test_data_sources import CLASSED, both, picture, tree
 
 
@@ -65,19 +66,87 @@ def test_other_contents_under_the_old_names_change_the_digest(tmp_path, source):
     assert (found() == first) == (kept == others)
 
 
-def test_sizes_tell_new_contents_of_a_set_too_large_to_be_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "SMALL", (10, 100))
-    monkeypatch.setattr(folder.Folder, "_checksum", lambda *_: pytest.fail("read a file"))
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """A set that counts as too large to be read, of forty files, of which three are sampled: the first, one in the middle, the last."""
+    monkeypatch.setattr(files, "SMALL", (10, 100))
+    monkeypatch.setattr(files, "SAMPLES", 3)
     root = tree(tmp_path / "set", [f"{c}/{i}.png" for c in "ab" for i in range(20)])
-    first = data.make(source="folder", path=str(root)).images
-    (root / "a/7.png").write_bytes(b"another length")
-    assert data.make(source="folder", path=str(root)).images != first
+    for file in root.rglob("*.png"):
+        os.utime(file, (1e9, 1e9))
+    return root
+
+
+def opened(root):
+    return data.make(source="folder", path=str(root), holdout=.3)
+
+
+def replaced(file, when):
+    """Another image of the same length."""
+    kept = file.read_bytes()
+    file.write_bytes(kept[:-20] + bytes([kept[-20] ^ 1]) + kept[-19:])
+    os.utime(file, (when, when))
+
+
+def test_a_set_too_large_to_be_read_is_told_by_every_size_and_by_samples(many, monkeypatch):
+    read = []
+    monkeypatch.setattr(folder, "read_file", lambda path, most: read.append(str(path)[-7:]) or b"")
+    first = opened(many).images
+    assert sorted(read) == ["a/0.png", "b/0.png", "b/9.png"]         # of forty names in order
+    monkeypatch.undo()
+    monkeypatch.setattr(files, "SMALL", (10, 100))
+    monkeypatch.setattr(files, "SIZED", 2)
+    monkeypatch.setattr(files, "SAMPLES", 3)
+    first = opened(many).images
+    (many / "a/7.png").write_bytes(b"another length")
+    sized = opened(many).images
+    assert sized["sampled_sha256"] != first["sampled_sha256"] and sized["contents_sha256"] == first["contents_sha256"]
+    replaced(many / "b/9.png", 1e9)
+    assert opened(many).images["sampled_sha256"] != sized["sampled_sha256"]
+
+
+def test_an_image_replaced_by_one_of_the_same_length_is_told_by_its_time(many):
+    first = opened(many)
+    record = json.loads(json.dumps(first.described))
+    assert record[identity.WRITTEN]["files"] == 40 and opened(many).rewritten(record) == "" and opened(many).rewritten({}) == ""
+    replaced(many / "a/7.png", 2e9)
+    assert opened(many).images == first.images
+    assert "1 file of 40 was written since this run began with them (a/7.png)" in opened(many).rewritten(record)
+    replaced(many / "b/8.png", 2e9)
+    assert "2 files of 40 were written since this run began with them (a/7.png, …)" in opened(many).rewritten(record)
+    for name in ("a/7.png", "b/8.png"):
+        os.utime(many / name, (9e8, 9e8))             # as `cp -p` from elsewhere leaves it
+    assert "the 40 files bear other times of writing" in opened(many).rewritten(record)
+    for odd in ("x", [], {"newest_ns": "x"}, {"newest_ns": True}):
+        assert opened(many).rewritten({identity.WRITTEN: odd}) == ""
+
+
+def test_a_slow_disk_is_asked_by_many_and_says_the_same(many, monkeypatch):
+    monkeypatch.setattr(files, "_TRIED", 4)
+    monkeypatch.setattr(files, "_TOGETHER", 7)
+    few = opened(many).train.source.files
+    facts = few.facts
+    monkeypatch.setattr(files, "_SLOW", 0)
+    (many / "a/7.png").unlink()
+    slow = files.Files(few.root, few.names, few.read).facts
+    gone = few.names.index("a/7.png")
+    assert slow[gone].tolist() == [-1, -1] and (np.delete(slow, gone, 0) == np.delete(facts, gone, 0)).all()
+
+
+def test_what_is_said_of_places_counts_among_a_dense_sets_contents(tmp_path):
+    for name in ("images/a.png", "images/b.png", "masks/a.png", "masks/b.png"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 1).save(file)
+    first = dense.open_splits(tmp_path, "", False, False)[0].contents()
+    Image.new("L", (8, 8), 2).save(tmp_path / "masks/b.png")
+    assert dense.open_splits(tmp_path, "", False, False)[0].contents() != first
 
 
 def test_a_workdir_from_before_contents_were_told_is_of_the_same_images():
     old, new = {"training_images": 3, "names_sha256": "a"}, {"training_images": 3, "names_sha256": "a", "contents_sha256": "b"}
     assert configs.differences(json.dumps(old), json.dumps(new)) == []
-    assert configs.differences(json.dumps(new), json.dumps(new | {"contents_sha256": "c"})) == ["contents_sha256: b → c"]
+    assert configs.differences(json.dumps(new), json.dumps(new | {"contents_sha256": "c", "sampled_sha256": "d"})) == ["contents_sha256: b → c"]
 
 
 def test_names_are_read_at_a_thousand_places_and_may_be_no_text():

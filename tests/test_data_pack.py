@@ -15,6 +15,7 @@ from PIL import Image
 from jaxssl import data
 from jaxssl.evaluation.features import cache
 from jaxssl.data import __main__ as command
+from jaxssl.data import array_record as from_shards
 from jaxssl.data import decode
 from jaxssl.data import inspect as inspecting
 from jaxssl.data import open as opening
@@ -82,6 +83,55 @@ def test_a_damaged_index_is_one_sentence(tmp_path, folder, harm):
     file.write_text(harm(file.read_text()))
     with pytest.raises(UserError, match="train.index.jsonl .*copy the whole directory again"):
         data.make(source="array_record", path=str(tmp_path / "packed"))
+
+
+def test_records_that_were_not_packed_are_noticed(tmp_path, folder, monkeypatch):
+    """A shard of as many other images beside the manifest: one sentence when a sample shows it, else no image of it is trained on."""
+    def opened(name="packed"):
+        return data.make(source="array_record", path=str(tmp_path / name), holdout=0.).train
+    for i in (0, 1):
+        run("pack", folder / "train", tmp_path / ("packed", "other")[i], "--shards", 3)
+        (folder / "train/dog/11.webp").write_bytes((folder / "train/dog/01.jpg").read_bytes())
+    shard = "train-00002-of-00003.array_record"
+    kept = {name: (tmp_path / "packed" / name).read_bytes() for name in (shard, "manifest.json", "train.index.jsonl", "train.crc32")}
+    before = opened().contents()
+    shutil.copy(tmp_path / "other" / shard, tmp_path / "packed" / shard)
+    with pytest.raises(UserError, match="the train record 11 is not the one that was packed, so a shard was replaced; copy the whole directory again"):
+        opened()
+    monkeypatch.setattr(from_shards, "SAMPLES", 1)                   # the first alone, which is as it was
+    found = [error for error in map(broken, [opened()] * 12, range(12)) if error]
+    assert found == ["its record is not the one that was packed"]
+    monkeypatch.undo()
+    (tmp_path / "packed" / shard).write_bytes(kept[shard])
+    assert opened().contents() == before and opened().sampled() == ""
+    for name in ("train.crc32", "train.index.jsonl"):                # of the other pack, whole and well formed
+        (tmp_path / "packed" / name).write_bytes(bytes(48) if name == "train.crc32" else kept[name].replace(b"[0,", b"[1,", 1))
+        with pytest.raises(UserError, match=f"{name} is not the file that the manifest beside it was written with"):
+            opened().index
+        (tmp_path / "packed" / name).write_bytes(kept[name])
+
+
+def test_a_pack_of_an_earlier_version_is_told_by_samples(tmp_path, folder):
+    def opened(source, name):
+        run("pack", source, tmp_path / name)
+        manifest = tmp_path / name / "manifest.json"
+        content = json.loads(manifest.read_text())
+        del content["splits"]["train"]["files_sha256"]
+        manifest.write_text(json.dumps(content))
+        (tmp_path / name / "train.crc32").unlink()
+        return data.make(source="array_record", path=str(tmp_path / name), holdout=0.)
+    old = opened(folder / "train", "packed")
+    assert len(old.train.read(3)[0]) and "sampled_sha256" in old.images
+    (folder / "train/dog/11.webp").write_bytes((folder / "train/dog/01.jpg").read_bytes())
+    assert opened(folder / "train", "other").train.sampled() != old.train.sampled()
+
+
+def broken(source, index):
+    try:
+        source.read(index)
+    except decode.Broken as error:
+        return str(error)
+    return ""
 
 
 def test_size_shrinks_only_what_is_larger(tmp_path, folder):
@@ -181,8 +231,8 @@ def test_the_folder_one_is_in_can_be_packed_into(tmp_path, folder, monkeypatch):
     (lambda p: (p / "manifest.json").unlink(), "not a packed set"),
     (lambda p: (p / "manifest.json").write_text("{"), "not a manifest"),
     (lambda p: (p / "manifest.json").write_text('{"format": "jaxssl.records.9"}'), "jaxssl.records.9"),
-    (lambda p: next(p.glob("train*.array_record")).unlink(), "lacks 1 of the 3 files of its train set .train-0000"),
-    (lambda p: (p / "train.index.jsonl").unlink(), r"lacks 1 of the 3 files of its train set \(train.index.jsonl\); copy the whole"),
+    (lambda p: next(p.glob("train*.array_record")).unlink(), "lacks 1 of the 4 files of its train set .train-0000"),
+    (lambda p: (p / "train.index.jsonl").unlink(), r"lacks 1 of the 4 files of its train set \(train.index.jsonl\); copy the whole"),
     (lambda p: os.truncate(next(p.glob("train*.array_record")), 70), "copy it again"),
     (lambda p: os.replace(p / "test-00000-of-00002.array_record", p / "train-00000-of-00002.array_record"), "copy the whole directory again"),
 ])

@@ -197,6 +197,39 @@ def test_a_thread_that_is_refused_says_so_in_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err == "warning: tb/events: No space left on device; make room on that disk, or choose another place\n"
 
 
+@pytest.mark.parametrize("module", [False, True])
+def test_a_callback_of_a_library_is_a_line_and_what_ends_the_process_a_stack(module, capsys, monkeypatch):
+    """Also where the callback is made in the main thread."""
+    monkeypatch.setattr(command, "_SAID", set())
+    try:
+        exec(compile("[][0]", "somewhere", "exec")) if module else exec("def callback():\n [][0]\ncallback()")
+    except IndexError as error:
+        trace = error.__traceback__.tb_next          # below this test
+        for _ in range(2):
+            command._in_callback(IndexError, error, trace if module else trace.tb_next)
+    told = capsys.readouterr().err
+    assert told.count("Traceback") == 2 if module else told == "warning: a library's callback failed (IndexError: list index out of range)\n"
+
+
+def test_asking_git_for_the_revision_writes_nothing(tmp_path, monkeypatch):
+    """`describe --dirty` would renew the index of the user's repository, and leave a lock there when it is killed meanwhile."""
+    def git(*ask):
+        return subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=b", *ask], check=True, capture_output=True, text=True).stdout.strip()
+    git("init", "-q")
+    (tmp_path / "source.py").write_text("1")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "source.py"))
+    os.utime(tmp_path / "source.py", (1e9, 1e9))                 # the index knows another time
+    before = (tmp_path / ".git" / "index").stat().st_mtime_ns, (tmp_path / ".git" / "index").read_bytes()
+    assert environment._revision() == git("rev-parse", "--short", "HEAD")
+    assert ((tmp_path / ".git" / "index").stat().st_mtime_ns, (tmp_path / ".git" / "index").read_bytes()) == before
+    (tmp_path / "source.py").write_text("22")
+    assert environment._revision() == git("rev-parse", "--short", "HEAD") + "-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment._revision() is None
+
+
 def test_lines_of_a_run_are_harmless(capsys):
     with progress.Progress(1) as screen:
         screen.note("a\x1b[2Jb\nsecond")

@@ -62,8 +62,12 @@ class Data:
 
     @property
     def described(self) -> dict:
-        """`images`, and under `identity.READ_AS` what `said` says: for people, not to be compared."""
-        return self.images | {identity.READ_AS: list(self.said)}
+        """`images`, and what is not to be compared: what `said` says (`identity.READ_AS`), and when the files of a large set were written (`identity.WRITTEN`)."""
+        return self.images | {identity.READ_AS: list(self.said), identity.WRITTEN: identity.written(self.train, self.test)}
+
+    def rewritten(self, former: dict) -> str:
+        """A sentence where files bear other times than when `described` gave `former`; "" where nothing is known of that."""
+        return identity.rewritten(self.train, self.test, former.get(identity.WRITTEN))
 
     @property
     def decoded_bytes(self) -> int:

@@ -69,9 +69,6 @@ class Pool:
         which, at = self._at[index]
         return self.sources[which].id(at)
 
-    def contents(self) -> str:
-        return "".join(source.contents() for source in self.sources if hasattr(source, "contents"))
-
 
 def decide(classes: Sequence[str], *, fold: int = 0, by: str = "class", val_classes: str = "", test_classes: str = "") -> Parts:
     """Which of `classes` are trained on, validated on and tested on.

@@ -1,23 +1,19 @@
 """A folder of images: `class/*.jpg` at any depth, or images side by side without labels."""
 import errno
-import hashlib
+import functools
 import os
 import stat
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from jaxssl.data import layout, listing
 from jaxssl.data.decode import EXTENSIONS, MAX_BYTES, Broken
+from jaxssl.data.files import Files
 from jaxssl.data.layout import Part
 from jaxssl.data.listing import Listing
-from jaxssl.data.order import evenly
 from jaxssl.errors import UserError, shown
 
-SIZED, SMALL = 50_000, (10_000, 2**28)      # files whose size tells new contents under an old name; files and bytes of a set that is read for it
-_READERS = 16       # threads: what they wait for is a disk or a server
 _REGULAR = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)       # a pipe in a file's place must not be waited for
 
 
@@ -104,6 +100,7 @@ def read_file(path, most: int) -> bytes:
 class Folder:
     """The images of a folder, in the order of their names."""
     said: tuple[str, ...] = ()
+    answers: list[str] = []         # of a dense set, relative to the root as `paths` are
 
     def __init__(self, root: str, found: Listing, part: Part, depth: int = 1):
         """`found`: what lies below `root`; `part`: which of it."""
@@ -130,24 +127,23 @@ class Folder:
     def id(self, index):
         return shown(self.paths[index][len(self.below):])
 
+    @functools.cached_property
+    def files(self) -> Files:
+        """Of its images, and of what a dense set says of their places."""
+        return Files(str(self.root), [*self.paths, *self.answers] if self.answers else self.paths, read_file)
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "files"}
+
     def contents(self) -> str:
-        """A digest of every name; of the sizes of `SIZED` files spread evenly; and of the bytes of a set of at most `SMALL` files and bytes."""
-        digest = hashlib.sha256("\0".join(self.paths).encode("utf-8", "surrogateescape"))
-        sizes = [self._size(int(i)) for i in evenly(len(self), SIZED)]
-        digest.update(np.array(sizes, "<i8").tobytes())
-        if len(self) <= SMALL[0] and sum(sizes) <= SMALL[1]:
-            with ThreadPoolExecutor(_READERS) as pool:
-                digest.update(np.array(list(pool.map(self._checksum, range(len(self)))), "<i8").tobytes())
-        return digest.hexdigest()
+        return self.files.contents()
 
-    def _size(self, index: int) -> int:
-        try:
-            return os.stat(self.root / self.paths[index]).st_size
-        except OSError:                                     # reading it will say what is wrong
-            return -1
+    def sampled(self) -> str:
+        return self.files.sampled()
 
-    def _checksum(self, index: int) -> int:
-        try:
-            return zlib.crc32(read_file(self.root / self.paths[index], MAX_BYTES))
-        except OSError:
-            return -1
+    def written(self) -> np.ndarray | None:
+        return self.files.written()
+
+    def changed(self, places: np.ndarray) -> str:
+        """The name of the first of those files."""
+        return shown(self.files.names[places[0]])

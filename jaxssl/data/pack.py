@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def pack(train, test, destination: str, *, size: int = 0, shards: int = 1, max_b
 def _split(source, split, folder, writers, size, shards, max_broken, progress) -> dict:
     """Writes one split; returns its entry of the manifest."""
     tally, digest, sizes, labels, broken, lines = Tally(source, max_broken, fate="left out"), hashlib.sha256(), [], collections.Counter(), [], []
+    checksums = []
     bounds = np.linspace(0, len(source), shards + 1).round().astype(int)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(cores()))
@@ -76,6 +78,7 @@ def _split(source, split, folder, writers, size, shards, max_broken, progress) -
                         record, label, name, shape = result
                         writer.write(record)
                         digest.update(hashlib.sha256(record).digest())
+                        checksums.append(zlib.crc32(record))
                         sizes.append(shape)
                         labels[label] += 1
                         lines.append(json.dumps([label, name]))
@@ -86,9 +89,12 @@ def _split(source, split, folder, writers, size, shards, max_broken, progress) -
                 writer.close()
     if not sizes:
         raise UserError(f"None of the images of {shown(source.name)} can be decoded; see why with `python -m jaxssl.data inspect`.")
-    (folder / array_record.index_name(split)).write_text("\n".join(lines) + "\n")
+    beside = {array_record.index_name(split): "".join(f"{line}\n" for line in lines).encode(), array_record.checksums_name(split): np.array(checksums, "<u4").tobytes()}
+    for name, data in beside.items():
+        (folder / name).write_bytes(data)
     sides = np.array(sizes)
     return {"examples": len(sizes), "shards": shards, "sha256": digest.hexdigest(), "broken": broken,
+            "files_sha256": {name: hashlib.sha256(data).hexdigest() for name, data in beside.items()},
             "examples_per_class": {source.classes[i] if i >= 0 else "unlabelled": n for i, n in sorted(labels.items())},
             "height": _three(sides[:, 0]), "width": _three(sides[:, 1])}
 

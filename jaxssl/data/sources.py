@@ -32,6 +32,8 @@ class Source(Protocol):
     # nothing is said, with places: tuple[str, ...], their names (() = numbers); or float32 depth as the file has it, 0 where nothing is said.
 
     # contents() -> str, where it can tell: a digest of every name, and of the contents as far as they can be had cheaply, for `identity`.
+    # sampled() -> str: one of samples, where that is not all of the contents, else "". written() -> int64 [files] or None: the times in ns at which the files of such a set
+    # were written, and changed(places) -> str: the name of the first of some of them.
 
 
 def targets(source: Source) -> str:

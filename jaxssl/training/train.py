@@ -87,6 +87,8 @@ def look(config: Any, data: datas.Data, job: jobs.Job, workdir: str, allow_confi
     if seam and not claim.finished:
         claim.said.append(f"note: another schedule than before{seam}")
     place = folders.path(workdir)
+    if not claim.finished and "data.json" not in claim.texts and (sentence := data.rewritten(folders.readable(place / "data.json") or {})):
+        claim.said.append(sentence)
     rollback.known(place), monitor.known(place)
     return Looked(claim, steps)
 

@@ -60,9 +60,11 @@ def _version(package):
 
 
 def _revision():
-    here = Path(__file__).parent
+    """The commit of the source, with "-dirty" where files differ from it. Asked so that git writes nothing: `describe --dirty` renews its index, and one that is killed on
+    the way, by a limit or a full disk, leaves a lock behind that stops every commit."""
     try:
-        done = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
-        return done.stdout.strip() or None
+        commit, changed = (subprocess.run(["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *ask], capture_output=True, text=True, timeout=5)
+                           for ask in (("describe", "--always"), ("status", "--porcelain", "--untracked-files=no")))
     except (OSError, subprocess.TimeoutExpired):
         return None
+    return commit.stdout.strip() + ("-dirty" if changed.stdout else "") or None
