@@ -36,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", help=f"some of {', '.join(KINDS)} (default: all)")
     parser.add_argument("--list", action="store_true", help="print the faults and attempt none")
-    parser.add_argument("--only", default="", help="a regular expression of what is attempted; nothing is written then")
+    parser.add_argument("--only", default="", help="a regular expression of what is attempted; the rows of these faults alone are replaced then")
     asked = parser.parse_args()
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
     os.chdir(ROOT)
@@ -61,16 +61,18 @@ def main() -> int:
     print(f"{sum(map(len, found.values()))} faults, {len(short)} fell short")
     for row in short:
         print(f"  {row['outcome']}: {row['kind']}: {row['what']}")
-    if not asked.only:
-        write(found)
+    write({name: rows for name, rows in found.items() if rows}, whole=not asked.only)
     return 1 if short else 0
 
 
-def write(found: dict[str, list[dict]]) -> None:
-    """Puts the rows of these kinds in the place of what the results had of them; a kind keeps the machine that it was attempted on."""
+def write(found: dict[str, list[dict]], whole: bool) -> None:
+    """Puts the rows of these kinds in the place of what the results had of them, or of the same faults unless `whole`; a kind keeps the machine that it was attempted on."""
     from machine import machine
     kinds = json.loads(RESULTS.read_text())["kinds"] if RESULTS.exists() else {}
     for name, rows in found.items():
+        if not whole:
+            anew = {row["what"]: row for row in rows}
+            rows = [anew.pop(row["what"], row) for row in kinds.get(name, {"rows": []})["rows"]] + list(anew.values())
         outcomes = [row["outcome"] for row in rows]
         kinds[name] = {"faults": len(rows), "outcomes": {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))},
                        "machine": machine("jax", "orbax-checkpoint"), "rows": [{key: value for key, value in row.items() if key != "kind"} for row in rows]}

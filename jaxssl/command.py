@@ -94,10 +94,14 @@ def process(main: Callable[[], int]) -> NoReturn:
     _open_streams()
     threading.excepthook, sys.excepthook = _in_thread, _in_callback
     _count_signals()
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) == signal.SIG_DFL:           # not where somebody (nohup) has it ignored
-            signal.signal(number, _end)
-    sys.exit(_left(main))
+    ends = [number for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)) if signal.getsignal(number) == signal.SIG_DFL]     # nohup has one ignored
+    for number in ends:
+        signal.signal(number, _end)
+    code = _left(main)
+    sys.stdout.flush(), sys.stderr.flush()
+    for number in ends:                                          # all is done: what Python and its libraries do at their end has nothing to clean up for a signal
+        signal.signal(number, lambda *_: os._exit(code if isinstance(code, int) else 1))
+    sys.exit(code)
 
 
 def _left(main):

@@ -39,6 +39,8 @@ FAMILIES = {"model": "jaxssl.models:families", "optim": "jaxssl.optim:families"}
 CHOICES = "CHOICES"
 # Name in the module of a method -> function(config) -> ({path: value}, why), of what a config leaves to the method to choose.
 DECIDES = "decided"
+# Name in the module of a function that keys go to -> function(**keys of the section) -> {key as it is set: keys that nothing reads then}; and whose counts for all methods.
+UNREAD, ALL_METHODS = "unread", "jaxssl.methods.base"
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
 INJECTED = {"model": {"precision"}, "optim": {"networks", "numbers"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
 # Arguments of the functions of `CHOICES` that the method passes.
@@ -128,7 +130,22 @@ def load(spec: str | files.File, overrides: dict[str, str] | None = None) -> Con
                             f"--config.{section}.{key}, or leave it out")
     for section, check in CHECKS.items():
         _named(check)(**config[section])
+    for sentence in turned_off(config):
+        log.warning("warning: %s", sentence)
     return config.lock()
+
+
+def turned_off(config: Mapping[str, Any]) -> list[str]:
+    """A sentence for each key of a complete config that turns off others which are not as by default."""
+    said = []
+    for section in (each for each in SECTIONS if not (each in OFF and OFF[each].items() <= dict(config[each]).items())):
+        modules = dict.fromkeys([*(f.__module__ for f in functions(section, config)), *([ALL_METHODS] if section == "method" else [])])
+        default, own = _section_defaults(section, config), dict(config[section])
+        for ask in filter(None, (getattr(importlib.import_module(module), UNREAD, None) for module in modules)):
+            for switch, keys in ask(**own).items():
+                if unread := [f"{section}.{key}={own[key]!r}" for key in keys if key in default and own[key] != default[key]]:
+                    said.append(f"{section}.{switch} is {own[switch]!r}, with which nothing reads {', '.join(unread)}")
+    return said
 
 
 def _decided(config, overrides):

@@ -211,6 +211,14 @@ def test_a_callback_of_a_library_is_a_line_and_what_ends_the_process_a_stack(mod
     assert told.count("Traceback") == 2 if module else told == "warning: a library's callback failed (IndexError: list index out of range)\n"
 
 
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_signal_while_python_ends_is_no_stack(code):
+    """What was asked for is done by then, and its exit code stands."""
+    late = "import atexit, os, signal, time; from jaxssl import command; atexit.register(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(5)))"
+    done = subprocess.run([sys.executable, "-c", f"{late}; command.process(lambda: {code})"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 def test_asking_git_for_the_revision_writes_nothing(tmp_path, monkeypatch):
     """`describe --dirty` would renew the index of the user's repository, and leave a lock there when it is killed meanwhile."""
     def git(*ask):
@@ -256,8 +264,8 @@ def test_what_changes_the_bits_of_a_resume_is_said_in_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize(("backend", "flags", "promised"), [
-    ("gpu", "", False), ("gpu", "--xla_gpu_deterministic_ops=false", False), ("gpu", "--xla_a=1 --xla_gpu_deterministic_ops=true", True), ("gpu", "--xla_gpu_deterministic_ops", True),
-    ("cpu", "", True), ("tpu", "", True)])
+    ("gpu", "", False), ("gpu", "--xla_gpu_deterministic_ops=false", False), ("gpu", "--xla_a=1 --xla_gpu_deterministic_ops=true", True),
+    ("gpu", "--xla_gpu_deterministic_ops", True), ("cpu", "", True), ("tpu", "", True)])
 def test_a_resume_on_gpus_promises_bits_where_kernels_are_fixed(backend, flags, promised):
     same = {**environment.now(), "backend": backend, "xla_flags": flags}
     said = environment.changed(same, same)

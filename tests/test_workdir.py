@@ -3,13 +3,16 @@ import functools
 import json
 import os
 import signal
+import types
 
 import pytest
 
 from jaxssl.workdir import folder as workdir
 from jaxssl.training import evaluator as evaluation, train
-from jaxssl.data import open as opening
+from jaxssl import config as configs, data
+from jaxssl.data import files, open as opening
 from jaxssl.errors import UserError
+from tests.test_data_sources import tree
 from tests.test_session import Slow
 from tests.tiny import ROOT, SMALL
 
@@ -114,3 +117,22 @@ def test_a_signal_before_the_first_step_is_kept(quick, monkeypatch, tmp_path):
         assert train.run(SPEC, FLAGS, str(tmp_path / "run"))["steps"] == 2
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def test_a_resume_names_files_of_a_large_set_that_were_written_since(tmp_path, monkeypatch):
+    """Their contents were not read, so that it is a note and no refusal; and it is no part of what is compared."""
+    monkeypatch.setattr(files, "SMALL", (1, 1))
+    images = tree(tmp_path / "set", [f"{c}/{i}.png" for c in "ab" for i in range(4)])
+    config, place = configs.load(SPEC, {"data.source": "folder", "data.variant": "cluttered", "data.path": str(images)}), str(tmp_path / "run")
+
+    def look():
+        return train.look(config, data.make(**config.data), types.SimpleNamespace(total=4), place, False).claim
+    workdir.make(place)
+    workdir.claim(place, look(), "name")
+    assert json.loads((tmp_path / "run/data.json").read_text())["written"]["files"] == 8 and look().said == []
+    os.utime(images / "b/2.png", (4e9, 4e9))
+    assert look().said == ["note: 1 file of 8 was written since this run began with them (b/2.png); a set of so many is told by names, sizes and samples, which are the same, "
+                           "and whether every image is the same was not seen"]
+    (images / "b/2.png").write_bytes(b"")
+    with pytest.raises(UserError, match="belongs to a run on other images .contents_sha256.*; sampled_sha256: "):
+        look()

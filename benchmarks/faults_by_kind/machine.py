@@ -47,6 +47,12 @@ def system(folder: Path) -> Iterator[Fault]:
         yield Fault("a picture of views on a full disk", mounted(folder / "disk", "4k", process("jaxssl.augment", "--config", DIGITS, f"--out={folder}/disk/views.png")))
         yield Fault("a compilation cache on a full disk", mounted(folder / "disk", "4k", process(*tiny(folder / "c1", f"--compilation_cache={folder}/disk"))), works=True)
 
+        def shut(_, read):
+            read("step 2/")
+            subprocess.run(["mount", "-o", "remount,ro", str(folder / "disk")], check=True, capture_output=True)
+        yield Fault("a disk that becomes read-only", mounted(folder / "disk", "64m", process(*tiny(folder / "disk" / "run", "--config.total=60", "--config.checkpoint_every=20"),
+                                                                                               during=shut)))
+
     def move(_, read):
         read("step 2/")
         os.rename(folder / "moved", folder / "elsewhere")

@@ -14,5 +14,7 @@ VARIANTS = ("clean", "laptop")
 
 def get_config(variant=""):
     c = runpy.run_path(str(Path(__file__).with_name("simclr.py")))["get_config"](variant)
-    c.method.layers, c.method.dim = 0, 64
+    c.method.update(layers=0, dim=64)
+    if "hidden" in c.method:
+        del c.method.hidden               # there is no projector
     return c

@@ -33,5 +33,5 @@ def get_config(variant=""):
         c.data.examples = c.data.classes = 0
         c.eval = ConfigDict(dict(reference=1000, queries=500))
         c.model.update(name="vit_tiny", width=48, depth=2, heads=3, image=64)
-        c.method.update(smallest=2, tokens=256, dim=8, hidden=64)
+        c.method.update(smallest=2, tokens=256)
     return c

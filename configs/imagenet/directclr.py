@@ -15,4 +15,6 @@ VARIANTS = ("laptop",)
 def get_config(variant=""):
     c = runpy.run_path(str(Path(__file__).with_name("simclr.py")))["get_config"](variant)
     c.method.update(layers=0, dim=64 if variant == "laptop" else 360)
+    if "hidden" in c.method:
+        del c.method.hidden               # there is no projector
     return c

@@ -129,6 +129,12 @@ def make(
     return make_views
 
 
+def unread(*, jitter, blur, solarize, **_):
+    """{probability that is 0: keys that nothing reads then}."""
+    never = {"jitter": ("brightness", "contrast", "saturation", "hue"), "blur": ("blur_sigma", "blur_kernel"), "solarize": ("solarize_threshold",)}
+    return {name: never[name] for name, p in (("jitter", jitter), ("blur", blur), ("solarize", solarize)) if not any(p if isinstance(p, tuple) else (p,))}
+
+
 def pair(whole, local, *, dtype="float32", return_params=False):
     """Views of two sizes: `make(**whole)` and, where `local["views"]` is not 0, `make(**local)` beside it (multi-crop, arXiv:2006.09882).
 

@@ -28,6 +28,11 @@ CONTEXT = ("encoder", "net", "mesh", "batch_size", "views", "local", "classes", 
 MOST_LAYERS = 256       # of a head or decoder: each is traced by itself
 
 
+def unread(*, layers=2, **_):
+    """Of every method, as a method's own `unread` is of it (`jaxssl.config.UNREAD`): {key as it is set: keys that nothing reads then}. A head of one layer has no hidden ones."""
+    return {} if layers > 1 else {"layers": ("hidden",)}
+
+
 class Needs(NamedTuple):
     """What a method cannot do without; the program refuses a config that lacks it, in one sentence.
 

@@ -27,6 +27,11 @@ from jaxssl.models.tokenizer import Tokenizer
 TOKENIZERS = ("kmeans", "vq", "pixels")
 
 
+def unread(*, tokenizer, teacher, **_):
+    slow = {} if tokenizer == "kmeans" and not teacher else {"teacher" if teacher else "tokenizer": ("tau",)}
+    return {**slow, "tokenizer": (*slow.get("tokenizer", ()), *(("momentum",) if tokenizer == "vq" else ("dim", "hidden", "commitment")))}
+
+
 def make(*, encoder, net, total, mask_ratio=75 / 196, smallest=16, tokenizer="kmeans", tokens=8192, teacher="", tau=0.996, momentum=0.99, dim=32, hidden=256,
          commitment=0.25) -> Method:
     """BEiT. It needs model.mask_token.

@@ -32,6 +32,19 @@ from jaxssl.models.prototypes import PrototypeHead
 ASSIGNMENTS = ("center", "sinkhorn")
 
 
+def unread(*, assignment="center", koleo=0.0, gram_weight=0.0, gram_renewals=1, mask_shape="block", **_):
+    off = {"assignment": ("iterations",) if assignment == "center" else ("center_momentum",)}
+    if not koleo:
+        off["koleo"] = "koleo_groups", "koleo_crops", "koleo_floor"
+    if not gram_weight:
+        off["gram_weight"] = "gram_from", "gram_renewed", "gram_renewals", "gram_scale"
+    elif not gram_renewals:
+        off["gram_renewals"] = "gram_renewed",
+    if mask_shape != "block":
+        off["mask_shape"] = "mask_smallest",
+    return off
+
+
 def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher_temp=0.07, teacher_temp_start=0.04, teacher_temp_warmup="30_percent", tau=0.992,
          tau_end=1.0, assignment="center", center_momentum=0.9, iterations=3, prototypes=65536, hidden=2048, bottleneck=256, layers=3, norm_last_layer=False,
          separate=False, patch_prototypes=0, patch_hidden=0, patch_bottleneck=0, patch_weight=1.0, patch_mean="crops", local_weight=1.0,

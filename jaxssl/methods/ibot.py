@@ -8,6 +8,7 @@ Expected: ViT-S/16, ImageNet, batch 1024, 800 epochs of 2 + 10 crops: 75.2 % kNN
 """
 from jaxssl.methods import dinov2
 from jaxssl.methods.base import Method
+from jaxssl.methods.dinov2 import unread  # noqa: F401: its keys are turned off alike
 
 
 def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher_temp=0.07, teacher_temp_start=0.04, teacher_temp_warmup="30_epochs", tau=0.996,

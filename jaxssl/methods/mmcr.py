@@ -12,6 +12,10 @@ from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, pr
 from jaxssl.models.heads import TORCH, Projector
 
 
+def unread(*, teacher, **_):
+    return {} if teacher else {"teacher": ("tau",)}
+
+
 def make(*, encoder, net, weight=0.0, teacher=True, tau=0.99, hidden=8192, dim=512, layers=3) -> Method:
     """MMCR.
 

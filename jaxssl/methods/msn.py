@@ -19,6 +19,10 @@ from jaxssl.models.net import Net
 from jaxssl.models.prototypes import Prototypes, unit
 
 
+def unread(*, equal, **_):
+    return {} if equal else {"equal": ("iterations",)}
+
+
 def make(*, encoder, net, total, temperature=0.1, sharpen=0.25, tau=0.996, prototypes=1024, hidden=2048, dim=256, layers=3, prior_weight=1.0, equal=True, iterations=3,
          patch_drop=0.15, shared_drop=True) -> Method:
     """MSN.

@@ -6,7 +6,7 @@ alone. Without equal targets, which would put the uniform prior back.
 Expected: better than MSN on sets with classes of very different sizes (paper); no number of it is stated here.
 """
 from jaxssl.methods.base import Method
-from jaxssl.methods.msn import siamese
+from jaxssl.methods.msn import siamese, unread  # noqa: F401: its keys are turned off alike
 
 
 def make(*, encoder, net, total, temperature=0.1, sharpen=0.25, tau=0.996, prototypes=1024, hidden=2048, dim=256, layers=3, prior_weight=1.0, exponent=0.25, equal=False,

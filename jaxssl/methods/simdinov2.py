@@ -17,7 +17,7 @@ from jaxssl.errors import UserError
 from jaxssl.losses.correlation import coding_rate
 from jaxssl.losses.distillation import cosine_regression
 from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, unchanged, with_teacher
-from jaxssl.methods.dinov2 import by_view, drawn, masked_on_grid, seen_masked, seen_whole
+from jaxssl.methods.dinov2 import by_view, drawn, masked_on_grid, seen_masked, seen_whole, unread  # noqa: F401: its masks' keys are turned off alike
 from jaxssl.models.prototypes import PrototypeHead
 
 

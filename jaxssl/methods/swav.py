@@ -16,6 +16,10 @@ from jaxssl.models.heads import TORCH
 from jaxssl.models.prototypes import PrototypeHead, Prototypes
 
 
+def unread(*, queue, **_):
+    return {} if queue else {"queue": ("queue_from",)}
+
+
 def make(*, encoder, net, batch_size, duration, temperature=0.1, epsilon=0.05, iterations=3, prototypes=3000, hidden=2048, dim=128, queue=0, queue_from="0_steps") -> Method:
     """SwAV.
 

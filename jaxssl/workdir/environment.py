@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "ml_collections")
-DRIVERS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cublas-cu12", "nvidia-cublas", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")    # of accelerators, where installed
+DRIVERS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cublas-cu12", "nvidia-cublas", "nvidia-cudnn-cu12",
+           "nvidia-cudnn-cu13")       # of accelerators, where installed
 # What "bit for bit" depends on: the compiler and its flags, how many threads and devices share a sum, what they are, and what decodes the images.
 BITS = ("threads", "devices", "processes", "backend", "device_kind", "machine", "xla_flags",
         *(f"packages.{name}" for name in ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *DRIVERS)))
