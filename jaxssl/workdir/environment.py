@@ -42,8 +42,8 @@ def changed(before: dict, after: dict) -> str:
     if apart:
         return f"note: not bit for bit as where this run began ({', '.join(apart)}); the samples come in the same order and the loss agrees to rounding"
     if before and after.get("backend") == "gpu" and not _DETERMINISTIC.search(after.get("xla_flags", "")):
-        return ("note: not promised bit for bit: on a GPU XLA takes the kernels that it finds fastest as it compiles, and some of them add in no fixed order; the samples come in the "
-                "same order and the loss agrees to rounding. XLA_FLAGS=--xla_gpu_deterministic_ops=true from a run's start asks for the same bits")
+        return ("note: not promised bit for bit: on a GPU XLA takes the kernels that it finds fastest as it compiles, and some of them add in no fixed order; the samples come in "
+                "the same order and the loss agrees to rounding. XLA_FLAGS=--xla_gpu_deterministic_ops=true from a run's start asks for the same bits")
     return ""
 
 
