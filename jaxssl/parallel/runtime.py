@@ -18,6 +18,8 @@ from jaxssl.errors import shown, system
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300", (0, 10), (0, 13)
 # No product is fused into a kernel of Triton: as XLA looks what it could fuse, a strided slice before a product ends the process (openxla/xla issue 47381).
 _UNFUSED = "--xla_gpu_enable_triton_gemm=false", (0, 10), (0, 12)
+# No product or convolution on CPUs by YNNPACK: the bfloat16 features of a ResNet then hold values that are not finite, and others at every call (jaxlib 0.11.2).
+_UNFUSED_ON_CPUS = "--xla_cpu_experimental_ynn_fusion_type=", (0, 11), (0, 12)
 
 # What draws the random numbers and how products round: fixed here, whatever the environment says, since the same command must give the same run.
 FIXED = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True, "jax_enable_x64": False, "jax_default_matmul_precision": None,
@@ -25,7 +27,7 @@ FIXED = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": 
 
 
 def configure(compilation_cache: str, *, processes: int = 0) -> None:
-    """Process-wide JAX settings: the persistent compilation cache, `settle` on several CPU devices, and products of the vendor's library alone on NVIDIA GPUs.
+    """Process-wide JAX settings: the persistent compilation cache, `settle` on several CPU devices, and flags against faults of XLA.
 
     Must run before anything asks for a device: what is set here is read once, when the CPU's client is made.
     processes: how many there are, as far as flags say; 0: not said.
@@ -37,6 +39,7 @@ def configure(compilation_cache: str, *, processes: int = 0) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if several_cpu_devices(processes):
         settle()
+    _flag(*_UNFUSED_ON_CPUS)
     if nvidia():
         _flag(*_UNFUSED)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
