@@ -96,8 +96,8 @@ def starts(folder: str, rounds: int) -> dict:
     for number in range(rounds):
         for name in ("with", "without") if number % 2 else ("without", "with"):
             with tempfile.TemporaryDirectory() as place:
-                done = subprocess.run([sys.executable, "-c", START, str(ROOT), folder, f"{place}/run", name], capture_output=True, text=True,
-                                      env={**os.environ, "JAX_PLATFORMS": "cpu"})
+                command = [sys.executable, "-c", START, str(ROOT), folder, f"{place}/run", name]
+                done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
             if done.returncode:
                 raise RuntimeError(done.stdout[-1000:] + done.stderr[-3000:])
             seen[name].append(json.loads(done.stdout.splitlines()[-1]))

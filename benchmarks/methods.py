@@ -51,12 +51,12 @@ def main():
     def row(name, changes, seed):
         if time.monotonic() - start > args.until:
             return
-        found = {"method": name, "changes": changes, "seed": seed, **run(args, name, {**changes, "seed": str(seed)})}
+        found = {"method": name, "changes": changes, "seed": seed, "device": args.device, **run(args, name, {**changes, "seed": str(seed)})}
         with lock:
             old = json.loads(out.read_text())["rows"] if out.exists() else []
-            rows = [r for r in old if [r[k] for k in ("method", "changes", "seed")] != [name, changes, seed]] + [found]
+            rows = [r for r in old if any(r[k] != found[k] for k in ("method", "changes", "seed", "device"))] + [found]
             out.parent.mkdir(parents=True, exist_ok=True)
-            of = {"command": f"python benchmarks/methods.py {args.data}", "device": args.device, "machine": machine("jax", "jaxlib", "flax", "optax")}
+            of = {"command": f"python benchmarks/methods.py {args.data}", "machine": machine("jax", "jaxlib", "flax", "optax")}
             out.write_text(json.dumps({**of, "rows": rows}, indent=1) + "\n")
             print(f"{time.monotonic() - start:6.0f} s  {name:16} {' '.join(f'{k}={v}' for k, v in changes.items())}  seed {seed}: {said(found)}", flush=True)
 

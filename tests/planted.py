@@ -122,10 +122,10 @@ def masked_pixels_leak():
     net = original("jaxssl.models.net", "Net")
     own = net.__call__
 
-    def call(self, params, stats, x, *, keep=None, **how):
-        if keep is None:
-            return own(self, params, stats, x, **how)
-        return own(self, params, stats, x + 0.01 * jnp.roll(x, self.module.patch, 1), keep=keep, **how)
+    def call(self, params, stats, x, **how):
+        if hasattr(self.module, "patch") and how.keys() & {"keep", "mask"}:
+            x = x + 0.01 * jnp.roll(x, self.module.patch, 1)
+        return own(self, params, stats, x, **how)
     net.__call__ = call
 
 

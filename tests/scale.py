@@ -3,6 +3,7 @@
 Tests marked `every` are the whole product (each method on each topology, in each kind of process); they run with --every.
 """
 import collections
+import gc
 import os
 import re
 
@@ -11,6 +12,7 @@ import pytest
 STORY = "test_stories.py::test_story["
 CONFIG = re.compile(r"(?:configs/)?[a-z0-9]+/(\w+)\.py(?::\w+)?$")      # the case of a test that looks at one config of a method
 METHODS = 40
+LONG = 3        # CPU-seconds
 
 
 def pytest_addoption(parser):
@@ -49,9 +51,23 @@ def _cpu():
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
+def pytest_runtest_protocol(item, nextitem):
     item.started = _cpu()
-    return (yield)
+    done = yield
+    if nextitem is None or nextitem.path != item.path or _cpu() - item.started > LONG:
+        settle()
+    return done
+
+
+def pytest_collection_finish():
+    settle()
+
+
+def settle():
+    """What lives now, such as modules and JAX's caches, is not looked through again by Python's collector of garbage, which a run calls whenever it lets go of its workers: a third
+    of a second each time in a process that has run some files."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -71,7 +87,8 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def forecast(costs: dict[str, float]) -> list[str]:
-    """costs: test → CPU-seconds. What a method costs, its story and what is asked of each of its configs, and what the same run would cost with forty of them."""
+    """costs: test → CPU-seconds. What a method costs, its story and what is asked of each of its configs, and what the same run would cost with forty of them, or all where there
+    are more."""
     stories, others = collections.Counter(), collections.Counter()
     for test, seconds in costs.items():
         case = test.partition("[")[2].rstrip("]")
@@ -81,9 +98,10 @@ def forecast(costs: dict[str, float]) -> list[str]:
             others[method[1]] += seconds
     if not stories:
         return []
+    count = max(METHODS, len(stories))
     means, total = [sum(seconds.values()) / len(stories) for seconds in (stories, others)], sum(costs.values())
     rest = total - sum(stories.values()) - sum(others.values())
     return [f"CPU-seconds of a method's story: {', '.join(f'{name} {seconds:.1f}' for name, seconds in sorted(stories.items()))}; mean {means[0]:.1f}; "
             f"of its configs {means[1]:.1f}",
-            f"this run: {total:.0f} CPU-seconds in {len(costs)} tests; with {METHODS} methods {rest + METHODS * sum(means):.0f} ({rest:.0f} + {METHODS} × {sum(means):.0f}), "
-            f"{(rest + METHODS * sum(means)) / 120:.0f} minutes of two cores"]
+            f"this run: {total:.0f} CPU-seconds in {len(costs)} tests; with {count} methods {rest + count * sum(means):.0f} ({rest:.0f} + {count} × {sum(means):.0f}), "
+            f"{(rest + count * sum(means)) / 120:.0f} minutes of two cores"]

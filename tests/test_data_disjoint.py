@@ -80,7 +80,8 @@ def test_refused_splits(keys, said):
 
 @pytest.mark.parametrize("keys, said", [
     ({"split": "train", "fold": 1}, "split='class_disjoint' only"), ({"test_split": "tset"}, "choose val or test"), ({"holdout": .3}, "holds images out"),
-    ({"class_share": 1.5}, "share between 0 and 1"), ({"label_noise": -.1}, "at least 0"), ({"confusable": "x.json"}, "label_noise is 0"), ({"draw_seed": 3}, "neither is set"),
+    ({"class_share": 1.5}, "share between 0 and 1"), ({"label_noise": -.1}, "at least 0"), ({"confusable": "x.json"}, "label_noise is 0"), ({"draw_seed": 3}, "none is set"),
+    ({"imbalance": .5}, "at least 1"), ({"imbalance": float("nan")}, "at least 1"),
     ({"label_noise": .5, "confusable": "none.json"}, "cannot be read")])
 def test_refused_keys(tmp_path, keys, said):
     path = folder(tmp_path / "set", NAMES[:8], 1)
@@ -123,6 +124,21 @@ def test_three_folders_are_one_pool_too(tmp_path):
     made = opened(str(tmp_path / "set"), test_split="test")
     assert made.classes == tuple(NAMES[:5]) and made.test.classes == tuple(NAMES[6:12]) and len(made.test) == 12
     assert any(sentence.endswith("test/ (8 images) too") for sentence in made.said) and cache.identity(made.test)
+
+
+def test_a_long_tail_of_classes(tmp_path):
+    """Counts by hand: of 8 images each 8, 8 / √4 = 4 and 8 / 4 = 2; a function of the seed; the held-out images and what was declared are of the whole set."""
+    path = folder(tmp_path / "set", NAMES[:3], images=8)
+    held = folder(tmp_path / "held", NAMES[:3], images=2, first=100)
+    keys = dict(source="folder", path=path, test_path=held, canvas=4, imbalance=4., examples=24)
+    made, again, other = datas.make(**keys), datas.make(**keys), datas.make(**keys, draw_seed=1)
+    record = json.loads(made.kept["imbalance.json"])
+    assert list(record["images"].values()) == [8, 4, 2] and record["of"] == 24 and len(made.train) == 14 and len(made.test) == 6
+    ids = [[part.train.id(i) for i in range(14)] for part in (made, again, other)]
+    assert ids[0] == ids[1] != ids[2] and made.images != other.images
+    assert any("14 images, classes of 8 to 2 (data.imbalance=4)" in sentence for sentence in made.said)
+    own = subjects.open_data({"data": {**keys, "test_path": held}}, "", {}, resize=4)
+    assert len(own.train) == 24 and set(own.kept) == set()
 
 
 def test_an_evaluation_of_a_run_looks_at_its_classes_of_the_test(tmp_path):

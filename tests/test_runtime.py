@@ -1,7 +1,8 @@
-"""Settings of the process for programs on several CPU devices."""
+"""Settings of the process for programs on several CPU devices and on NVIDIA GPUs."""
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -53,4 +54,30 @@ def test_what_the_user_sets_stays(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", EIGHT)
     runtime.settle()
     runtime.settle()
-    assert os.environ["XLA_FLAGS"] == f"{EIGHT} {runtime._PATIENCE}"
+    assert os.environ["XLA_FLAGS"] == f"{EIGHT} {runtime._PATIENCE[0]}"
+
+
+@pytest.mark.parametrize(("plugin", "platforms", "given", "version", "expected"), [
+    ("xla_cuda13", None, "", (0, 11, 2), "{ours}"), ("xla_cuda12", "cuda,cpu", "--a=1", (0, 10, 2), "--a=1 {ours}"), ("xla_cuda13", "gpu", "", (0, 11, 2), "{ours}"),
+    ("xla_cuda13", "cpu", "", (0, 11, 2), ""), ("my_tpu", None, "", (0, 11, 2), ""), ("", None, "", (0, 11, 2), ""), ("xla_cuda13", None, "--a=1", (0, 12, 0), "--a=1"),
+    ("xla_cuda13", None, "--xla_gpu_enable_triton_gemm=true", (0, 11, 2), "--xla_gpu_enable_triton_gemm=true"),
+    ("xla_cuda13", None, "--xla_gpu_enable_triton_gemm", (0, 11, 2), "--xla_gpu_enable_triton_gemm"), ("xla_cuda13", None, "/my/flags", (0, 11, 2), "/my/flags")])
+def test_products_on_nvidia_gpus_are_not_fused(monkeypatch, tmp_path, plugin, platforms, given, version, expected):
+    """Only where a plugin of CUDA could be used, in versions known to have the flag; what the user has set stays, a file of flags too."""
+    (tmp_path / "jax_plugins" / plugin).mkdir(parents=True)
+    if plugin:
+        (tmp_path / "jax_plugins" / plugin / "__init__.py").touch()
+    found = types.SimpleNamespace(submodule_search_locations=[str(tmp_path / "jax_plugins")])
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", {"jax_plugins": found}.get)
+    monkeypatch.setattr(runtime, "jax", types.SimpleNamespace(config=types.SimpleNamespace(jax_platforms=platforms, jax_num_cpu_devices=1, update=lambda *_: None)))
+    monkeypatch.setattr(runtime.jaxlib.version, "__version_info__", version)
+    monkeypatch.setattr(runtime.logging.root, "handlers", [])
+    monkeypatch.setenv("XLA_FLAGS", given)
+    for _ in range(2):
+        runtime.configure("off")
+    assert os.environ["XLA_FLAGS"] == expected.format(ours="--xla_gpu_enable_triton_gemm=false")
+
+
+def test_a_jaxlib_without_plugins(monkeypatch):
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda _: None)
+    assert not runtime.nvidia()

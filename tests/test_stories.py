@@ -106,9 +106,9 @@ def test_story(method, tmp_path):
         """Metrics of steps from the second on, by one device, with the data's labels or others."""
         one.state, meta = manager.restore(2, one.job.state, one.job.state_sharding)
         assert meta == {"skipped": []} and tree.digest(one.state) == saved
-        own, one.store = one.store, one.store if labels is None else {**one.store, "label": labels}
+        own, one.same = one.same, one.same if labels is None else {**one.same, "store": {**one.same["store"], "label": labels}}
         found = one.run(steps, start=2)
-        one.store = own
+        one.same = own
         return found
     assert resumed(2)[-1]["loss"] == pytest.approx(metrics[-1]["loss"], rel=1e-4)
 
@@ -123,7 +123,7 @@ def test_story(method, tmp_path):
     if not one.job.method.needs.labels:
         resumed(1)
         seen, seen_aux = gradients(one), one.named("aux")
-        resumed(1, labels=jnp.full_like(one.store["label"], -1))
+        resumed(1, labels=jnp.full_like(one.same["store"]["label"], -1))
         unseen, unseen_aux = gradients(one), one.named("aux")
         assert {k for k in seen if not np.array_equal(seen[k], unseen[k])} == {k for k in seen if "/probe/" in k}
         assert all(np.array_equal(seen_aux[k], unseen_aux[k]) for k in seen_aux)

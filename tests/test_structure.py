@@ -266,7 +266,7 @@ def classes(config):
 
 
 def golden(spec, monkeypatch):
-    """The text of a config, from shapes alone: its schedule, its optimizer, for every parameter shape, initial values, settings of the optimizer and sharding, and the rest of the state."""
+    """The text of a config, from shapes alone: schedule, optimizer, for every parameter shape, initial values, the optimizer's settings and sharding, and the rest of the state."""
     config = configs.load(spec)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
     examples = config.data.examples or 10_000

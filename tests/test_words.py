@@ -265,10 +265,22 @@ def test_what_changes_the_bits_of_a_resume_is_said_in_one_line(monkeypatch):
     said = environment.changed(before, after)
     assert "\n" not in said and f"threads {before['threads']} → {before['threads'] + 1}" in said and "jax" in said and "rounding" in said
     assert "threads" not in environment.changed({**before, "backend": "tpu"}, {**after, "backend": "tpu"})
+    driven = {**before, "packages": {**before["packages"], "nvidia-cudnn-cu13": "9.1"}}
+    assert environment.changed(driven, before) == "" and "nvidia-cudnn-cu13 9.1 → 9.2" in environment.changed(
+        {**driven, "backend": "gpu"}, {**driven, "backend": "gpu", "packages": {**driven["packages"], "nvidia-cudnn-cu13": "9.2"}})
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " --xla_cpu_collective_call_terminate_timeout_seconds=300 --xla_force_host_platform_device_count=3")
     assert environment.changed(before, environment.now()) == ""
     monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " --xla_cpu_enable_fast_math=true")
     assert "xla_flags" in environment.changed(before, environment.now())
+
+
+@pytest.mark.parametrize(("backend", "flags", "promised"), [
+    ("gpu", "", False), ("gpu", "--xla_gpu_deterministic_ops=false", False), ("gpu", "--xla_a=1 --xla_gpu_deterministic_ops=true", True),
+    ("gpu", "--xla_gpu_deterministic_ops", True), ("cpu", "", True), ("tpu", "", True)])
+def test_a_resume_on_gpus_promises_bits_where_kernels_are_fixed(backend, flags, promised):
+    same = {**environment.now(), "backend": backend, "xla_flags": flags}
+    said = environment.changed(same, same)
+    assert said == "" if promised else "\n" not in said and "rounding" in said and "--xla_gpu_deterministic_ops=true" in said
 
 
 def test_what_draws_random_numbers_is_not_left_to_the_environment(monkeypatch):

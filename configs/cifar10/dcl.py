@@ -4,7 +4,8 @@ All else is what configs/cifar10/simclr.py says.
 Command:  python -m jaxssl.main --config configs/cifar10/dcl.py --workdir runs/cifar10 --config.data.path=train.zip --config.data.test_path=test.zip
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: kNN 84.0 % at k=200, T=.1, the best of all epochs (published: as the variant sgd200 there, with a temperature of .1).
-Variants: 800ep: published kNN 87.4 %. laptop: as there (hours not measured).
+Variants: 800ep: published kNN 87.4 %. laptop: as there:
+          kNN 36.9 % against 20.9 % untrained, linear 38.3 % against 22.4 % (seed 0, one run, two shared CPU cores).
 """
 import runpy
 from pathlib import Path

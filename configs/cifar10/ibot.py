@@ -4,7 +4,8 @@ Command:  python -m jaxssl.main --config configs/cifar10/ibot.py --workdir runs/
 Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: no published value.
-Variants: laptop: a ViT of 64 channels and 4 blocks, 3 epochs of batch 256 (not measured).
+Variants: laptop: a ViT of 64 channels and 4 blocks, 3 epochs of batch 256:
+          kNN 33.2 % against 31.4 % untrained, linear 38.3 % against 35.2 % (seed 0, one run, on an H100, float32 products as TF32).
 """
 from ml_collections import ConfigDict
 

@@ -4,7 +4,8 @@ Command:  python -m jaxssl.main --config configs/cifar10/ijepa.py --workdir runs
 Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: no published figure for this recipe.
-Variants: laptop: a small encoder, 1,100 steps of batch 64 (1.4 epochs) in float32: not measured.
+Variants: laptop: a small encoder, 1,100 steps of batch 64 (1.4 epochs) in float32:
+          kNN 25.9 % against 26.9 % untrained, linear 38.7 % against 38.0 % (seed 0, one run, on an H100, float32 products as TF32).
 """
 from ml_collections import ConfigDict
 

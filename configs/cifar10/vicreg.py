@@ -4,7 +4,8 @@ Command:  python -m jaxssl.main --config configs/cifar10/vicreg.py --workdir run
 Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: 90.1 % by the online linear probe (eb_jepa's own VICReg; its weights of the terms are not stated, these are the paper's).
-Variants: laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256: not measured.
+Variants: laptop: ResNet-10 of quarter width with the ImageNet stem, 3 epochs of batch 256:
+          kNN 35.4 % against 20.9 % untrained, linear 38.9 % against 22.4 % (seed 0, one run, two shared CPU cores).
 """
 from ml_collections import ConfigDict
 

@@ -80,7 +80,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
          splits: str = "auto", outside_links: bool = False, max_pixels: int = MAX_PIXELS,
          resident: str = "auto", resident_gb: float = 1., max_broken: float = .01, examples: int = 0, classes: int = 0,
          sampler: str = "shuffled", per_class: int = 4, fold: int = 0, split_by: str = "class", val_classes: str = "", test_classes: str = "",
-         label_noise: float = 0., confusable: str = "", class_share: float = 1., draw_seed: int = 0) -> Data:
+         label_noise: float = 0., confusable: str = "", class_share: float = 1., imbalance: float = 1., draw_seed: int = 0) -> Data:
     """Opens the data: lists what is there and decodes nothing.
 
     source       digits, folder, zip, tfds, array_record, or dense: images/ beside masks/ or depth/, matched by name (`jaxssl.data.dense`)
@@ -108,16 +108,19 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
                  fold 0 to 3 of Musgrave et al.; split_by: class, or parent for whole parents of classes such as "Latin/character01" (class_depth=2);
                  val_classes, test_classes: lists of names instead. Held out are the classes of validation; with test_split="test", which no run trains with, those of the test
     label_noise  share of the training images that get the label of another class; confusable: a file that says which classes are near, else any
-    class_share  share of the training classes that is kept, of a class-disjoint split. draw_seed: of both draws
+    class_share  share of the training classes that is kept, of a class-disjoint split
+    imbalance    how many times larger the first training class is than the last: a long tail between (`jaxssl.data.noise.long_tail`); 1 leaves all as they are.
+                 `examples` is declared of the whole set
+    draw_seed    of these draws
 
     Raises UserError.
     """
     _check(canvas=canvas, holdout=holdout, workers=workers, resident=resident, resident_gb=resident_gb,
            max_broken=max_broken, examples=examples, classes=classes, class_depth=class_depth, max_pixels=max_pixels, per_class=per_class,
-           label_noise=label_noise, class_share=class_share, draw_seed=draw_seed)
+           label_noise=label_noise, class_share=class_share, imbalance=imbalance, draw_seed=draw_seed)
     _check_sampler(sampler, per_class)
     parted = split == CLASS_DISJOINT
-    _check_parts(parted, test_split, holdout, label_noise, confusable, draw_seed, fold=fold, split_by=split_by, val_classes=val_classes, test_classes=test_classes,
+    _check_parts(parted, test_split, holdout, label_noise, confusable, imbalance, draw_seed, fold=fold, split_by=split_by, val_classes=val_classes, test_classes=test_classes,
                  class_share=class_share)
     wanted = test_split or "val"
     if parted:
@@ -145,6 +148,10 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
             raise UserError(f"data.{key}={wanted:,} was declared, but {shown(train.name)} has {found:,}; correct the number, or the path, or set it to 0.")
     if sampler == "m_per_class" and not train.classes:
         raise UserError(f"data.sampler='m_per_class' draws images by their class, and {shown(train.name)} has no classes; give a folder of class folders, or leave it out.")
+    if imbalance > 1:
+        train, kept["imbalance.json"] = noise.long_tail(train, imbalance, seed=draw_seed)
+        counts = kept["imbalance.json"]["images"].values()
+        said += (f"trained on: {len(train):,} images, classes of {max(counts):,} to {min(counts):,} (data.imbalance={imbalance:g})",)
     if label_noise:
         train, kept["label_noise.json"] = noise.relabelled(train, label_noise, confusable=confusable, seed=draw_seed)
         said += (f"wrong labels: {len(kept['label_noise.json']['images']):,} training images (data.label_noise={label_noise:g})",)
@@ -211,7 +218,7 @@ def _check_sampler(sampler, per_class):
         raise UserError(f"data.per_class={per_class} is read with data.sampler='m_per_class' only, and the sampler is '{sampler}'; set that too, or leave it out.")
 
 
-def _check_parts(parted, test_split, holdout, label_noise, confusable, draw_seed, **keys):
+def _check_parts(parted, test_split, holdout, label_noise, confusable, imbalance, draw_seed, **keys):
     default = make.__kwdefaults__
     if parted and test_split not in ("", *disjoint.HELD):
         raise UserError(f"data.test_split='{shown(test_split)}' is no part of a class-disjoint split; choose val or test{nearest(test_split, disjoint.HELD)}")
@@ -222,14 +229,14 @@ def _check_parts(parted, test_split, holdout, label_noise, confusable, draw_seed
             raise UserError(f"data.{key}={value!r} is read with data.split='class_disjoint' only; set that too, or leave it out.")
     if confusable and not label_noise:
         raise UserError("data.confusable says where wrong labels come from, and data.label_noise is 0; set that too, or leave it out.")
-    if draw_seed and not (label_noise or keys["class_share"] < 1):
-        raise UserError(f"data.draw_seed={draw_seed} is of data.label_noise and data.class_share, and neither is set; leave it out.")
+    if draw_seed and not (label_noise or keys["class_share"] < 1 or imbalance > 1):
+        raise UserError(f"data.draw_seed={draw_seed} is of data.label_noise, data.class_share and data.imbalance, and none is set; leave it out.")
 
 
 def _check(*, resident, **numbers):
     if resident not in RESIDENT:
         raise UserError(f"data.resident='{resident}' is none of {', '.join(RESIDENT)}{nearest(resident, RESIDENT)}")
-    least = {"canvas": 1, "class_depth": 1, "per_class": 1, "workers": -1, "max_pixels": 1}
+    least = {"canvas": 1, "class_depth": 1, "per_class": 1, "workers": -1, "max_pixels": 1, "imbalance": 1}
     for key, value in numbers.items():
         if not value >= least.get(key, 0):
             raise UserError(f"data.{key}={value} makes no sense; it must be at least {least.get(key, 0)}.")

@@ -1,4 +1,4 @@
-"""Wrong labels and fewer classes, on purpose: what metric learning loses by them. Only training images are touched, and what was drawn is told.
+"""Wrong labels, fewer classes and classes of very different sizes, on purpose: what learning loses by them. Only training images are touched, and what was drawn is told.
 
 Both are functions of a seed and of the images' places alone, so that every process and every resume draw the same.
 """
@@ -13,7 +13,7 @@ from jaxssl.data.sources import UNLABELLED, Source, Subset
 from jaxssl.errors import UserError, listed, shown
 
 HOW = "`python -m jaxssl.evaluate --weights W --protocols retrieval --set retrieval.nearest=FILE`"
-_PLACES, _LABELS, _CLASSES = np.uint64(11), np.uint64(12), np.uint64(13)       # what a key is for
+_PLACES, _LABELS, _CLASSES, _TAIL = np.uint64(11), np.uint64(12), np.uint64(13), np.uint64(14)       # what a key is for
 
 
 def relabelled(source: Source, share: float, *, confusable: str = "", seed: int = 0) -> tuple[Subset, dict]:
@@ -52,6 +52,26 @@ def fewer_classes(source: Source, share: float, *, seed: int = 0) -> tuple[Subse
     labels = number[[source.entry(i)[0] for i in range(len(source))]]
     rows, names = np.flatnonzero(labels >= 0), tuple(source.classes[i] for i in chosen)
     return Subset(source, rows, labels[rows], names), {"share": share, "seed": seed, "of": classes, "classes": list(names)}
+
+
+def long_tail(source: Source, imbalance: float, *, seed: int = 0) -> tuple[Subset, dict]:
+    """The first class of `source` whole, the last 1 / imbalance of it, those between on an exponential (CIFAR-LT: Cui et al. 2019, arXiv 1901.05555, section 5.1).
+
+    Of class c of C with n images round(n · imbalance^(-c / (C - 1))) are kept, at least one; images without a label stay. Returns the images, in their order, and a record
+    {"images": {class: how many}, …}. Raises: UserError.
+    """
+    classes = len(source.classes)
+    if classes < 2:
+        raise UserError(f"data.imbalance={imbalance:g} makes classes of different sizes, and {shown(source.name)} has {classes}; set it to 1")
+    labels = np.array([source.entry(i)[0] for i in range(len(source))], np.int32)
+    key, kept = mix(np.uint64(seed % 2**64)), [np.flatnonzero(labels == UNLABELLED)]
+    for c in range(classes):
+        own = np.flatnonzero(labels == c)
+        count = min(len(own), max(1, round(len(own) * imbalance ** (-c / (classes - 1)))))
+        kept.append(own[permute(np.arange(count), len(own), mix(mix(key ^ _TAIL) ^ np.uint64(c)))] if count else own)
+    rows = np.sort(np.concatenate(kept))
+    counts = {source.classes[c]: int(np.sum(labels[rows] == c)) for c in range(classes)}
+    return Subset(source, rows, labels[rows], source.classes), {"imbalance": imbalance, "seed": seed, "of": len(source), "images": counts}
 
 
 def _nearest(path: str, classes: Sequence[str]) -> list[list[int]]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxssl.losses.distillation import distillation_metrics
 from jaxssl.losses.unit import EXACT, normalised
 
 LOWEST = -1e4          # in place of a cosine: exp of it over a temperature is 0, and 0 times it is too, where 0 times -inf is NaN
@@ -118,14 +119,12 @@ def relational(q, k, queue, *, ids, queue_ids, student_temp, teacher_temp):
 
     This is ReSSL's loss (eq. 6); less the teacher's entropy, which has no gradient, it is ISD's divergence (eq. 3).
     Args: q, k: of student and teacher, k without gradient. student_temp, teacher_temp: > 0; the teacher's is the lower one, which sharpens.
-    Returns: (loss, {"teacher_entropy", "student_entropy"}): nats in [0, log M], without gradient. Raises: ValueError for shapes that do not fit.
+    Returns: (loss, metrics of `distillation.distillation_metrics` with the queue's rows as prototypes). Raises: ValueError for shapes that do not fit.
     """
     q, k = _checked(q, k)
-    logp = jax.nn.log_softmax(_similar(q, queue, ids, queue_ids, LOWEST) / student_temp, -1)                                     # [B, V, M]
-    target = jax.nn.log_softmax(_similar(k, queue, ids, queue_ids, LOWEST) / teacher_temp, -1)
-    p = jnp.exp(target)
-    metrics = {"teacher_entropy": -jnp.sum(p * target, -1).mean(), "student_entropy": -jnp.sum(jnp.exp(logp) * logp, -1).mean()}
-    return -jnp.sum(p * logp, -1).mean(), lax.stop_gradient(metrics)
+    similar = _similar(q, queue, ids, queue_ids, LOWEST)                                                                         # [B, V, M]
+    p = jax.nn.softmax(_similar(k, queue, ids, queue_ids, LOWEST) / teacher_temp, -1)
+    return -jnp.sum(p * jax.nn.log_softmax(similar / student_temp, -1), -1).mean(), distillation_metrics(similar, p, student_temp=student_temp)
 
 
 def random_queue(key, size, dim):

@@ -87,7 +87,8 @@ def clustered(encoder: Net, net: Callable, examples: int, total: int, *, tempera
         logits = jnp.einsum("bvk,hck->bvhc", z, clusters["centroids"] if learned is None else trained)              # [B, V, heads, C]
         value = jnp.where(step < fill, 0., clustering.hard_cross_entropy(logits, labels, temperature=temperature))
         accuracy = jnp.mean(logits.argmax(-1) == labels[:, None], dtype=jnp.float32)
-        metrics = {"usage_entropy": entropy(jax.nn.one_hot(labels, prototypes).mean(0)).mean(), "cluster_accuracy": accuracy, "filling": (step < fill).astype(jnp.float32)}
+        used = jnp.exp(entropy(jax.nn.one_hot(labels, prototypes).mean(0))).mean()
+        metrics = {"clusters_in_effect": jnp.where(step < fill, prototypes, used), "cluster_accuracy": accuracy, "filling": (step < fill).astype(jnp.float32)}
         kept = {"bank": {"rows": banks.write(rows, batch["id"], z[:, :whole])}, "clusters": clusters}
         return value, ({**aux, "batch_stats": stats, **kept}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 

@@ -17,23 +17,26 @@ def make(*, encoder, net, hidden=2048, dim=2048, predictor=512, layers=3) -> Met
 
     Args:
       hidden, dim, layers: the projector's width, output width and depth (2 layers on CIFAR-10).
-      predictor: width of the predictor's hidden layer.
+      predictor: width of the predictor's hidden layer; 0: none, with which it collapses (table 1 of the paper).
     """
-    check_range(hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1), predictor=(predictor, "at least 1", predictor >= 1),
+    check_range(hidden=(hidden, "at least 1", hidden >= 1), dim=(dim, "at least 1", dim >= 1), predictor=(predictor, "at least 1, or 0 for none", predictor >= 0),
                 layers=(layers, "at least 1", layers >= 1))
     head = Projector((hidden,) * (layers - 1) + (dim,), last_scale=False, kernel_init=TORCH)
-    top = Projector((predictor, dim), last_norm=False, last_bias=True, kernel_init=TORCH)
-    projector, predict = net(head), net(top)
+    tops = {"predictor": Projector((predictor, dim), last_norm=False, last_bias=True, kernel_init=TORCH)} if predictor else {}
+    projector, above = net(head), {name: net(top) for name, top in tops.items()}
 
     def init(key, batch):
-        return begin(key, batch, encoder, projector=projector, predictor=predict)
+        return begin(key, batch, encoder, projector=projector, **above)
 
     def loss(params, aux, batch, key, step):
         h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                     # [B, V, D], [B, V, K]
-        p, stats["predictor"] = predict.per_view(params["predictor"], stats["predictor"], z)                             # [B, V, K]
+        p = z
+        for name, predict in above.items():
+            p, stats[name] = predict.per_view(params[name], stats[name], z)                                              # [B, V, K]
         value = cosine_regression(p, z) / 2 - 1                                     # the paper's -cos, whose gradient its rates are for; none flows to z as the target
         spread = normalised(z).std((0, 1)).mean() * dim ** 0.5                      # 1: projections spread evenly, 0: all the same (figure 2)
         metrics = {"target_std": spread, "predictor_rank": directions_used(p)}
         return value, ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": z})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2))
+    heads = {"projector": (head, "encoder"), **{name: (top, "projector") for name, top in tops.items()}}
+    return Method(init, loss, unchanged, embedding(encoder), heads=heads, needs=Needs(views=2))

@@ -1,7 +1,9 @@
-"""Settings of the process that JAX and XLA read once: the compilation cache, and what programs on several CPU devices need in order not to wait for ever."""
+"""Settings of the process that JAX and XLA read once: the compilation cache, and what keeps programs on several CPU devices and on NVIDIA GPUs from ending it."""
 import contextlib
+import importlib.util
 import logging
 import os
+import pkgutil
 import re
 from typing import Any
 
@@ -10,11 +12,12 @@ import jaxlib.version
 
 from jaxssl.errors import shown, system
 
+# Flags of XLA, and the versions of jaxlib, from and below, that are known to have them: an unknown flag ends the process.
 # How long a device may wait in a collective for the others. XLA ends the process after 20 + 40 s, and on few cores the first of several emulated devices
-# waits for all that the others compute. Unknown flags end the process as well, so they are passed to versions that are known to have them.
-_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
-_PATIENT = (0, 10), (0, 13)     # jaxlib, from and below
-
+# waits for all that the others compute.
+_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300", (0, 10), (0, 13)
+# No product is fused into a kernel of Triton: as XLA looks what it could fuse, a strided slice before a product ends the process (openxla/xla issue 47381).
+_UNFUSED = "--xla_gpu_enable_triton_gemm=false", (0, 10), (0, 12)
 
 # What draws the random numbers and how products round: fixed here, whatever the environment says, since the same command must give the same run.
 FIXED = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True, "jax_enable_x64": False, "jax_default_matmul_precision": None,
@@ -22,7 +25,7 @@ FIXED = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": 
 
 
 def configure(compilation_cache: str, *, processes: int = 0) -> None:
-    """Process-wide JAX settings: the persistent compilation cache, and `settle` on several CPU devices.
+    """Process-wide JAX settings: the persistent compilation cache, `settle` on several CPU devices, and products of the vendor's library alone on NVIDIA GPUs.
 
     Must run before anything asks for a device: what is set here is read once, when the CPU's client is made.
     processes: how many there are, as far as flags say; 0: not said.
@@ -34,6 +37,8 @@ def configure(compilation_cache: str, *, processes: int = 0) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if several_cpu_devices(processes):
         settle()
+    if nvidia():
+        _flag(*_UNFUSED)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for handler in logging.root.handlers:
         handler.setFormatter(Harmless())
@@ -61,9 +66,22 @@ def settle() -> None:
     given, needed = os.environ.get("NPROC", ""), 2 * _devices_here()
     if needed > (int(given) if re.fullmatch("[0-9]{1,9}", given) else cores):
         os.environ["NPROC"] = str(needed)
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _PATIENT[0] <= jaxlib.version.__version_info__[:2] < _PATIENT[1] and _PATIENCE.split("=")[0] not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_PATIENCE}".strip()
+    _flag(*_PATIENCE)
+
+
+def nvidia() -> bool:
+    """Whether JAX may compute on NVIDIA GPUs, told without starting it: a plugin of CUDA is installed, and JAX_PLATFORMS leaves it in."""
+    found = importlib.util.find_spec("jax_plugins")
+    names = [module.name for module in pkgutil.iter_modules(found.submodule_search_locations or ())] if found else []
+    asked = (jax.config.jax_platforms or "cuda").split(",")
+    return any(name.startswith("xla_cuda") for name in names) and any(name.strip() in ("cuda", "gpu") for name in asked)
+
+
+def _flag(flag, first, below):
+    """Adds a flag to XLA_FLAGS where this jaxlib knows it, unless it is set already, or XLA_FLAGS names a file of flags."""
+    given = os.environ.get("XLA_FLAGS", "").strip()
+    if first <= jaxlib.version.__version_info__[:2] < below and given[:1] in ("", "-") and not re.search(rf"{flag.partition('=')[0]}\b", given):
+        os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
 
 
 def several_cpu_devices(processes: int) -> bool:

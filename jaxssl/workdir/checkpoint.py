@@ -27,7 +27,7 @@ ASIDE = "unsound"       # where in a workdir the checkpoints go that are not wha
 _EARLIER = {"skipped", "clock"}     # all that checkpoints of earlier versions say beside their state
 _PASSING = re.compile(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|Too many open files|[Tt]imed out|[Oo]ut of memory")
 # What several devices hold alike orbax writes in parts, one by each, and cuts these by a program for every shape: fifty compilations and a second and a half before the first
-# checkpoint of a small network. Parts of less than a mebibyte are not worth it. (It has no way to say so of its own handler but this one; another handler in its place is warned of.)
+# checkpoint of a small network. Parts of less than a mebibyte are not worth it. (It has no other way to say so of its own handler; another in its place is warned of.)
 ocp.type_handlers.get_type_handler(jax.Array)._min_slice_bytes_for_replica_parallel = 2**20
 
 

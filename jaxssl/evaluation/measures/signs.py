@@ -33,6 +33,9 @@ SIGNS = {
                             "assign equally (method.assignment=sinkhorn), fewer prototypes, warm teacher_temp up more slowly, freeze the prototypes at first"),
     "duplicates": Sign(lambda x, dim, batch: not x <= 0.25, "{:.0%} of the features lie within 1e-3 of another's: images come twice, or the encoder collapses",
                        "look for equal images (python -m jaxssl.data inspect), set method.koleo_floor above 0, " + REMEDY),
+    # clusters: DeepCluster (arXiv 1807.05520), section 3.3; SMoG (2207.06167)
+    "clusters_in_effect": Sign(lambda x, dim, batch: not x >= 2, "the batch lies in {:.2g} clusters in effect: nearly all images have the same",
+                               f"{REMEDY}, or ask for fewer clusters (method.prototypes, method.groups) that are renewed more often (method.every, method.reset)"),
     "prior_divergence": Sign(lambda x, dim, batch: not x <= 3, "the mean assignment lies {:.2g} nats from its prior: few prototypes serve all images",
                              "raise method.prior_weight, lower the learning rate, or take fewer prototypes"),
     # redundancy: Barlow Twins (arXiv 2103.03230), VICReg (arXiv 2105.04906), TiCo (arXiv 2206.10698)
