@@ -92,7 +92,7 @@ def guarded(body: Callable[[], Any], debug: bool) -> int:
 def process(main: Callable[[], int]) -> NoReturn:
     """`main()` as a process of its own: streams that do not fail, signals that let every `finally` clean up, its exit code."""
     _open_streams()
-    threading.excepthook, sys.excepthook = _in_thread, _in_callback
+    threading.excepthook, sys.excepthook, sys.unraisablehook = _in_thread, _in_callback, _swallowed
     _count_signals()
     ends = [number for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)) if signal.getsignal(number) == signal.SIG_DFL]     # nohup has one ignored
     for number in ends:
@@ -210,6 +210,18 @@ def _count_signals() -> None:
 def _end(number: int, _frame: Any) -> NoReturn:
     os.write(2, f"{signal.Signals(number).name}: ended; what was not finished is not there\n".encode())
     raise SystemExit(128 + number)
+
+
+def _swallowed(met: Any) -> None:
+    """`sys.unraisablehook`: a signal that came while Python was in a finaliser or a library's callback, where what its handler raises is lost, is raised again right after."""
+    if not isinstance(met.exc_value, SystemExit | KeyboardInterrupt) or not hasattr(signal, "setitimer"):
+        return sys.__unraisablehook__(met)
+    asked = type(met.exc_value)(*met.exc_value.args)
+
+    def again(*_):
+        raise asked
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 def _in_callback(kind: type, error: BaseException, trace: Any) -> None:

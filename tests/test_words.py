@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -217,6 +218,17 @@ def test_a_signal_while_python_ends_is_no_stack(code):
     late = "import atexit, os, signal, time; from jaxssl import command; atexit.register(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(5)))"
     done = subprocess.run([sys.executable, "-c", f"{late}; command.process(lambda: {code})"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_a_finaliser_is_not_lost(number, code):
+    """What its handler raises there, Python drops."""
+    lines = ["import os, signal, time", "from jaxssl import command", "class Late:", "    def __del__(self):", f"        os.kill(os.getpid(), {int(number)})", "        time.sleep(1)",
+             "def body():", "    try:",
+             "        late = Late()", "        del late", "        time.sleep(5)", "    finally:", "        print('cleaned', flush=True)",
+             "command.process(lambda: command.guarded(body, False))"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "cleaned\n") and "Traceback" not in done.stderr
 
 
 def test_asking_git_for_the_revision_writes_nothing(tmp_path, monkeypatch):

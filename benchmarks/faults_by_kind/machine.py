@@ -32,6 +32,22 @@ def mounted(place: Path, size: str, attempt: Callable) -> Callable:
     return inside
 
 
+def on_ext4(place: Path, attempt: Callable) -> Callable:
+    """With a file system at `place` that becomes read-only when it meets an error."""
+    def inside():
+        place.mkdir()
+        image = place.with_suffix(".img")
+        with open(image, "wb") as file:
+            file.truncate(2**26)
+        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop,errors=remount-ro", str(image), str(place)], check=True, capture_output=True)
+        try:
+            return attempt()
+        finally:
+            subprocess.run(["umount", "-l", str(place)], check=False)
+    return inside
+
+
 @kind
 def system(folder: Path) -> Iterator[Fault]:
     """A system that says no: no room, no right, no such place, at the start and in the middle."""
@@ -49,9 +65,11 @@ def system(folder: Path) -> Iterator[Fault]:
 
         def shut(_, read):
             read("step 2/")
-            subprocess.run(["mount", "-o", "remount,ro", str(folder / "disk")], check=True, capture_output=True)
-        yield Fault("a disk that becomes read-only", mounted(folder / "disk", "64m", process(*tiny(folder / "disk" / "run", "--config.total=60", "--config.checkpoint_every=20"),
-                                                                                               during=shut)))
+            device = subprocess.run(["findmnt", "-no", "SOURCE", str(folder / "ext4")], check=True, capture_output=True, text=True).stdout.strip()
+            Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("x")          # as after an error of the device, whatever files are open
+        if shutil.which("mkfs.ext4"):
+            command = process(*tiny(folder / "ext4" / "run", "--config.total=60", "--config.checkpoint_every=20"), during=shut)
+            yield Fault("a disk that becomes read-only", on_ext4(folder / "ext4", command))
 
     def move(_, read):
         read("step 2/")

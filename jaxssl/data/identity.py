@@ -23,8 +23,9 @@ def describe(train, test, classes: tuple[str, ...]) -> dict:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
     facts = {"training_images": len(train), "held_out_images": len(test) if test is not None else 0, "classes": len(classes), "names_sha256": digest.hexdigest()}
     wholes = _wholes(train, test)
-    for key, how in (("contents_sha256", "contents"), ("sampled_sha256", "sampled")):
-        if any(told := [getattr(source, how)() for source in wholes if hasattr(source, how)]):
+    contents = [source.contents() for source in wholes if hasattr(source, "contents")]
+    for key, told in (("contents_sha256", contents), ("sampled_sha256", [source.sampled() for source in wholes if hasattr(source, "sampled")])):
+        if any(told):
             facts[key] = hashlib.sha256("".join(told).encode()).hexdigest()
     return facts
 
