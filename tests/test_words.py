@@ -223,7 +223,8 @@ def test_a_signal_while_python_ends_is_no_stack(code):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_in_a_finaliser_is_not_lost(number, code):
     """What its handler raises there, Python drops."""
-    lines = ["import os, signal, time", "from jaxssl import command", "class Late:", "    def __del__(self):", f"        os.kill(os.getpid(), {int(number)})", "        time.sleep(1)",
+    lines = ["import os, signal, time", "from jaxssl import command", "class Late:", "    def __del__(self):",
+             f"        os.kill(os.getpid(), {int(number)})", "        time.sleep(1)",
              "def body():", "    try:",
              "        late = Late()", "        del late", "        time.sleep(5)", "    finally:", "        print('cleaned', flush=True)",
              "command.process(lambda: command.guarded(body, False))"]
