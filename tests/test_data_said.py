@@ -109,7 +109,8 @@ def test_padding_is_not_counted():
 def test_what_was_read_is_told_apart_from_which_images_they_are(tmp_path):
     root = tree(tmp_path / "set", [f"{part}/{c}/1.png" for part in ("train", "val", "test") for c in "ab"])
     made = data.make(source="folder", path=str(root))
-    assert "read_as" not in made.images and made.described == made.images | {"read_as": list(made.said)} and json.loads(json.dumps(made.described)) == made.described
+    assert {"read_as", "written"}.isdisjoint(made.images) and made.described == made.images | {"read_as": list(made.said), "written": {}}
+    assert json.loads(json.dumps(made.described)) == made.described
     assert str(tmp_path) not in json.dumps(made.described) and "held out: val/ (2 images)" in made.said[0]
     (root / "notes.txt").write_text("x")
     again = data.make(source="folder", path=str(root))
