@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxssl import config as configs, data as datas, tree
@@ -113,7 +114,8 @@ class Tiny:
         self.mesh = sharding.make_mesh(devices=jax.devices()[:devices], fsdp=fsdp)
         self.job = jobs.prepare(config, self.mesh, jobs.Facts(len(self.data.train), len(self.data.classes), self.data.canvas, True, order=self.data.order), varied)
         self.same = sharding.put(self.job.same(store), sharding.replicated(self.mesh))
-        own = self.job.init if state is None else lambda _: sharding.put(jax.tree.map(np.array, state), self.job.state_sharding)
+        # Of another's state a copy is read: what the host has looked at is not donated (jax 0.11).
+        own = self.job.init if state is None else lambda _: sharding.put(jax.tree.map(np.array, jax.jit(functools.partial(jax.tree.map, jnp.copy))(state)), self.job.state_sharding)
         self.state = own(np.asarray(jax.random.key_data(jax.random.key(config.seed))))
 
     def batch(self, step: int):
