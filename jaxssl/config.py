@@ -1,52 +1,25 @@
 """Configurations: load a file, complete it with every default, override, lock, validate, resolve durations.
 
 A config file (`config_file`) lists what a recipe sets. Everything else is completed from the keyword signatures of the functions that use the section, where each default lives
-once: of the function in `SECTIONS`, and of those that its `name` (`FAMILIES`) or further keys (`CHOICES`) select. So a resolved config holds every key that something
-reads, and an unknown one is a typo.
+once (`config_keys`). So a resolved config holds every key that something reads, and an unknown one is a typo.
 """
-import functools
 import importlib
-import inspect
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxssl import config_file as files, durations, typed
+from jaxssl import config_file as files, config_keys, durations, typed
 from jaxssl.errors import UserError, nearest
 
 log = logging.getLogger("jaxssl.config")
-# section -> the function whose keyword defaults are the section's keys; "{name}" is the section's own selector.
-SECTIONS = {
-    "data": "jaxssl.data:make",
-    "augment": "jaxssl.augment:make",
-    "local": "jaxssl.augment:make",
-    "model": "jaxssl.models:make",
-    "method": "jaxssl.methods.{name}:make",
-    "optim": "jaxssl.optim:make",
-    "mesh": "jaxssl.parallel.mesh:make_mesh",
-    "eval": "jaxssl.training.evaluator:make",
-    "checkpoint": "jaxssl.workdir.checkpoint:open_manager",
-    "log": "jaxssl.workdir.writers:Writers",
-}
-# Sections whose `name` selects a function with further keys -> what gives {name: function}.
-FAMILIES = {"model": "jaxssl.models:families", "optim": "jaxssl.optim:families"}
-# Name in the module of a method -> {key of the method that selects a function with further keys: {name: function}}; "" among the names is none.
-CHOICES = "CHOICES"
 # Name in the module of a method -> function(config) -> ({path: value}, why), of what a config leaves to the method to choose.
 DECIDES = "decided"
 # Name in the module of a function that keys go to -> function(**keys of the section) -> {key as it is set: keys that nothing reads then}; and whose counts for all methods.
 UNREAD, ALL_METHODS = "unread", "jaxssl.methods.base"
-# Arguments that the program itself passes: they follow from other keys and are no keys of their own.
-INJECTED = {"model": {"precision"}, "optim": {"networks", "numbers"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
-# Arguments of the functions of `CHOICES` that the method passes.
-PASSED = {"id", "reference", "weight", "metrics", "only", "mesh"}
-# What is off unless a config turns it on: the smaller views of multi-crop, made by the function that makes the others.
-OFF = {"local": {"views": 0}}
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
 CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
@@ -101,7 +74,7 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
 
 def opened(spec: str) -> files.File:
     """The config file of `path.py[:variant]`, executed. Raises: UserError."""
-    return files.execute(spec, SECTIONS)
+    return files.execute(spec, config_keys.SECTIONS)
 
 
 def load(spec: str | files.File, overrides: dict[str, str] | None = None) -> ConfigDict:
@@ -111,25 +84,25 @@ def load(spec: str | files.File, overrides: dict[str, str] | None = None) -> Con
     """
     overrides = dict(overrides or {})
     config = ConfigDict((opened(spec) if isinstance(spec, str) else spec).config)
-    for section in filter(_selects, SECTIONS):
+    for section in filter(_selects, config_keys.SECTIONS):
         if f"{section}.name" in overrides:
             _select(config, section, "name", overrides[f"{section}.name"])
-        for key in _choices(section, config):
+        for key in config_keys.selectors(section, config):
             if f"{section}.{key}" in overrides:
                 _select(config, section, key, overrides[f"{section}.{key}"])
     config = complete(config)
     for path, text in overrides.items():
         _set(config, path, text)
     config = _decided(config, overrides)
-    settings(**{key: config[key] for key in _defaults(settings)})
-    for section, off in OFF.items():
-        unread = [k for k, v in _section_defaults(section, config).items() if config[section][k] != v]
+    settings(**{key: config[key] for key in config_keys.defaults(settings)})
+    for section, off in config_keys.OFF.items():
+        unread = [k for k, v in config_keys.section_defaults(section, config).items() if config[section][k] != v]
         if all(config[section][k] == v for k, v in off.items()) and unread:
             key = next(iter(off))
             raise UserError(f"{section}.{unread[0]} is {config[section][unread[0]]!r}, but {section}.{key} is {off[key]!r}, which turns {section} off; set "
                             f"--config.{section}.{key}, or leave it out")
     for section, check in CHECKS.items():
-        _named(check)(**config[section])
+        config_keys.named(check)(**config[section])
     for sentence in turned_off(config):
         log.warning("warning: %s", sentence)
     return config.lock()
@@ -138,9 +111,9 @@ def load(spec: str | files.File, overrides: dict[str, str] | None = None) -> Con
 def turned_off(config: Mapping[str, Any]) -> list[str]:
     """A sentence for each key of a complete config that turns off others which are not as by default."""
     said = []
-    for section in (each for each in SECTIONS if not (each in OFF and OFF[each].items() <= dict(config[each]).items())):
-        modules = dict.fromkeys([*(f.__module__ for f in functions(section, config)), *([ALL_METHODS] if section == "method" else [])])
-        default, own = _section_defaults(section, config), dict(config[section])
+    for section in (each for each in config_keys.SECTIONS if not (each in config_keys.OFF and config_keys.OFF[each].items() <= dict(config[each]).items())):
+        modules = dict.fromkeys([*(f.__module__ for f in config_keys.functions(section, config)), *([ALL_METHODS] if section == "method" else [])])
+        default, own = config_keys.section_defaults(section, config), dict(config[section])
         for ask in filter(None, (getattr(importlib.import_module(module), UNREAD, None) for module in modules)):
             for switch, keys in ask(**own).items():
                 if unread := [f"{section}.{key}={own[key]!r}" for key in keys if key in default and own[key] != default[key]]:
@@ -150,12 +123,12 @@ def turned_off(config: Mapping[str, Any]) -> list[str]:
 
 def _decided(config, overrides):
     """`config` with what its method chooses, where it is left to it. Raises: UserError for what a flag or the file says otherwise."""
-    decide = getattr(importlib.import_module(function("method", config).__module__), DECIDES, None)
+    decide = getattr(importlib.import_module(config_keys.function("method", config).__module__), DECIDES, None)
     chosen, why = decide(config) if decide else ({}, "")
     for path, value in chosen.items():
         section, _, key = path.rpartition(".")
-        selects, given = key in _choices(section, config), config_get(config, path) if key in config[section] else value
-        default = _section_defaults(section, config).get(key)
+        selects, given = key in config_keys.selectors(section, config), config_get(config, path) if key in config[section] else value
+        default = config_keys.section_defaults(section, config).get(key)
         if given != value and (path in overrides or given != default) and not (selects and given == "auto"):
             raise UserError(f"{path} is {given!r}, but {why}: that takes {value!r}; leave it out, or choose method.loss yourself")
         if selects:
@@ -176,22 +149,17 @@ def published(file: files.File) -> tuple[ConfigDict | None, list[dict]]:
 
 def complete(config: ConfigDict) -> ConfigDict:
     """`config` with every missing key filled from the signatures; a key that no function knows is a UserError."""
-    known = {section: _section_defaults(section, config) for section in SECTIONS}
-    top = _defaults(settings)
-    names = set(top) | set(SECTIONS) | {f"{s}.{k}" for s, keys in known.items() for k in keys}
-    unknown = [path for path in _paths(config) if path not in names]
+    known = {section: config_keys.section_defaults(section, config) for section in config_keys.SECTIONS}
+    top = config_keys.defaults(settings)
+    names = set(top) | set(config_keys.SECTIONS) | {f"{s}.{k}" for s, keys in known.items() for k in keys}
+    unknown = [path for path in paths(config) if path not in names]
     if unknown:
-        raise UserError(f"the config file sets {unknown[0]!r}, which {_unread(unknown[0], config) or f'nothing reads{nearest(unknown[0], names)}'}")
+        raise UserError(f"the config file sets {unknown[0]!r}, which {config_keys.readers(unknown[0], config) or f'nothing reads{nearest(unknown[0], names)}'}")
     full = ConfigDict({**top, **{s: ConfigDict(keys) for s, keys in known.items()}}, convert_dict=False)
-    for path in sorted(_paths(config), key=lambda path: not path.endswith(".name")):     # names first: they decide which types the other keys have
-        if path not in SECTIONS:
+    for path in sorted(paths(config), key=lambda path: not path.endswith(".name")):     # names first: they decide which types the other keys have
+        if path not in config_keys.SECTIONS:
             _put(full, path, config_get(config, path), config_get(full, path))
     return full
-
-
-def defaults(config: Mapping[str, Any], *sections: str) -> dict[str, dict]:
-    """{section: {key: default}} of some `SECTIONS`, for the names that `config` (nested dicts) selects. Raises: UserError when there is no such one."""
-    return {section: _section_defaults(section, config) for section in sections}
 
 
 def describe(config: ConfigDict) -> str:
@@ -205,7 +173,8 @@ def differences(old: str, new: str) -> list[str]:
     A key that came or went in between is none where its absence is known to mean the same: what came has its default, what went is in `ABSENT`; nor is
     any in a section that is `OFF` in both.
     """
-    a, b = (_flat({section: keys for section, keys in json.loads(text).items() if section not in OFF or not OFF[section].items() <= keys.items()}) for text in (old, new))
+    off = config_keys.OFF
+    a, b = (_flat({section: keys for section, keys in json.loads(text).items() if section not in off or not off[section].items() <= keys.items()}) for text in (old, new))
     missing, meant = "(absent)", {**_usual(json.loads(new)), **ABSENT}
     changed = [k for k in sorted(a.keys() | b.keys()) if not (k in TOLD_SINCE and k not in a) and a.get(k, meant.get(k, missing)) != b.get(k, meant.get(k, missing))]
     return [f"{k}: {a.get(k, missing)} → {b.get(k, missing)}" for k in changed]
@@ -213,10 +182,10 @@ def differences(old: str, new: str) -> list[str]:
 
 def _usual(config: dict) -> dict:
     """{"section.key": default as JSON has it} of a resolved config's keys; {} for another object."""
-    if not all(isinstance(config.get(section), dict) for section in SECTIONS):
+    if not all(isinstance(config.get(section), dict) for section in config_keys.SECTIONS):
         return {}
-    defaults = {**_defaults(settings), **{section: _section_defaults(section, ConfigDict(config)) for section in SECTIONS}}
-    return _flat(json.loads(json.dumps(defaults)))
+    usual = {**config_keys.defaults(settings), **{section: config_keys.section_defaults(section, ConfigDict(config)) for section in config_keys.SECTIONS}}
+    return _flat(json.loads(json.dumps(usual)))
 
 
 def config_get(config: ConfigDict, path: str) -> Any:
@@ -225,53 +194,19 @@ def config_get(config: ConfigDict, path: str) -> Any:
     return config
 
 
-def function(section: str, config: Mapping[str, Any]) -> Callable:
-    """The function that `section` configures. An unknown method is a UserError that lists the methods."""
-    module, name = SECTIONS[section].split(":")
-    if "{name}" in module:
-        selected = config[section].get("name", "")
-        choices = sorted(p.stem for p in (Path(__file__).parent / section_folder(section)).glob("*.py") if p.stem not in ("__init__", "base"))
-        _choose(section, selected, choices)
-        module = module.format(name=selected)
-    return _named(f"{module}:{name}")
-
-
-def functions(section: str, config: Mapping[str, Any]) -> list[Callable]:
-    """All functions that keys of `section` go to: the one that it configures, and those that its name and its further selectors select."""
-    found = [function(section, config)]
-    for key, known in _choices(section, config).items():
-        selected = config.get(section, {}).get(key, _defaults(found[0])[key])
-        _choose(section if key == "name" else f"{section}.{key}", selected, known)
-        if known[selected] is not None:
-            found.append(known[selected])
-    return found
-
-
-def _choices(section, config):
-    """{key of `section` that selects a function with further keys: {name: function, or None}}."""
-    if section in FAMILIES:
-        return {"name": _named(FAMILIES[section])()}
-    return {} if "{name}" not in SECTIONS[section] else getattr(importlib.import_module(function(section, config).__module__), CHOICES, {})
-
-
-def _choose(section, selected, choices):
-    if not isinstance(selected, str) or selected not in choices:
-        raise UserError(f"unknown {section} {selected!r}; choose one of {', '.join(filter(None, choices))}{nearest(str(selected), choices)}")
-
-
 def _selects(section):
-    return section in FAMILIES or "{name}" in SECTIONS[section]
+    return section in config_keys.FAMILIES or "{name}" in config_keys.SECTIONS[section]
 
 
 def _select(config, section, selector, name):
     """Sets the name of a section, or another key that selects a function; keys of the file that only the former name's function reads, or that mean something of
     another type to the new one (a ResNet's width is a factor, a ViT's a number of channels), are left out, and a sentence says so."""
     try:
-        former = _section_defaults(section, config)
+        former = config_keys.section_defaults(section, config)
     except UserError:       # the file names none, or one that there is not
         former = {}
     config[section][selector] = name
-    now = _section_defaults(section, config)
+    now = config_keys.section_defaults(section, config)
     left = [key for key in config[section] if key in former and (key not in now or type(former[key]) is not type(now[key]))]
     for key in left:
         del config[section][key]
@@ -279,64 +214,18 @@ def _select(config, section, selector, name):
         log.warning("--config.%s.%s=%s does not read what the config file sets for another: left out %s", section, selector, name, ", ".join(f"{section}.{key}" for key in left))
 
 
-def _unread(path, config):
-    """Who reads a key that the section's own name does not: "adam and adamw read, and lars does not"; "" where nobody does."""
-    section, _, key = path.partition(".")
-    for selector, known in _choices(section, config).items() if section in SECTIONS and key not in _passed(section) else ():
-        names: dict[Callable, str] = {}
-        for name, f in known.items():
-            if f is not None:
-                names.setdefault(f, name if section not in FAMILIES or f.__name__ == name else f.__module__.rpartition(".")[2])
-        own = known[config.get(section, {}).get(selector, _defaults(function(section, config))[selector])]
-        if readers := [name for f, name in names.items() if key in _defaults(f)]:
-            other = f"{names[own]} does not" if own else f"{section}.{selector} chooses none of them"
-            return f"{' and '.join(readers)} read{'s' if len(readers) == 1 else ''}, and {other}; leave it out"
-    return ""
-
-
-def _named(spec):
-    module, name = spec.split(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def section_folder(section: str) -> str:
-    return SECTIONS[section].split(".")[1]
-
-
-def _section_defaults(section, config):
-    first, *chosen = functions(section, config)
-    keys = {**{key: default for f in chosen for key, default in _defaults(f).items() if key not in _passed(section)}, **_defaults(first)}
-    if "{name}" in SECTIONS[section]:
-        keys = {"name": config[section]["name"], **keys}
-    return {k: v for k, v in {**keys, **OFF.get(section, {})}.items() if k not in INJECTED.get(section, ())}
-
-
-def _passed(section):
-    """Arguments of the functions that keys of `section` select which are no keys."""
-    return INJECTED.get(section, ()) if section in FAMILIES else PASSED
-
-
-@functools.cache
-def _parameters(f):
-    return inspect.signature(f).parameters
-
-
-def _defaults(f):
-    return {p.name: p.default for p in _parameters(f).values() if p.default is not p.empty}
-
-
 def _set(config, path, text):
-    keys = [key for key in _paths(config) if key not in SECTIONS]
+    keys = [key for key in paths(config) if key not in config_keys.SECTIONS]
     if path not in keys:
         section = path.partition(".")[0]
-        below = [key for key in keys if key.startswith(section + ".")] or [key for key in keys if "." not in key] + [f"{name}.…" for name in SECTIONS]
-        near = "" if path in SECTIONS else nearest(path, keys)
-        if unread := _unread(path, config):
+        below = [key for key in keys if key.startswith(section + ".")] or [key for key in keys if "." not in key] + [f"{name}.…" for name in config_keys.SECTIONS]
+        near = "" if path in config_keys.SECTIONS else nearest(path, keys)
+        if unread := config_keys.readers(path, config):
             raise UserError(f"--config.{path}: {unread}")
         raise UserError(f"--config.{path}: there is no such key{near or '; choose one of ' + ', '.join(sorted(below))}")
     section, _, key = path.rpartition(".")
-    default = (_section_defaults(section, config) if section else _defaults(settings))[key]
-    _put(config, path, typed.literal(text, config_get(config, path), _annotation(config, path)), default)
+    default = (config_keys.section_defaults(section, config) if section else config_keys.defaults(settings))[key]
+    _put(config, path, typed.literal(text, config_get(config, path), config_keys.annotation(config, path)), default)
 
 
 def _put(config, path, value, default):
@@ -346,24 +235,18 @@ def _put(config, path, value, default):
     if path in DURATIONS:
         durations.parse(value if typed.number(value) else str(value), path)
     else:
-        value = typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW)
+        value = typed.fit(value, owner[key], path, config_keys.annotation(config, path), or_tuple=path in A_VIEW)
         typed.within(value, default, path)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
 
 
-def _annotation(config, path):
-    """What the signature that a key comes from says of it; None for a selector and for keys that every config shares."""
-    section, _, key = path.rpartition(".")
-    signatures = [_parameters(f) for f in functions(section, config)] if section and key != "name" else []
-    return next((parameters[key].annotation for parameters in signatures if key in parameters), None)
-
-
-def _paths(config, prefix=""):
+def paths(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """The sections and keys of a config, "section" and "section.key"."""
     for key in config:
         yield prefix + key
         if isinstance(config[key], ConfigDict):
-            yield from _paths(config[key], prefix + key + ".")
+            yield from paths(config[key], prefix + key + ".")
 
 
 def _flat(tree, prefix=""):

@@ -4,7 +4,7 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from jaxssl import augment, config as configs, durations
+from jaxssl import augment, config as configs, config_keys, durations
 from jaxssl.errors import UserError
 
 DIGITS = "configs/digits/simclr.py"
@@ -12,7 +12,7 @@ DIGITS = "configs/digits/simclr.py"
 
 def test_resolved_config_holds_defaults_of_every_section():
     config = configs.load(DIGITS)
-    assert set(configs.SECTIONS) < set(config)
+    assert set(config_keys.SECTIONS) < set(config)
     assert config.method.block == 0 and config.optim.b2 == 0.999 and "momentum" not in config.optim and "networks" not in config.optim and config.mesh.fsdp == 1
     assert "precision" not in config.model and "params" not in config.optim
 
@@ -36,7 +36,7 @@ def test_overrides_take_the_type_of_the_default():
 def test_only_keys_of_one_value_a_view_take_tuples():
     """Those that `augment` takes a value a view for, and no other number."""
     config = configs.load(DIGITS, {"augment.views": "3"})
-    for path in configs._paths(config):
+    for path in configs.paths(config):
         if not isinstance(configs.config_get(config, path), float):
             continue
         if path in configs.A_VIEW:
@@ -126,7 +126,7 @@ def test_differences_name_the_keys():
 def test_completion_does_not_change_what_the_file_sets():
     raw = configs.opened(DIGITS).config
     full = configs.complete(raw)
-    for path in configs._paths(raw):
+    for path in configs.paths(raw):
         value = configs.config_get(raw, path)
         if not isinstance(value, ConfigDict):
             assert configs.config_get(full, path) == value, path
@@ -186,7 +186,7 @@ def test_a_workdir_from_before_the_table_of_rules_is_the_same_run():
     new = json.loads(configs.describe(config))
     former = {"exclude": [], "exclude_rank": 1, "stacked": [], "lr_rules": [], "b1": .9, "b2": .999, "rho": .99, "eps": 1e-8}
     old = {**new, "optim": {**{k: v for k, v in new["optim"].items() if k not in ("rules", "layer_decay", "clip_by")}, **former}}
-    off = {section: keys for section, keys in old.items() if section not in configs.OFF}
+    off = {section: keys for section, keys in old.items() if section not in config_keys.OFF}
     assert configs.differences(json.dumps(old), json.dumps(new)) == configs.differences(json.dumps(off), json.dumps(new)) == []
     old["optim"] |= {"exclude": ["bias"], "b2": .95}
     assert configs.differences(json.dumps(old), json.dumps(new)) == ["optim.b2: 0.95 → (absent)", "optim.exclude: ['bias'] → (absent)"]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl import config as configs, models, tree
+from jaxssl import config as configs, config_keys, models, tree
 from jaxssl.errors import UserError
 from jaxssl.losses import metric as losses
 from jaxssl.methods import base, metric
@@ -72,7 +72,7 @@ def test_keys_of_loss_and_miner_are_the_functions_own():
     own = {p.name for p in inspect.signature(metric.make).parameters.values() if p.kind is p.KEYWORD_ONLY}
     for loss in filter(None, metric.LOSSES):
         for miner in metric.MINERS:
-            one, other = (metric._keys(f) - configs.PASSED for f in (metric.LOSSES[loss], metric.MINERS[miner]))
+            one, other = (metric._keys(f) - config_keys.PASSED for f in (metric.LOSSES[loss], metric.MINERS[miner]))
             assert not one & other and not (one | other) & own
     config = configs.load(FILE, {"method.loss": "triplet", "method.miner": "semi_hard"})
     assert config.method.margin == .05 and config.method.band == .2 and "alpha" not in config.method

@@ -14,7 +14,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Literal, Primitive
 from scipy.stats import truncnorm
 
-from jaxssl import config as configs, models, tree
+from jaxssl import config as configs, config_keys, models, tree
 from jaxssl.training import job as jobs
 from jaxssl.parallel import mesh as sharding
 from jaxssl.errors import UserError
@@ -22,7 +22,7 @@ from tests.tiny import CONFIGS, METHODS, ROOT
 
 PACKAGE = ROOT / "jaxssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
-GROUND = ("command", "config", "config_file", "durations", "errors", "optim", "schedules", "tree", "typed")
+GROUND = ("command", "config", "config_file", "config_keys", "durations", "errors", "optim", "schedules", "tree", "typed")
 COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "search", "study", "table")
 # The walls: which rooms a room's files may import besides their own; every file may import errors, and the commands may import anything.
 WALLS = {
@@ -34,10 +34,11 @@ WALLS = {
     "evaluation": "augment config data durations encoder models optim parallel tree typed workdir",
     "report": "augment data durations encoder evaluation models workdir",
     "gallery": "data encoder evaluation parallel report workdir",
-    "training": "augment config data durations encoder evaluation methods models optim parallel planning report schedules tree workdir",
-    "studies": "config data durations encoder evaluation report training workdir",
+    "training": "augment config config_keys data durations encoder evaluation methods models optim parallel planning report schedules tree workdir",
+    "studies": "config config_keys data durations encoder evaluation report training workdir",
     # the ground
-    "command": "", "config": "config_file durations typed", "config_file": "", "typed": "", "durations": "", "errors": "", "optim": "schedules tree", "schedules": "", "tree": "",
+    "command": "", "config": "config_file config_keys durations typed", "config_file": "", "config_keys": "",
+    "typed": "", "durations": "", "errors": "", "optim": "schedules tree", "schedules": "", "tree": "",
 }
 ONLY = {"flax": {"models"}, "orbax": {"workdir"}, "tensorboardX": {"workdir"}, "wandb": {"workdir"}, "grain": {"data"}, "array_record": {"data"}, "tensorflow_datasets": {"data"}}
 
@@ -97,13 +98,13 @@ def test_no_tensorflow_torch_or_pickle_anywhere():
 def readers():
     """(section, function) of every function that config keys go to."""
     spec = configs.load("configs/digits/simclr.py")
-    for section in configs.SECTIONS:
+    for section in config_keys.SECTIONS:
         for method in METHODS if section == "method" else [None]:
             if method:
                 spec = configs.load("configs/digits/simclr.py", {"method.name": method})
-            yield from ((section, function) for function in configs.functions(section, spec))
-    for section in configs.FAMILIES:
-        yield from ((section, function) for function in dict.fromkeys(configs._named(configs.FAMILIES[section])().values()))
+            yield from ((section, function) for function in config_keys.functions(section, spec))
+    for section in config_keys.FAMILIES:
+        yield from ((section, function) for function in dict.fromkeys(config_keys.named(config_keys.FAMILIES[section])().values()))
 
 
 @pytest.mark.parametrize("section, function", list(readers()), ids=lambda x: x if isinstance(x, str) else x.__module__)

@@ -24,7 +24,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a[1-2]", "SLURM_PROCID": "
 
 
 def numeric(config):
-    for path in configs._paths(config):
+    for path in configs.paths(config):
         value = configs.config_get(config, path)
         like = value[0] if isinstance(value, tuple) and value else value
         if path in configs.DURATIONS or isinstance(like, int | float) and not isinstance(like, bool):

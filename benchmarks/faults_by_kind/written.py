@@ -30,7 +30,7 @@ def numbers(_: Path) -> Iterator[Fault]:
 def numeric(config: Any) -> Iterator[tuple[str, Any]]:
     """(key, value) of every key that takes numbers: by the values that the signatures give them."""
     from jaxssl import config as configs
-    for path in configs._paths(config):
+    for path in configs.paths(config):
         value = configs.config_get(config, path)
         like = value[0] if isinstance(value, tuple) and value else value
         if isinstance(like, int | float) and not isinstance(like, bool) or path in configs.DURATIONS or path in ("optim.lr_steps", "optim.weight_decay_end"):

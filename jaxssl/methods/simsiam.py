@@ -30,9 +30,9 @@ def make(*, encoder, net, hidden=2048, dim=2048, predictor=512, layers=3) -> Met
 
     def loss(params, aux, batch, key, step):
         h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                     # [B, V, D], [B, V, K]
-        p = z
-        for name, predict in above.items():
-            p, stats[name] = predict.per_view(params[name], stats[name], z)                                              # [B, V, K]
+        p = z                                                                                                            # [B, V, K]
+        if above:
+            p, stats["predictor"] = above["predictor"].per_view(params["predictor"], stats["predictor"], z)
         value = cosine_regression(p, z) / 2 - 1                                     # the paper's -cos, whose gradient its rates are for; none flows to z as the target
         spread = normalised(z).std((0, 1)).mean() * dim ** 0.5                      # 1: projections spread evenly, 0: all the same (figure 2)
         metrics = {"target_std": spread, "predictor_rank": directions_used(p)}

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxssl import config as configs
+from jaxssl import config as configs, config_keys
 from jaxssl.errors import UserError, listed, nearest
 
 RANGES = ("log", "lin", "int")
@@ -119,7 +119,7 @@ def check(file: Any, overrides: Mapping[str, str], axes: Sequence[Axis], setting
         try:
             configs.load(file, {**overrides, **setting})
         except UserError as error:
-            known = [path for path in configs._paths(configs.load(file, dict(overrides))) if path not in configs.SECTIONS]
+            known = [path for path in configs.paths(configs.load(file, dict(overrides))) if path not in config_keys.SECTIONS]
             if wrong := next((axis.key for axis in axes if axis.key not in known and f"config.{axis.key}:" in str(error)), None):
                 raise UserError(f"there is no key {wrong} to vary{nearest(wrong, known) or '; keys are ' + listed(known)}") from error
             raise UserError(f"the setting {said(setting)} is none: {error}") from error

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxssl import augment, config as configs, data as datas, durations, models, optim, tree
+from jaxssl import augment, config as configs, config_keys, data as datas, durations, models, optim, tree
 from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.parallel import mesh as sharding
@@ -249,7 +249,7 @@ def method_of(config: Any, mesh: Mesh, facts: Facts, total: int, *, parts: int =
     context = dict(encoder=encoder, net=functools.partial(head_net, parts=parts, groups=config.model.get("bn_groups", 1)), mesh=mesh, batch_size=config.batch_size,
                    views=config.augment.views, local=config.local.views, classes=facts.classes, examples=facts.examples, total=total, duration=duration)
     own = {**{k: v for k, v in config.method.items() if k != "name"}, **numbers}
-    method = base.build(configs.function("method", config), own, context)
+    method = base.build(config_keys.function("method", config), own, context)
     return encoder, base.with_teacher(method, ("encoder",), lambda step: config.ema) if config.ema else method
 
 
