@@ -13,6 +13,8 @@ from jaxssl.workdir import folder as folders
 FAILED = "failed.json"       # in the workdir of a trial that was not finite
 QUIET = {"report": "false", "eval.raw": "false"}       # of every trial, unless the config says otherwise by a flag
 
+KEPT: dict = {}              # what a trial leaves to the next in this process (`training.kept`)
+
 
 class Stopped(Exception):
     """A trial was asked to stop: it has saved, and the study ends here until the same command goes on."""
@@ -33,11 +35,11 @@ class Trial(NamedTuple):
 
     def run(self) -> dict:
         """Trains it, or goes on with it; what it prints goes to log.txt of its workdir. Raises: Stopped; UserError."""
-        from jaxssl.training import train
+        from jaxssl.training import kept, train
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said):
-                found = train.run(self.spec, dict(self.overrides), str(self.folder), varied=self.varied)
+                found = train.run(self.spec, dict(self.overrides), str(self.folder), varied=self.varied, kept=KEPT.setdefault("programs", kept.Kept()))
         except NonFiniteError as error:
             found = {"failed": str(error)}
             folders.write(self.folder / FAILED, json.dumps({"why": str(error), "time": time.strftime("%Y-%m-%d %H:%M:%S %z")}, indent=1))

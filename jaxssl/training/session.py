@@ -157,11 +157,8 @@ class Session:
             self.count_ids(step)
 
     def compile(self) -> None:
-        """The one compile of the train step, ahead of time: the executable cannot be traced again. And that of the look at the state, which a stop has no time for."""
-        shapes = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), (self.job.state, self.job.batch), (self.job.state_sharding, self.job.batch_sharding))
-        self.compiled = jobs.compiled(self.job.step.lower(*shapes), self.job.mesh)
+        self.compiled, self.finite = self.job.executables()
         room.compiled(self.compiled, runtime.memory()[1], jax.local_device_count())
-        self.finite = jax.jit(tree.finite, out_shardings=sharding.replicated(self.job.mesh)).lower(shapes[0]).compile()
         self.screen.note("compiled")
 
     def one_step(self) -> None:

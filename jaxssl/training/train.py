@@ -15,19 +15,20 @@ from jaxssl.workdir import folder as folders
 from jaxssl.training import evaluator as evaluation, job as jobs, monitor, progress, rollback, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import UserError
+from jaxssl.training.kept import Kept
 from jaxssl.training.session import Run, Session, Watch, every
 from jaxssl.training.watchdog import Stop, Watchdog
 
 
 def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_change: bool = False, profile_steps: tuple[int, int] | None = None,
-        varied: Collection[str] = ()) -> dict:
+        varied: Collection[str] = (), kept: Kept | None = None) -> dict:
     """Trains `spec` with `overrides` in `workdir`, resuming what is there, and returns what run.json holds.
 
-    profile_steps: (first, last) steps of a profiler trace. varied: keys that a study varies (`jobs.prepare`). Stopped by SIGTERM it saves and returns {"stopped": step}.
+    profile_steps: (first, last) steps of a profiler trace. varied: keys that a study varies (`jobs.prepare`). kept: programs of the run before. Stopped by SIGTERM it saves and returns {"stopped": step}.
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
     with Stop() as stop, contextlib.ExitStack() as ends:     # from here on a signal is kept, and honoured between two batches
-        config, data, job, new, stated = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps, varied), functools.partial(facts, allow_config_change))
+        config, data, job, new, stated = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps, varied, kept), functools.partial(facts, allow_config_change))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
         if new:
             agreement.reach(start)                   # what cannot begin is refused before the workdir is touched
@@ -117,7 +118,7 @@ def rates(reader: checkpoint.Manager, job: jobs.Job) -> str:
 
 
 def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None,
-            varied: Collection[str] = ()) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
+            varied: Collection[str] = (), kept: Kept | None = None) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
     """(config, data, job, whether `workdir` has no run yet, what is published for it then). Raises: UserError for wrong input, before anything is compiled or written."""
     file = configs.opened(spec)                      # executed once
     config = configs.load(file, overrides)
@@ -128,7 +129,7 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
     data = datas.make(**config.data)
     known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order), runtime.memory()
     room.ask(config, known, memory)
-    job = jobs.prepare(config, mesh, known, varied)
+    job = (kept.prepare if kept else jobs.prepare)(config, mesh, known, varied)
     room.state(job, config, memory[1])
     check(config, data, job, profile_steps)
     new = not (folders.path(workdir) / "config.json").exists()
