@@ -183,7 +183,8 @@ def views(config: Any, drawn: bool = False) -> tuple[Callable, Callable]:
     dtype = {"bf16": "bfloat16", "f32": "float32"}[config.precision]
     a = config.augment
     try:
-        return augment.pair(a, config.local, dtype=dtype, return_params=drawn), augment.test_view(size=a.size, interpolation=a.interpolation, mean=a.mean, std=a.std, dtype=dtype)
+        return augment.pair(a, config.local, dtype=dtype, return_params=drawn), augment.test_view(size=a.size, squash=a.squash, interpolation=a.interpolation, mean=a.mean, std=a.std,
+                                                                                                     dtype=dtype)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -12,7 +12,7 @@ import jax
 from jaxssl import config as configs, data as datas
 from jaxssl.workdir import checkpoint, environment, lease as leases, published, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import evaluator as evaluation, job as jobs, monitor, progress, rollback, room
+from jaxssl.training import evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import UserError
 from jaxssl.training.kept import Kept
@@ -44,7 +44,8 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         for sentence in found.said:
             screen.note(sentence)
         if found.finished:
-            print(f"{workdir} is finished ({found.former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
+            early = f", where it ended early: {patience.sentence(found.former)}" if patience.ended(found.former) else ""
+            print(f"{workdir} is finished ({found.former['steps']} steps{early}); nothing to do. Use another workdir for another run.", flush=True)
             return found.former
         run = found.run or (resumed and resumed.meta.get("run")) or uuid.uuid4().hex
 
@@ -147,7 +148,8 @@ def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] 
     job.embedding()                                  # traces the loss, which may refuse
     writers.check(process_index=jax.process_index(), **config.log)
     evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
-    every(config, job)
+    patience.check(config.eval.patience, config.eval.watch, disjoint=data.disjoint, labelled=data.test is not None and bool(data.classes), every=every(config, job), total=job.total,
+                   keep_last=config.checkpoint.keep_last)
     if profile_steps and profile_steps[0] >= job.total:
         raise UserError(f"--profile_steps is {profile_steps[0]}:{profile_steps[1]}, but the run has {job.total} steps, numbered from 0; begin before step {job.total}")
 
