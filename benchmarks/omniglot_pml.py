@@ -9,7 +9,8 @@ precision@1 of their drawings among one another. A seed draws initial weights an
 steps after the first two.
 
 Expected before this ran: losses and gradients are equal to 1e-5, so the first steps agree, and later ones drift apart as runs of a large rate do: MAP@R equal within the interval
-of five seeds, no loss more than half a point below. Time: PML's losses are 2 to 10 times ours at 1,024 images, at 32 both are small beside the network, where torch is about as fast.
+of five seeds, no loss more than half a point below. Time: PML's losses are 2 to 10 times ours at 1,024 images; at 32 both are small beside the network, where torch is about as
+fast.
 """
 import argparse
 import json
