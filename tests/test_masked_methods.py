@@ -7,7 +7,7 @@ import pytest
 from jaxssl import config as configs, data as datas, models, tree
 from jaxssl.augment.picture import COVER
 from jaxssl.errors import UserError
-from jaxssl.methods import beit, data2vec2, dbot, ijepa, mae, simmim
+from jaxssl.methods import beit, data2vec2, dbot, ijepa, mae, nepa, simmim
 from jaxssl.models import transformer
 from jaxssl.models.net import Net
 from jaxssl.models.tokenizer import Tokenizer
@@ -103,6 +103,17 @@ def test_what_blocks_add_is_told():
     np.testing.assert_allclose(last, 3, atol=1e-6)
 
 
+def test_a_patch_is_said_by_those_before_it():
+    """NEPA: a change of patch 6 leaves all that is said up to itself as it was, bit for bit, and changes what is said of each patch behind it; its target is its own alone."""
+    method, data = nepa.make(encoder=vit(positions="rope", registers=2), net=Net), batch()
+    params, aux = jax.jit(method.init)(jax.random.key(0), data)
+    seen = jax.jit(lambda views: method.loss(params, aux, {"views": views}, KEY, STEP)[1][2])
+    before, after = seen(data["views"]), seen(data["views"].at[:, :, 4:8, 8:12].add(1))                 # row 1, column 2 of 4 × 4 patches
+    same = {name: (np.asarray(before[name]) == np.asarray(after[name])).all((0, 2)) for name in ("predicted", "target")}
+    np.testing.assert_array_equal(same["predicted"], np.arange(16) <= 6)
+    np.testing.assert_array_equal(same["target"], np.arange(16) != 6)
+
+
 def test_one_pass_teaches_all_masks():
     """The teacher sees each image once, the student as often as there are masks."""
     calls = []
@@ -168,6 +179,8 @@ def test_small_autoencoder_tells_patches_apart():
     (lambda: simmim.make(encoder=vit(mask_token=True), net=Net, unit=3).hidden(KEY, batch()["views"]), "method.unit is 3, which does not divide 4 × 4 patches"),
     (lambda: ijepa.make(encoder=vit(), net=Net, total=9, targets=4).hidden(KEY, batch()["views"]), "method.targets: 4 blocks of up to 4 patches may hide all"),
     (lambda: ijepa.make(encoder=vit(pool="cls"), net=Net, total=9), "model.pool is 'cls', which ijepa does not train; set model.pool=mean"),
+    (lambda: nepa.make(encoder=vit(pool="cls"), net=Net), "model.pool is 'cls', which nepa does not train; set model.pool=mean"),
+    (lambda: nepa.make(encoder=vit(cls=False), net=Net), "model.cls is off, and nepa says the first patch from the class token"),
     (lambda: dbot.make(encoder=vit(), net=Net, total=9, duration=lambda value, key: 0), "method.stage is '50_percent', which is no step at all"),
 ])
 def test_nonsense_is_one_sentence(build, words):
