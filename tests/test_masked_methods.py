@@ -7,7 +7,7 @@ import pytest
 from jaxssl import config as configs, data as datas, models, tree
 from jaxssl.augment.picture import COVER
 from jaxssl.errors import UserError
-from jaxssl.methods import beit, data2vec2, dbot, ijepa, mae, nepa, simmim
+from jaxssl.methods import beit, data2vec2, dbot, ijepa, mae, msn, nepa, simmim
 from jaxssl.models import transformer
 from jaxssl.models.net import Net
 from jaxssl.models.tokenizer import Tokenizer
@@ -112,6 +112,30 @@ def test_a_patch_is_said_by_those_before_it():
     same = {name: (np.asarray(before[name]) == np.asarray(after[name])).all((0, 2)) for name in ("predicted", "target")}
     np.testing.assert_array_equal(same["predicted"], np.arange(16) <= 6)
     np.testing.assert_array_equal(same["target"], np.arange(16) != 6)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_dropped_patches_are_not_seen(shared):
+    """MSN, whose student sees no pixel of the first view, its teacher's, and all but so many patches of the second: other pixels there change no bit of what it gives."""
+    method = msn.make(encoder=vit(pool="cls"), net=Net, total=9, prototypes=8, hidden=16, dim=8, layers=2, patch_drop=.375, shared_drop=shared)
+    views = jax.random.normal(jax.random.key(1), (4, 2, 16, 16, 3))
+    params, aux = jax.jit(method.init)(jax.random.key(0), {"views": views})
+
+    @jax.jit
+    def told(views):
+        def summed(views):
+            (_, metrics, seen) = method.loss(params, aux, {"views": views}, KEY, STEP)[1]
+            return jnp.sum(seen["features"] * jax.random.normal(jax.random.key(3), (4, 1, 16))), (seen, metrics["teacher_entropy"])
+        return jax.grad(summed, has_aux=True)(views)
+    slope, (seen, entropy) = told(views)
+    read = np.asarray(slope).reshape(4, 2, 4, 4, 4, 4, 3).any((3, 5, 6))                                # [B, V, rows, columns]
+    assert not read[:, 0].any() and (read[:, 1].sum((1, 2)) == 10).all()                                # of 16 patches 6 are dropped
+    assert (read[:, 1] == read[0, 1]).all() == shared
+    unread = jnp.asarray(~read).repeat(4, 2).repeat(4, 3)[..., None]
+    _, (other, moved) = told(jnp.where(unread, views**2 - 3, views))
+    for name in ("features", "embeddings"):
+        np.testing.assert_array_equal(other[name], seen[name])
+    assert moved != entropy                                                                             # its teacher sees the first view
 
 
 def test_one_pass_teaches_all_masks():
