@@ -1,5 +1,6 @@
 """Words that are not numbers, numbers that mean nothing, and what the system refuses: one sentence each, by the one boundary of its kind."""
 import argparse
+import asyncio
 import errno
 import io
 import os
@@ -11,6 +12,7 @@ import threading
 
 import jax
 import pytest
+import tensorstore
 
 from jaxssl import command, config as configs, durations, errors, typed
 from jaxssl.errors import Temporary, UserError
@@ -210,6 +212,20 @@ def test_a_callback_of_a_library_is_a_line_and_what_ends_the_process_a_stack(mod
             command._in_callback(IndexError, error, trace if module else trace.tb_next)
     told = capsys.readouterr().err
     assert told.count("Traceback") == 2 if module else told == "warning: a library's callback failed (IndexError: list index out of range)\n"
+
+
+def test_what_nobody_can_catch_is_one_line(capsys, monkeypatch):
+    """As TensorStore hands it to Python: C++ calls back once the loop that waited is closed."""
+    monkeypatch.setattr(sys, "unraisablehook", command._swallowed)
+    monkeypatch.setattr(command, "_SAID", set())
+    loop = asyncio.new_event_loop()
+    loop.close()
+    for _ in range(2):
+        promise, waited = tensorstore.Promise.new()
+        waited.add_done_callback(lambda done: loop.call_soon_threadsafe(done.result))
+        promise.set_result(1)
+        assert waited.result() == 1
+    assert capsys.readouterr().err == "warning: a library's callback failed (RuntimeError: Event loop is closed)\n"
 
 
 @pytest.mark.parametrize("code", [0, 2])

@@ -187,7 +187,7 @@ def attempted(name: str, fault: Fault) -> dict:
 
 def clean(text: str) -> str:
     """Without places and numbers of this machine."""
-    text = text.encode("utf-8", "backslashreplace").decode().replace(str(ROOT), ".").replace(str(Path.home()), "~").replace(f" on {socket.gethostname()}", " on HOST")
+    text = text.encode("utf-8", "backslashreplace").decode().replace(str(ROOT), ".").replace(sys.prefix, "PYTHON").replace(str(Path.home()), "~").replace(f" on {socket.gethostname()}", " on HOST")
     return re.sub(re.escape(tempfile.gettempdir()) + r"/[\w.-]+", "TMP", text)
 
 
