@@ -14,7 +14,7 @@ import jax
 import pytest
 import tensorstore
 
-from jaxssl import command, config as configs, durations, errors, typed
+from jaxssl import command, config as configs, durations, errors, startup, typed
 from jaxssl.errors import Temporary, UserError
 from jaxssl.optim import rules
 from jaxssl.parallel import processes, rollcall
@@ -77,9 +77,9 @@ def test_variables_that_are_no_number(name, value):
 @pytest.mark.parametrize("command", ["export", "convert", "augment"])
 def test_variables_that_jax_refuses_before_a_command_runs(command):
     """These import JAX at their top."""
-    given = {**os.environ, "JAX_ENABLE_X64": "maybe"}
+    given = {**os.environ, "JAX_TRACEBACK_FILTERING": "maybe"}
     done = subprocess.run([sys.executable, "-m", f"jaxssl.{command}", "--help"], cwd=ROOT, env=given, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and re.fullmatch(r"error: jax does not start \(invalid truth value 'maybe'.*JAX_ENABLE_X64='maybe'.*\n", done.stderr), done.stderr
+    assert done.returncode == 2 and re.fullmatch(r"error: jax does not start \(Invalid value \"maybe\" for JAX flag.*JAX_TRACEBACK_FILTERING='maybe'.*\n", done.stderr), done.stderr
 
 
 def test_what_jax_says_of_no_device_is_a_sentence_wherever_it_is_asked(capsys):
@@ -305,12 +305,12 @@ def test_what_draws_random_numbers_is_not_left_to_the_environment(monkeypatch):
     import jax
     from jaxssl.parallel import runtime
     monkeypatch.setattr(runtime.logging.root, "handlers", [])
-    held = {name: getattr(jax.config, name) for name in runtime.FIXED}
+    held = {name: getattr(jax.config, name) for name in startup.FIXED}
     try:
         for name, value in {"jax_default_prng_impl": "rbg", "jax_threefry_partitionable": False, "jax_enable_x64": True, "jax_random_seed_offset": 7}.items():
             jax.config.update(name, value)
         runtime.configure("off")
-        assert {name: getattr(jax.config, name) for name in runtime.FIXED} == runtime.FIXED
+        assert {name: getattr(jax.config, name) for name in startup.FIXED} == startup.FIXED
     finally:
         for name, value in held.items():
             jax.config.update(name, value)
