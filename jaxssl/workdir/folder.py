@@ -1,4 +1,5 @@
 """A run's folder: claimed by one config and its images, described by config.json, data.json and environment.json, closed by run.json."""
+import contextlib
 import json
 import math
 import os
@@ -193,6 +194,7 @@ def path(workdir: str):
     if not re.match("gs://[^/]{3,}", workdir):       # orbax takes the others' addresses for folders of this machine, at the first save; names of buckets have 3 letters and more
         raise UserError(f"{workdir} is no place for a run: checkpoints go to folders, and to buckets of Google Cloud Storage (gs://bucket/folder); mount another store as a folder")
     from etils import epath
+    _see_what_others_write()
     try:
         place = epath.Path(workdir)
         place.exists()
@@ -201,6 +203,14 @@ def path(workdir: str):
         raise (Temporary if passing else UserError)(f"{workdir} cannot be reached ({type(error).__name__}: {error}); "
                                                     "gs:// needs one more package (pip install gcsfs) and your rights to the bucket; or choose a folder") from error
     return place
+
+
+def _see_what_others_write():
+    """gcsfs keeps every listing for ever and takes what is not in it for not there: no process would see what another wrote since."""
+    with contextlib.suppress(ImportError):
+        from fsspec import config
+        for protocol in ("gcs", "gs"):
+            config.conf.setdefault(protocol, {})["use_listings_cache"] = False
 
 
 def write(file, text: str) -> None:
