@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy.stats import norm
 
-from jaxssl.losses import clustering, contrastive, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral, spread as spreading, unified
+from jaxssl.losses import clustering, contrastive, copies as copying, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral, spread as spreading, unified
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -431,6 +431,30 @@ def relational(q, k, ids):
     return np.mean([-np.exp(logp(k[b, v], b, .1)) @ logp(q[b, v], b, .3) for b, v in np.ndindex(q.shape[:2])])
 
 
+def corresponding(a, b, values):
+    return np.stack([[values[i, max(range(b.shape[1]), key=lambda m: cosine(place, b[i, m]))] for place in a[i]] for i in range(B)])
+
+
+# Image 3 stands twice in the batch; second views of numbers 4 and 8 show number 0 beside their own.
+COPIED = np.array([0, 1, 2, 3, 4, 3, *range(6, 16)])
+
+
+def shown(ids):
+    other = jnp.where((ids == 4) | (ids == 8), 0, ids)
+    return jnp.stack([jnp.stack([ids, ids], 1), jnp.stack([ids, other], 1)], -1)                   # [B, V, 2]: the first view's own twice
+
+
+def copies(z, ids):
+    rows, total = unit_rows(z.reshape(-1, z.shape[-1])), 0.
+    of = [{int(i)} | ({0} if v and i in (4, 8) else set()) for i in ids for v in range(2)]
+    for i, row in enumerate(rows):
+        others = [k for k in range(len(rows)) if not of[k] & of[i]]
+        repelled = sum(np.exp(row @ rows[k] / .2) for k in others)
+        total += np.mean([np.log(1 + repelled / np.exp(row @ rows[j] / .2)) for j in range(len(rows)) if j != i and of[j] & of[i]])
+        total -= np.log(min(np.linalg.norm(row - rows[k]) for k in others))
+    return total / len(rows)
+
+
 def queued(function, **how):
     """A loss on the queue above, of arrays and then the ids."""
     return lambda *x: function(*x[:-1], jnp.float32(KEYS), ids=x[-1].astype(int), queue_ids=jnp.asarray(QUEUED), **how)
@@ -510,6 +534,10 @@ CONTRASTIVE = [
          normal((B, 1, 6), (B, 1, 6))),
     Case("relational", queued(lambda *x, **how: dictionary.relational(*x, student_temp=.3, teacher_temp=.1, **how)[0]), relational,
          lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 2, 6)), np.arange(B) * 1.]),
+    Case("relational, a view of the teacher for two", queued(lambda *x, **how: dictionary.relational(*x, student_temp=.3, teacher_temp=.1, **how)[0]),
+         lambda q, k, ids: relational(q, np.repeat(k, 2, 1), ids), lambda rng: [rng.normal(size=(B, 2, 6)), rng.normal(size=(B, 1, 6)), np.arange(B) * 1.]),
+    Case("corresponding", matching.corresponding, corresponding, normal((B, 4, 5), (B, 6, 5), (B, 6, 3)), ()),
+    Case("copies", lambda z, ids: sum(copying.copies(z, shown(ids.astype(int)), temperature=.2)[:2]), copies, lambda rng: [rng.normal(size=(B, 2, 6)), COPIED * 1.]),
     Case("bank softmax", banked(discrimination.softmax, examples=17, temperature=.2), lambda q, ids: instance(q, ids, False), with_ids),
     Case("bank nce", banked(discrimination.nce, drawn=jnp.asarray(DRAWN), examples=17, temperature=.2, log_z=jnp.log(9.)), lambda q, ids: instance(q, ids, True), with_ids),
     Case("bank renewed", lambda z, ids: discrimination.renewed(jnp.float32(BANK), z, ids.astype(int) % 17, .7), renewed, with_ids, ()),
@@ -548,6 +576,7 @@ CASES = [
     Case("latent_smooth_l1", functools.partial(masked.latent_smooth_l1, beta=1.), lambda *x: latents(*x, smooth(1)), weighed),
     Case("latent_smooth_l1, beta 2", functools.partial(masked.latent_smooth_l1, beta=2.), lambda *x: latents(*x, smooth(2)), weighed),
     Case("latent_mse", masked.latent_mse, lambda *x: latents(*x, lambda e: e @ e / np.sqrt(len(e))), weighed),
+    Case("next_embedding", masked.next_embedding, lambda x, y: -np.mean([cosine(x[b, n], y[b, n]) for b, n in np.ndindex(B, 5)]), normal((B, 5, 6), (B, 5, 6))),
     Case("layers_target", masked.layers_target, tokens_told, normal((B, 5, 3, 6)), ()),
     Case("token_cross_entropy", lambda x, y, m: masked.token_cross_entropy(x, y.argmax(-1), m), lambda x, y, m: token_entropy(x, y.argmax(-1), m),
          lambda rng: [rng.normal(size=(B, 5, 7)), rng.normal(size=(B, 5, 7)), rng.random((B, 5)) < .5]),

@@ -189,6 +189,12 @@ def distillation_metrics(student, teacher, *, student_temp):
             "student_information": entropy(jnp.exp(logp).mean((0, 1))) - said}
 
 
+def information(p):
+    """What probabilities [B, V, …, K] say of the image, in nats: the entropy of their mean over images and views, less their mean entropy; 0 where all are equal. No gradient."""
+    p = lax.stop_gradient(p)
+    return entropy(p.mean((0, 1))).mean() - entropy(p).mean()
+
+
 def prototypes_used(teacher):
     """Share of prototypes that are the largest of some row of the targets [..., K], of as many as could be, K or the rows; a scalar f32, no gradient."""
     best = jnp.argmax(lax.stop_gradient(teacher), -1).reshape(-1)
