@@ -99,8 +99,8 @@ class Place:
                                 if n.split("/")[-1].startswith(".") and not n.endswith(".run.json") or "tmp" in n or "partial" in n or "unchecked" in n})}
 
 
-def ended(alive, limit=300):
-    """Exit codes of all; a process that does not end within `limit` seconds is killed and has none."""
+def ended(alive, limit=900):
+    """Exit codes of all; a process that does not end within `limit` seconds, many times what any command takes on crowded cores, is killed and has none."""
     codes, until = [], time.monotonic() + limit
     for process in alive:
         try:
