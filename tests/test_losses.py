@@ -590,6 +590,7 @@ CASES = [
     Case("latent_smooth_l1", functools.partial(masked.latent_smooth_l1, beta=1.), lambda *x: latents(*x, smooth(1)), weighed),
     Case("latent_smooth_l1, beta 2", functools.partial(masked.latent_smooth_l1, beta=2.), lambda *x: latents(*x, smooth(2)), weighed),
     Case("latent_mse", masked.latent_mse, lambda *x: latents(*x, lambda e: e @ e / np.sqrt(len(e))), weighed),
+    Case("next_embedding", masked.next_embedding, lambda x, y: -np.mean([cosine(x[b, n], y[b, n]) for b, n in np.ndindex(B, 5)]), normal((B, 5, 6), (B, 5, 6))),
     Case("layers_target", masked.layers_target, tokens_told, normal((B, 5, 3, 6)), ()),
     Case("token_cross_entropy", lambda x, y, m: masked.token_cross_entropy(x, y.argmax(-1), m), lambda x, y, m: token_entropy(x, y.argmax(-1), m),
          lambda rng: [rng.normal(size=(B, 5, 7)), rng.normal(size=(B, 5, 7)), rng.random((B, 5)) < .5]),

@@ -1,4 +1,5 @@
 """A run's folder: claimed by one config and its images, described by config.json, data.json and environment.json, closed by run.json."""
+import contextlib
 import json
 import math
 import os
@@ -20,7 +21,7 @@ class Torn(UserError):
 
 
 class Claim(NamedTuple):
-    """What `look` found. former: what run.json holds, or None. finished: it is of a run with so many steps, which stays as it is. texts: name → content of the
+    """What `look` found. former: what run.json holds, or None. finished: it is of a run with so many steps, or that ended early by this config, and stays as it is. texts: name → content of the
     files that are to be written. said: sentences for a person. run: by which the run knows its checkpoints from another's; None where it has none yet."""
     former: dict | None
     finished: bool
@@ -52,7 +53,7 @@ def look(workdir: str, config_text: str, images: dict, *, described: dict | None
     folder = path(workdir)
     texts = {"config.json": config_text, "data.json": json.dumps(described or images, indent=1)}
     there = {name for name in texts if (folder / name).exists()}         # a run of an earlier version has no data.json, and gets one
-    former, said = None, []
+    former, said, changed = None, [], {}
     if "config.json" in there:
         told = (described or images).keys() - images.keys()
         changed = {name: _differences(folder / name, texts[name], told, rebuilt=allow_change and name == "data.json") for name in sorted(there)}
@@ -70,7 +71,8 @@ def look(workdir: str, config_text: str, images: dict, *, described: dict | None
             said.append(f"note: {str(error).partition(';')[0]}; it is written again at the end of the run")
     elif folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):      # a bucket has no empty folders
         raise UserError(f"workdir {workdir} is not empty and has no config.json, so it is not a run of this program; choose a new folder")
-    return Claim(former, former is not None and former["steps"] >= total, {name: text for name, text in texts.items() if name not in there}, said,
+    whole = former is not None and (former["steps"] >= total or isinstance(former.get("ended_early"), dict) and not changed.get("config.json"))
+    return Claim(former, whole, {name: text for name, text in texts.items() if name not in there}, said,
                  identity(folder))
 
 
@@ -193,6 +195,7 @@ def path(workdir: str):
     if not re.match("gs://[^/]{3,}", workdir):       # orbax takes the others' addresses for folders of this machine, at the first save; names of buckets have 3 letters and more
         raise UserError(f"{workdir} is no place for a run: checkpoints go to folders, and to buckets of Google Cloud Storage (gs://bucket/folder); mount another store as a folder")
     from etils import epath
+    _see_what_others_write()
     try:
         place = epath.Path(workdir)
         place.exists()
@@ -201,6 +204,14 @@ def path(workdir: str):
         raise (Temporary if passing else UserError)(f"{workdir} cannot be reached ({type(error).__name__}: {error}); "
                                                     "gs:// needs one more package (pip install gcsfs) and your rights to the bucket; or choose a folder") from error
     return place
+
+
+def _see_what_others_write():
+    """gcsfs keeps every listing for ever and takes what is not in it for not there: no process would see what another wrote since."""
+    with contextlib.suppress(ImportError):
+        from fsspec import config
+        for protocol in ("gcs", "gs"):
+            config.conf.setdefault(protocol, {})["use_listings_cache"] = False
 
 
 def write(file, text: str) -> None:
