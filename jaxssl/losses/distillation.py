@@ -158,17 +158,17 @@ def sinkhorn(logits, *, temp, iterations=3, weight=None):
         raise ValueError(f"weight has shape {weight.shape} and logits {logits.shape}; expected one weight a row, {logits.shape[:-1]}")
     present = None if weight is None else (weight > 0)[..., None]                           # [..., 1]
     logits = lax.stop_gradient(logits if weight is None else jnp.where(present, logits, 0.))
-    rows = logits.reshape(-1, 1, logits.shape[-1]), None if weight is None else weight.reshape(-1)
-    q = jax.nn.softmax(_over(logits, temp, "temp") + prototype_shifts([rows], temp=temp, iterations=iterations)[0], axis=-1)
+    shift = prototype_shifts([(logits, weight)], temp=temp, iterations=iterations, axes=tuple(range(logits.ndim - 1)))
+    q = jax.nn.softmax(_over(logits, temp, "temp") + shift, axis=-1)
     return q if weight is None else jnp.where(present, q, 0.)
 
 
-def prototype_shifts(parts, *, temp, iterations=3, block=0):
+def prototype_shifts(parts, *, temp, iterations=3, block=0, axes=0):
     """What `sinkhorn` adds to the logits / temp of a row before its softmax, for several views that are assigned each on its own; no gradient.
 
     Args:
       parts: (logits [n, T, K], weight [n] or None), …: rows of T views that take part together, as of the batch and of a queue; a row of weight 0 does not.
-      block: rows at a time, on one device (`losses.rows`); 0 for all. The others as in `sinkhorn`.
+      block: rows at a time, on one device (`losses.rows`); 0 for all. axes: along which the rows lie, for logits of another shape. The others as in `sinkhorn`.
     Returns: [T, K] f32; `sinkhorn` of view t is softmax(logits[:, t] / temp + shifts[t]). Raises: as `sinkhorn`.
     """
     if iterations < 1:
@@ -179,10 +179,10 @@ def prototype_shifts(parts, *, temp, iterations=3, block=0):
         logits, weight = rows
         logits = _over(logits, temp, "temp")                                                # [n, T, K]
         if weight is not None:
-            here = (weight > 0)[:, None, None]
-            logits, weight = jnp.where(here, logits, 0.), jnp.log(weight.astype(jnp.float32))[:, None, None]      # -inf for padding
+            weight = weight.astype(jnp.float32).reshape(*weight.shape, *(1,) * (logits.ndim - weight.ndim))
+            logits, weight = jnp.where(weight > 0, logits, 0.), jnp.log(weight)             # -inf for padding
         row = 0. if first else -jax.nn.logsumexp(logits + shift, axis=-1, keepdims=True)
-        return jax.nn.logsumexp(logits + (row if weight is None else row + weight), axis=0)
+        return jax.nn.logsumexp(logits + (row if weight is None else row + weight), axis=axes)
     parts, shift = lax.stop_gradient(parts), 0.
     for i in range(iterations):
         # Q = exp(logits + row + prototype): scaling to 1 / K and 1 / n adds constants that the softmax at the end does not see.
