@@ -52,6 +52,11 @@ def main():
                 raise SystemExit(f"{who} {loss}: {done.stderr.strip()[-600:]}")
             runs[loss, who].append(json.loads(done.stdout))
             print(loss, who, runs[loss, who][-1], file=sys.stderr, flush=True)
+    write(runs, args)
+
+
+def write(runs, args):
+    """runs: (loss, who) -> what `measure` gave, a round each."""
     table = {loss: {who: summary(runs[loss, who]) for who in ("jaxssl", "lightly")} for loss in args.only}
     for row in table.values():
         ours, theirs = row["jaxssl"], row["lightly"]
