@@ -112,8 +112,8 @@ def _moved(x, matrix):
         place = jnp.broadcast_to(place.astype(jnp.int32).reshape(*place.shape[:-2], 1, n * n), flat.shape)
         return jnp.take_along_axis(flat, place, -1).reshape(x.shape)
 
-    above, below = (corner(i, 0) * (1 - over) + corner(i, 1) * over for i in (0, 1))
-    return jnp.where(inside[..., None, :, :], jnp.floor(above * (1 - down) + below * down + .5), 0)
+    above, below = (left_ + (corner(i, 1) - left_) * over for i, left_ in ((i, corner(i, 0)) for i in (0, 1)))
+    return jnp.where(inside[..., None, :, :], jnp.floor(above + (below - above) * down + WHOLE / 10), 0)          # Pillow rounds down
 
 
 def _stretched(x):
