@@ -8,9 +8,9 @@ for NT-Xent's temperature of .07 on both sides and PML's SoftTriple with the ten
 precision@1 of their drawings among one another. A seed draws initial weights and batches. Theirs run in a process of their own for each seed, and processor time is of the
 steps after the first two.
 
-Expected before this ran: losses and gradients are equal to 1e-5, so the first steps agree, and later ones drift apart as runs of a large rate do: MAP@R equal within the interval
-of five seeds, no loss more than half a point below. Time: PML's losses are 2 to 10 times ours at 1,024 images; at 32 both are small beside the network, where torch is about as
-fast.
+Expected before this ran: losses and gradients are equal to 1e-5, so the first steps agree, and later ones drift apart as runs of a large rate do: MAP@R equal within the
+interval of five seeds, no loss more than half a point below. Time: PML's losses are 2 to 10 times
+ours at 1,024 images, at 32 both are small beside the network, where torch is about as fast.
 """
 import argparse
 import json
@@ -152,8 +152,8 @@ def theirs(file, losses, steps):
     images, test = (torch.from_numpy(given[name].transpose(0, 3, 1, 2).copy()) for name in ("images", "test"))
     label, sizes, found = torch.from_numpy(given["label"].astype(np.int64)), (len(given["proxies"]), WIDTH), {}
     made = {"contrastive": pml.ContrastiveLoss, "triplet": pml.TripletMarginLoss, "nt_xent_labelled": lambda: pml.NTXentLoss(temperature=.07),
-            "multi_similarity": pml.MultiSimilarityLoss, "proxy_nca": lambda: pml.ProxyNCALoss(*sizes), "cosface": lambda: pml.CosFaceLoss(*sizes),
-            "arcface": lambda: pml.ArcFaceLoss(*sizes),
+            "multi_similarity": pml.MultiSimilarityLoss,
+            "proxy_nca": lambda: pml.ProxyNCALoss(*sizes), "cosface": lambda: pml.CosFaceLoss(*sizes), "arcface": lambda: pml.ArcFaceLoss(*sizes),
             "soft_triple": lambda: pml.SoftTripleLoss(*sizes, centers_per_class=CENTRES)}
     for name in losses:
         net = torch.nn.Sequential(*(layer for i in range(4) for layer in (torch.nn.Conv2d(3 if i == 0 else WIDTH, WIDTH, 3, padding=1, bias=False), torch.nn.BatchNorm2d(WIDTH),

@@ -3,8 +3,8 @@
     python benchmarks/preemptions.py                                   # 200 SIGKILLs and 100 SIGTERMs; adds to benchmarks/results/preemptions.json
     python benchmarks/preemptions.py --rows bucket --preemptions 20    # a part of them
 
-A row is a number of processes and where the workdir lies: one process and two on a local disk, one in a bucket that an emulator serves (tests/bucket.py; needs
-gcsfs and gcp-storage-emulator). Each command of a journey is preempted up to three times, at a moment drawn evenly from its length, and given again; of two processes
+A row is a number of processes and where the workdir lies: one process and two on a local disk, and one and two in a bucket that an emulator serves (tests/bucket.py;
+needs gcsfs and gcp-storage-emulator). Each command of a journey is preempted up to three times, at a moment drawn evenly from its length, and given again; of two processes
 one, drawn, gets the signal. Two of three signals are SIGKILL.
 
 A preemption is answered when no traceback was shown, every process ended (0 or 143 after SIGTERM, 75 for who lost its neighbour), and the same command goes on.
@@ -36,7 +36,7 @@ OUT = ROOT / "benchmarks/results/preemptions.json"
 sys.path.insert(0, str(ROOT))
 from tests import bucket  # noqa: E402: beside the package, for tests and benchmarks
 
-ROWS = {"one process": 1, "two processes": 2, "bucket": 1}
+ROWS = {"one process": 1, "two processes": 2, "bucket": 1, "bucket, two processes": 2}
 TRAIN = ["--config", "configs/digits/simclr.py", "--config.batch_size=32", "--config.total=60", "--config.warmup=5", "--config.log_every=5", "--config.eval_every=30",
          "--config.checkpoint_every=10", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
          "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.ema=0.9"]
@@ -49,12 +49,12 @@ class Place:
     """Where a row's workdirs lie, and how its commands are started."""
 
     def __init__(self, row, folder, environment):
-        self.row, self.folder, self.processes = row, folder, ROWS[row]
+        self.row, self.folder, self.processes, self.served = row, folder, ROWS[row], row.startswith("bucket")
         self.environment = {**os.environ, **environment, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
                             "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // self.processes}"}
 
     def workdir(self, name):
-        return f"gs://bucket/{name}" if self.row == "bucket" else str(self.folder / name)
+        return f"gs://bucket/{name}" if self.served else str(self.folder / name)
 
     def commands(self, name):
         """A journey's commands: name -> how its processes are started."""
@@ -75,14 +75,14 @@ class Place:
         return (self.folder / f"output {i}").read_text(errors="replace")
 
     def read(self, name, file):
-        if self.row == "bucket":
+        if self.served:
             with urlopen(f"{self.environment['STORAGE_EMULATOR_HOST']}/bucket/{name}/{file}") as answer:
                 return answer.read().decode()
         return Path(self.workdir(name), file).read_text()
 
     def names(self, name):
         """Every file of a workdir."""
-        if self.row == "bucket":
+        if self.served:
             with urlopen(f"{self.environment['STORAGE_EMULATOR_HOST']}/storage/v1/b/bucket/o") as answer:
                 return [each["name"].removeprefix(f"{name}/") for each in json.load(answer)["items"] if each["name"].startswith(f"{name}/")]
         return [str(p.relative_to(self.workdir(name))) for p in Path(self.workdir(name)).rglob("*")]
@@ -99,8 +99,8 @@ class Place:
                                 if n.split("/")[-1].startswith(".") and not n.endswith(".run.json") or "tmp" in n or "partial" in n or "unchecked" in n})}
 
 
-def ended(alive, limit=300):
-    """Exit codes of all; a process that does not end within `limit` seconds is killed and has none."""
+def ended(alive, limit=900):
+    """Exit codes of all; a process that does not end within `limit` seconds, many times what any command takes on crowded cores, is killed and has none."""
     codes, until = [], time.monotonic() + limit
     for process in alive:
         try:
@@ -187,7 +187,7 @@ def main():
     flags.add_argument("--seed", type=int, default=0)
     args = flags.parse_args()
     for name in args.rows:
-        with tempfile.TemporaryDirectory() as folder, bucket.served() if name == "bucket" else contextlib.nullcontext({}) as environment:
+        with tempfile.TemporaryDirectory() as folder, bucket.served() if name.startswith("bucket") else contextlib.nullcontext({}) as environment:
             found = {"seed": args.seed, **row(name, args.preemptions, random.Random(f"{name} {args.seed}"), Path(folder), environment)}
         print(json.dumps({name: found}, indent=1), flush=True)
         result = json.loads(OUT.read_text()) if OUT.exists() else {"command": "python benchmarks/preemptions.py", "rows": {}}

@@ -39,12 +39,12 @@ def rounded(value):
 
 
 def of_losses(found):
-    rows = {name: {"settings": own["searched"], "best setting": own["chosen"] and own["chosen"]["values"], "validation": short(own["validation"]),
-                   "validation again": short(own["revalidated"]),
+    rows = {name: {"settings": own["searched"], "best setting": own["chosen"] and own["chosen"]["values"],
+                   "validation": short(own["validation"]), "validation again": short(own["revalidated"]),
                    "first and best setting's validation": [rounded(own["spread"][0]), rounded(max(own["spread"]))] if own["spread"] else None, "seconds": round(own["seconds"]),
                    **{how: {measure: {which: short(score) for which, score in each.items()} for measure, each in scores.items()} for how, scores in own["scores"].items()}}
             for name, own in found["losses"].items()}
-    apart = {how: [f"{each['a']} less {each['b']}: {100 * each['difference']:+.2f}" for each in found["differences"] if each["how"] == how and each["apart"]]
+    apart = {how: [f"{each['a']} {100 * each['difference']:+.2f} {each['b']}" for each in found["differences"] if each["how"] == how and each["apart"]]
              for how in ("separated", "concatenated")}
     pairs = {how: sum(each["how"] == how for each in found["differences"]) for how in apart}
     return {"baselines": {name: {key: rounded(value) for key, value in own.items()} for name, own in found["baselines"].items()}, "pairs": pairs,

@@ -1,5 +1,6 @@
 """What every command line shares: overrides of the config, streams and signals of the process, and whatever went wrong as one sentence with its exit code."""
 import argparse
+import atexit
 import contextlib
 import math
 import os
@@ -101,7 +102,20 @@ def process(main: Callable[[], int]) -> NoReturn:
     sys.stdout.flush(), sys.stderr.flush()
     for number in ends:                                          # all is done: what Python and its libraries do at their end has nothing to clean up for a signal
         signal.signal(number, lambda *_: os._exit(code if isinstance(code, int) else 1))
+    if isinstance(code, int) and code > 128:
+        _leave_to_a_signal(code)
     sys.exit(code)
+
+
+def _leave_to_a_signal(code):
+    """Ends a process that was asked to, and has cleaned up. Python's own end, and JAX's, would take apart what threads of libraries are in the middle of: seen as a
+    segmentation fault in place of the exit code."""
+    if jax := sys.modules.get("jax._src.api"):
+        atexit.unregister(jax.clean_up)
+    try:
+        atexit._run_exitfuncs()                                  # temporary folders, processes of ours
+    finally:
+        os._exit(code)
 
 
 def _left(main):
@@ -213,9 +227,10 @@ def _end(number: int, _frame: Any) -> NoReturn:
 
 
 def _swallowed(met: Any) -> None:
-    """`sys.unraisablehook`: a signal that came while Python was in a finaliser or a library's callback, where what its handler raises is lost, is raised again right after."""
+    """`sys.unraisablehook`: what was raised where nobody can catch it, in a finaliser or in a library's callback (TensorStore's, for one, once its loop is closed over an
+    error that is told anyway). A signal that came then is raised again right after, what its handler raised being lost; anything else is a line, not a stack."""
     if not isinstance(met.exc_value, SystemExit | KeyboardInterrupt) or not hasattr(signal, "setitimer"):
-        return sys.__unraisablehook__(met)
+        return _dropped(met.exc_type, met.exc_value)
     asked = type(met.exc_value)(*met.exc_value.args)
 
     def again(*_):
@@ -225,16 +240,25 @@ def _swallowed(met: Any) -> None:
 
 
 def _in_callback(kind: type, error: BaseException, trace: Any) -> None:
-    """A callback that C++ makes, in any thread, after its loop was closed over an error that is told anyway: a line, not a stack. What ends the process came through its
-    module."""
+    """`sys.excepthook`: a callback that C++ makes, in any thread, is a line, as in `_swallowed`. What ends the process came through its module, and is shown whole."""
     if trace is None or trace.tb_frame.f_code.co_name == "<module>":
         sys.__excepthook__(kind, error, trace)
-    elif (said := f"warning: a library's callback failed ({kind.__name__}: {shown(str(error))[:200]})") not in _SAID:
+    else:
+        _dropped(kind, error)
+
+
+def _dropped(kind, error):
+    """Says once that a callback failed. From several threads at once, so the line goes out in one piece."""
+    said = f"warning: a library's callback failed ({kind.__name__}: {shown(str(error))[:200]})"
+    with _SAYING:
+        if said in _SAID:
+            return
         _SAID.add(said)
-        print(said, file=sys.stderr, flush=True)
+    print(said + "\n", end="", file=sys.stderr, flush=True)
 
 
 _SAID: set[str] = set()
+_SAYING = threading.RLock()      # a finaliser may run in the middle
 
 
 def _in_thread(failed: Any) -> None:

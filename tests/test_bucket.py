@@ -69,6 +69,14 @@ def test_an_address_that_cannot_hold_checkpoints_is_refused_at_once(address):
         workdir.path(address)
 
 
+def test_what_other_processes_write_is_seen(bucket):
+    """gcsfs takes what a listing lacks for not there, and keeps listings unless it is told not to: the second process of a run found its workdir deleted at the first save."""
+    from fsspec import config
+    for kind in (("gs", "gcs"), "gcs"):
+        workdir.path("gs://bkt/run")
+        assert config.apply_config(types.SimpleNamespace(protocol=kind), {}) == {"use_listings_cache": False}
+
+
 def test_a_bucket_is_claimed_and_its_files_are_written_again(bucket):
     claim(OLD)
     assert read("config.json") == {"seed": 0} and read("environment.json")["devices"] == len(jax.devices())

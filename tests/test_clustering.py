@@ -11,7 +11,7 @@ from jaxssl import config as configs, durations
 from jaxssl.config_file import execute
 from jaxssl.errors import UserError
 from jaxssl.losses import bank as banks
-from jaxssl.losses import clustering
+from jaxssl.losses import clustering, correlation
 from jaxssl.losses.unit import normalised
 from jaxssl.methods import deepcluster_v2, smog
 from jaxssl.models import Net
@@ -171,10 +171,26 @@ def test_smog_is_the_papers_and_resets():
     np.testing.assert_array_equal(again, params["encoder"]["linear"]["kernel"])
 
 
-def test_golden_of_lightlys_smog():
-    """tests/goldens/make_clustering.py made it; float64."""
+@functools.cache
+def goldens():
+    """tests/goldens/make_clustering.py made them; float64."""
     with np.load(Path(__file__).parent / "goldens" / "clustering.npz", allow_pickle=False) as file:
-        g = {name: jnp.float32(file[name]) for name in file.files}
+        return {name: jnp.float32(file[name]) for name in file.files}
+
+
+def test_goldens_of_banks_and_of_the_predictor():
+    g = goldens()
+    start = normalised(g["groups"])
+    shift = clustering.equal_shares(g["bank"], g["written"], start, temp=.3, iterations=4)
+    shares = jax.nn.softmax(g["bank"] @ start.T / .3 + shift)[g["written"] > 0]
+    np.testing.assert_allclose(shares, g["shares"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(clustering.spherical_kmeans(g["bank"], g["written"], start, iterations=3), g["kmeans"], rtol=1e-5, atol=1e-6)
+    predictor, _ = correlation.direct_predictor(g["mix"] @ g["mix"].T, power=.5, epsilon=.1)
+    np.testing.assert_allclose(predictor, g["predictor"], rtol=1e-4, atol=1e-5)
+
+
+def test_golden_of_lightlys_smog():
+    g = goldens()
     labels = clustering.nearest(normalised(g["answered"]), normalised(g["groups"]))
 
     def loss(encoded):

@@ -6,6 +6,7 @@ import functools
 import importlib
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +16,9 @@ from jaxssl import config as configs, tree
 from jaxssl.augment import jigsaw
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError
-from jaxssl.losses import bank as banks, contrastive, dictionary, discrimination, unified
-from jaxssl.methods import base
-from jaxssl.models import Net
+from jaxssl.losses import bank as banks, contrastive, copies as copying, dictionary, discrimination, matching, unified
+from jaxssl.methods import base, nnclr
+from jaxssl.models import Features, Net
 from jaxssl.parallel import mesh as sharding
 from jaxssl.training import job as jobs
 from jaxssl.workdir import checkpoint
@@ -42,6 +43,16 @@ def isd(g, p):
     return value - metrics["teacher_entropy"]
 
 
+def queued(g, q, k):
+    """Among rows of other images alone: lightly does not know whose they are."""
+    return dictionary.queue_nce(q, k, g["queue"][2:], ids=jnp.arange(8), queue_ids=g["queue_ids"][2:].astype(int), temperature=T)[0]
+
+
+def sscd(shows, z):
+    contrast, entropy, _ = copying.copies(z, shows, temperature=T)
+    return contrast + 3 * entropy
+
+
 # name → ours, from the file's arrays and the one that is differentiated; that array; by what the other's value and gradient are multiplied
 GOLDENS = {
     "dcl": (lambda g, z: contrastive.dcl(z, temperature=T), "z", 1.),
@@ -53,6 +64,11 @@ GOLDENS = {
     "isd": (isd, "p", 1.),
     "ressl": (lambda g, p: dictionary.relational(p, g["z"], g["queue"], student_temp=.1, teacher_temp=.04, **asked(g))[0], "p", 1.),
     "npid": (lambda g, z: discrimination.softmax(z, g["bank"], ids=jnp.arange(8), examples=10, temperature=T), "z", 1.),
+    "moco": (lambda g, q: queued(g, q, g["z"]), "p", 1.),
+    "moco_v3": (lambda g, q: 4 * T * dictionary.batch_nce(q, g["z"][:, ::-1], temperature=T)[0], "p", 1.),
+    "densecl": (lambda g, q: queued(g, q, matching.corresponding(g["map"], g["other_map"], g["other_places"])), "places", 1.),
+    "sscd": (lambda g, z: sscd(g["shows"].astype(int), z), "z", 1.),
+    "sscd_alone": (lambda g, z: copying.copies(z, jnp.broadcast_to(jnp.arange(8)[:, None, None], (8, 2, 2)), temperature=T)[0], "z", 1.),
 }
 
 
@@ -80,7 +96,8 @@ def test_neighbours_are_lightlys():
 
 
 def test_every_golden_is_compared():
-    assert set(goldens()) == {"z", "p", "queue", "queue_ids", "bank", "labels", "near"} | set(GOLDENS) | {f"grad_{name}" for name in GOLDENS}
+    made = {"z", "p", "queue", "queue_ids", "bank", "labels", "near", "map", "other_map", "places", "other_places", "shows"}
+    assert set(goldens()) == made | set(GOLDENS) | {f"grad_{name}" for name in GOLDENS}
 
 
 LABELS = jnp.array([0, 1, -1, 0, 2, 2, -1, 0])
@@ -88,6 +105,7 @@ ON_A_MESH = {
     "dclw": lambda z, mesh: contrastive.dcl(z, sigma=.5, mesh=mesh), "dcl in tiles": lambda z, mesh: contrastive.dcl(z, block=4, mesh=mesh),
     "supcon in tiles": lambda z, mesh: contrastive.sup_con(z, LABELS, classes=3, block=4, mesh=mesh),
     "lifted": lambda z, mesh: unified.phi_psi(z, unified.FAMILY["lifted"](.1, .2), mesh=mesh),
+    "triplet in parts": lambda z, mesh: unified.phi_psi(z, unified.FAMILY["triplet"](.1, .2), block=1, mesh=mesh),
 }
 
 
@@ -105,18 +123,27 @@ def test_eight_devices_told_of_the_mesh_equal_one(name):
 KEYS = {
     "nnclr": dict(queue=8, hidden=6, dim=3, layers=2, predictor=6), "msf": dict(topk=3, queue=8, hidden=6, dim=3), "isd": dict(queue=8, hidden=6, dim=3),
     "ressl": dict(queue=8, hidden=6, dim=3), "npid": dict(negatives=5, dim=3, proximal=.1), "pirl": dict(negatives=0, dim=3, grid=2, share=.5), "supcon": dict(hidden=6, dim=3),
-    "simclr": dict(tau=.9, hidden=6, dim=3),
+    "simclr": dict(tau=.9, hidden=6, dim=3), "densecl": dict(queue=8, hidden=6, dim=3), "sscd": dict(mixup=.5, dim=3),
 }
 IDS = np.array([5, 2, 7, 5], np.int32)          # image 5 stands twice in the batch
 
 
+class Places(Average):
+    """Its places as wide as the image."""
+    @nn.compact
+    def __call__(self, x, train, rows=None):
+        tokens = nn.Dense(self.features, name="linear")(x.reshape(len(x), -1, 3))
+        return Features(tokens.mean(1), tokens)
+
+
 @functools.cache
-def made(name, **keys):
-    """(method, params, aux, batch): the teacher is not what it starts as, and the queue holds a row of image 2 and one of image 7."""
-    rng = np.random.default_rng(0)
+def made(name, crops=0, **keys):
+    """(method, params, aux, batch): the teacher is not what it starts as, and the queue holds a row of image 2 and one of image 7. crops: local ones, the views again."""
+    rng, crops = np.random.default_rng(0), crops or name == "pirl"
     views = rng.normal(size=(4, 2, 8, 8, 3)).astype(np.float32)
-    batch = {"views": views, "local": views[:, :1], "label": np.array([0, 1, -1, 0], np.int32), "id": IDS}
-    context = dict(encoder=Net(Average()), net=Net, mesh=None, batch_size=4, views=2, local=1, classes=3, examples=10, total=10, duration=None)
+    batch = {"views": views, **({"local": views[:, :crops]} if crops else {}), "label": np.array([0, 1, -1, 0], np.int32), "id": IDS}
+    context = dict(encoder=Net(Places() if name == "densecl" else Average()), net=Net, mesh=None, batch_size=4, views=2, local=crops, classes=3, examples=10, total=10,
+                   duration=None)
     method = base.build(importlib.import_module(f"jaxssl.methods.{name}").make, {**KEYS[name], **keys}, context)
     params, aux = jax.tree.map(lambda a: np.asarray(a) + (.3 * rng.normal(size=a.shape).astype(np.float32) if a.dtype == np.float32 else np.zeros_like(a)),
                                jax.jit(method.init)(jax.random.key(0), batch))
@@ -155,7 +182,7 @@ def test_what_trains_and_what_does_not(name):
     assert tree.names(before).keys() == tree.names(left).keys()
 
 
-@pytest.mark.parametrize("name", ["nnclr", "msf", "isd", "ressl"])
+@pytest.mark.parametrize("name", ["nnclr", "msf", "isd", "ressl", "densecl"])
 def test_the_queue_takes_its_rows_in_turn(name):
     """Of step 1, of a queue of two batches, rows 4 to 7; what they hold are unit vectors of these images."""
     before, after = made(name)[2]["queue"], stepped(name)[1]["queue"]
@@ -179,6 +206,30 @@ def test_relations_leave_the_image_itself_out(name):
         logs, logt = s - np.log(np.exp(s).sum()), t - t.max() - np.log(np.exp(t - t.max()).sum())
         values.append(np.exp(logt) @ ((logt if name == "isd" else 0) - logs))
     assert loss == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def test_crops_of_relations():
+    """ReSSL's student sees crops too, and each is as good as its view: a crop that is that view changes nothing, and one that is not does."""
+    plain, same, other = (stepped("ressl", crops=n) for n in (0, 1, 2))
+    assert same[0] == pytest.approx(float(plain[0]), rel=1e-6) and abs(other[0] - plain[0]) > 1e-4
+    np.testing.assert_allclose(same[3]["embeddings"], plain[3]["embeddings"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(same[1]["queue"]["keys"], plain[1]["queue"]["keys"])
+
+
+def test_crops_of_neighbours(monkeypatch):
+    """NNCLR's neighbours are of whole views alone, and each meets the predictions of every other crop; crop 2 is view 0 again, and crop 3 view 1."""
+    asked = []
+    monkeypatch.setattr(nnclr, "neighbour_nce", lambda near, p, temperature: asked.append((near, p)) or (p.sum(), p.sum()))
+    method, params, aux, batch = made("nnclr", crops=2)
+    seen = method.loss(params, jax.tree.map(jnp.asarray, aux), batch, jax.random.key(1), jnp.int32(1))[1][2]
+    (near, p), = asked
+    assert near.shape == p.shape == (4, 6, 3) and seen["embeddings"].shape == (4, 2, 3)
+    for pair in (1, 2):
+        np.testing.assert_array_equal(near[:, pair], near[:, 0])
+        np.testing.assert_array_equal(near[:, 3 + pair], near[:, 3])
+    assert np.any(near[:, 0] != near[:, 3])
+    for pair, crop in enumerate((1, 0, 1, 0, 0, 1)):
+        np.testing.assert_allclose(p[:, pair], p[:, 0 if crop else 3], rtol=1e-4, atol=1e-5)
 
 
 def test_mean_shift_goes_to_the_target_and_to_neighbours_of_other_images():
@@ -273,7 +324,8 @@ def test_a_puzzle_has_a_patch_of_each_cell():
     ("nnclr", "queue", 9, "method.queue is 9; a step adds 4 keys, so choose a multiple of that, as 8"), ("nnclr", "predictor", 0, "method.predictor is 0"),
     ("msf", "topk", 9, "method.topk is 9; it must be at least 1 and at most 8"), ("isd", "teacher_temp", 0., "method.teacher_temp is 0"),
     ("ressl", "student_temp", -1., "method.student_temp is -1"), ("npid", "momentum", 1., "method.momentum is 1.0"), ("pirl", "grid", 1, "method.grid is 1"),
-    ("pirl", "share", 1.5, "method.share is 1.5"), ("supcon", "temperature", 0., "method.temperature is 0"),
+    ("pirl", "share", 1.5, "method.share is 1.5"), ("densecl", "weight", 2., "method.weight is 2"), ("sscd", "mixup", -.1, "method.mixup is -0.1"),
+    ("supcon", "temperature", 0., "method.temperature is 0"),
     ("simclr", "objective", "dlc", "method.objective is dlc; it must be one of"), ("simclr", "tau", 1., "method.tau is 1.0"),
     ("simclr", "block", 4, "a slow projector takes objective=nt_xent, block=0"),
 ])
@@ -289,8 +341,6 @@ def test_more_is_refused():
                         (dict(margin=1., objective="tuplet"), "method.margin is 1.0, which tuplet does not read")):
         with pytest.raises(UserError, match=words):
             made("simclr", tau=0., **keys)
-    with pytest.raises(UserError, match="method.block is 4, but lifted is not computed in tiles"):
-        made("simclr", tau=0., objective="lifted", block=4)
     with pytest.raises(UserError, match="an image of 8 pixels a side cannot be cut into 9 × 9 cells; change method.grid, method.share or local.size"):
         stepped("pirl", grid=9)
 
@@ -345,7 +395,7 @@ def test_variants_are_simclr_with_one_thing_changed(data):
 
 def test_banks_are_rows_and_queues_are_whole():
     assert {m for m in KEYS if ("bank", "rows") in kinds_of_state(m)} == {"npid", "pirl"}
-    assert {m for m in KEYS if ("queue", "whole") in kinds_of_state(m)} == {"nnclr", "msf", "isd", "ressl"}
+    assert {m for m in KEYS if ("queue", "whole") in kinds_of_state(m)} == {"nnclr", "msf", "isd", "ressl", "densecl"}
 
 
 def test_neighbours_are_found_where_the_queries_lie():

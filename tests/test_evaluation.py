@@ -103,6 +103,14 @@ def test_without_a_label_on_one_side_only_the_rank_is_measured(train, test, word
     assert not made.labelled and [words in r.message for r in caplog.records] == [True]
 
 
+def test_classes_that_no_reference_image_has_are_said_once(caplog):
+    made = evaluator(ORDERED, ORDERED, reference=2)
+    with caplog.at_level(logging.WARNING):
+        assert made.quick(embed)["knn"] == made.quick(embed)["knn_k20"] <= .5
+    assert [r.message for r in caplog.records] == ["2 of the held-out images' 4 classes have none of the 2 reference images, so that kNN and linear accuracy are at most 50.0 %; "
+                                                   "raise eval.reference"]
+
+
 def test_broken_images_are_counted_at_each_evaluation_and_named_once(tmp_path, caplog):
     for i in range(80):
         file = tmp_path / CLASSES[i % 4] / f"{i:02d}.png"

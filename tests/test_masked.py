@@ -44,6 +44,7 @@ GRADED = {
     "ijepa": (lambda g, x: masked.latent_smooth_l1(x, g["target"], g["mask"], beta=1.), "prediction"),
     "dbot": (lambda g, x: masked.latent_smooth_l1(x, g["target"], g["mask"], beta=2.), "prediction"),
     "data2vec2": (lambda g, x: masked.latent_mse(x, g["target"], g["mask"]), "prediction"),
+    "nepa": (lambda g, x: masked.next_embedding(x[:, :-1], g["prediction"][:, 1:]), "prediction"),
     "beit": (lambda g, x: masked.token_cross_entropy(x, g["labels"], g["mask"]), "logits"),
 }
 PLAIN = {"target": lambda g: masked.layers_target(g["told"]), "standardised": lambda g: masked.standardised(g["told"])}
@@ -76,6 +77,7 @@ def zeros(*shapes):
     (lambda: masked.unpatched(*zeros((1, 6, 12)), 2), "6 patches of 12 values, 2 pixels a side, do not fill a square image"),
     (lambda: masked.unpatched(*zeros((1, 6, 12)), 2, shape=(4, 7)), "an image of 4 × 7"),
     (lambda: masked.pixel_mse(*zeros((2, 4, 12), (2, 4, 12), (2, 3))), r"expected \[B, N, P\] twice and \[B, N\]"),
+    (lambda: masked.next_embedding(*zeros((2, 4, 12), (2, 3, 12))), r"expected \[B, N, D\] of both"),
 ])
 def test_bad_input(call, words):
     with pytest.raises(ValueError, match=words):

@@ -7,7 +7,7 @@ import pytest
 from jaxssl import config as configs, data as datas, models, tree
 from jaxssl.augment.picture import COVER
 from jaxssl.errors import UserError
-from jaxssl.methods import beit, data2vec2, dbot, ijepa, mae, simmim
+from jaxssl.methods import beit, data2vec2, dbot, ijepa, mae, msn, nepa, simmim
 from jaxssl.models import transformer
 from jaxssl.models.net import Net
 from jaxssl.models.tokenizer import Tokenizer
@@ -103,6 +103,41 @@ def test_what_blocks_add_is_told():
     np.testing.assert_allclose(last, 3, atol=1e-6)
 
 
+def test_a_patch_is_said_by_those_before_it():
+    """NEPA: a change of patch 6 leaves all that is said up to itself as it was, bit for bit, and changes what is said of each patch behind it; its target is its own alone."""
+    method, data = nepa.make(encoder=vit(positions="rope", registers=2), net=Net), batch()
+    params, aux = jax.jit(method.init)(jax.random.key(0), data)
+    seen = jax.jit(lambda views: method.loss(params, aux, {"views": views}, KEY, STEP)[1][2])
+    before, after = seen(data["views"]), seen(data["views"].at[:, :, 4:8, 8:12].add(1))                 # row 1, column 2 of 4 × 4 patches
+    same = {name: (np.asarray(before[name]) == np.asarray(after[name])).all((0, 2)) for name in ("predicted", "target")}
+    np.testing.assert_array_equal(same["predicted"], np.arange(16) <= 6)
+    np.testing.assert_array_equal(same["target"], np.arange(16) != 6)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_dropped_patches_are_not_seen(shared):
+    """MSN, whose student sees no pixel of the first view, its teacher's, and all but so many patches of the second: other pixels there change no bit of what it gives."""
+    method = msn.make(encoder=vit(pool="cls"), net=Net, total=9, prototypes=8, hidden=16, dim=8, layers=2, patch_drop=.375, shared_drop=shared)
+    views = jax.random.normal(jax.random.key(1), (4, 2, 16, 16, 3))
+    params, aux = jax.jit(method.init)(jax.random.key(0), {"views": views})
+
+    @jax.jit
+    def told(views):
+        def summed(views):
+            (_, metrics, seen) = method.loss(params, aux, {"views": views}, KEY, STEP)[1]
+            return jnp.sum(seen["features"] * jax.random.normal(jax.random.key(3), (4, 1, 16))), (seen, metrics["teacher_entropy"])
+        return jax.grad(summed, has_aux=True)(views)
+    slope, (seen, entropy) = told(views)
+    read = np.asarray(slope).reshape(4, 2, 4, 4, 4, 4, 3).any((3, 5, 6))                                # [B, V, rows, columns]
+    assert not read[:, 0].any() and (read[:, 1].sum((1, 2)) == 10).all()                                # of 16 patches 6 are dropped
+    assert (read[:, 1] == read[0, 1]).all() == shared
+    unread = jnp.asarray(~read).repeat(4, 2).repeat(4, 3)[..., None]
+    _, (other, moved) = told(jnp.where(unread, views**2 - 3, views))
+    for name in ("features", "embeddings"):
+        np.testing.assert_array_equal(other[name], seen[name])
+    assert moved != entropy                                                                             # its teacher sees the first view
+
+
 def test_one_pass_teaches_all_masks():
     """The teacher sees each image once, the student as often as there are masks."""
     calls = []
@@ -168,6 +203,8 @@ def test_small_autoencoder_tells_patches_apart():
     (lambda: simmim.make(encoder=vit(mask_token=True), net=Net, unit=3).hidden(KEY, batch()["views"]), "method.unit is 3, which does not divide 4 × 4 patches"),
     (lambda: ijepa.make(encoder=vit(), net=Net, total=9, targets=4).hidden(KEY, batch()["views"]), "method.targets: 4 blocks of up to 4 patches may hide all"),
     (lambda: ijepa.make(encoder=vit(pool="cls"), net=Net, total=9), "model.pool is 'cls', which ijepa does not train; set model.pool=mean"),
+    (lambda: nepa.make(encoder=vit(pool="cls"), net=Net), "model.pool is 'cls', which nepa does not train; set model.pool=mean"),
+    (lambda: nepa.make(encoder=vit(cls=False), net=Net), "model.cls is off, and nepa says the first patch from the class token"),
     (lambda: dbot.make(encoder=vit(), net=Net, total=9, duration=lambda value, key: 0), "method.stage is '50_percent', which is no step at all"),
 ])
 def test_nonsense_is_one_sentence(build, words):

@@ -66,8 +66,8 @@ def test_no_logit_of_all_classes_is_kept(name):
 
 def test_a_run_does_not_go_on_with_another_number_of_classes(tmp_path):
     """Its weights of classes are of those that it has; nothing of the run is touched."""
-    own = {**tiny.LESS, "model.name": "conv4", "model.width": "8", "model.depth": "2", "method.dim": "0", "data.split": "class_disjoint", "batch_size": "8",
-           "warmup": "0", "report": "false", "log.tensorboard": "false"}
+    own = {**tiny.LESS, "model.name": "conv4", "model.width": "8", "model.depth": "2", "method.dim": "0", "data.split": "class_disjoint", "batch_size": "8", "warmup": "0",
+           "report": "false", "log.tensorboard": "false"}
     file, run = str(tiny.ROOT / "configs/digits/metric.py:arcface"), str(tmp_path / "run")
     train.run(file, {**own, "total": "1"}, run)
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.is_file())

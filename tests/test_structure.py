@@ -22,13 +22,13 @@ from tests.tiny import CONFIGS, METHODS, ROOT
 
 PACKAGE = ROOT / "jaxssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
-GROUND = ("command", "config", "config_file", "config_keys", "durations", "errors", "optim", "schedules", "tree", "typed")
+GROUND = ("command", "config", "config_file", "config_keys", "durations", "errors", "optim", "schedules", "startup", "tree", "typed")
 COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "search", "study", "table")
 # The walls: which rooms a room's files may import besides their own; every file may import errors, and the commands may import anything.
 WALLS = {
     "losses": "", "planning": "", "models": "", "data": "", "augment": "",
     "methods": "augment losses models schedules tree",
-    "parallel": "config tree",
+    "parallel": "config startup tree",
     "workdir": "config parallel tree",
     "encoder": "augment methods models tree workdir",
     "evaluation": "augment config data durations encoder models optim parallel tree typed workdir",
@@ -38,7 +38,7 @@ WALLS = {
     "studies": "config config_keys data durations encoder evaluation report training workdir",
     # the ground
     "command": "", "config": "config_file config_keys durations typed", "config_file": "", "config_keys": "",
-    "typed": "", "durations": "", "errors": "", "optim": "schedules tree", "schedules": "", "tree": "",
+    "typed": "", "durations": "", "errors": "", "optim": "schedules tree", "schedules": "", "startup": "", "tree": "",
 }
 ONLY = {"flax": {"models"}, "orbax": {"workdir"}, "tensorboardX": {"workdir"}, "wandb": {"workdir"}, "grain": {"data"}, "array_record": {"data"}, "tensorflow_datasets": {"data"}}
 

@@ -1,5 +1,6 @@
 """Words that are not numbers, numbers that mean nothing, and what the system refuses: one sentence each, by the one boundary of its kind."""
 import argparse
+import asyncio
 import errno
 import io
 import os
@@ -11,8 +12,9 @@ import threading
 
 import jax
 import pytest
+import tensorstore
 
-from jaxssl import command, config as configs, durations, errors, typed
+from jaxssl import command, config as configs, durations, errors, startup, typed
 from jaxssl.errors import Temporary, UserError
 from jaxssl.optim import rules
 from jaxssl.parallel import processes, rollcall
@@ -75,9 +77,9 @@ def test_variables_that_are_no_number(name, value):
 @pytest.mark.parametrize("command", ["export", "convert", "augment"])
 def test_variables_that_jax_refuses_before_a_command_runs(command):
     """These import JAX at their top."""
-    given = {**os.environ, "JAX_ENABLE_X64": "maybe"}
+    given = {**os.environ, "JAX_TRACEBACK_FILTERING": "maybe"}
     done = subprocess.run([sys.executable, "-m", f"jaxssl.{command}", "--help"], cwd=ROOT, env=given, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and re.fullmatch(r"error: jax does not start \(invalid truth value 'maybe'.*JAX_ENABLE_X64='maybe'.*\n", done.stderr), done.stderr
+    assert done.returncode == 2 and re.fullmatch(r"error: jax does not start \(Invalid value \"maybe\" for JAX flag.*JAX_TRACEBACK_FILTERING='maybe'.*\n", done.stderr), done.stderr
 
 
 def test_what_jax_says_of_no_device_is_a_sentence_wherever_it_is_asked(capsys):
@@ -212,6 +214,20 @@ def test_a_callback_of_a_library_is_a_line_and_what_ends_the_process_a_stack(mod
     assert told.count("Traceback") == 2 if module else told == "warning: a library's callback failed (IndexError: list index out of range)\n"
 
 
+def test_what_nobody_can_catch_is_one_line(capsys, monkeypatch):
+    """As TensorStore hands it to Python: C++ calls back once the loop that waited is closed."""
+    monkeypatch.setattr(sys, "unraisablehook", command._swallowed)
+    monkeypatch.setattr(command, "_SAID", set())
+    loop = asyncio.new_event_loop()
+    loop.close()
+    for _ in range(2):
+        promise, waited = tensorstore.Promise.new()
+        waited.add_done_callback(lambda done: loop.call_soon_threadsafe(done.result))
+        promise.set_result(1)
+        assert waited.result() == 1
+    assert capsys.readouterr().err == "warning: a library's callback failed (RuntimeError: Event loop is closed)\n"
+
+
 @pytest.mark.parametrize("code", [0, 2])
 def test_a_signal_while_python_ends_is_no_stack(code):
     """What was asked for is done by then, and its exit code stands."""
@@ -230,6 +246,18 @@ def test_a_signal_in_a_finaliser_is_not_lost(number, code):
              "command.process(lambda: command.guarded(body, False))"]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (code, "cleaned\n") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_what_a_signal_interrupts_is_not_taken_apart(number, code, tmp_path):
+    """Neither Python's end nor JAX's runs, in which threads of libraries crash; what was registered for the end does, so that temporary folders are gone."""
+    lines = ["import os, signal, sys, tempfile, time", "from jax._src import api", "from jaxssl import command", "class Taken:",
+             "    def __del__(self, kill=os.kill, own=os.getpid()):", f"        kill(own, {int(signal.SIGSEGV)})",
+             "def body():", f"    sys.kept = Taken(), tempfile.TemporaryDirectory(dir={str(tmp_path)!r})",
+             f"    os.kill(os.getpid(), {int(number)})", "    time.sleep(5)",
+             "command.process(lambda: command.guarded(body, False))"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_asking_git_for_the_revision_writes_nothing(tmp_path, monkeypatch):
@@ -289,12 +317,12 @@ def test_what_draws_random_numbers_is_not_left_to_the_environment(monkeypatch):
     import jax
     from jaxssl.parallel import runtime
     monkeypatch.setattr(runtime.logging.root, "handlers", [])
-    held = {name: getattr(jax.config, name) for name in runtime.FIXED}
+    held = {name: getattr(jax.config, name) for name in startup.FIXED}
     try:
         for name, value in {"jax_default_prng_impl": "rbg", "jax_threefry_partitionable": False, "jax_enable_x64": True, "jax_random_seed_offset": 7}.items():
             jax.config.update(name, value)
         runtime.configure("off")
-        assert {name: getattr(jax.config, name) for name in runtime.FIXED} == runtime.FIXED
+        assert {name: getattr(jax.config, name) for name in startup.FIXED} == startup.FIXED
     finally:
         for name, value in held.items():
             jax.config.update(name, value)

@@ -187,7 +187,9 @@ def attempted(name: str, fault: Fault) -> dict:
 
 def clean(text: str) -> str:
     """Without places and numbers of this machine."""
-    text = text.encode("utf-8", "backslashreplace").decode().replace(str(ROOT), ".").replace(str(Path.home()), "~").replace(f" on {socket.gethostname()}", " on HOST")
+    text = text.encode("utf-8", "backslashreplace").decode()
+    for place, name in ((str(ROOT), "."), (sys.prefix, "PYTHON"), (str(Path.home()), "~"), (f" on {socket.gethostname()}", " on HOST")):
+        text = text.replace(place, name)
     return re.sub(re.escape(tempfile.gettempdir()) + r"/[\w.-]+", "TMP", text)
 
 

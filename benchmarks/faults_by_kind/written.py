@@ -67,7 +67,8 @@ def words(folder: Path) -> Iterator[Fault]:
         yield Fault(f"optim.rules with the settings {value}", begins(f"--config.optim.rules=(('kernel$',{value}),)"))
     for name, value in (("JAX_PLATFORMS", "abacus"), ("JAX_PLATFORMS", "cuda"), ("JAX_PLATFORMS", "\x1b[31m"), ("JAX_ENABLE_X64", "maybe"), ("JAX_DEFAULT_PRNG_IMPL", "dice"),
                         ("JAX_NUM_CPU_DEVICES", "many"), ("JAX_TRACEBACK_FILTERING", "yes please"), ("NPROC", "many")):
-        yield Fault(f"{name}={value!r}", process("jaxssl.main", "--config", DIGITS, "--workdir", str(folder / "w"), *flags(TINY), **{name: value}), works=name == "NPROC")
+        given = process("jaxssl.main", "--config", DIGITS, "--workdir", str(folder / "w"), *flags(TINY), **{name: value})
+        yield Fault(f"{name}={value!r}", given, works=name in ("NPROC", "JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_IMPL"))       # the last two are not the environment's to say
 
 
 def _config_files(folder: Path) -> Iterator[Fault]:

@@ -4,11 +4,12 @@ Command:  python -m jaxssl.main --config configs/imagenet/nnclr.py --workdir gs:
 Data:     as configs/imagenet/simclr.py says.
 Hardware: TPU v5e-256 (16x16). Hours: none measured, the recipe was not run by this project.
 Expected: linear evaluation 75.6 % after 1,000 epochs at batch 4096 (published, abstract, which does not say of how many crops; not run by this project).
-Variants: laptop: ResNet-10 of an eighth width at 64 px, batch 64, 20 steps, any number of images and classes: shows that everything runs (hours not measured).
+Variants: multicrop: six crops of 96 px beside the two views, as SwAV has them (the paper's own are not known; not run by this project).
+          laptop: ResNet-10 of an eighth width at 64 px, batch 64, 20 steps, any number of images and classes: shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict
 
-VARIANTS = ("laptop",)
+VARIANTS = ("multicrop", "laptop")
 
 
 def get_config(variant=""):
@@ -20,6 +21,9 @@ def get_config(variant=""):
         model=dict(name="resnet50", stem="imagenet"),
         method=dict(name="nnclr", temperature=0.1, queue=98304, hidden=2048, dim=256, layers=3, predictor=4096),
         optim=dict(name="lars", lr=0.3, scaling="linear", schedule="cosine", weight_decay=1e-6, momentum=0.9)))
+    if variant == "multicrop":
+        c.augment.crop_scale = (0.14, 1.0)
+        c.local = ConfigDict({**c.augment, **dict(views=6, size=96, crop_scale=(0.05, 0.14))})
     if variant == "laptop":
         c.batch_size, c.total, c.warmup, c.log_every, c.eval_every, c.checkpoint_every = 64, "20_steps", "2_steps", 1, "20_steps", "10_steps"
         c.augment.size, c.data.canvas, c.precision = 64, 96, "f32"

@@ -59,9 +59,11 @@ def _done(x, op, sign, told):
     blended = jnp.select([op == CONTRAST, op == COLOR, op == SHARPNESS], [_mean(x), _grey(x), _smooth(x)], jnp.zeros_like(x))
     blended = jnp.clip(jnp.floor(blended + (1 + sign * told.factor) * (x - blended) + WHOLE), 0, 255)
     kept = np.float32(2 ** (8 - told.bits))
-    moved = _moved(x, _matrix(op[..., 0, 0, 0], sign[..., 0, 0, 0], told, x.shape[-1]))
-    return jnp.select([op == IDENTITY, op <= ROTATE, op <= SHARPNESS, op == POSTERIZE, op == SOLARIZE, op == AUTOCONTRAST],
-                      [x, moved, blended, jnp.floor(x / kept) * kept, jnp.where(x < told.threshold, x, 255 - x), _stretched(x)], _equalized(x))
+    return jnp.select(
+        [op == IDENTITY, op <= ROTATE, op <= SHARPNESS, op == POSTERIZE, op == SOLARIZE, op == AUTOCONTRAST],
+        [x, _moved(x, _matrix(op[..., 0, 0, 0], sign[..., 0, 0, 0], told, x.shape[-1])), blended, jnp.floor(x / kept) * kept,
+         jnp.where(x < told.threshold, x, 255 - x), _stretched(x)],
+        _equalized(x))
 
 
 def _grey(x):

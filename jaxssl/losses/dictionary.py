@@ -90,6 +90,15 @@ def nearest(z, queue, *, ids, queue_ids, count=1):
     return jnp.moveaxis(normalised(queue)[found], 0, 2), jnp.moveaxis(similar, 0, 2)                                  # [count, B, V, …] -> [B, V, count, …]
 
 
+def neighbour_metrics(z, queue, cosine):
+    """How near the neighbours are: arguments of `nearest`, and the cosines that it found. No gradient.
+
+    Returns: dict of scalars: neighbour_cosine, the mean of these; neighbour_margin, that less the mean cosine of z with all of the queue, 0 where all point the same way.
+    """
+    at_large = jnp.mean(lax.stop_gradient(normalised(z)), (0, 1)) @ normalised(queue).mean(0)
+    return {"neighbour_cosine": cosine.mean(), "neighbour_margin": cosine.mean() - at_large}
+
+
 def mean_shift(q, target, neighbours):
     """MSF's loss: squared distance to the target and to its neighbours, mean over them, images and views.
 
@@ -118,10 +127,12 @@ def relational(q, k, queue, *, ids, queue_ids, student_temp, teacher_temp):
         loss /= B * V
 
     This is ReSSL's loss (eq. 6); less the teacher's entropy, which has no gradient, it is ISD's divergence (eq. 3).
-    Args: q, k: of student and teacher, k without gradient. student_temp, teacher_temp: > 0; the teacher's is the lower one, which sharpens.
+    Args: q, k: of student and teacher, k without gradient, or k [B, 1, K] for all views of the student. student_temp, teacher_temp: > 0; the teacher's is the lower
+      one, which sharpens.
     Returns: (loss, metrics of `distillation.distillation_metrics` with the queue's rows as prototypes). Raises: ValueError for shapes that do not fit.
     """
-    q, k = _checked(q, k)
+    _checked(q[:, :1], k[:, :1])
+    q, k = normalised(q), lax.stop_gradient(normalised(k))
     similar = _similar(q, queue, ids, queue_ids, LOWEST)                                                                         # [B, V, M]
     p = jax.nn.softmax(_similar(k, queue, ids, queue_ids, LOWEST) / teacher_temp, -1)
     return -jnp.sum(p * jax.nn.log_softmax(similar / student_temp, -1), -1).mean(), distillation_metrics(similar, p, student_temp=student_temp)

@@ -3,7 +3,8 @@
 MAE: He et al. 2021, "Masked autoencoders are scalable vision learners", section 3. SimMIM: Xie et al. 2021, "SimMIM: a simple framework for masked image
 modeling", section 3.4, eq. 1. I-JEPA: Assran et al. 2023, "Self-supervised learning from images with a joint-embedding predictive architecture", section 3. data2vec 2.0:
 Baevski et al. 2022, "Efficient self-supervised learning with contextualized target representations for vision, speech and language", section 3. dBOT: Liu et al. 2022,
-"Exploring target representations for masked autoencoders". BEiT: Bao et al. 2021, "BEiT: BERT pre-training of image transformers", section 2.3, eq. 2.
+"Exploring target representations for masked autoencoders". BEiT: Bao et al. 2021, "BEiT: BERT pre-training of image transformers", section 2.3, eq. 2. NEPA: Xu et al. 2025,
+"Next-embedding prediction makes strong vision learners", whose mask is a transformer's causal one.
 """
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,22 @@ def latent_smooth_l1(prediction, target, mask, *, beta):
 def latent_mse(prediction, target, mask):
     """data2vec 2.0's loss: as `pixel_mse` of features, with the sum over the D values of a token divided by the root of D."""
     return pixel_mse(prediction, target, mask, normalise=False) * prediction.shape[-1] ** .5
+
+
+def next_embedding(said, embedded):
+    """NEPA's loss: −cos of what is said at a token and the embedding of the patch behind it, mean over tokens and images.
+
+        loss = -mean(cos(said[b, n], embedded[b, n]) for b in range(B) for n in range(N))
+
+    Args:
+      said: [B, N, D], any float type: row n is said by those who have seen the patches before the n-th alone.
+      embedded: [B, N, D], what the network's own projection makes of the patches; no gradient flows to it. Both are normalised as x / max(|x|, 1e-6).
+    Returns: scalar f32 in [-1, 1]; a zero vector counts as 0.
+    Raises: ValueError for shapes that do not fit.
+    """
+    if said.ndim != 3 or said.shape != embedded.shape:
+        raise ValueError(f"what is said has the shape {said.shape} and the embeddings {embedded.shape}; expected [B, N, D] of both")
+    return -jnp.sum(normalised(said) * lax.stop_gradient(normalised(embedded)), -1).mean()
 
 
 def standardised(x, eps=1e-5):

@@ -1,6 +1,7 @@
 """Feature maps of two views of an image, place against place: which places belong together, and how far they are apart.
 
-VICRegL: Bardes et al. 2022, "VICRegL: self-supervised learning of local visual features", section 3.
+VICRegL: Bardes et al. 2022, "VICRegL: self-supervised learning of local visual features", section 3. DenseCL: Wang et al. 2021, "Dense contrastive learning for
+self-supervised visual pre-training", section 3.4.
 
 A map is [B, N, K]: images, places row by row from the top left of a square, dimensions; any float type, computed in float32.
 """
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.losses import redundancy
-from jaxssl.losses.unit import EXACT
+from jaxssl.losses.unit import EXACT, normalised
 
 
 def places(box, flip, side):
@@ -35,6 +36,18 @@ def apart(a, b):
     mean = a.mean(1, keepdims=True)
     a, b = a - mean, b - mean
     return jnp.square(a).sum(-1)[:, :, None] + jnp.square(b).sum(-1)[:, None] - 2 * jnp.einsum("bnk,bmk->bnm", a, b, precision=EXACT)
+
+
+def corresponding(a, b, values):
+    """DenseCL's key of each place: what is said of the place of b most like it.
+
+        for each image:
+            found[n] = values[m], m the first of those of largest cosine between a[n] and b[m]
+
+    Args: a: [B, N, D], b: [B, M, D], what is compared; values: [B, M, K]. Returns: [B, N, K]. No gradient flows to any of them.
+    """
+    alike = jnp.einsum("bnd,bmd->bnm", normalised(a), normalised(b), precision=EXACT)
+    return jax.lax.stop_gradient(jnp.take_along_axis(values.astype(jnp.float32), alike.argmax(-1)[..., None], 1))
 
 
 def matched(a, b, distance, count):

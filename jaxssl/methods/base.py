@@ -117,23 +117,27 @@ def projected(encoder: Net, projector: Net, params: dict, stats: dict, views: ja
 
 
 def asked_and_told(encoder: Net, projector: Net, predictor: Net | None, params: dict, aux: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, dict]:
-    """A student of the first view and its teacher of the second: features [B, 1, D], what the student predicts and the teacher projects [B, 1, K], and the student's
-    statistics renewed."""
-    h, q, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"][:, :1], key)
+    """A student of the first view and of local ones where there are some, and its teacher of the second view: features [B, 1 + L, D], what the student predicts
+    [B, 1 + L, K], what the teacher projects [B, 1, K], and the student's statistics renewed."""
+    h, q, stats = crops_projected(encoder, projector, params, aux["batch_stats"], {**batch, "views": batch["views"][:, :1]}, key)
     if predictor is not None:
         q, stats["predictor"] = predictor.per_view(params["predictor"], stats["predictor"], q)
     return h, q, told(encoder, projector, aux["teacher"], batch["views"][:, 1:2]), stats
 
 
 def told(encoder: Net, projector: Net, teacher: dict, views: jax.Array) -> jax.Array:
-    """What a teacher projects of views [B, V, …]: [B, V, K]. It norms by its own batch; what it finds is left out, since `with_teacher` averages the student's.
+    """What a teacher projects of views [B, V, …]: [B, V, K]. It norms by its own batch; what it finds is left out, since `with_teacher` averages the student's."""
+    return among_others(encoder, views, lambda x: projected(encoder, projector, teacher["params"], teacher["batch_stats"], x)[1])
+
+
+def among_others(encoder: Net, views: jax.Array, answer: Callable) -> Any:
+    """answer(views): what a teacher says of views [B, V, …], arrays [B, …], where its norms see an image among others than the student's do.
 
     Where norms see parts of a batch (`model.bn_groups`, micro_batch), images that share a part of the student's are dealt to all parts of the teacher's: else an image
     and its key share statistics that no other image of the queue has, and give themselves away (MoCo, arXiv 1911.05722, section 3.3, shuffles for this).
     """
     parts = math.gcd(len(views), encoder.parts * getattr(encoder.module, "bn_groups", 1))
-    _, k, _ = projected(encoder, projector, teacher["params"], teacher["batch_stats"], _turned(views, parts, 1))
-    return _turned(k, parts, -1)
+    return jax.tree.map(lambda told: _turned(told, parts, -1), answer(_turned(views, parts, 1)))
 
 
 def _turned(x, parts, way):
@@ -162,6 +166,12 @@ def crops_projected(encoder: Net, projector: Net, params: dict, stats: dict, bat
     h, stats = encoded(encoder, params, stats, all_crops(batch), key)
     z, stats["projector"] = projector.per_view(params["projector"], stats["projector"], h)
     return h, z, stats
+
+
+def rows_at_once(mesh: Any, numbers: int) -> int:
+    """Images at a time for losses that go through them in parts (`losses.rows`): as many as have a million numbers in all, at `numbers` each, and a power of two, which
+    divides most batches. 0, all, on several devices: each has its share of them, and would have to add up with the others at every part."""
+    return 0 if mesh is not None and mesh.size > 1 else 1 << (max(2**20 // numbers, 1).bit_length() - 1)
 
 
 def embedding(encoder: Net) -> Callable:
@@ -262,6 +272,12 @@ def check_pool(encoder: Net, pool: str, method: str) -> None:
     """Raises: UserError for a vision transformer that pools in another way than `method` trains."""
     if getattr(encoder.module, "pool", pool) != pool:
         raise UserError(f"model.pool is {encoder.module.pool!r}, which {method} does not train; set model.pool={pool}")
+
+
+def check_places(tokens: jax.Array, method: str) -> None:
+    """Raises: UserError for maps [..., N, D] of fewer places than two by two, where `method` compares places."""
+    if tokens.shape[-2] < 4:
+        raise UserError(f"the encoder's map of a view has one place, and {method} compares places: choose a larger augment.size, or model.stem=cifar")
 
 
 def check_queue(queue: int, added: int, what: str = "keys") -> None:

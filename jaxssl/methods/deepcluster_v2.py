@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxssl.errors import UserError
 from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
-from jaxssl.losses.distillation import entropy
+from jaxssl.losses.distillation import entropy, information
 from jaxssl.losses.unit import normalised
 from jaxssl.methods.base import Method, Needs, Net, begin, check_range, crops_projected, embedding, unchanged
 from jaxssl.models.heads import TORCH
@@ -88,7 +88,9 @@ def clustered(encoder: Net, net: Callable, examples: int, total: int, *, tempera
         value = jnp.where(step < fill, 0., clustering.hard_cross_entropy(logits, labels, temperature=temperature))
         accuracy = jnp.mean(logits.argmax(-1) == labels[:, None], dtype=jnp.float32)
         used = jnp.exp(entropy(jax.nn.one_hot(labels, prototypes).mean(0))).mean()
-        metrics = {"clusters_in_effect": jnp.where(step < fill, prototypes, used), "cluster_accuracy": accuracy, "filling": (step < fill).astype(jnp.float32)}
+        said = jnp.where(step < fill, jnp.log(prototypes), information(jax.nn.softmax(logits / temperature)))
+        metrics = {"clusters_in_effect": jnp.where(step < fill, prototypes, used), "student_information": said, "cluster_accuracy": accuracy,
+                   "filling": (step < fill).astype(jnp.float32)}
         kept = {"bank": {"rows": banks.write(rows, batch["id"], z[:, :whole])}, "clusters": clusters}
         return value, ({**aux, "batch_stats": stats, **kept}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 

@@ -1,7 +1,7 @@
 """NNCLR (arXiv 2104.14548): the nearest neighbour of one view, among earlier images, and what is predicted from the other view attract; other images of the batch repel.
 
 Heads as in the paper (section 4.1): three linear layers with batch norm each, the last one too, and a predictor of two. The support set is a queue of the first
-views' projections.
+views' projections. With `local` crops, the neighbours of both whole views attract what is predicted from every other crop; all these pairs count the same.
 Differs from lightly and solo-learn: the neighbour is of another image, since the queue knows whose its rows are; there an image's row of an epoch ago is mostly its
 nearest one once the set is smaller than the queue. The loss is the paper's pseudo-code's, one softmax over the predictions; lightly's is NT-Xent over neighbours and
 predictions together.
@@ -9,9 +9,10 @@ predictions together.
 Expected: ResNet-50, ImageNet, batch 4096: 75.6 % linear after 1,000 epochs (paper, abstract).
 """
 import jax
+import numpy as np
 
-from jaxssl.losses.dictionary import nearest, neighbour_nce, random_queue, refilled
-from jaxssl.methods.base import Method, Needs, begin, check_queue, check_range, embedding, projected, unchanged
+from jaxssl.losses.dictionary import nearest, neighbour_metrics, neighbour_nce, random_queue, refilled
+from jaxssl.methods.base import Method, Needs, begin, check_queue, check_range, crops_projected, embedding, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -35,12 +36,13 @@ def make(*, encoder, net, batch_size, temperature=0.1, queue=98304, hidden=2048,
         return params, {**aux, "queue": random_queue(jax.random.fold_in(key, 3), queue, dim)}
 
     def loss(params, aux, batch, key, step):
-        h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"][:, :2], key)                # [B, 2, D], [B, 2, K]
-        p, stats["predictor"] = predict.per_view(params["predictor"], stats["predictor"], z)                               # [B, 2, K]
-        before = aux["queue"]
+        h, z, stats = crops_projected(encoder, projector, params, aux["batch_stats"], batch, key)                          # [B, 2 + L, D], [B, 2 + L, K]
+        p, stats["predictor"] = predict.per_view(params["predictor"], stats["predictor"], z)                               # [B, 2 + L, K]
+        before, z = aux["queue"], z[:, :2]
         found, cosine = nearest(z, before["keys"], ids=batch["id"], queue_ids=before["ids"])                               # [B, 2, 1, K]
-        value, accuracy = neighbour_nce(found[:, :, 0], p[:, ::-1], temperature=temperature)
+        of, by = np.array([(t, s) for t in range(2) for s in range(p.shape[1]) if s != t]).T                               # pairs of a whole view and another crop
+        value, accuracy = neighbour_nce(found[:, of, 0], p[:, by], temperature=temperature)
         aux = {**aux, "batch_stats": stats, "queue": refilled(before, z[:, :1], batch["id"], step)}
-        return value, (aux, {"contrast_accuracy": accuracy, "neighbour_cosine": cosine.mean()}, {"features": h, "embeddings": z})
+        return value, (aux, {"contrast_accuracy": accuracy, **neighbour_metrics(z, before["keys"], cosine)}, {"features": h[:, :2], "embeddings": z})
 
-    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2, most=2))
+    return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder"), "predictor": (top, "projector")}, needs=Needs(views=2, most=2, local=0))

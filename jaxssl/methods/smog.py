@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxssl.losses import bank as banks
 from jaxssl.losses import clustering
 from jaxssl.losses.dictionary import enqueue
-from jaxssl.losses.distillation import entropy
+from jaxssl.losses.distillation import entropy, information
 from jaxssl.losses.unit import normalised
 from jaxssl.methods.base import Method, Needs, begin, check_queue, check_range, embedding, projected, unchanged, with_teacher
 from jaxssl.models.heads import TORCH, Projector
@@ -60,7 +60,7 @@ def make(*, encoder, net, batch_size, temperature=0.1, groups=3000, momentum=0.9
         moved = clustering.momentum_groups(kept, z, momentum=momentum)
         logits = jnp.einsum("bvk,ck->bvc", normalised(p), normalised(moved))[:, :, None]                                     # [B, 1, 1, C]
         value = clustering.hard_cross_entropy(logits, labels[:, None], temperature=temperature)
-        metrics = {"clusters_in_effect": jnp.exp(entropy(jax.nn.one_hot(labels, groups).mean(0))),
+        metrics = {"clusters_in_effect": jnp.exp(entropy(jax.nn.one_hot(labels, groups).mean(0))), "student_information": information(jax.nn.softmax(logits / temperature)),
                    "group_accuracy": jnp.mean(logits[:, 0, 0].argmax(-1) == labels, dtype=jnp.float32)}
         left = {"groups": jax.lax.stop_gradient(moved), "queue": enqueue(aux["queue"], z, step)}
         return value, ({**aux, "batch_stats": stats, **left}, metrics, {"features": h, "embeddings": p})

@@ -11,9 +11,8 @@ Expected: ResNet-50, ImageNet, batch 2048, 300 epochs: 70.4 % linear, 55.9 mIoU 
 import jax
 import jax.numpy as jnp
 
-from jaxssl.errors import UserError
 from jaxssl.losses import matching, redundancy
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
+from jaxssl.methods.base import Method, Needs, check_places, check_range, embedding, nets, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
@@ -45,8 +44,8 @@ def make(*, encoder, net, alpha=0.75, sim=25.0, std=25.0, cov=1.0, matches=20, l
             if crops not in batch:
                 continue
             seen, stats["encoder"] = encoder.per_view(params["encoder"], stats["encoder"], batch[crops], key=jax.random.fold_in(key, i))        # Features of [B, V, …]
-            if crops == "views" and seen.tokens.shape[2] < 4:
-                raise UserError("the encoder's map of a view has one place, and vicregl compares places: choose a larger augment.size, or model.stem=cifar")
+            if crops == "views":
+                check_places(seen.tokens, "vicregl")
             embedded, stats["projector"] = projector.per_view(params["projector"], stats["projector"], seen.pooled)                 # [B, V, K]
             local, stats["places"] = places.per_view(params["places"], stats["places"], seen.tokens)                                # [B, V, N, M]
             h, z = [*h, seen.pooled], [*z, embedded]

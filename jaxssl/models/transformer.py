@@ -37,6 +37,7 @@ class Block(nn.Module):
     layer_scale: start of a factor for each channel of both branches (CaiT, arXiv:2103.17239); 0 is none.
     kernel_init: how linear layers are drawn, of `INITS`.
     subset_rate: where positive, stochastic depth in the form of `droppath.on_subset` at this rate.
+    causal: a token attends to itself and to those before it alone.
     """
     width: int
     heads: int
@@ -47,6 +48,7 @@ class Block(nn.Module):
     subset_rate: float = 0.0
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+    causal: bool = False
     told: bool = False
 
     @nn.compact
@@ -79,7 +81,7 @@ class Block(nn.Module):
             q, k = turned(q, turn), turned(k, turn)
         self._show("query", q)
         self._show("key", k)
-        y = attention(q, k, v, there)                                                # [B, N, heads, D/heads]
+        y = attention(q, k, v, there, self.causal)                                                # [B, N, heads, D/heads]
         return self._scaled(self._dense(self.width, "proj")(y.reshape(x.shape)), "scale1")
 
     def _feed(self, x):
@@ -103,8 +105,8 @@ class Block(nn.Module):
         return y * self.param(name, nn.initializers.constant(self.layer_scale), (self.width,), jnp.float32).astype(y.dtype)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, there: jax.Array | None) -> jax.Array:
-    """Softmax attention of `[B, N, heads, C]`, over the tokens that are `there` ([B, N] bool, None for all).
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, there: jax.Array | None, causal: bool = False) -> jax.Array:
+    """Softmax attention of `[B, N, heads, C]`, over the tokens that are `there` ([B, N] bool, None for all); causal: and that are not behind the one that asks.
 
     Where `fused` says so by cuDNN's kernel, which never holds the weights [B, heads, N, N]; else as XLA compiles it. Both take the softmax in float32.
     """
@@ -113,8 +115,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, there: jax.Array | None)
         if odd:                                                                      # JAX gives cuDNN's gradient for an even number of tokens alone: one more, that is not there
             q, k, v = (jnp.pad(a, ((0, 0), (0, 1), (0, 0), (0, 0))) for a in (q, k, v))
             how = dict.fromkeys(("query_seq_lengths", "key_value_seq_lengths"), jnp.full(len(q), count, jnp.int32))
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **how)[:, :count]
-    return jax.nn.dot_product_attention(q, k, v, mask=None if there is None else there[:, None, None])
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", is_causal=causal, **how)[:, :count]
+    return jax.nn.dot_product_attention(q, k, v, mask=None if there is None else there[:, None, None], is_causal=causal)
 
 
 def fused(q: jax.Array) -> bool:

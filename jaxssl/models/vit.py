@@ -137,7 +137,7 @@ class Patch(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
         batch, height, width, channels = x.shape
         fan = self.patch**2 * channels
         bound = (6 / (fan + self.width))**0.5 if self.frozen else fan**-0.5
@@ -155,8 +155,9 @@ def _uniform(bound):
 
 
 class ViT(nn.Module):
-    """`make` describes the fields but the last; `features` is the width D of what it gives.
+    """`make` describes the fields but the last two; `features` is the width D of what it gives.
 
+    causal: a token attends to itself and to those before it alone (NEPA, in training): cls, registers, patches row by row.
     told: tokens are `[B, N, told, D]`, what the feed-forward networks of the last so many blocks add for each patch (data2vec's targets); 0 is the last layer's.
     """
     width: int
@@ -187,6 +188,7 @@ class ViT(nn.Module):
     remat: str = "none"
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+    causal: bool = False
     told: int = 0
 
     @property
@@ -221,7 +223,7 @@ class ViT(nn.Module):
             x = jnp.take_along_axis(x, keep[..., None], 1)                          # [B, N, D] -> [B, n, D]
         x = jnp.concatenate([*(jnp.broadcast_to(t, (x.shape[0], *t.shape[1:])) for t in prefix), x], 1)       # [B, 1 + R + n, D]
         block = {"width": self.width, "heads": self.heads, "ffn": self.ffn, "qk_norm": self.qk_norm, "layer_scale": self.layer_scale,
-                 "kernel_init": self.kernel_init, "eps": self.eps, "dtype": self.dtype}
+                 "kernel_init": self.kernel_init, "eps": self.eps, "dtype": self.dtype, "causal": self.causal}
         key = drawn if self.drop_path else None
         rates = droppath.rates(self.depth, self.drop_path, self.drop_path_shape)
         before = self.cls + self.registers

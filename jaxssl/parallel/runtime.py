@@ -1,29 +1,21 @@
-"""Settings of the process that JAX and XLA read once: the compilation cache, and what keeps programs on several CPU devices and on NVIDIA GPUs from ending it."""
+"""Settings of the process that JAX and XLA read once: the compilation cache, and what keeps programs on several CPU devices from ending it."""
 import contextlib
-import importlib.util
+import functools
 import logging
 import os
-import pkgutil
 import re
+import sys
 from typing import Any
 
 import jax
-import jaxlib.version
+from jax._src import compilation_cache
 
+from jaxssl import startup
 from jaxssl.errors import shown, system
 
-# Flags of XLA, and the versions of jaxlib, from and below, that are known to have them: an unknown flag ends the process.
 # How long a device may wait in a collective for the others. XLA ends the process after 20 + 40 s, and on few cores the first of several emulated devices
 # waits for all that the others compute.
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300", (0, 10), (0, 13)
-# No product is fused into a kernel of Triton: as XLA looks what it could fuse, a strided slice before a product ends the process (openxla/xla issue 47381).
-_UNFUSED = "--xla_gpu_enable_triton_gemm=false", (0, 10), (0, 12)
-# No product or convolution on CPUs by YNNPACK: the bfloat16 features of a ResNet then hold values that are not finite, and others at every call (jaxlib 0.11.2).
-_UNFUSED_ON_CPUS = "--xla_cpu_experimental_ynn_fusion_type=", (0, 11), (0, 12)
-
-# What draws the random numbers and how products round: fixed here, whatever the environment says, since the same command must give the same run.
-FIXED = {"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True, "jax_enable_x64": False, "jax_default_matmul_precision": None,
-         "jax_numpy_dtype_promotion": "standard", "jax_random_seed_offset": 0}
 
 
 def configure(compilation_cache: str, *, processes: int = 0) -> None:
@@ -32,19 +24,40 @@ def configure(compilation_cache: str, *, processes: int = 0) -> None:
     Must run before anything asks for a device: what is set here is read once, when the CPU's client is made.
     processes: how many there are, as far as flags say; 0: not said.
     """
-    for name, value in FIXED.items():
+    for name, value in startup.FIXED.items():
         jax.config.update(name, value)
     if compilation_cache != "off":
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        _mend_the_cache()
     if several_cpu_devices(processes):
         settle()
-    _flag(*_UNFUSED_ON_CPUS)
-    if nvidia():
-        _flag(*_UNFUSED)
+    startup.against_faults()     # whoever calls this need not be a command that is a process, where `of_commands` did it
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for handler in logging.root.handlers:
         handler.setFormatter(Harmless())
+
+
+def _mend_the_cache() -> None:
+    """An entry that cannot be read, since a full disk or a kill cut it as it was written, is taken away and said: JAX would leave it there and warn of it at every start."""
+    read = getattr(compilation_cache, "get_executable_and_time", None)
+    if read is None or hasattr(read, "__wrapped__"):
+        return
+
+    @functools.wraps(read)
+    def mended(key, *rest):
+        try:
+            return read(key, *rest)
+        except Exception as error:
+            file = os.path.join(jax.config.jax_compilation_cache_dir or "", f"{key}-cache")
+            try:
+                os.unlink(file)
+            except OSError:
+                raise error from None                # JAX warns of it
+            print(f"note: {shown(file)} of the compilation cache was damaged ({shown(str(error))[:200]}) and is taken away; its program is compiled again",
+                  file=sys.stderr, flush=True)
+            return None, None
+    compilation_cache.get_executable_and_time = mended
 
 
 class Harmless(logging.Formatter):
@@ -69,22 +82,7 @@ def settle() -> None:
     given, needed = os.environ.get("NPROC", ""), 2 * _devices_here()
     if needed > (int(given) if re.fullmatch("[0-9]{1,9}", given) else cores):
         os.environ["NPROC"] = str(needed)
-    _flag(*_PATIENCE)
-
-
-def nvidia() -> bool:
-    """Whether JAX may compute on NVIDIA GPUs, told without starting it: a plugin of CUDA is installed, and JAX_PLATFORMS leaves it in."""
-    found = importlib.util.find_spec("jax_plugins")
-    names = [module.name for module in pkgutil.iter_modules(found.submodule_search_locations or ())] if found else []
-    asked = (jax.config.jax_platforms or "cuda").split(",")
-    return any(name.startswith("xla_cuda") for name in names) and any(name.strip() in ("cuda", "gpu") for name in asked)
-
-
-def _flag(flag, first, below):
-    """Adds a flag to XLA_FLAGS where this jaxlib knows it, unless it is set already, or XLA_FLAGS names a file of flags."""
-    given = os.environ.get("XLA_FLAGS", "").strip()
-    if first <= jaxlib.version.__version_info__[:2] < below and given[:1] in ("", "-") and not re.search(rf"{flag.partition('=')[0]}\b", given):
-        os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
+    startup.add(*_PATIENCE)
 
 
 def several_cpu_devices(processes: int) -> bool:

@@ -184,7 +184,8 @@ def warnings(run: Run) -> list[str]:
     last = {name: float(run.curves[name][1][-1]) for name in ("collapse_std", "collapse_cosine") if name in run.curves}
     rank = run.last("rankme")
     found = collapse.warnings(last, dim) if dim else []
-    found += signs.warnings({name: run.curves[name][1][-1] for name in signs.SIGNS if name in run.curves}, dim, run.config.get("batch_size", 1))
+    leaps = {"gradient_spikes": signs.spikes(run.curves["grad_norm"][1])} if "grad_norm" in run.curves else {}
+    found += signs.warnings(leaps | {name: run.curves[name][1][-1] for name in signs.SIGNS if name in run.curves}, dim, run.config.get("batch_size", 1))
     found += collapse.warnings({"rankme": rank}, run.width) if rank is not None and run.width else []
     if unmeasured := [name for name in ("rankme", "knn", "linear") if name in run.result and run.result[name] is None]:
         found.append(f"at the end {', '.join(unmeasured)} could not be measured, since features were not finite; lower optim.lr, lengthen warmup, or set optim.clip")

@@ -30,7 +30,7 @@ class Evaluator:
         self.labelled = data.test is not None and bool(data.classes)
         self._train = _spread(data.train, store, counts["reference"])
         self._test = _spread(data.test, None, counts["queries"]) if self.labelled else None
-        self._kept: dict[str, tuple] = {}
+        self._said_what_lacks = False
 
     def quick(self, embed: Callable) -> dict[str, float]:
         """`rankme`, and with labels `knn` (k 200, T .1) and `knn_k20` (k 20, T .07): accuracies in [0, 1] on held-out images.
@@ -81,8 +81,17 @@ class Evaluator:
         if not (_sound(u, "held-out") and sound):
             return {**found, **dict.fromkeys(KNN, math.nan)}, None
         x, y, u, v = x[y >= 0], y[y >= 0], u[v >= 0], v[v >= 0]  # an unlabelled query is no wrong answer
+        self._say_what_lacks(y, v)
         results = knn.evaluate(u, v, x, y, settings=tuple(KNN.values()))
         return {**found, **{name: result.accuracy for name, result in zip(KNN, results)}}, (x, y, u, v)
+
+    def _say_what_lacks(self, reference, held_out):
+        """A line, once, where no reference image is of the class of some held-out images, which no classifier can then be right about."""
+        known = np.isin(held_out, reference)
+        if not (known.all() or self._said_what_lacks) and jax.process_index() == 0:
+            log.warning("%d of the held-out images' %d classes have none of the %d reference images, so that kNN and linear accuracy are at most %.1f %%; raise eval.reference",
+                        len(np.unique(held_out[~known])), len(np.unique(held_out)), len(reference), 100 * known.mean())
+            self._said_what_lacks = True
 
     def _count_broken(self):
         """A line with the broken images that this process has met so far, if there are any."""

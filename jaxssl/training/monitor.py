@@ -46,6 +46,15 @@ class Monitor:
         self._agree = jax.jit(jnp.max, out_shardings=sharding.replicated(mesh))
         self._asked = None                           # the flag of the batch before, still on the device
         self._before = known(folder)
+        self._norms: list[float] = []                # of the gradients of the newest steps of this life of the run
+
+    def saw(self, steps: list[dict]) -> None:
+        """Remembers the gradient norms of steps, one after another."""
+        self._norms = [*self._norms, *(float(metrics["grad_norm"]) for metrics in steps)][-signs.WINDOW:]
+
+    def warnings(self, metrics: dict[str, float], scores: dict[str, float], job: Any) -> list[str]:
+        """`warnings` of the newest step's metrics and an evaluation's scores, and of leaps of the gradient norm on the way there."""
+        return warnings({**metrics, "gradient_spikes": signs.spikes(self._norms)}, scores, job)
 
     def untrained(self) -> dict[str, float | None]:
         """What `first` found, in this life of the run or an earlier one, None where that is no number; empty before that."""

@@ -227,6 +227,7 @@ class Session:
         values = jax.device_get(self.pending)
         self.pending = []
         self.bad = next((first + i for i, m in enumerate(values) if not m["finite"]), None)
+        self.monitor.saw(values)
         if values:
             self.newest = {k: float(v) for k, v in values[-1 if self.bad is None else self.bad - first].items()}
         self.overflown = []
@@ -241,9 +242,8 @@ class Session:
         epoch = self.step * self.config.batch_size / self.job.facts.examples
         used = progress.mfu(self.flops, rates.step_seconds, self.job.mesh.size, jax.devices()[0].device_kind)
         self.screen.update(self.step, progress.line(self.step, self.job.total, rates, devices=self.job.mesh.size, epoch=epoch, loss=self.newest["loss"], lr=lr, utilisation=used))
-        self.writers.scalars(self.step, {**{k: v for k, v in self.newest.items() if k not in ("finite", "stop")}, "lr": lr, "epoch": epoch,
-                                         "images_per_second": rates.images_per_second,
-                                         "images_per_second_per_device": rates.images_per_second / self.job.mesh.size, "step_seconds": rates.step_seconds,
+        self.writers.scalars(self.step, {**{k: v for k, v in self.newest.items() if k not in ("finite", "stop")}, "lr": lr, "epoch": epoch, "step_seconds": rates.step_seconds,
+                                         "images_per_second": rates.images_per_second, "images_per_second_per_device": rates.images_per_second / self.job.mesh.size,
                                          "data_wait_share": rates.data_wait_share, **({} if used is None else {"mfu": used}), "ids_sha256": self.ids.hexdigest()})
         self.ids = hashlib.sha256()
 
@@ -276,7 +276,7 @@ class Session:
         self.owned()
         self.writers.scalars(self.step, scores)
         self.screen.note(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-        for warning in monitor.warnings(self.newest, scores, self.job):
+        for warning in self.monitor.warnings(self.newest, scores, self.job):
             self.screen.note(f"warning: {warning}")
 
     def save(self) -> None:

@@ -29,8 +29,8 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
     with Stop() as stop, contextlib.ExitStack() as ends:     # from here on a signal is kept, and honoured between two batches
-        config, data, job, new, stated = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps, varied, kept),
-                                                         functools.partial(facts, allow_config_change))
+        ready = functools.partial(prepare, spec, overrides, workdir, profile_steps, varied, kept)
+        config, data, job, new, stated = agreement.reach(ready, functools.partial(facts, allow_config_change))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
         if new:
             agreement.reach(start)                   # what cannot begin is refused before the workdir is touched

@@ -199,7 +199,8 @@ class Manager:
     def _damaged(self, step: int, why: str) -> UserError:
         if _PASSING.search(why):
             return Temporary(f"checkpoint {step} in {self._folder} could not be read now ({why}); try again")
-        return self._unsound(step, f"cannot be read, it is torn or damaged ({why.partition(';')[0]})")
+        told = re.split(r";|\. See full", why)[0]        # orbax goes on with the name of a method that would say more
+        return self._unsound(step, f"cannot be read, it is torn or damaged ({told})")
 
     def _unsound(self, step: int, what: str) -> Unsound:
         others = [str(other) for other in reversed(self.steps()) if other != step]
@@ -214,7 +215,8 @@ class Manager:
             return
         changed = sorted(set().union(*(each["changed"] for each in tell({"changed": digests.changed(state, recorded)}))))
         if changed:
-            raise self._unsound(step, f"is not what was saved: {len(changed)} of its {len(recorded)} arrays differ from their digests ({listed(changed, 3)})")
+            raise self._unsound(step, f"is not what was saved: {len(changed)} of its {len(recorded)} arrays {'differs' if len(changed) == 1 else 'differ'} from what was "
+                                      f"recorded ({listed(changed, 3)})")
 
     def _checked(self, step: int, shape: Any) -> Record:
         """The record of a checkpoint that holds a train state of this `shape`. Raises: Unsound; Misfit."""

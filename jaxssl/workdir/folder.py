@@ -1,4 +1,5 @@
 """A run's folder: claimed by one config and its images, described by config.json, data.json and environment.json, closed by run.json."""
+import contextlib
 import json
 import math
 import os
@@ -20,9 +21,8 @@ class Torn(UserError):
 
 
 class Claim(NamedTuple):
-    """What `look` found. former: what run.json holds, or None. finished: it is of a run with so many steps, or that ended early by this config, and stays as it is.
-    texts: name → content of the files that are to be written. said: sentences for a person. run: by which the run knows its checkpoints from another's; None where
-    it has none yet."""
+    """What `look` found. former: what run.json holds, or None. finished: it is of a run with so many steps, or that ended early by this config, and stays as it is. texts: name →
+    content of the files that are to be written. said: sentences for a person. run: by which the run knows its checkpoints from another's; None where it has none yet."""
     former: dict | None
     finished: bool
     texts: dict[str, str]
@@ -195,6 +195,7 @@ def path(workdir: str):
     if not re.match("gs://[^/]{3,}", workdir):       # orbax takes the others' addresses for folders of this machine, at the first save; names of buckets have 3 letters and more
         raise UserError(f"{workdir} is no place for a run: checkpoints go to folders, and to buckets of Google Cloud Storage (gs://bucket/folder); mount another store as a folder")
     from etils import epath
+    _see_what_others_write()
     try:
         place = epath.Path(workdir)
         place.exists()
@@ -203,6 +204,14 @@ def path(workdir: str):
         raise (Temporary if passing else UserError)(f"{workdir} cannot be reached ({type(error).__name__}: {error}); "
                                                     "gs:// needs one more package (pip install gcsfs) and your rights to the bucket; or choose a folder") from error
     return place
+
+
+def _see_what_others_write():
+    """gcsfs keeps every listing for ever and takes what is not in it for not there: no process would see what another wrote since."""
+    with contextlib.suppress(ImportError):
+        from fsspec import config
+        for protocol in ("gcs", "gs"):
+            config.conf.setdefault(protocol, {})["use_listings_cache"] = False
 
 
 def write(file, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Makes masked.npz: arrays, and what torch makes of them in float64 (torch 2.13.0 when last run): its smooth L1, cross entropy, instance and layer norms.
+"""Makes masked.npz: arrays, and what torch makes of them in float64 (torch 2.13.0 when last run): its smooth L1, cross entropy, cosine, instance and layer norms.
 
     python tests/goldens/make_masked.py          # with torch installed
 """
@@ -32,6 +32,7 @@ def reference():
     graded("ijepa", lambda p: F.smooth_l1_loss(p[mask], target[mask]), x["prediction"])
     graded("dbot", lambda p: F.smooth_l1_loss(p[mask], target[mask], beta=2.), x["prediction"])
     graded("data2vec2", lambda p: (F.mse_loss(p[mask], target[mask], reduction="none") / 8**.5).sum() / mask.sum(), x["prediction"])
+    graded("nepa", lambda p: -F.cosine_similarity(p[:, :-1], x["prediction"][:, 1:], -1).mean(), x["prediction"])
     graded("beit", lambda p: F.cross_entropy(p[mask], x["labels"][mask]), x["logits"])
     return {name: array.detach().numpy() for name, array in out.items()}
 

@@ -1,6 +1,8 @@
 """What a family of methods shows of its own collapse, in the metrics of its steps, and what the literature advises."""
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxssl.evaluation.measures.collapse import REMEDY
 
@@ -12,6 +14,7 @@ class Sign(NamedTuple):
     remedy: str
 
 
+WINDOW, BEFORE, SPIKE = 500, 50, 10.0         # steps that are looked at, those before one that say what is usual, and how many times that a spike is
 COLLAPSED = 0.382                                                 # SIGReg over its floor where all embeddings are equal, times the batch
 
 SIGNS = {
@@ -49,6 +52,13 @@ SIGNS = {
                               "raise method.weight (weight · batch is what counts), lower the learning rate, or take visreg, whose gradient does not vanish"),
     "visreg_scale": Sign(lambda x, dim, batch: not x <= 0.8, "deviations are far from 1: the scale term is {:.2g}, 1 where all embeddings are equal",
                          f"raise method.weight, {REMEDY}"),
+    # neighbours among earlier images: NNCLR (arXiv 2104.14548), MSF (2105.07269)
+    "neighbour_margin": Sign(lambda x, dim, batch: not x >= 0.15, "the nearest of the queue's rows are {:.2g} of a cosine nearer than its rows at large: all say the same",
+                             f"{REMEDY}, slow the copy down (method.tau nearer to 1), or lengthen the queue"),
+    # any encoder, transformers above all: MoCo v3 (arXiv 2104.02057), section 4; DINO (2104.14294), appendix C; `spikes` counts them
+    "gradient_spikes": Sign(lambda x, dim, batch: not x < 3, f"the gradient's norm leapt {{:.0f}} times beyond {SPIKE:.0f} times its median of the steps before",
+                            "hold a vision transformer's patch projection still (model.frozen_patch=true, as MoCo v3 does), clip gradients (optim.clip, 3 in DINO and .3 for its "
+                            f"largest ViT), {REMEDY}"),
     "capacity": Sign(lambda x, dim, batch: not x >= 1.3 / min(batch, dim or batch) ** 0.5, "the mean embeddings fill {:.2g} of their space, as one direction would", REMEDY),
 }
 
@@ -60,3 +70,13 @@ def warnings(metrics: Mapping[str, Any], dim: int | None, batch: int) -> list[st
     """
     found = [(sign, float(metrics[name])) for name, sign in SIGNS.items() if name in metrics]
     return [f"{sign.words.format(value)}; {sign.remedy}" for sign, value in found if sign.bad(value, dim, batch)]
+
+
+def spikes(norms: Sequence[float]) -> int:
+    """How often the gradient's norm leapt: the times it came to stand above `SPIKE` times the median of the `BEFORE` norms before it; a norm that is not finite does.
+
+    norms: of steps one after another, the newest last; the first 10 are compared with nothing. A norm that stays up has leapt once. The last `WINDOW` count.
+    """
+    norms = np.asarray(norms, np.float64)[-WINDOW:]
+    high = [i >= 10 and not norms[i] <= SPIKE * np.median(norms[max(i - BEFORE, 0):i]) for i in range(len(norms))]
+    return sum(now and not before for before, now in zip([False, *high], high))
