@@ -3,8 +3,9 @@
 Command:  python -m jaxssl.study --preset reality_check --workdir studies/reality --config.data.path=images_background_small1.zip
           Any config of images with classes: --config configs/retrieval/folder.py, with the sizes of its batches and its steps by --config.KEY=VALUE.
           The loss compares the encoder's features (method.dim=0), which are also what is validated and tested.
-Hardware: any; more workers are started with the same command. Hours: not measured.
-Expected: by the paper, differences after equal tuning are small against what papers of losses claim.
+Hardware: any; more workers are started with the same command. Hours: two on two crowded cores (800 runs, some 2.3 s of processor time each, and 88 tests).
+Expected: by the paper, differences after equal tuning are small against what papers of losses claim. Test MAP@R, separated: triplet 27.6, NT-Xent 27.2, contrastive 26.8,
+          multi-similarity 25.8, SoftTriple 22.4, ProxyNCA 19.7, ArcFace 18.2, CosFace 17.7 %, each ± .6 to 1.4; untrained 6.5 (benchmarks/results/reality_check.json).
 """
 # Ranges of the paper where it gives them (powerful-benchmarker's configs), around the usual values else. Losses with class weights search for their rate too.
 STUDY = {
