@@ -131,7 +131,7 @@ def again(out, sources, steps, before):
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
-    assert go(out, "dedup", "self", "--threshold", .5, "--k", 5) == 2                        # its features are not whole
+    assert go(out, "retrieve", "samples", "seeds", "--n", 3) == 2                            # the features are not whole
     embedded(out, sources, "pool")
     next((out / "knn").rglob("*.npz")).unlink()
     for step in steps:

@@ -36,12 +36,15 @@ def given(pairs: Sequence[str], table: Mapping[str, Mapping[str, str]]) -> dict[
 
 
 def steps(table: Mapping, values: Mapping[str, str]) -> tuple[list[list[str]], list[list[str]]]:
-    """(arguments of each step with `{name}` replaced by its value, those of the steps that are left out because a name in them was not given)."""
-    made, out = [], []
+    """(arguments of each step with `{name}` replaced by its value, [step, names that were not given] of those that are left out for want of a name or of a set left out before)."""
+    made, out, lost = [], [], {}
     for step in table["steps"]:
         names = [name for name in {**table["needs"], **table["may"]} if any("{" + name + "}" in word for word in step)]
-        if missing := [name for name in names if name not in values]:
+        missing = [name for name in names if name not in values] + [name for word in step if word in lost for name in lost[word]]
+        if missing:
             out.append([step[0], *missing])
+            if "--name" in step:
+                lost[step[step.index("--name") + 1]] = missing
             continue
         words = list(step)
         for name in names:
