@@ -59,7 +59,7 @@ def test_a_run_that_computes_something_else_has_its_own(changes):
 def test_what_a_run_refuses_it_refuses_with_kept_programs_too():
     keeper = kept.Kept()
     keeper.prepare(*given())
-    with pytest.raises(UserError, match="optim.lr must be above 0"):
+    with pytest.raises(UserError, match="optim.lr is -1.0; it takes a number from 0"):
         keeper.prepare(*given(**{"optim.lr": "-1.0"}))
     with pytest.raises(UserError, match="holds no two of any"):
         keeper.prepare(*given(**{"data.per_class": "1"}))

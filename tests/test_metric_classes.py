@@ -8,8 +8,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxssl.errors import UserError
 from jaxssl.losses import metric
 from jaxssl.losses.metric import classes
+from jaxssl.training import train
+from tests import tiny
 from tests.test_metric_losses import sizes
 
 B, D, C, K = 6, 4, 40, 3
@@ -59,3 +62,17 @@ def test_no_logit_of_all_classes_is_kept(name):
     weights = jnp.ones((2 ** 14, *LOSSES[name].shape[1:]))
     program = jax.make_jaxpr(jax.grad(lambda z, w: getattr(metric, name)(z, jnp.arange(256), w), (0, 1)))(jnp.ones((256, D)), weights)
     assert max(sizes(program.jaxpr)) <= (1 if weights.ndim == 2 else K) * classes.LOGITS
+
+
+def test_a_run_does_not_go_on_with_another_number_of_classes(tmp_path):
+    """Its weights of classes are of those that it has; nothing of the run is touched."""
+    own = {**tiny.LESS, "model.name": "conv4", "model.width": "8", "model.depth": "2", "method.dim": "0", "data.split": "class_disjoint", "batch_size": "8", "warmup": "0",
+           "report": "false", "log.tensorboard": "false"}
+    file, run = str(tiny.ROOT / "configs/digits/metric.py:arcface"), str(tmp_path / "run")
+    train.run(file, {**own, "total": "1"}, run)
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.is_file())
+    with pytest.raises(UserError, match="another config .*class_share: 1.0 → 0.5"):
+        train.run(file, {**own, "total": "2", "data.class_share": ".5"}, run)
+    with pytest.raises(UserError, match=r"does not fit this config's train state \(.*classes/weights is .* there and .* here.*use the config it was written with"):
+        train.run(file, {**own, "total": "2", "data.class_share": ".5"}, run, allow_config_change=True)
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.is_file())

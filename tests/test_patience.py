@@ -24,7 +24,8 @@ def test_evaluations_without_a_better_score_are_counted():
 
 @pytest.mark.parametrize("given, said", [
     (dict(watch="map_at_r"), "not measured .* one of knn, knn_k20, rankme"), (dict(labelled=False), "eval.watch to one of rankme"), (dict(patience=9), "has 4 evaluations"),
-    (dict(every={"eval_every": 2, "checkpoint_every": 3}), "set checkpoint_every to eval_every"), (dict(keep_last=6), "keep_last to 7 or more"), (dict(every={"eval_every": 0}), "has 0"),
+    (dict(every={"eval_every": 2, "checkpoint_every": 3}), "set checkpoint_every to eval_every"),
+    (dict(keep_last=6), "keep_last to 7 or more"), (dict(every={"eval_every": 0}), "has 0"),
     (dict(disjoint=True, watch="knn"), "precision_at_1, map_at_r, rankme")])
 def test_what_never_ends_or_loses_the_best_is_refused(given, said):
     with pytest.raises(UserError, match=said):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 IDENTITY, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS, POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE = range(14)
-NAMES = ("identity", "shear x", "shear y", "translate x", "translate y", "rotate", "brightness", "color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize")
+NAMES = ("identity", "shear x", "shear y", "translate x", "translate y", "rotate", "brightness", "color", "contrast", "sharpness", "posterize", "solarize",
+         "autocontrast", "equalize")
 BINS = 31                   # magnitudes, from 0, which changes nothing
 DRAWS = 2                   # uniform numbers of an operation: which, and its sign
 SMOOTH = np.float32([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13                # Pillow's
@@ -60,7 +61,8 @@ def _done(x, op, sign, told):
     kept = np.float32(2 ** (8 - told.bits))
     return jnp.select(
         [op == IDENTITY, op <= ROTATE, op <= SHARPNESS, op == POSTERIZE, op == SOLARIZE, op == AUTOCONTRAST],
-        [x, _moved(x, _matrix(op[..., 0, 0, 0], sign[..., 0, 0, 0], told, x.shape[-1])), blended, jnp.floor(x / kept) * kept, jnp.where(x < told.threshold, x, 255 - x), _stretched(x)],
+        [x, _moved(x, _matrix(op[..., 0, 0, 0], sign[..., 0, 0, 0], told, x.shape[-1])), blended, jnp.floor(x / kept) * kept,
+         jnp.where(x < told.threshold, x, 255 - x), _stretched(x)],
         _equalized(x))
 
 
@@ -112,8 +114,8 @@ def _moved(x, matrix):
         place = jnp.broadcast_to(place.astype(jnp.int32).reshape(*place.shape[:-2], 1, n * n), flat.shape)
         return jnp.take_along_axis(flat, place, -1).reshape(x.shape)
 
-    above, below = (corner(i, 0) * (1 - over) + corner(i, 1) * over for i in (0, 1))
-    return jnp.where(inside[..., None, :, :], jnp.floor(above * (1 - down) + below * down + .5), 0)
+    above, below = (left_ + (corner(i, 1) - left_) * over for i, left_ in ((i, corner(i, 0)) for i in (0, 1)))
+    return jnp.where(inside[..., None, :, :], jnp.floor(above + (below - above) * down + WHOLE / 10), 0)          # Pillow rounds down
 
 
 def _stretched(x):

@@ -53,8 +53,8 @@ class Trial(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a finished trial measured on its validation images. value: the objective's `score`, 0 (`WORST`) for one that was not finite. step: at which it was measured, the last or the
-    best, None where it failed. seconds: of its run. why: it failed."""
+    """What a finished trial measured on its validation images. value: the objective's `score`, 0 (`WORST`) for one that was not finite. step: at which it was measured, the
+    last or the best, None where it failed. seconds: of its run. why: it failed."""
     value: float
     step: int | None
     seconds: float

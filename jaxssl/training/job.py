@@ -126,7 +126,8 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
                step=jitted,
                embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)),
                flops=functools.cache(functools.partial(loss_flops, config, mesh, facts, total, state, seen)),
-               order=ordered(config, facts), executables=functools.cache(functools.partial(programs.executables, jitted, (state, batch), (placed, batch_sharding), mesh)), numbers=numbers)
+               order=ordered(config, facts),
+               executables=functools.cache(functools.partial(programs.executables, jitted, (state, batch), (placed, batch_sharding), mesh)), numbers=numbers)
 
 
 def watched(method: base.Method, facts: Facts, encoder: models.Net) -> base.Method:
@@ -183,8 +184,8 @@ def views(config: Any, drawn: bool = False) -> tuple[Callable, Callable]:
     dtype = {"bf16": "bfloat16", "f32": "float32"}[config.precision]
     a = config.augment
     try:
-        return augment.pair(a, config.local, dtype=dtype, return_params=drawn), augment.test_view(size=a.size, squash=a.squash, interpolation=a.interpolation, mean=a.mean, std=a.std,
-                                                                                                     dtype=dtype)
+        plain = augment.test_view(size=a.size, squash=a.squash, interpolation=a.interpolation, mean=a.mean, std=a.std, dtype=dtype)
+        return augment.pair(a, config.local, dtype=dtype, return_params=drawn), plain
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -1,5 +1,5 @@
-"""The early end of a run: so many evaluations in a row without a better score on held-out images. Which score, and what came of it, is told by the run's own metrics.jsonl, so that a
-run that was stopped and goes on decides as it would have."""
+"""The early end of a run: so many evaluations in a row without a better score on held-out images. Which score, and what came of it, is told by the run's own metrics.jsonl, so
+that a run that was stopped and goes on decides as it would have."""
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple

@@ -24,11 +24,13 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         varied: Collection[str] = (), kept: Kept | None = None) -> dict:
     """Trains `spec` with `overrides` in `workdir`, resuming what is there, and returns what run.json holds.
 
-    profile_steps: (first, last) steps of a profiler trace. varied: keys that a study varies (`jobs.prepare`). kept: programs of the run before. Stopped by SIGTERM it saves and returns {"stopped": step}.
+    profile_steps: (first, last) steps of a profiler trace. varied: keys that a study varies (`jobs.prepare`). kept: programs of the run before.
+    Stopped by SIGTERM it saves and returns {"stopped": step}.
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
     with Stop() as stop, contextlib.ExitStack() as ends:     # from here on a signal is kept, and honoured between two batches
-        config, data, job, new, stated = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps, varied, kept), functools.partial(facts, allow_config_change))
+        ready = functools.partial(prepare, spec, overrides, workdir, profile_steps, varied, kept)
+        config, data, job, new, stated = agreement.reach(ready, functools.partial(facts, allow_config_change))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
         if new:
             agreement.reach(start)                   # what cannot begin is refused before the workdir is touched
@@ -148,8 +150,8 @@ def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] 
     job.embedding()                                  # traces the loss, which may refuse
     writers.check(process_index=jax.process_index(), **config.log)
     evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
-    patience.check(config.eval.patience, config.eval.watch, disjoint=data.disjoint, labelled=data.test is not None and bool(data.classes), every=every(config, job), total=job.total,
-                   keep_last=config.checkpoint.keep_last)
+    patience.check(config.eval.patience, config.eval.watch, disjoint=data.disjoint, labelled=data.test is not None and bool(data.classes), every=every(config, job),
+                   total=job.total, keep_last=config.checkpoint.keep_last)
     if profile_steps and profile_steps[0] >= job.total:
         raise UserError(f"--profile_steps is {profile_steps[0]}:{profile_steps[1]}, but the run has {job.total} steps, numbered from 0; begin before step {job.total}")
 

@@ -21,8 +21,8 @@ class Torn(UserError):
 
 
 class Claim(NamedTuple):
-    """What `look` found. former: what run.json holds, or None. finished: it is of a run with so many steps, or that ended early by this config, and stays as it is. texts: name → content of the
-    files that are to be written. said: sentences for a person. run: by which the run knows its checkpoints from another's; None where it has none yet."""
+    """What `look` found. former: what run.json holds, or None. finished: it is of a run with so many steps, or that ended early by this config, and stays as it is. texts: name →
+    content of the files that are to be written. said: sentences for a person. run: by which the run knows its checkpoints from another's; None where it has none yet."""
     former: dict | None
     finished: bool
     texts: dict[str, str]
