@@ -4,13 +4,12 @@ A table is numpy's own format and not Parquet, so that the core needs no Arrow: 
 tables the step was made, by their digests: a step that is asked for again with the same parameters and the same tables is done already, and one whose tables have changed is not.
 """
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +37,9 @@ class Book:
         if found is None:
             self._write()
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> contextlib.AbstractContextManager[None]:
         """While this process changes the folder. Raises: UserError when another one does."""
-        with open(self.folder / ".lock", "w", encoding="ascii") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another process is curating {shown(str(self.folder))}; wait for its end, or give another folder with --out") from None
-            yield
+        return folders.alone(self.folder, f"another process is curating {shown(str(self.folder))}; wait for its end, or give another folder with --out")
 
     def entry(self, name: str, remedy: str) -> dict:
         """What is known of a step. remedy: what makes it. Raises: UserError where it was not made."""

@@ -1,5 +1,6 @@
 """k-means of features on the mesh, spherical or Euclidean, and its hierarchy with resampling (Vo et al., arXiv 2405.15613, section 3)."""
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -221,3 +222,4 @@ def kmeans(book: Book, *, space: str, among: str, levels: tuple[int, ...], round
         counts |= {f"clusters_{number}": count, f"inertia_{number}": float(part["distance"].astype(np.float64).sum()), f"empty_{number}": int((sizes == 0).sum())}
         x = part["centroids"]
     book.keep(name, books.TABLE, params, inputs, counts, table, start)
+    shutil.rmtree(notes, ignore_errors=True)
