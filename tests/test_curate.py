@@ -86,7 +86,7 @@ def test_from_a_folder_to_a_manifest(encoder, sources, tmp_path, capsys):
     steps = [("calibrate", "--weights", "one", "--count", 6, "--kinds", "jpeg,colour", "--at_precision", .9), ("knn", "--k", 5, "--among", "embed main/pool"),
              ("dedup", "self", "--threshold", .99, "--k", 5, "--keep", "sharpest"), ("dedup", "against", "reference", "--threshold", .99, "--k", 5),
              ("kmeans", "--clusters", 6, "--levels", "2", "--rounds", 1, "--sample", 2), ("retrieve", "samples", "seeds", "--n", 2), ("sample", "--target", 7, "--pick", "closest"),
-             ("retrieve", "clusters", "seeds", "--min_hits", 1, "--per_cluster", 2), ("report",), ("manifest", "--steps", "sample", "retrieve samples seeds", "--weight", "hits")]
+             ("retrieve", "clusters", "seeds", "--min_hits", 1, "--per_cluster", 2, "--cap", 4), ("report",), ("manifest", "--steps", "sample", "retrieve samples seeds", "--weight", "hits")]
     for step in steps:
         assert go(out, *step) == 0
     book = books.Book(str(out))
@@ -109,7 +109,7 @@ def test_from_a_folder_to_a_manifest(encoder, sources, tmp_path, capsys):
     clusters = book.table("kmeans")
     own = np.argmax(seeds @ clusters["centroids_1"].T, 1)
     used = [i for i in range(6) if i in own]
-    assert len(left(book, "retrieve clusters seeds")) == sum(min(2, (clusters["own_1"] == i).sum()) for i in used)
+    assert len(left(book, "retrieve clusters seeds")) == min(4, sum(min(2, (clusters["own_1"] == i).sum()) for i in used))
     head, *lines = map(json.loads, (out / "manifest.jsonl").read_text().splitlines())
     wanted = {names[row]: near.count(row) + (names[row] in left(book, "sample")) for row in sorted({*near, *(names.index(name) for name in left(book, "sample"))})}
     assert {line["id"]: line["weight"] for line in lines} == wanted and head["images"] == len(wanted)
@@ -117,6 +117,9 @@ def test_from_a_folder_to_a_manifest(encoder, sources, tmp_path, capsys):
     assert len(trained.train) == sum(wanted.values())
     page = (out / "report.html").read_text()
     assert page.count("<img") > 20 and "03-light.png" in page and "broken.png" in page and "<script" not in page and "leak.png" in page
+    told = {line["id"]: line["because"] for line in map(json.loads, (out / "dropped.jsonl").read_text().splitlines())}
+    assert set(told) == set(names) - set(clean) and told["broken.png"] == "it cannot be decoded" and told["15.png"] == "cosine 1.0000 to leak.png"
+    assert told["03-light.png"].removesuffix(" is kept in its place") in left(book, "dedup self")
     before = tables(out)
     capsys.readouterr()
     for step in steps:

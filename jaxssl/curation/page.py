@@ -1,4 +1,6 @@
 """`report.html` of a curation: counts by stage, sizes of components, pictures of duplicates, leaks and clusters, what the seeds found, what each threshold would find."""
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from jaxssl.report import figures
 from jaxssl.report.markup import Html, isolated, join, middle, tag
 from jaxssl.workdir import folder as folders
 
-FILE = "report.html"
+FILE, DROPPED = "report.html", "dropped.jsonl"
 GROUPS, EACH = 12, 8        # galleries of a section: so many rows of at most so many pictures
 _NAMED = 50                 # broken images that are named
 _STYLE = """table { border-collapse: collapse; } th, td { padding: .15rem .75rem .15rem 0; text-align: left; } .n { text-align: right; font-variant-numeric: tabular-nums; }
@@ -25,8 +27,36 @@ def write(book: Book) -> None:
     """Writes the page of all that was made so far. Raises: UserError."""
     if features.step_of_pool(book) is None:
         raise UserError("there is nothing to report yet; make features with `embed SRC --weights W` first")
+    folders.write(book.folder / DROPPED, "".join(json.dumps(each) + "\n" for each in dropped(book)))
     folders.write(book.folder / FILE, render(book))
-    book.log(f"written: {book.folder / FILE}")
+    book.log(f"written: {book.folder / FILE}, and {DROPPED} beside it")
+
+
+def dropped(book: Book) -> Iterator[dict]:
+    """{"id", "step", "because"} of every image that a filter dropped: broken, the image that was kept in its place, or the image of the reference that it is linked to and by which
+    of its own component."""
+    names, references = features.ids(book, features.POOL), {}
+    for step in book.last(books.FILTER):
+        table = book.table(step)
+        if "of" not in table:
+            gone = np.setdiff1d(np.arange(len(names)), table["rows"])
+            yield from ({"id": names[row], "step": step, "because": "it cannot be decoded"} for row in gone)
+            continue
+        here = np.isin(table["of"], table["rows"])
+        against = "leak" in table
+        # by which image of the same component: the one that was kept, or the first that leaks
+        cause = {label: at for at, label in reversed(list(enumerate(table["component"].tolist()))) if (table["leak"][at] if against else here[at])}
+        for at in np.flatnonzero(~here):
+            by = cause[int(table["component"][at])]
+            if not against:
+                because = f"{names[table['of'][by]]} is kept in its place"
+            else:
+                own = step.removeprefix("dedup against ")
+                references.setdefault(own, features.ids(book, own))
+                first = at if table["leak"][at] else by
+                of = "" if first == at else f" of {names[table['of'][first]]}, to which it is linked"
+                because = f"cosine {table['score'][first]:.4f} to {references[own][table['reference'][first]]}{of}"
+            yield {"id": names[table["of"][at]], "step": step, "because": because}
 
 
 def render(book: Book) -> str:
