@@ -86,7 +86,8 @@ def test_from_a_folder_to_a_manifest(encoder, sources, tmp_path, capsys):
     steps = [("calibrate", "--weights", "one", "--count", 6, "--kinds", "jpeg,colour", "--at_precision", .9), ("knn", "--k", 5, "--among", "embed main/pool"),
              ("dedup", "self", "--threshold", .99, "--k", 5, "--keep", "sharpest"), ("dedup", "against", "reference", "--threshold", .99, "--k", 5),
              ("kmeans", "--clusters", 6, "--levels", "2", "--rounds", 1, "--sample", 2), ("retrieve", "samples", "seeds", "--n", 2), ("sample", "--target", 7, "--pick", "closest"),
-             ("retrieve", "clusters", "seeds", "--min_hits", 1, "--per_cluster", 2, "--cap", 4), ("report",), ("manifest", "--steps", "sample", "retrieve samples seeds", "--weight", "hits")]
+             ("retrieve", "clusters", "seeds", "--min_hits", 1, "--per_cluster", 2, "--cap", 4),
+             ("report",), ("manifest", "--steps", "sample", "retrieve samples seeds", "--weight", "hits")]
     for step in steps:
         assert go(out, *step) == 0
     book = books.Book(str(out))
