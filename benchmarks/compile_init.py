@@ -3,7 +3,7 @@
     python benchmarks/compile_init.py           # writes benchmarks/results/compile_init.json
 
 Each row is one config, lowered as a run does it, without compilation cache: processor seconds of compiling the step and `job.init`, the latter as JAX
-does it by default and with `job.INIT_OPTIONS`; and whether machines with other instruction sets draw the same state, bit by bit (`xla_cpu_max_isa`: AVX2
+does it by default and with `programs.INIT_OPTIONS`; and whether machines with other instruction sets draw the same state, bit by bit (`xla_cpu_max_isa`: AVX2
 against all that this one has). ResNet-50 has the ImageNet recipe's shapes, of a batch of 16.
 
 Expected before it ran: the program draws some dozens of arrays, one after another, and most of the time goes into optimizing code that runs once;
@@ -58,7 +58,7 @@ def main():
             **os.environ, "XLA_FLAGS": isa and f"--xla_cpu_max_isa={isa}"}).stdout.strip() for isa in ISAS}
         rows[name] = {"cpu_seconds": seconds, "init_over_step": round(seconds["init"] / seconds["step"], 3), "state_sha256": drawn}
         print(name, rows[name], flush=True)
-    result = {"command": "python benchmarks/compile_init.py", "machine": machine("jax", "jaxlib"), "options": jobs.INIT_OPTIONS, "rows": rows,
+    result = {"command": "python benchmarks/compile_init.py", "machine": machine("jax", "jaxlib"), "options": programs.INIT_OPTIONS, "rows": rows,
               "against_bars": {"init_over_step (bar .25)": max(row["init_over_step"] for row in rows.values()),
                                "states that differ between instruction sets (bar 0)": sum(len(set(row["state_sha256"].values())) > 1 for row in rows.values())}}
     (ROOT / "benchmarks/results/compile_init.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -23,6 +23,7 @@ RECIPES = {
     "SwAV, ResNet-50, 2 + 6 crops, 4096": ("swav", {"batch_size": "4096"}),
     "VICReg, ResNet-50, 2048": ("vicreg", {"batch_size": "2048"}),
     "Barlow Twins, ResNet-50, 2048": ("barlow_twins", {"batch_size": "2048"}),
+    "ArcFace, 10 M classes x 512, ResNet-50, 4096": ("metric", {"batch_size": "4096", "method.loss": "arcface", "method.margin": "28.6", "data.classes": "10000128"}),
     "DINOv2, ViT-L/16 short, 2 + 8 crops, 2048": ("dinov2", {}),
 }
 

@@ -1,5 +1,6 @@
 """What every command line shares: overrides of the config, streams and signals of the process, and whatever went wrong as one sentence with its exit code."""
 import argparse
+import atexit
 import contextlib
 import math
 import os
@@ -101,7 +102,20 @@ def process(main: Callable[[], int]) -> NoReturn:
     sys.stdout.flush(), sys.stderr.flush()
     for number in ends:                                          # all is done: what Python and its libraries do at their end has nothing to clean up for a signal
         signal.signal(number, lambda *_: os._exit(code if isinstance(code, int) else 1))
+    if isinstance(code, int) and code > 128:
+        _leave_to_a_signal(code)
     sys.exit(code)
+
+
+def _leave_to_a_signal(code):
+    """Ends a process that was asked to, and has cleaned up. Python's own end, and JAX's, would take apart what threads of libraries are in the middle of: seen as a
+    segmentation fault in place of the exit code."""
+    if jax := sys.modules.get("jax._src.api"):
+        atexit.unregister(jax.clean_up)
+    try:
+        atexit._run_exitfuncs()                                  # temporary folders, processes of ours
+    finally:
+        os._exit(code)
 
 
 def _left(main):

@@ -125,11 +125,11 @@ def estimate(config: Any, job: Any) -> dict:
 
 def compiled(lowered: Any, mesh: Any, plan: dict, chip: roofline.Chip | None) -> dict:
     """What the compiler says of the step on each device; with `chip`, whether it fits and how long it takes."""
-    from jaxssl.training import job as jobs
+    from jaxssl.training import programs
     from jaxssl.planning import costs as costing, hlo
     started = time.perf_counter()
     try:
-        executable = jobs.compiled(lowered, mesh)
+        executable = programs.compiled(lowered, mesh)
     except Exception as error:                       # the TPU compiler refuses a program that does not fit
         used = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not used or not chip:

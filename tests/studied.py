@@ -22,7 +22,7 @@ class Runs:
     def __init__(self, value, died=None):
         self.value, self.asked, self.died = value, [], died or {}
 
-    def __call__(self, spec, overrides, workdir, *, varied=()):
+    def __call__(self, spec, overrides, workdir, *, varied=(), kept=None):
         config, folder = configs.load(spec, overrides), Path(workdir)
         if error := self.died.pop(len(self.asked), None):
             raise error

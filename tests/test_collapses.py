@@ -16,6 +16,7 @@ from jaxssl.losses.unit import normalised
 from jaxssl.methods import base, dino, msf, simsiam
 from jaxssl.models import Features, Net
 from jaxssl.models.norm import BatchNorm
+from jaxssl.parallel import mesh as sharding
 from jaxssl.training import monitor, online
 
 B, STEPS, BATCHES, WIDTH, DIM = 64, 300, 15, 32, 32
@@ -45,8 +46,9 @@ def views():
 
 
 def warned(name, rate, still=(), steps=STEPS, leaps=0, **keys):
-    """What the monitor says after so many steps; still: networks of params that do not learn; leaps: every so many steps the gradient is a hundred times itself."""
-    context = dict(encoder=Net(Small()), net=Net, mesh=None, batch_size=B, views=2, local=0, classes=0, examples=1000, total=100_000, duration=lambda value, key: value if isinstance(value, int) else 0)
+    """What the monitor says after so many steps. still: networks of params that do not learn. leaps: every so many steps the gradient is a hundred times itself."""
+    context = dict(encoder=Net(Small()), net=Net, mesh=None, batch_size=B, views=2, local=0, classes=0, examples=1000, total=100_000,
+                   duration=lambda value, key: value if isinstance(value, int) else 0)
     method = online.watch(base.build(importlib.import_module(f"jaxssl.methods.{name}").make, keys, context), classes=0, width=WIDTH)
     rest = {"id": jnp.arange(B), "label": jnp.zeros(B, int)}
 
@@ -163,6 +165,14 @@ def test_leaps_are_counted():
     assert signs.spikes([*flat, np.nan, *flat]) == signs.spikes([*flat, np.inf]) == 1
     assert signs.spikes([*flat, 20., *[20.] * 40, 1., 20.]) == 1                                      # what stays is usual by then
     assert signs.spikes([*flat, 20., *[1.] * signs.WINDOW]) == 0
+
+
+def test_a_run_remembers_the_norms_of_its_steps(tmp_path):
+    looker = monitor.Monitor(None, None, sharding.make_mesh(devices=jax.devices()[:1]), tmp_path, False)
+    job = SimpleNamespace(embedding=lambda: None, width=8, seen={"views": jnp.zeros((4, 1))})
+    for _ in range(3):
+        looker.saw([{"grad_norm": norm} for norm in [1.] * 20 + [30.]])
+    assert "leapt 3 times" in " ".join(looker.warnings({}, {"rankme": 8.}, job))
 
 
 @EVERY

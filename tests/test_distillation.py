@@ -118,3 +118,13 @@ def zeros(*shapes, dtype=jnp.float32):
 def test_bad_input(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_what_is_logged_of_swapped_predictions_is_what_is_logged_of_their_parts():
+    logits = jnp.asarray(np.random.default_rng(3).uniform(-1, 1, (7, 3, 5)), jnp.float32)
+    codes = jax.vmap(lambda view: distillation.sinkhorn(view, temp=.05), 1, 1)(logits[:, :2])
+    shifts = distillation.prototype_shifts([(logits[:, :2], None)], temp=.05)
+    want = {"loss": distillation.cross_entropy(logits, codes, student_temp=.1), **distillation.distillation_metrics(logits, codes, student_temp=.1)}
+    for block in (0, 3):
+        loss, metrics = distillation.swapped(logits, shifts, temp=.05, student_temp=.1, block=block)
+        assert {"loss": float(loss), **jax.tree.map(float, metrics)} == pytest.approx(jax.tree.map(float, want), rel=1e-4)

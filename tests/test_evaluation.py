@@ -53,6 +53,15 @@ def test_the_rank_is_measured_on_all_classes():
     assert evaluator(ORDERED, ORDERED, rank_samples=10).quick(embed)["rankme"] == pytest.approx(4, abs=0.1)
 
 
+def test_alpha_req_is_measured_at_the_end_where_it_is_asked_for():
+    from jaxssl.evaluation.measures import spectrum
+    made = evaluator(ORDERED, ORDERED, alphareq=True, rank_samples=20)
+    features = embed({"image": np.stack([made._data.train.read(i)[0] for i in range(0, 40)])})
+    chosen = np.asarray(features)[datas.evenly(40, 20)]
+    assert "alphareq" not in made.quick(embed) and "alphareq" not in evaluator(ORDERED, ORDERED).final(embed)
+    assert made.final(embed)["alphareq"] == pytest.approx(spectrum.alpha_req(chosen))
+
+
 def test_unlabelled_images_are_no_wrong_answers():
     half = np.where(np.arange(40) % 2, ORDERED, -1)
     for train, test in ((ORDERED, half), (half, ORDERED)):

@@ -19,7 +19,8 @@ RECORD = "#!/usr/bin/env bash\nprintf '%s\\n' \"$@\" >>\"$RECORD\"\necho -- >>\"
 
 
 def run(*command, cwd=ROOT, timeout=90, **env):
-    done = subprocess.run([str(c) for c in command], cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=timeout)
+    given = {name: value for name, value in os.environ.items() if name != "PYTHON"}     # whoever chose this suite's interpreter by it did not choose the scripts'
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=given | env, capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -15,7 +15,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy.stats import norm
 
-from jaxssl.losses import clustering, contrastive, copies as copying, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral, spread as spreading, unified
+from jaxssl.losses import (clustering, contrastive, copies as copying, correlation, dictionary, discrimination, distillation, masked, matching, redundancy, spectral,
+                           spread as spreading, unified)
 
 B = 16  # images: the length of no other axis, so that an array's first axis says whether it lies on the batch
 MESH = (4, 2)
@@ -96,6 +97,11 @@ def swapped(logits, whole):
 def jax_swapped(logits, whole):
     codes = jax.vmap(lambda view: distillation.sinkhorn(view, temp=.05), 1, 1)(whole)
     return distillation.cross_entropy(logits, codes, student_temp=.1)
+
+
+def jax_swapped_in_parts(logits):
+    shifts = distillation.prototype_shifts([(logits[:, :2], None)], temp=.05, block=4)
+    return distillation.swapped(logits, shifts, temp=.05, student_temp=.1, block=5)[0]
 
 
 def entropies(student, teacher):
@@ -189,6 +195,10 @@ def covariance(z):
     _, V, K = z.shape
     c = z - z.mean(0)
     return 2 / V / K * sum((c[:, v, i] @ c[:, v, j] / (B - 1)) ** 2 for v in range(V) for i in range(K) for j in range(K) if i != j)
+
+
+def weighed_terms(terms):
+    return 5 * terms["invariance"] + 3 * terms["variance"] + 2 * terms["covariance"]
 
 
 def barlow(z, weight):
@@ -405,9 +415,10 @@ FAMILY = {"infonce": (lambda x: .5 * np.log(1 + x), lambda x: np.exp(x / .5)), "
           "tuplet": (lambda x: np.log(1 + x), np.exp), "lifted": (lambda x: np.maximum(np.log(x), 0) ** 2, lambda x: np.exp(x + .2))}
 
 
-def family(name):
+def family(name, block=0):
     phi, psi = FAMILY[name]
-    return Case(f"phi_psi, {name}", lambda z: unified.phi_psi(z, unified.FAMILY[name](.5, .2)), lambda z: anchored(z, lambda p, n: phi(psi(n - p).sum())),
+    return Case(f"phi_psi, {name}{' in parts' * bool(block)}",
+                lambda z: unified.phi_psi(z, unified.FAMILY[name](.5, .2), block=block), lambda z: anchored(z, lambda p, n: phi(psi(n - p).sum())),
                 normal((B, 3 if name == "tuplet" else 2, 5)))
 
 
@@ -525,6 +536,7 @@ CONTRASTIVE = [
     Case("sup_con, 3 views in tiles", lambda z, y: contrastive.sup_con(z, y.astype(int), classes=6, temperature=.1, block=7), lambda z, y: sup_con(z, y, .1),
          lambda rng: [rng.normal(size=(B, 3, 6)), LABELS * 1.]),
     *map(family, FAMILY),
+    family("lifted", block=7),
     Case("nearest", queued(lambda *x, **how: dictionary.nearest(*x, count=2, **how)[0]), lambda z, ids: neighbours(z, ids, 2),
          lambda rng: [rng.normal(size=(B, 2, 6)), np.arange(B) * 1.], ()),
     Case("neighbour_nce", lambda p, n: dictionary.neighbour_nce(n, p, temperature=.2)[0],
@@ -564,6 +576,8 @@ CASES = [
     Case("update_center, padded", lambda c, x, w: distillation.update_center(c, x, .9, w), lambda c, x, w: .9 * c + .1 * x[w].mean(0),
          lambda rng: [rng.normal(size=6), rng.normal(size=(B, 6)), rng.random(B) < .6], ()),
     Case("swapped prediction", jax_swapped, swapped, lambda rng: [rng.uniform(-1, 1, (B, 3, 6)), rng.uniform(-1, 1, (B, 2, 6))]),
+    Case("swapped prediction in parts", jax_swapped_in_parts, lambda s, whole=None: swapped(s, s[:, :2] if whole is None else whole),
+         lambda rng: [rng.uniform(-1, 1, (B, 3, 6))], held=lambda s: {"whole": s[:, :2]}),
     Case("centered", functools.partial(distillation.centered, temp=.07), lambda t, c: centered(t, c, .07), normal((B, 2, 6), (6,)), ()),
     Case("update_center", functools.partial(distillation.update_center, momentum=.9), lambda c, x: .9 * c + .1 * x.reshape(-1, 6).mean(0),
          normal((6,), (B, 2, 6)), ()),
@@ -587,6 +601,10 @@ CASES = [
     Case("variance", redundancy.variance, variance, spread),
     Case("covariance", redundancy.covariance, covariance, spread),
     Case("barlow_twins", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 2, 5))),
+    Case("barlow_twins in parts, 3 views", lambda z: redundancy.barlow_twins(z, redundancy=.1, block=5)[0], lambda z: barlow(z, .1), normal((B, 3, 5))),
+    Case("vicreg in parts", lambda z: weighed_terms(redundancy.vicreg(z, block=5)), lambda z: 5 * invariance(z) + 3 * variance(z) + 2 * covariance(z), spread),
+    Case("vicreg", lambda z: weighed_terms(redundancy.vicreg(z)), lambda z: 5 * invariance(z) + 3 * variance(z) + 2 * covariance(z), spread),
+    Case("sigreg in parts", lambda z, a: redundancy.sigreg(z, jax.lax.stop_gradient(a), block=6), sigreg, normal((B, 2, 5), (5, 3))),
     Case("barlow_twins, 3 views", lambda z: redundancy.barlow_twins(z, redundancy=.1)[0], lambda z: barlow(z, .1), normal((B, 3, 4))),
     Case("distance", lambda z: redundancy.distance(z, 2), lambda z: distance(z, 2), normal((B, 3, 4))),
     Case("correlation", redundancy.correlation, correlations, spread),
@@ -684,13 +702,13 @@ def test_order_of_images_does_not_matter(case):
 
 @every_loss
 def test_eight_devices_equal_one(case):
-    """Batch axes in slices, everything else whole; what comes back on the batch axis lies there still."""
+    """Batch axes in slices, everything else whole; what comes back on the batch axis lies there still, but for losses in parts, which are meant for one device."""
     mesh, x = jax.make_mesh(MESH, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2), arrays(case)
     places = [NamedSharding(mesh, P(("data", "fsdp")) if len(a) == B else P()) for a in x]
     got = compiled(case)(*(jax.device_put(a, place) for a, place in zip(x, places)))
     jax.tree.map(assert_near, got, compiled(case)(*x))
     for i, grad in zip(floats(x), got[1]):
-        assert i not in case.learned or grad.sharding.is_equivalent_to(places[i], grad.ndim)
+        assert i not in case.learned or "in parts" in case.name or grad.sharding.is_equivalent_to(places[i], grad.ndim)
 
 
 @every_loss

@@ -12,7 +12,7 @@ from scipy import stats
 
 from jaxssl import config as configs, study
 from jaxssl.errors import Temporary, UserError
-from jaxssl.studies import asked as asking, page, presets, run, series, settings, space, summary, work
+from jaxssl.studies import asked as asking, page, presets, run, series, settings, space, summary, trials, work
 from jaxssl.training import train
 from jaxssl.workdir import lease
 from tests import tiny
@@ -188,6 +188,20 @@ def test_the_step_of_the_second_trial_does_not_compile_again(tmp_path):
     assert misses == [1, 0, 1]
     np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)
     assert losses[0] != losses[1]
+
+
+def test_alpha_req_is_the_better_the_nearer_to_one(tmp_path):
+    """As an objective, and against accuracies; what is not finite is the worst."""
+    def trial(value):
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"data": {}, "model": {}, "method": {}, "optim": {}, "augment": {}}))
+        (folder / "run.json").write_text(json.dumps({"steps": 4, "alphareq": value, "wall_seconds": 1.}))
+        return trials.measured(trials.Trial(folder, "", {}, (), None, None), "alphareq", best=False).value
+    assert [trial(value) for value in (.7, 1.1, None)] == pytest.approx([-.3, -.1, -10.])
+    rows = [{"beside": {"alphareq": a, "knn": k}} for a, k in ((.2, .1), (.8, .4), (1., .5), (1.1, .45), (2., .05))]
+    found, = summary.correlations(rows)
+    assert (found["of"], found["with"], found["spearman"]) == ("alphareq", "knn", pytest.approx(1.))
 
 
 def test_holm_and_half_width():

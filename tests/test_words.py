@@ -248,6 +248,18 @@ def test_a_signal_in_a_finaliser_is_not_lost(number, code):
     assert (done.returncode, done.stdout) == (code, "cleaned\n") and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_what_a_signal_interrupts_is_not_taken_apart(number, code, tmp_path):
+    """Neither Python's end nor JAX's runs, in which threads of libraries crash; what was registered for the end does, so that temporary folders are gone."""
+    lines = ["import os, signal, sys, tempfile, time", "from jax._src import api", "from jaxssl import command", "class Taken:",
+             "    def __del__(self, kill=os.kill, own=os.getpid()):", f"        kill(own, {int(signal.SIGSEGV)})",
+             "def body():", f"    sys.kept = Taken(), tempfile.TemporaryDirectory(dir={str(tmp_path)!r})",
+             f"    os.kill(os.getpid(), {int(number)})", "    time.sleep(5)",
+             "command.process(lambda: command.guarded(body, False))"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
 def test_asking_git_for_the_revision_writes_nothing(tmp_path, monkeypatch):
     """`describe --dirty` would renew the index of the user's repository, and leave a lock there when it is killed meanwhile."""
     def git(*ask):

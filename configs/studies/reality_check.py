@@ -8,10 +8,10 @@ Expected: by the paper, differences after equal tuning are small against what pa
 """
 # Ranges of the paper where it gives them (powerful-benchmarker's configs), around the usual values else. Losses with class weights search for their rate too.
 STUDY = {
-    "config": "configs/retrieval/omniglot.py",
+    "config": "configs/retrieval/omniglot.py:conv4",
     "needs": {"data.path": "images_background_small1.zip"},
-    "set": {"total": "300_steps", "warmup": "5_percent", "eval_every": "20_percent", "checkpoint_every": "20_percent", "log_every": "100", "method.dim": "0", "method.miner": "",
-            "optim.name": "adamw", "optim.lr": "2e-3"},
+    "set": {"total": "80_steps", "warmup": "5_percent", "eval_every": "50_percent", "checkpoint_every": "50_percent", "log_every": "100", "method.dim": "0", "method.miner": "",
+            "optim.name": "adamw", "optim.lr": "6e-3"},
     "trials": 15, "sampler": "tpe", "folds": [0, 1, 2, 3],
     "reality": {"reproductions": 10, "losses": {
         "contrastive": {"set": {"method.loss": "contrastive"},

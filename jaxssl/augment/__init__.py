@@ -3,7 +3,7 @@
     views = augment.make(size=32, blur=0.)          # checks its arguments once
     batch = views(key, batch)                       # uint8 canvases [B, S, S, 3] -> batch["views"] [B, V, size, size, 3]
 
-The stream of one view, in order: crop and flip, colour jitter, grey, blur, solarize, invert, normalise. Image i of the batch draws from
+The stream of one view, in order: crop (or squash) and flip, RandAugment, colour jitter, grey, blur, solarize, invert, normalise. Image i of the batch draws from
 `fold_in(key, i)` only, so a view does not depend on the other images, on the batch size, or on how many devices share the batch.
 """
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxssl.augment import blur as blurring
 from jaxssl.augment import color, crop
+from jaxssl.augment import randaugment as rand
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 # Of matrix products: accelerators multiply float32 in fewer bits unless told otherwise, which is enough for bfloat16 views only.
@@ -24,8 +25,11 @@ def make(
     views=2,
     crop_scale=(0.08, 1.0),
     crop_ratio=(3 / 4, 4 / 3),
+    squash=False,
     interpolation="bilinear",
     flip=0.5,
+    randaugment=0,
+    randaugment_magnitude=9,
     jitter=0.8,
     brightness=0.8,
     contrast=0.8,
@@ -50,7 +54,9 @@ def make(
       views: views of each image, V.
       crop_scale: range of the crop's share of the image area.
       crop_ratio: range of the crop's width / height.
+      squash: the whole image, height and width each resized to `size`, in place of a crop; in evaluation too.
       interpolation: "bilinear" or "bicubic", both antialiased.
+      randaugment: operations of RandAugment (`augment.randaugment`) one after another, 0 for none; randaugment_magnitude: of all of them, 0 to 30.
       flip, jitter, gray, blur, solarize, invert: probabilities, a float for all views or a tuple of one a view.
       brightness, contrast, saturation: jitter strengths s; factors are uniform in [max(0, 1 - s), 1 + s].
       hue: jitter strength in turns, at most .5.
@@ -64,7 +70,7 @@ def make(
     Returns:
       `f(key, batch) -> batch`: `image` uint8 [B, S, S, 3] and `size` int32 [B, 2] (height, width of the valid part; the whole canvas
       when absent) are replaced by `views` [B, V, size, size, 3]; other entries pass. With `return_params`, `view_params` holds
-      crop {top, left, height, width}, flip, jitter {order, brightness, …}, gray, blur (sigma), solarize, invert, all [B, V, …].
+      crop {top, left, height, width}, flip, randaugment {op, sign}, jitter {order, brightness, …}, gray, blur (sigma), solarize, invert, all [B, V, …].
 
     Raises:
       ValueError: an argument out of its range.
@@ -76,6 +82,8 @@ def make(
     _check_range("crop_scale", crop_scale, 0.0, 1.0)
     _check_range("crop_ratio", crop_ratio, 0.0)
     _check_range("blur_sigma", blur_sigma, 0.0)
+    _check(0 <= randaugment <= 14, f"randaugment={randaugment}: from 0 to 14 operations one after another.")
+    _check(0 <= randaugment_magnitude < rand.BINS, f"randaugment_magnitude={randaugment_magnitude}: a magnitude from 0 to {rand.BINS - 1}.")
     for name, s, most in (("brightness", brightness, None), ("contrast", contrast, None), ("saturation", saturation, None), ("hue", hue, 0.5)):
         _check(s >= 0 and (most is None or s <= most), f"{name}={s}: a jitter strength is not negative{f' and at most {most}' if most else ''}.")
     _check(blur_kernel >= 0 and kernel % 2 == 1, f"blur_kernel={blur_kernel}: expected an odd number of taps, or 0 for a tenth of the size.")
@@ -93,7 +101,11 @@ def make(
         u = jax.vmap(lambda k: jax.random.uniform(k, (views, draws)))(keys)  # [B, V, draws]
         ends = [crop.DRAWS, crop.DRAWS + len(FLAGS), draws - blurring.DRAWS]
         u_crop, u_flags, u_jitter, u_blur = jnp.split(u, ends, axis=-1)
-        params = {"crop": crop.sample(u_crop, valid[:, None], scale=crop_scale, ratio=crop_ratio)}
+        whole = crop.whole(jnp.broadcast_to(valid[:, None], (len(valid), views, 2)))
+        params = {"crop": whole if squash else crop.sample(u_crop, valid[:, None], scale=crop_scale, ratio=crop_ratio)}
+        if randaugment:  # by keys of their own, so that the other draws are those without it
+            apart = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+            params["randaugment"] = rand.sample(jax.vmap(lambda k: jax.random.uniform(k, (views, randaugment, rand.DRAWS)))(apart), randaugment)
         for i, name in enumerate(FLAGS):
             params[name] = u_flags[..., i] < (0.0 if chance[name] is None else chance[name])
         if chance["jitter"] is not None:
@@ -107,6 +119,8 @@ def make(
         """[B, S, S, 3] uint8 and parameters of [B, V, …] -> [B, V, size, size, 3]. An operation of probability 0 costs nothing."""
         precision = PRECISION[dtype]
         planes = crop.crop(images, params["crop"], params["flip"], size=size, interpolation=interpolation, precision=precision)
+        if randaugment:
+            planes = rand.apply(planes, params["randaugment"], magnitude=randaugment_magnitude)
         planes = planes.astype(dtype)  # [B, V, 3, size, size]
         if chance["jitter"] is not None:
             planes = color.jitter(planes, params["jitter"])
@@ -129,10 +143,11 @@ def make(
     return make_views
 
 
-def unread(*, jitter, blur, solarize, **_):
-    """{probability that is 0: keys that nothing reads then}."""
+def unread(*, jitter, blur, solarize, randaugment=0, squash=False, **_):
+    """{probability that is 0, or key as it is set: keys that nothing reads then}."""
     never = {"jitter": ("brightness", "contrast", "saturation", "hue"), "blur": ("blur_sigma", "blur_kernel"), "solarize": ("solarize_threshold",)}
-    return {name: never[name] for name, p in (("jitter", jitter), ("blur", blur), ("solarize", solarize)) if not any(p if isinstance(p, tuple) else (p,))}
+    found = {name: never[name] for name, p in (("jitter", jitter), ("blur", blur), ("solarize", solarize)) if not any(p if isinstance(p, tuple) else (p,))}
+    return {**found, **({} if randaugment else {"randaugment": ("randaugment_magnitude",)}), **({"squash": ("crop_scale", "crop_ratio")} if squash else {})}
 
 
 def pair(whole, local, *, dtype="float32", return_params=False):
@@ -166,8 +181,8 @@ def _section(name, options, dtype, return_params):
         raise ValueError(f"{name}.{error}") from error
 
 
-def test_view(*, size=32, resize=0, interpolation="bilinear", mean=MEAN, std=STD, dtype="float32"):
-    """Builds the evaluation transform: short side of the valid part to `resize`, centre crop, normalise.
+def test_view(*, size=32, resize=0, squash=False, interpolation="bilinear", mean=MEAN, std=STD, dtype="float32"):
+    """Builds the evaluation transform: short side of the valid part to `resize`, centre crop, normalise; with `squash`, both sides of it to `size`.
 
     Args:
       size: side of the result in pixels.
@@ -179,11 +194,15 @@ def test_view(*, size=32, resize=0, interpolation="bilinear", mean=MEAN, std=STD
     Raises:
       ValueError: an argument out of its range.
     """
-    resize = resize or (size * 8 // 7 if size >= 128 else size)
+    resize = size if squash else resize or (size * 8 // 7 if size >= 128 else size)
     _check_size(size, interpolation, mean, std, dtype)
     _check(resize >= size, f"resize={resize}: the short side must be at least size={size}.")
 
     def view(batch):
+        if squash:
+            box = crop.whole(_valid(batch)[:, None])
+            planes = crop.crop(batch["image"], box, jnp.zeros_like(box["top"], bool), size=size, interpolation=interpolation, precision=PRECISION[dtype])[:, 0]
+            return jnp.moveaxis(color.normalize(planes, mean, std), -3, -1).astype(dtype)
         planes = crop.resize_center(
             batch["image"], _valid(batch), resize=resize, size=size, interpolation=interpolation, precision=PRECISION[dtype]
         )

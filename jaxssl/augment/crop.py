@@ -48,6 +48,12 @@ def sample(u, size, *, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     return {k: v.astype(jnp.int32) for k, v in dict(top=top, left=left, height=h, width=w).items()}
 
 
+def whole(size):
+    """The box of all there is, of size [..., 2] height and width of the valid part; see `sample`."""
+    zero = jnp.zeros(size.shape[:-1], jnp.int32)
+    return {"top": zero, "left": zero, "height": size[..., 0].astype(jnp.int32), "width": size[..., 1].astype(jnp.int32)}
+
+
 def crop(images, box, flip, *, size, interpolation="bilinear", form="auto", precision="highest"):
     """Cuts boxes out of canvases, resizes them to squares and mirrors them where asked.
 

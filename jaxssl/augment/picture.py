@@ -3,6 +3,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxssl.augment.color import NAMES
+from jaxssl.augment.randaugment import NAMES as RANDOM, SHARPNESS, SHEAR_X
 
 CELL, MARGIN, LINE, FONT = 192, 6, 12, 10  # pixels
 
@@ -58,6 +59,9 @@ def caption(params, i, v):
     """What was drawn for view `v` of image `i`, as a few short lines."""
     box = {k: int(x[i, v]) for k, x in params["crop"].items()}
     lines = [f"crop {box['height']}x{box['width']} at {box['top']},{box['left']}" + (" flip" if params["flip"][i, v] else "")]
+    if "randaugment" in params:
+        drawn = zip(params["randaugment"]["op"][i, v], params["randaugment"]["sign"][i, v])
+        lines.append(", ".join(f"{RANDOM[int(op)]}{' -' if sign < 0 and SHEAR_X <= op <= SHARPNESS else ''}" for op, sign in drawn))
     if "jitter" in params:
         drawn = {n: float(params["jitter"][n][i, v]) for n in NAMES if n in params["jitter"]}
         if any(x != (0 if n == "hue" else 1) for n, x in drawn.items()):

@@ -92,7 +92,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     outside_links   whether links that lead out of the folder are followed; else they are refused
     variant      of the digits: cluttered or clean
     canvas       side in pixels of the square that images are shrunk into
-    split, test_split   names of the TFDS splits; test_split "" = test or validation, the first with labels. Where a folder or archive has both, it says which
+    split, test_split   names of the TFDS splits ("" = train); test_split "" = test or validation, the first with labels. Where a folder or archive has both, it says which
     class_depth  how many folder levels make a class name
     holdout      share held out (by a hash of each id) when there are labels and no test set; 0 = none
     workers      decoding processes; 0 = threads of the main process, -1 = one a core, 16 at most
@@ -119,6 +119,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
            max_broken=max_broken, examples=examples, classes=classes, class_depth=class_depth, max_pixels=max_pixels, per_class=per_class,
            label_noise=label_noise, class_share=class_share, imbalance=imbalance, draw_seed=draw_seed)
     _check_sampler(sampler, per_class)
+    split = split or make.__kwdefaults__["split"]
     parted = split == CLASS_DISJOINT
     _check_parts(parted, test_split, holdout, label_noise, confusable, imbalance, draw_seed, fold=fold, split_by=split_by, val_classes=val_classes, test_classes=test_classes,
                  class_share=class_share)

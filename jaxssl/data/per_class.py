@@ -4,14 +4,13 @@ A round holds every class once, so every class comes equally often, whatever it 
 show each of its images, M at a time; smaller classes show theirs again within it, each equally often but for one. Within a batch no class comes twice, and no image
 unless its class has fewer than M. Nothing is kept between batches: any number of processes agrees, and resuming needs the number alone.
 """
-import functools
-
 import numpy as np
 
 from jaxssl.data.order import Order, mix, permute
 from jaxssl.errors import UserError
 
 _OF_CLASSES, _OF_IMAGES = np.uint64(1), np.uint64(2)       # what a key is for
+_TOGETHER = 4096                # images that are drawn at a time: most of a draw's cost is the same for one batch and for many
 
 
 def check(batch_size: int, m: int, classes: int) -> None:
@@ -37,24 +36,40 @@ def m_per_class(seed: int, batch_size: int, labels: np.ndarray, m: int) -> Order
     members = known[np.argsort(labels[known], kind="stable")]
     starts = np.flatnonzero(np.diff(labels[members], prepend=-1))           # of each class that has images
     check(batch_size, m, len(starts))
-    return functools.partial(_drawn, seed, batch_size // m, m, members, starts, np.diff(starts, append=len(members)))
+    return _Drawn(seed, batch_size // m, m, members, starts, np.diff(starts, append=len(members)))
 
 
 def epoch(order: Order) -> int:
     """The images of an epoch of an `m_per_class` order: after so many, every one was seen."""
-    _, _, m, _, _, counts = order.args
-    return int(-(-counts.max() // m)) * m * len(counts)
+    return int(-(-order.counts.max() // order.m)) * order.m * len(order.counts)
 
 
-def _drawn(seed, groups, m, members, starts, counts, number, rows=None):
-    classes, key = len(starts), mix(np.uint64(seed % 2**64))
-    drawn = windows(np.array([number]), groups, np.array([classes]), mix(key ^ _OF_CLASSES))[0]             # [G]
-    round_ = (np.int64(number) * groups + np.arange(groups)) // classes
-    rounds = -(-counts.max() // m)                                          # of an epoch
-    keys = mix(mix(mix(key ^ _OF_IMAGES) ^ (round_ // rounds).astype(np.uint64)) ^ drawn.astype(np.uint64))
-    place = windows(round_ % rounds, m, counts[drawn], keys)                # [G, M]
-    ids = members[starts[drawn][:, None] + place].T.reshape(-1)
-    return ids if rows is None else ids[rows]
+class _Drawn:
+    """An `Order`. members int [N]: the images, class after class; starts, counts int [C]: where each class begins among them, and how many it has. The batches of two
+    blocks are kept, since each is asked for by the stream and by the digest of its ids."""
+
+    def __init__(self, seed, groups, m, members, starts, counts):
+        self.seed, self.groups, self.m, self.members, self.starts, self.counts = seed, groups, m, members, starts, counts
+        self.blocks, self.size = {}, max(1, _TOGETHER // (groups * m))
+
+    def __call__(self, number, rows=None):
+        block, place = divmod(int(number), self.size)
+        found = self.blocks.get(block)
+        if found is None:
+            found = self._block(np.arange(block * self.size, (block + 1) * self.size))
+            self.blocks = {**dict(list(self.blocks.items())[-1:]), block: found}
+        return (found[place] if rows is None else found[place][rows]).copy()
+
+    def _block(self, numbers):
+        """int64 [X, B] of the batches with these numbers."""
+        classes, key = len(self.starts), mix(np.uint64(self.seed % 2**64))
+        drawn = windows(numbers, self.groups, np.full(len(numbers), classes), mix(key ^ _OF_CLASSES)).reshape(-1)                  # [X · G]
+        round_ = (numbers[:, None] * self.groups + np.arange(self.groups)).reshape(-1) // classes
+        rounds = -(-self.counts.max() // self.m)                            # of an epoch
+        keys = mix(mix(mix(key ^ _OF_IMAGES) ^ (round_ // rounds).astype(np.uint64)) ^ drawn.astype(np.uint64))
+        place = windows(round_ % rounds, self.m, self.counts[drawn], keys)  # [X · G, M]
+        ids = self.members[self.starts[drawn][:, None] + place]
+        return ids.reshape(len(numbers), self.groups, self.m).swapaxes(1, 2).reshape(len(numbers), -1)
 
 
 def windows(number: np.ndarray, size: int, n: np.ndarray, key: np.ndarray) -> np.ndarray:

@@ -10,11 +10,12 @@ LARGEST = 2     # images above so many times the resize target are resized and c
 
 
 def of(config: dict) -> dict:
-    """size, resize (target of the short side), interpolation, mean, std (of pixels in [0, 1]) by a resolved config, or by that of weights from elsewhere."""
+    """size, resize (target of the short side), interpolation, mean, std (of pixels in [0, 1]) by a resolved config, or by that of weights from elsewhere; squash, true, where
+    height and width are each resized to `size` instead, and resize is that too."""
     a = config["augment"]
-    size = a["size"]
-    resize = a.get("resize") or (size * 8 // 7 if size >= 128 else size)      # stated beside weights from elsewhere only
-    return {"size": size, "resize": resize, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"])}
+    size, squash = a["size"], a.get("squash", False)                           # a workdir from before that key has none
+    resize = size if squash else a.get("resize") or (size * 8 // 7 if size >= 128 else size)      # stated beside weights from elsewhere only
+    return {"size": size, "resize": resize, "interpolation": a["interpolation"], "mean": tuple(a["mean"]), "std": tuple(a["std"]), **({"squash": True} if squash else {})}
 
 
 def check(config: dict) -> None:
@@ -57,19 +58,22 @@ def prepared(image: np.ndarray, preprocessing: dict) -> np.ndarray:
 
 
 def middle(image: np.ndarray, preprocessing: dict) -> np.ndarray:
-    """uint8 [resize, resize, 3] of which `Encoder.view` only cuts its centre crop: the short side of `image` resized to `resize`, its middle along the long one.
+    """uint8 [resize, resize, 3] of which `Encoder.view` only cuts its centre crop: the short side of `image` resized to `resize`, its middle along the long one; all of it where
+    views are squashed.
 
     The filter is Pillow's, antialiased and rounded to 8 bits, as in torchvision's and timm's transforms; the offsets are those of the view.
     """
     from PIL import Image
     resize, size = preprocessing["resize"], preprocessing["size"]
+    kind = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[preprocessing["interpolation"]]
+    if preprocessing.get("squash"):
+        return np.asarray(Image.fromarray(image).resize((size, size), kind))
     box = []                                                                    # top, bottom, left, right in pixels of the image
     for extent in image.shape[:2]:
         target = resize * extent // min(image.shape[:2])
         offset = round((target - size) / 2) - round((resize - size) / 2)        # of the middle, so that the crop of size `size` begins where the view's would
         box.append((offset * extent / target, (offset + resize) * extent / target))
     (top, bottom), (left, right) = box
-    kind = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[preprocessing["interpolation"]]
     return np.asarray(Image.fromarray(image).resize((resize, resize), kind, box=(left, top, min(right, image.shape[1]), min(bottom, image.shape[0]))))
 
 

@@ -127,7 +127,8 @@ def relational(q, k, queue, *, ids, queue_ids, student_temp, teacher_temp):
         loss /= B * V
 
     This is ReSSL's loss (eq. 6); less the teacher's entropy, which has no gradient, it is ISD's divergence (eq. 3).
-    Args: q, k: of student and teacher, k without gradient, or k [B, 1, K] for all views of the student. student_temp, teacher_temp: > 0; the teacher's is the lower one, which sharpens.
+    Args: q, k: of student and teacher, k without gradient, or k [B, 1, K] for all views of the student. student_temp, teacher_temp: > 0; the teacher's is the lower
+      one, which sharpens.
     Returns: (loss, metrics of `distillation.distillation_metrics` with the queue's rows as prototypes). Raises: ValueError for shapes that do not fit.
     """
     _checked(q[:, :1], k[:, :1])

@@ -7,11 +7,14 @@ transformers", section 3.1, eq. 1 to 3. Sinkhorn: Caron et al. 2020, "Unsupervis
 View t of the teacher and view t of the student are the same crop: the teacher sees the first T of the student's V views, and no pair (t, t) is
 compared. No gradient flows to what the teacher says, whether or not the caller stopped it. Everything is computed in float32, over the global batch.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxssl.losses.rows import summed
 from jaxssl.losses.unit import EXACT, normalised
 
 
@@ -151,24 +154,59 @@ def sinkhorn(logits, *, temp, iterations=3, weight=None):
       weight: None, or [...]: 0 for rows of padding, which take no part whatever they hold, 1 for others. Fractions weigh a row's share of the mass.
     Returns: [..., K] f32; a row sums to 1, a row of weight 0 is all 0. Prototypes are equally used only in the limit of many iterations.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}; expected at least 1, usually 3")
     if weight is not None and weight.shape != logits.shape[:-1]:
         raise ValueError(f"weight has shape {weight.shape} and logits {logits.shape}; expected one weight a row, {logits.shape[:-1]}")
-    logits = lax.stop_gradient(_over(logits, temp, "temp"))
-    rows = tuple(range(logits.ndim - 1))
     present = None if weight is None else (weight > 0)[..., None]                           # [..., 1]
-    if weight is not None:
-        logits = jnp.where(present, logits, 0.)
-        log_weight = jnp.log(weight.astype(jnp.float32))[..., None]                         # [..., 1], -inf for padding
-    # Q = exp(logits + row + prototype): scaling to 1 / K and 1 / n adds constants that the softmax at the end does not see.
-    row = jnp.zeros((*logits.shape[:-1], 1)) if weight is None else log_weight
-    prototype = -jax.nn.logsumexp(logits + row, axis=rows)                                  # [K]
-    for _ in range(iterations - 1):
-        row = -jax.nn.logsumexp(logits + prototype, axis=-1, keepdims=True) + (0. if weight is None else log_weight)
-        prototype = -jax.nn.logsumexp(logits + row, axis=rows)
-    q = jax.nn.softmax(logits + prototype, axis=-1)
+    logits = lax.stop_gradient(logits if weight is None else jnp.where(present, logits, 0.))
+    shift = prototype_shifts([(logits, weight)], temp=temp, iterations=iterations, axes=tuple(range(logits.ndim - 1)))
+    q = jax.nn.softmax(_over(logits, temp, "temp") + shift, axis=-1)
     return q if weight is None else jnp.where(present, q, 0.)
+
+
+def prototype_shifts(parts, *, temp, iterations=3, block=0, axes=0):
+    """What `sinkhorn` adds to the logits / temp of a row before its softmax, for several views that are assigned each on its own; no gradient.
+
+    Args:
+      parts: (logits [n, T, K], weight [n] or None), …: rows of T views that take part together, as of the batch and of a queue; a row of weight 0 does not.
+      block: rows at a time, on one device (`losses.rows`); 0 for all. axes: along which the rows lie, for logits of another shape. The others as in `sinkhorn`.
+    Returns: [T, K] f32; `sinkhorn` of view t is softmax(logits[:, t] / temp + shifts[t]). Raises: as `sinkhorn`.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}; expected at least 1, usually 3")
+
+    def mass(rows, shift, first):
+        """log of the mass that the prototypes get of some rows, [T, K], once each row gives the same; the first time as they come."""
+        logits, weight = rows
+        logits = _over(logits, temp, "temp")                                                # [n, T, K]
+        if weight is not None:
+            weight = weight.astype(jnp.float32).reshape(*weight.shape, *(1,) * (logits.ndim - weight.ndim))
+            logits, weight = jnp.where(weight > 0, logits, 0.), jnp.log(weight)             # -inf for padding
+        row = 0. if first else -jax.nn.logsumexp(logits + shift, axis=-1, keepdims=True)
+        return jax.nn.logsumexp(logits + (row if weight is None else row + weight), axis=axes)
+    parts, shift = lax.stop_gradient(parts), 0.
+    for i in range(iterations):
+        # Q = exp(logits + row + prototype): scaling to 1 / K and 1 / n adds constants that the softmax at the end does not see.
+        found = [summed(functools.partial(mass, shift=shift, first=i == 0), rows, block, add=jnp.logaddexp, start=-jnp.inf) for rows in parts]
+        shift = -functools.reduce(jnp.logaddexp, found)
+    return shift
+
+
+def swapped(logits, shifts, *, temp, student_temp, block=0):
+    """SwAV's loss: `cross_entropy` of the student's logits with the assignments of its first T views, and `distillation_metrics` of both.
+
+        codes = [softmax(logits[:, t] / temp + shifts[t]) for t in range(T)]                # `sinkhorn` of each whole view
+        loss = cross_entropy(logits, codes, student_temp)
+
+    Args: logits: [B, V, K], all views. shifts: [T, K], of each whole view, as `prototype_shifts` gives them; no gradient. block: images at a time, on one device.
+    Returns: (loss, metrics). Raises: ValueError as `cross_entropy`.
+    """
+    def sums(part):
+        codes = lax.stop_gradient(jax.nn.softmax(_over(part[:, :len(shifts)], temp, "temp") + shifts, axis=-1))
+        said = jax.nn.softmax(lax.stop_gradient(_over(part, student_temp, "student_temp")), axis=-1)
+        return cross_entropy(part, codes, student_temp=student_temp) * len(part), [f(x) * len(part) for x in (codes, said) for f in (_mean_entropy, _mean_use)]
+    total, of = summed(sums, logits, block)
+    told, used, said, student_used = (lax.stop_gradient(x) / len(logits) for x in of)
+    return total / len(logits), _named(told, entropy(used), said, entropy(student_used))
 
 
 def distillation_metrics(student, teacher, *, student_temp):
@@ -184,9 +222,7 @@ def distillation_metrics(student, teacher, *, student_temp):
     _pairs(student, teacher, least=1)
     teacher = lax.stop_gradient(teacher.astype(jnp.float32))
     logp = jax.nn.log_softmax(lax.stop_gradient(_over(student, student_temp, "student_temp")), axis=-1)
-    mean, said, usage = entropy(teacher).mean(), -jnp.mean(jnp.sum(jnp.exp(logp) * logp, -1)), entropy(teacher.mean((0, 1)))
-    return {"teacher_entropy": mean, "student_entropy": said, "usage_entropy": usage, "target_information": usage - mean,
-            "student_information": entropy(jnp.exp(logp).mean((0, 1))) - said}
+    return _named(_mean_entropy(teacher), entropy(_mean_use(teacher)), -jnp.mean(jnp.sum(jnp.exp(logp) * logp, -1)), entropy(_mean_use(jnp.exp(logp))))
 
 
 def information(p):
@@ -205,6 +241,19 @@ def entropy(p):
     """[..., K] probabilities → [...] f32, -sum p log p in nats; a probability of 0 adds 0."""
     p = p.astype(jnp.float32)
     return -jnp.sum(jax.scipy.special.xlogy(p, p), axis=-1)
+
+
+def _mean_entropy(p):
+    return entropy(p).mean()
+
+
+def _mean_use(p):
+    return p.mean((0, 1))
+
+
+def _named(teacher, usage, student, student_usage):
+    return {"teacher_entropy": teacher, "student_entropy": student, "usage_entropy": usage, "target_information": usage - teacher,
+            "student_information": student_usage - student}
 
 
 def _pairs(student, teacher, least=2):

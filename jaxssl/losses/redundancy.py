@@ -8,6 +8,7 @@ the heuristics", sections 4 to 6. VISReg: Wu, Balestriero and Levine 2026, "VISR
 
 z is [B, V, K]: images, views, dimensions; any float type, computed in float32. Every mean is over the global batch.
 """
+import functools
 import itertools
 import statistics
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxssl.losses.distillation import cosine_regression
+from jaxssl.losses.rows import mapped, summed
 from jaxssl.losses.unit import EXACT, normalised
 
 EPSILON = 1e-4                                                               # under VICReg's square root (official code)
@@ -76,6 +78,24 @@ def covariance(z):
     return 2 * sum(_off_diagonal(_product(centred[:, v], centred[:, v]) / (B - 1)) for v in range(V)) / (K * V)
 
 
+def vicreg(z, block=0):
+    """`invariance`, `variance` and `covariance` of one z, in one pass over the images: what is held beside z is `block` images' share and the covariances, [V, K, K].
+
+    Args: block: images at a time, on one device (`losses.rows`); 0 for all. Returns: {"invariance", "variance", "covariance"}: scalars f32. Raises: as `invariance`.
+    """
+    z = _checked(z, views=2)
+    B, V, K = z.shape
+    mean = jax.lax.stop_gradient(z.mean(0))                   # the deviations from it sum up to 0, and with them all that its gradient would be
+
+    def sums(rows):
+        centred = rows - mean
+        apart = sum(jnp.square(rows[:, v] - rows[:, w]).sum() for v, w in _pairs(z))
+        return apart, jnp.square(centred).sum(0), [_product(centred[:, v], centred[:, v]) for v in range(V)]
+    apart, square, products = summed(sums, z, block)
+    return {"invariance": apart / (B * K * len(_pairs(z))), "variance": jax.nn.relu(1 - jnp.sqrt(square / (B - 1) + EPSILON)).mean(),
+            "covariance": 2 * sum(_off_diagonal(c / (B - 1)) for c in products) / (K * V)}
+
+
 def correlation(z):
     """Squared correlations of different dimensions, mean over all pairs of dimensions, itself counted as 0, and twice the mean over views (VIbCReg).
 
@@ -122,7 +142,7 @@ def directions_used(z):
     return jnp.square(u).sum() ** 2 / jnp.maximum(jnp.square(gram).sum(), 1e-30)       # lengths below one: embeddings so short that they are not normalised
 
 
-def barlow_twins(z, *, redundancy):
+def barlow_twins(z, *, redundancy, block=0):
     """The cross-correlation of two views should be the identity (Barlow Twins, eq. 1); mean over pairs of views.
 
         for v, w in pairs of views:
@@ -130,18 +150,16 @@ def barlow_twins(z, *, redundancy):
             loss += sum((1 - C[i, i])²) + redundancy * sum(C[i, j]² for i != j)
         loss /= number of pairs
 
-    Args: redundancy: weight of the second sum, .0051 in the official code.
+    Args: redundancy: weight of the second sum, .0051 in the official code. block: images at a time, on one device (`losses.rows`), whose share is held beside the
+      correlations [K, K]; 0 for all.
     Returns: (loss, metrics): scalar f32, at least 0 and at most (4 + redundancy · (K - 1)) · K; {"on_diagonal": mean of C[i, i], "off_diagonal": root mean square of
       C[i, j]}, scalars without gradient.
     Raises: as `invariance`.
     """
     z = _checked(z, views=2)
-    B, _, K = z.shape
-    centred = z - z.mean(0)
-    normed = centred * jax.lax.rsqrt(jnp.square(centred).mean(0) + 1e-5)
+    K = z.shape[-1]
     value, on, off = 0., 0., 0.
-    for v, w in _pairs(z):
-        c = _product(normed[:, v], normed[:, w]) / B
+    for c in _correlations(z, block):
         diagonal, rest = jnp.diagonal(c), _off_diagonal(c)
         value, on, off = value + jnp.square(1 - diagonal).sum() + redundancy * rest, on + diagonal.mean(), off + rest
     n = len(_pairs(z))
@@ -149,7 +167,7 @@ def barlow_twins(z, *, redundancy):
     return value / n, jax.lax.stop_gradient({"on_diagonal": on / n, "off_diagonal": off})
 
 
-def sigreg(z, directions):
+def sigreg(z, directions, block=0):
     """SIGReg: how far each view's embeddings, seen along random directions, are from a standard normal (LeJEPA, section 4; the Epps-Pulley statistic).
 
         for v in views:
@@ -159,15 +177,19 @@ def sigreg(z, directions):
                     statistic += weight * ((mean(cos(t x)) - normal)² + mean(sin(t x))²)
         loss = B * statistic / (V * number of directions)
 
-    Args: directions: [K, M], any length, not 0; new ones every step.
+    Args: directions: [K, M], any length, not 0; new ones every step. block: images at a time, on one device (`losses.rows`); 0 for all, [B, V, M, 17].
     Returns: scalar f32: of standard normal rows about `FLOOR`, whatever B and K; of rows that are all equal up to .402 · B, with no gradient at 0.
     Raises: as `variance`.
     """
     z = _checked(z)
     unit = directions.astype(jnp.float32)
     unit = unit / jnp.linalg.norm(unit, axis=0)
-    x = jnp.einsum("bvk,km->bvm", z, unit, precision=EXACT)[..., None] * jnp.asarray(KNOTS, jnp.float32)           # [B, V, M, 17]
-    error = jnp.square(jnp.cos(x).mean(0) - jnp.asarray(NORMAL, jnp.float32)) + jnp.square(jnp.sin(x).mean(0))      # [V, M, 17]
+
+    def waves(rows):
+        x = jnp.einsum("bvk,km->bvm", rows, unit, precision=EXACT)[..., None] * jnp.asarray(KNOTS, jnp.float32)     # [b, V, M, 17]
+        return jnp.cos(x).sum(0), jnp.sin(x).sum(0)
+    cosine, sine = (total / len(z) for total in summed(waves, z, block))                                            # [V, M, 17]
+    error = jnp.square(cosine - jnp.asarray(NORMAL, jnp.float32)) + jnp.square(sine)
     return len(z) * (error @ jnp.asarray(WEIGHTS, jnp.float32)).mean()
 
 
@@ -198,6 +220,44 @@ def visreg(z, directions):
     normal = statistics.NormalDist()
     quantiles = jnp.asarray([normal.inv_cdf((i + 1) / (len(z) + 1)) for i in range(len(z))], jnp.float32)[:, None, None]
     return {"center": jnp.square(mean).mean(), "scale": jnp.square(1 - std).mean(), "shape": jnp.square(jnp.sort(x, 0) - quantiles).mean()}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _correlations(z, block):
+    """[B, V, K] → of each pair of views the correlations [K, K] of their dimensions. The gradient goes through the images once more and holds none of them normed."""
+    return _correlated(z, block)[0]
+
+
+def _correlated(z, block):
+    mean = z.mean(0)
+    scale = jax.lax.rsqrt(summed(lambda rows: jnp.square(rows - mean).sum(0), z, block) / len(z) + 1e-5)
+
+    def products(rows):
+        normed = (rows - mean) * scale
+        return [_product(normed[:, v], normed[:, w]) for v, w in _pairs(z)]
+    found = [c / len(z) for c in summed(products, z, block)]
+    return found, (z, mean, scale, found)
+
+
+def _uncorrelated(block, kept, slopes):
+    """Of n = (z - mean) · scale and C = nᵥᵀ n_w / B with the slope G: dnᵥ = n_w Gᵀ / B, dn_w = nᵥ G / B, and dz = scale · (dn - n · mean(dn · n)), since dn has the
+    mean 0 as n has. That mean is what G and C share in a row (of v) or a column (of w), over B."""
+    z, mean, scale, found = kept
+    B, V, _ = z.shape
+    shared = [0.] * V
+    for (v, w), c, g in zip(_pairs(z), found, slopes):
+        shared[v], shared[w] = shared[v] + (g * c).sum(1), shared[w] + (g * c).sum(0)
+
+    def of_rows(rows):
+        n, dn = (rows - mean) * scale, [0.] * V
+        for (v, w), g in zip(_pairs(z), slopes):
+            dn[v] = dn[v] + jnp.einsum("bj,ij->bi", n[:, w], g, precision=EXACT)
+            dn[w] = dn[w] + jnp.einsum("bi,ij->bj", n[:, v], g, precision=EXACT)
+        return jnp.stack([scale[v] * (dn[v] - n[:, v] * shared[v]) for v in range(V)], 1) / B
+    return (mapped(of_rows, z, block),)
+
+
+_correlations.defvjp(_correlated, _uncorrelated)
 
 
 def _product(a, b):

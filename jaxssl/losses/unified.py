@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxssl.losses.contrastive import checked, rows_against_all
 from jaxssl.losses.unit import EXACT, normalised
@@ -53,7 +54,7 @@ def lifted(temperature, margin):
 FAMILY = {each.__name__: each for each in (infonce, dcl, triplet, soft_triplet, tuplet, lifted)}
 
 
-def phi_psi(z, pair, *, mesh=None):
+def phi_psi(z, pair, *, block=0, mesh=None):
     """The loss of a pair of functions, mean over all anchors and their positives.
 
     The naive loop, z flattened to unit rows [B·V, D], images one after another:
@@ -64,22 +65,27 @@ def phi_psi(z, pair, *, mesh=None):
             loss += mean(phi(sum(psi(z[i] @ z[j] - z[i] @ z[p]) for j in negatives)) for p in positives)
         loss /= B * V
 
-    Args: z: [B, V, D], any scale and float type. pair: a member of `FAMILY`, or a `Pair` of one's own. mesh: as in `nt_xent`; the value does not depend on it.
-    Returns: scalar f32. Raises: ValueError for a wrong shape or type, B < 2 or V < 2. The logits are dense: [B·V, B·V], over the devices of the mesh.
+    Args: z: [B, V, D], any scale and float type. pair: a member of `FAMILY`, or a `Pair` of one's own. block: anchors at a time, whose cosines [block, B·V] are held and
+      computed again in the backward pass; 0 for all of a device's, [B·V, B·V] over the devices. mesh: as in `nt_xent`; the value depends on neither.
+    Returns: scalar f32. Raises: ValueError for a wrong shape or type, B < 2, V < 2 or block < 0.
     """
-    axes, mesh = checked(z, 1., 0, mesh)
+    axes, mesh = checked(z, 1., block, mesh)
     B, V, _ = z.shape
 
     def local(rows, everyone, first):
-        cosine = jnp.dot(rows, everyone.T, precision=EXACT)                                     # [R, B·V]
-        anchor, other = first + jnp.arange(len(rows)), jnp.arange(len(everyone))
-        kin = anchor[:, None] // V == other // V
-        found = 0.
-        for w in range(1, V):                                                                   # the other views of the image, one after another
-            positive = jnp.take_along_axis(cosine, (anchor // V * V + (anchor + w) % V)[:, None], 1)
-            value = pair.psi(cosine - positive)
-            total = jax.nn.logsumexp(jnp.where(kin, -jnp.inf, value), -1) if pair.logs else jnp.where(kin, 0., value).sum(-1)
-            found += pair.phi(total)
-        return found / (V - 1)
+        kin = jnp.arange(len(everyone)) // V
+
+        def of_anchor(row, number):                                                             # [D], which of all rows it is
+            cosine, found = jnp.dot(everyone, row, precision=EXACT), 0.                         # [B·V]
+            for w in range(1, V):                                                               # the other views of the image, one after another
+                value = pair.psi(cosine - cosine[number // V * V + (number + w) % V])
+                own = kin == number // V
+                total = jax.nn.logsumexp(jnp.where(own, -jnp.inf, value)) if pair.logs else jnp.where(own, 0., value).sum()
+                found += pair.phi(total)
+            return found / (V - 1)
+        numbers = first + jnp.arange(len(rows))
+        if not block:
+            return jax.vmap(of_anchor)(rows, numbers)
+        return lax.map(lambda anchor: jax.checkpoint(of_anchor)(*anchor), (rows, numbers), batch_size=block)
 
     return rows_against_all(local, normalised(z).reshape(B * V, -1), mesh, axes).mean()         # [B, V, D] -> [B·V, D]

@@ -6,11 +6,11 @@ norms its output over the batch.
 Expected: ResNet-50, ImageNet, batch 2048: 73.2 % linear after 1,000 epochs (paper, table 1; 73.5 % in the official README).
 """
 from jaxssl.losses import redundancy
-from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
+from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, rows_at_once, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
-def make(*, encoder, net, redundancy_weight=0.0051, hidden=8192, dim=8192, layers=3) -> Method:
+def make(*, encoder, net, mesh, redundancy_weight=0.0051, hidden=8192, dim=8192, layers=3) -> Method:
     """Barlow Twins.
 
     Args:
@@ -27,7 +27,7 @@ def make(*, encoder, net, redundancy_weight=0.0051, hidden=8192, dim=8192, layer
 
     def loss(params, aux, batch, key, step):
         h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                     # [B, V, D], [B, V, K]
-        value, metrics = redundancy.barlow_twins(z, redundancy=redundancy_weight)
+        value, metrics = redundancy.barlow_twins(z, redundancy=redundancy_weight, block=rows_at_once(mesh, z.size // len(z)))
         return value, ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": z})
 
     return Method(init, loss, unchanged, embedding(encoder), heads={"projector": (head, "encoder")}, needs=Needs(views=2))

@@ -168,6 +168,12 @@ def crops_projected(encoder: Net, projector: Net, params: dict, stats: dict, bat
     return h, z, stats
 
 
+def rows_at_once(mesh: Any, numbers: int) -> int:
+    """Images at a time for losses that go through them in parts (`losses.rows`): as many as have a million numbers in all, at `numbers` each, and a power of two, which
+    divides most batches. 0, all, on several devices: each has its share of them, and would have to add up with the others at every part."""
+    return 0 if mesh is not None and mesh.size > 1 else 1 << (max(2**20 // numbers, 1).bit_length() - 1)
+
+
 def embedding(encoder: Net) -> Callable:
     """The `embed` of a method whose encoder lies under "encoder": test-time features, running statistics."""
     return lambda params, aux, images: encoder(params["encoder"], aux["batch_stats"]["encoder"], images, train=False)[0]

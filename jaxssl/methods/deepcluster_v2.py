@@ -89,7 +89,8 @@ def clustered(encoder: Net, net: Callable, examples: int, total: int, *, tempera
         accuracy = jnp.mean(logits.argmax(-1) == labels[:, None], dtype=jnp.float32)
         used = jnp.exp(entropy(jax.nn.one_hot(labels, prototypes).mean(0))).mean()
         said = jnp.where(step < fill, jnp.log(prototypes), information(jax.nn.softmax(logits / temperature)))
-        metrics = {"clusters_in_effect": jnp.where(step < fill, prototypes, used), "student_information": said, "cluster_accuracy": accuracy, "filling": (step < fill).astype(jnp.float32)}
+        metrics = {"clusters_in_effect": jnp.where(step < fill, prototypes, used), "student_information": said, "cluster_accuracy": accuracy,
+                   "filling": (step < fill).astype(jnp.float32)}
         kept = {"bank": {"rows": banks.write(rows, batch["id"], z[:, :whole])}, "clusters": clusters}
         return value, ({**aux, "batch_stats": stats, **kept}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 

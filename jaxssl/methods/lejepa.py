@@ -8,11 +8,11 @@ Expected: ResNet-18, CIFAR-10, 300 epochs, batch 256: 91.0 % by the online linea
 import jax
 
 from jaxssl.losses import redundancy
-from jaxssl.methods.base import Method, Needs, begin, check_range, crops_projected, embedding, unchanged
+from jaxssl.methods.base import Method, Needs, begin, check_range, crops_projected, embedding, rows_at_once, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
-def make(*, encoder, net, weight=0.02, slices=1024, hidden=2048, dim=128, layers=3) -> Method:
+def make(*, encoder, net, mesh, weight=0.02, slices=1024, hidden=2048, dim=128, layers=3) -> Method:
     """LeJEPA.
 
     Args:
@@ -33,7 +33,7 @@ def make(*, encoder, net, weight=0.02, slices=1024, hidden=2048, dim=128, layers
         h, z, stats = crops_projected(encoder, projector, params, aux["batch_stats"], batch, drop_key)  # [B, V, D], [B, V, K]
         whole = batch["views"].shape[1]
         distance = redundancy.distance(z, whole)
-        normality = redundancy.sigreg(z, jax.random.normal(slice_key, (dim, slices)))
+        normality = redundancy.sigreg(z, jax.random.normal(slice_key, (dim, slices)), rows_at_once(mesh, z.shape[1] * slices * len(redundancy.KNOTS)))
         metrics = {"distance": distance, "sigreg_over_floor": normality / redundancy.FLOOR}         # 1: normal; .38 · batch: collapsed
         return (1 - weight) * distance + weight * normality, ({**aux, "batch_stats": stats}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 

@@ -17,8 +17,7 @@ from jaxssl.losses.dictionary import batch_nce
 from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, encoded, projected, unchanged, with_teacher
 from jaxssl.models.heads import Projector
 
-TILED = ("nt_xent", "dcl", "dclw")          # the objectives that a block can divide
-OBJECTIVES = (*TILED, "triplet", "soft_triplet", "tuplet", "lifted")
+OBJECTIVES = ("nt_xent", "dcl", "dclw", "triplet", "soft_triplet", "tuplet", "lifted")
 
 
 def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2, block=0, objective="nt_xent", sigma=0.5, margin=0.2, tau=0.0) -> Method:
@@ -27,7 +26,7 @@ def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2,
     Args:
       temperature: of the softmax, > 0; triplet, tuplet and lifted have none.
       hidden, dim, layers: the projector's width, output width and depth (2 in v1, 3 in v2; 0 is no projector, and the loss sees the first `dim` features).
-      block: rows of a tile of the blockwise loss (nt_xent, dcl, dclw), which never holds the full logits; 0 computes them at once.
+      block: rows of a tile of the blockwise loss, which never holds the full logits, or anchors at a time for the others of the family; 0 computes all at once.
       objective: what is minimised, see above. sigma: of dclw's weights, > 0. margin: of triplet, soft_triplet and lifted.
       tau: decay of a moving average of the projector, in [0, 1); 0 is none.
     """
@@ -39,17 +38,14 @@ def make(*, encoder, net, mesh, temperature=0.1, hidden=2048, dim=128, layers=2,
     for key, value, readers in (("sigma", sigma, ("dclw",)), ("margin", margin, ("triplet", "soft_triplet", "lifted"))):
         if objective not in readers and value != make.__kwdefaults__[key]:
             raise UserError(f"method.{key} is {value}, which {objective} does not read; leave it out, or choose method.objective among {', '.join(readers)}")
-    if block and objective not in TILED:
-        raise UserError(f"method.block is {block}, but {objective} is not computed in tiles; set method.block=0, or an objective of {', '.join(TILED)}")
     if tau and (objective != "nt_xent" or block or not layers):
         raise UserError(f"method.tau is {tau}: a slow projector takes objective=nt_xent, block=0 and layers of at least 1, not {objective}, {block} and {layers}; "
                         "or set method.tau=0")
     head, how = Projector((hidden,) * (layers - 1) + (dim,)), dict(temperature=temperature, block=block, mesh=mesh)
     projector, heads = net(head), {"projector": (head, "encoder")} if layers else {}
-    if objective in TILED:
-        compared = {"nt_xent": partial(nt_xent, **how), "dcl": partial(dcl, **how), "dclw": partial(dcl, sigma=sigma, **how)}[objective]
-    else:
-        compared = partial(unified.phi_psi, pair=unified.FAMILY[objective](temperature, margin), mesh=mesh)
+    compared = {"nt_xent": partial(nt_xent, **how), "dcl": partial(dcl, **how), "dclw": partial(dcl, sigma=sigma, **how)}.get(objective)
+    if compared is None:
+        compared = partial(unified.phi_psi, pair=unified.FAMILY[objective](temperature, margin), block=block, mesh=mesh)
 
     def init(key, batch):
         return begin(key, batch, encoder, **({"projector": projector} if layers else {}))

@@ -10,8 +10,8 @@ Expected: ResNet-50, ImageNet, batch 4096, 2 + 6 crops: 72.1, 74.6, 75.3 % linea
 import jax.numpy as jnp
 
 from jaxssl.losses.dictionary import enqueue
-from jaxssl.losses.distillation import cross_entropy, distillation_metrics, sinkhorn
-from jaxssl.methods.base import Method, Needs, all_crops, begin, check_queue, check_range, embedding, encoded, unchanged
+from jaxssl.losses.distillation import prototype_shifts, swapped
+from jaxssl.methods.base import Method, Needs, all_crops, begin, check_queue, check_range, embedding, encoded, rows_at_once, unchanged
 from jaxssl.models.heads import TORCH
 from jaxssl.models.prototypes import PrototypeHead, Prototypes
 
@@ -20,7 +20,8 @@ def unread(*, queue, **_):
     return {} if queue else {"queue": ("queue_from",)}
 
 
-def make(*, encoder, net, batch_size, duration, temperature=0.1, epsilon=0.05, iterations=3, prototypes=3000, hidden=2048, dim=128, queue=0, queue_from="0_steps") -> Method:
+def make(*, encoder, net, mesh, batch_size, duration, temperature=0.1, epsilon=0.05, iterations=3, prototypes=3000, hidden=2048, dim=128, queue=0,
+         queue_from="0_steps") -> Method:
     """SwAV.
 
     Args:
@@ -47,18 +48,15 @@ def make(*, encoder, net, batch_size, duration, temperature=0.1, epsilon=0.05, i
         whole = batch["views"].shape[1]
         z, stats["head"] = projector.per_view(params["head"], stats["head"], h)                     # [B, V, K], of unit length
         logits = assign.per_view(params["head"]["prototypes"], {}, z)[0]                            # [B, V, prototypes]
-        codes, queues = [], []
-        for v in range(whole):                                                                      # each whole view is assigned by itself
-            rows, weight = logits[:, v], None
-            if queue:
-                old = aux["queue"][v]
-                rows = jnp.concatenate([rows, assign(params["head"]["prototypes"], {}, old)[0]])
-                weight = jnp.concatenate([jnp.ones(len(z)), jnp.full(queue, step >= begins, jnp.float32)])
-                queues.append(enqueue(old, z[:, v], step))
-            codes.append(sinkhorn(rows, temp=epsilon, iterations=iterations, weight=weight)[:len(z)])
-        codes = jnp.stack(codes, 1)                                                                 # [B, T, prototypes]
-        metrics = distillation_metrics(logits, codes, student_temp=temperature)
+        parts, queues = [(logits[:, :whole], None)], []
+        if queue:
+            earlier = jnp.stack([assign(params["head"]["prototypes"], {}, old)[0] for old in aux["queue"]], 1)        # [Q, T, prototypes]
+            parts.append((earlier, jnp.full(queue, step >= begins, jnp.float32)))
+            queues = [enqueue(old, z[:, v], step) for v, old in enumerate(aux["queue"])]
+        block = rows_at_once(mesh, logits.size // len(logits))
+        shifts = prototype_shifts(parts, temp=epsilon, iterations=iterations, block=block)                            # each whole view is assigned by itself
+        value, metrics = swapped(logits, shifts, temp=epsilon, student_temp=temperature, block=block)
         kept = {"queue": queues} if queue else {}
-        return cross_entropy(logits, codes, student_temp=temperature), ({**aux, "batch_stats": stats, **kept}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
+        return value, ({**aux, "batch_stats": stats, **kept}, metrics, {"features": h[:, :whole], "embeddings": z[:, :whole]})
 
     return Method(init, loss, unchanged, embedding(encoder), heads={"head": (head, "encoder")}, needs=Needs(views=2, local=0))

@@ -6,11 +6,11 @@ layers have a bias there, which the norm takes out again, so here they have none
 Expected: ResNet-50, ImageNet, batch 2048: 73.2 % linear after 1,000 epochs (paper, table 1).
 """
 from jaxssl.losses import redundancy
-from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, unchanged
+from jaxssl.methods.base import Method, Needs, begin, check_range, embedding, projected, rows_at_once, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 
-def make(*, encoder, net, sim=25.0, std=25.0, cov=1.0, hidden=8192, dim=8192, layers=3) -> Method:
+def make(*, encoder, net, mesh, sim=25.0, std=25.0, cov=1.0, hidden=8192, dim=8192, layers=3) -> Method:
     """VICReg.
 
     Args:
@@ -27,7 +27,7 @@ def make(*, encoder, net, sim=25.0, std=25.0, cov=1.0, hidden=8192, dim=8192, la
 
     def loss(params, aux, batch, key, step):
         h, z, stats = projected(encoder, projector, params, aux["batch_stats"], batch["views"], key)                     # [B, V, D], [B, V, K]
-        terms = {"invariance": redundancy.invariance(z), "variance": redundancy.variance(z), "covariance": redundancy.covariance(z)}
+        terms = redundancy.vicreg(z, rows_at_once(mesh, z.size // len(z)))
         value = sim * terms["invariance"] + std * terms["variance"] + cov * terms["covariance"]
         metrics = {**terms, "off_diagonal": (terms["covariance"] / (2 * max(dim - 1, 1))) ** 0.5}      # root mean square of the covariances
         return value, ({**aux, "batch_stats": stats}, metrics, {"features": h, "embeddings": z})

@@ -11,6 +11,7 @@ INPUT = {"safetensors": "uint8 [B, H, W, 3], or a list of uint8 [h, w, 3] of dif
          "stablehlo": "float32 [B, {size}, {size}, 3], preprocessed as below", "torch": "float32 [B, 3, H, W], preprocessed as below"}
 # Of run.json: what its numbers are (jaxssl.training.evaluator).
 RUN = {"knn": "weighted kNN, k 200, T .1", "knn_k20": "weighted kNN, k 20, T .07", "rankme": "RankMe of the features of training images",
+       "alphareq": "α-ReQ of the features of training images",
        "linear": "logistic regression on frozen features, penalty chosen on a part of the training images"}
 ELSEWHERE = "Unknown: the weights were read from another program's file."
 
@@ -31,7 +32,8 @@ def render(*, name: str, config: dict, weights: str, step: int | None, digest: s
     as_json = json.dumps(config, indent=1, sort_keys=True).replace("```", "'''")
     sections = {
         "Use": "\n".join(["```python", code[0], "", f"# images: {images}", code[1], "```", *(f"\n{text(note)}" for note in notes)]),
-        "Preprocessing": f"RGB; short side to {p['resize']} pixels ({p['interpolation']}, antialiased), centre crop of {p['size']}×{p['size']}, "
+        "Preprocessing": "RGB; " + (f"both sides to {p['size']} pixels ({p['interpolation']}, antialiased), " if p.get("squash") else
+                                    f"short side to {p['resize']} pixels ({p['interpolation']}, antialiased), centre crop of {p['size']}×{p['size']}, ") +
                          f"pixels / 255, minus mean {numbers(p['mean'])}, divided by {numbers(p['std'])}.",
         "Training data": data(config), "Method": method(config), "Measured": metrics(run, evaluations),
         "Checked": f"{checked}\n\nsha256 over the weights: `{digest}`",
@@ -72,7 +74,7 @@ def metrics(run: dict | None, evaluations: list[dict]) -> str:
         if run and results.is_number(run.get(key)):
             untrained = run.get(f"{key}_untrained")
             setting = protocol + (f"; untrained {untrained:.4g}" if results.is_number(untrained) else "")
-            metric, which = ("rank", "training") if key == "rankme" else ("accuracy", "held-out")
+            metric, which = {"rankme": ("rank", "training"), "alphareq": ("slope", "training")}.get(key, ("accuracy", "held-out"))
             rows.append((key, metric, f"{run[key]:.4g}", "", setting, f"{which} images of the run"))
     if not rows:
         return "Nothing yet: `python -m jaxssl.evaluate` measures it."

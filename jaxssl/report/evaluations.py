@@ -34,7 +34,7 @@ def command(*words: str) -> Html:
     return tag("pre", tag("code", "python -m " + " ".join(shlex.quote(word) for word in words)), class_="command")
 
 
-OWN = {"knn": "kNN, k 200, T .1", "knn_k20": "kNN, k 20, T .07", "linear": "linear (L-BFGS on the features)", "rankme": "RankMe"}
+OWN = {"knn": "kNN, k 200, T .1", "knn_k20": "kNN, k 20, T .07", "linear": "linear (L-BFGS on the features)", "rankme": "RankMe", "alphareq": "α-ReQ"}
 
 
 def own(run: Run, images: int | None, *, named: bool) -> Html:
@@ -42,7 +42,7 @@ def own(run: Run, images: int | None, *, named: bool) -> Html:
     def cell(metric, value):
         if value is None:
             return "–"
-        ends = interval(value, images) if images and metric != "rankme" else None
+        ends = interval(value, images) if images and metric not in ("rankme", "alphareq") else None
         return join([tag("b", score(metric, value)), tag("small", f"{score(metric, ends[0])} to {score(metric, ends[1])}") if ends else None])
     columns = {"": "trained" if run.result else f"step {run.step:,}", "_start": "began with", "_untrained": "untrained", "_raw": "raw pixels"}
     columns = {end: head for end, head in columns.items() if not end or any(run.before(metric + end) is not None for metric in OWN)}

@@ -108,7 +108,10 @@ def run(path: str, name: str) -> Run:
     files = sorted((f for f in evaluations.iterdir() if f.name.endswith(".json")), key=lambda f: f.name) if evaluations.exists() else []
     found = {f.name: kept(f.name, value, _sound_evaluation) for f in files if (value := read(f))}
     rows = sorted((value for value in found.values() if isinstance(value.get("rows"), list)), key=lambda value: str(value.get("created", "")))
-    result = kept("run.json", read(folder / "run.json") or {}, lambda key, value: key not in NUMBERS or is_number(value))
+    result = kept("run.json", read(folder / "run.json") or {}, lambda key, value: is_number(value) if key in NUMBERS else key != "ended_early" or _sound_end(value))
+    if early := result.get("ended_early"):
+        notes.append(f"The run ended early, at step {result.get('steps')}: no better {early['watched']} in {early['patience']} evaluations; the best was "
+                     + (f"{early['best']:.4g} at step {early['step']}, whose weights --step {early['step']} evaluates and exports." if early["best"] is not None else "no number."))
     environment = kept("environment.json", read(folder / "environment.json") or {}, lambda key, value: isinstance(value, {"argv": list, "packages": dict}.get(key, object)))
     dumps = sorted(int(match[1]) for f in folder.iterdir() if (match := re.fullmatch(r"nonfinite_step_(\d+)\.json", f.name)))
     notes += [f"Loss, gradient or state was not finite at step {step}; nonfinite_step_{step}.json lists the batch." for step in dumps]
@@ -117,6 +120,12 @@ def run(path: str, name: str) -> Run:
     allowed = int(str(config.get("on_nonfinite", "")).partition(":")[2] or 0)          # rollbacks
     ended = not result and len(dumps) > allowed and dumps[-1] >= this.step          # a run that went past the step did not end there
     return dataclasses.replace(this, stopped=dumps[-1]) if ended else this
+
+
+def _sound_end(found: Any) -> bool:
+    """Whether what run.json says of an early end is as `training.patience` has it."""
+    return isinstance(found, dict) and isinstance(found.get("watched"), str) and is_number(found.get("patience")) and all(
+        found.get(key, "") is None or is_number(found.get(key)) for key in ("best", "step"))
 
 
 def _sound_evaluation(key: str, value: Any) -> bool:

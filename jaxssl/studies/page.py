@@ -12,7 +12,7 @@ from jaxssl.report.page import document as page
 from jaxssl.studies import space
 
 SHARES = ("knn", "knn_k20", "linear", "map_at_r", "precision_at_1")
-CALLED = {"knn": "kNN", "knn_k20": "kNN (k 20)", "linear": "linear", "map_at_r": "MAP@R", "precision_at_1": "precision@1", "rankme": "RankMe", "alphareq": "α-ReQ"}
+CALLED = {"knn": "kNN", "knn_k20": "kNN (k 20)", "linear": "linear", "map_at_r": "MAP@R", "precision_at_1": "precision@1", "rankme": "RankMe", "alphareq": "−|α − 1| of α-ReQ"}
 MOST = 60        # settings that a table shows, the best first
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from scipy import stats
 
 from jaxssl.evaluation.measures import bootstrap
-from jaxssl.studies import series as kinds, space
+from jaxssl.studies import series as kinds, space, trials as runs
 from jaxssl.workdir import folder as folders
 
 LEVEL = .95
-BESIDE = ("knn", "linear", "rankme", "map_at_r", "precision_at_1")      # means that stand beside the objective where a run has them
+BESIDE = ("knn", "linear", "rankme", "alphareq", "map_at_r", "precision_at_1")      # means that stand beside the objective where a run has them
 
 
 def half_width(values: Sequence[float]) -> float | None:
@@ -70,11 +70,11 @@ def _paired(rows, best):
 
 
 def correlations(rows: Sequence[dict]) -> list[dict]:
-    """Spearman's ρ over settings between each label-free measure and each accuracy, from five settings on."""
+    """Spearman's ρ over settings between each label-free measure and each accuracy, from five settings on; of α-ReQ how near to 1 it is."""
     found = []
     for free in ("rankme", "alphareq"):
         for measure in ("knn", "linear", "map_at_r"):
-            pairs = [(row["beside"][free], row["beside"][measure]) for row in rows if free in row["beside"] and measure in row["beside"]]
+            pairs = [(runs.score(free, row["beside"][free]), row["beside"][measure]) for row in rows if free in row["beside"] and measure in row["beside"]]
             if len(pairs) >= 5 and all(np.ptp(side) > 0 for side in zip(*pairs)):
                 rho = stats.spearmanr(*zip(*pairs))
                 found.append({"of": free, "with": measure, "spearman": float(rho.statistic), "p": float(rho.pvalue), "n": len(pairs)})
@@ -96,7 +96,6 @@ def came(rows: Sequence[dict], claim: Mapping[str, Any]) -> list[dict]:
         found.append({"above": space.said(above), "below": space.said(below), "difference": difference, "interval": interval, "n": a["n"],
                       "verdict": verdict + (", one run of each" if interval is None else "")})
     return found
-
 
 
 def keep(folder: Any, document: dict, html: str) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxssl import data as datas
 from jaxssl.data.sources import Subset
-from jaxssl.errors import UserError
+from jaxssl.errors import UserError, nearest
 from jaxssl.evaluation.features import extract as features
-from jaxssl.evaluation.measures import knn, linear, rank, retrieval
+from jaxssl.evaluation.measures import knn, linear, rank, retrieval, spectrum
 
 log = logging.getLogger("jaxssl.training.evaluator")
 RETRIEVAL = {"precision_at_1": "precision@1", "map_at_r": "MAP@R"}      # of held-out images among one another
@@ -43,7 +43,7 @@ class Evaluator:
 
     def final(self, embed: Callable, poll: Callable = lambda: None) -> dict[str, float]:
         """What `quick` gives, and `linear`: logistic regression on the features, its penalty chosen on a part of the training images. `poll()` comes before each of its fits."""
-        found, sets = self._measure(embed)
+        found, sets = self._measure(embed, last=True)
         self._count_broken()
         return {**found, "linear": _linear(*sets, poll) if sets else math.nan} if self.labelled and not self._data.disjoint else found
 
@@ -61,10 +61,12 @@ class Evaluator:
             x, u = x[:, ::3], u[:, ::3]  # grey: the other two channels say the same, at three times the cost of the fit
         return {"knn_raw": found["knn"], "linear_raw": _linear(x, y, u, v, poll)}
 
-    def _measure(self, embed):
+    def _measure(self, embed, last=False):
         x, y = self._extract(embed, "train")
-        sound = _sound(x, "reference")
-        found = {"rankme": rank.rankme(x[datas.evenly(len(x), self._counts["rank_samples"])]) if sound else math.nan}
+        sound, few = _sound(x, "reference"), x[datas.evenly(len(x), self._counts["rank_samples"])]
+        found = {"rankme": rank.rankme(few) if sound else math.nan}
+        if last and self._counts["alphareq"]:
+            found["alphareq"] = spectrum.alpha_req(few) if sound else math.nan
         if not self.labelled:
             return found, None
         u, v = self._extract(embed, "test")
@@ -105,22 +107,30 @@ class Evaluator:
         return features.extract(embed, batches, self._mesh)
 
 
-def make(*, data, store, mesh, reference=50_000, queries=10_000, rank_samples=10_000, batch=500, raw=False) -> Evaluator:
+def make(*, data, store, mesh, reference=50_000, queries=10_000, rank_samples=10_000, batch=500, raw=False, alphareq=False, patience=0, watch="") -> Evaluator:
     """The evaluator of a run.
 
     Args:
       data: `jaxssl.data.Data`. store: its decoded training set on the host, or None when it is streamed. mesh: of the run.
       reference, queries: at most so many training and held-out images, evenly spread over the set; 0 takes all.
       rank_samples: of those training images, evenly spread, RankMe is measured on at most so many. batch: images in a forward pass, rounded up to the number of devices.
-      raw: also measure the pixels themselves.
+      raw: also measure the pixels themselves. alphareq: at the end also α-ReQ, of the images that RankMe is of.
+      patience: end the run after so many evaluations in a row without a better score (`training.patience`); 0 is never. watch: which, precision_at_1 (the default where held-out
+        images are of other classes), map_at_r, knn (the default else), knn_k20 or rankme.
     Raises: UserError.
     """
-    check(reference=reference, queries=queries, rank_samples=rank_samples, batch=batch)
-    return Evaluator(data, store, mesh, dict(reference=reference, queries=queries, rank_samples=rank_samples, raw=raw), batch)
+    check(reference=reference, queries=queries, rank_samples=rank_samples, batch=batch, patience=patience, watch=watch)
+    return Evaluator(data, store, mesh, dict(reference=reference, queries=queries, rank_samples=rank_samples, raw=raw, alphareq=alphareq), batch)
 
 
-def check(*, reference, queries, rank_samples, batch, **_) -> None:
+def check(*, reference, queries, rank_samples, batch, patience, watch, **_) -> None:
     """What can be wrong in the section `eval` whatever the data are; see `make`. Raises: UserError."""
+    if patience < 0:
+        raise UserError(f"eval.patience is {patience}; it is a number of evaluations, 0 or more")
+    if watch and watch not in (scores := (*RETRIEVAL, *KNN, "rankme")):
+        raise UserError(f"eval.watch is {watch!r}{nearest(watch, scores)}; choose one of {', '.join(scores)}")
+    if watch and not patience:
+        raise UserError(f"eval.watch is {watch}, but eval.patience is 0, so that nothing is watched; set eval.patience, or leave eval.watch out")
     if batch < 1 or reference < 0 or queries < 0 or rank_samples < 2:
         raise UserError(f"eval.batch, reference, queries and rank_samples are {batch}, {reference}, {queries} and {rank_samples}; "
                         "batch must be at least 1, rank_samples at least 2, and a count of 0 takes all images")

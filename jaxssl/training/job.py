@@ -1,7 +1,6 @@
 """Everything a run is before it touches data: method, optimizer, schedule, shardings and the jitted step. Built alike by `train` and `plan`."""
 import contextlib
 import functools
-import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -16,17 +15,10 @@ from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.parallel import mesh as sharding
 from jaxssl.planning import flops
-from jaxssl.training import checks, online
+from jaxssl.training import checks, online, programs
 from jaxssl.training.step import TrainState, init_state, train_step
 
 ENCODER_KERNEL = re.compile(r"(^|/)encoder/.*kernel$")
-# XLA for TPUs copies arrays from HBM to the chip ahead of their use, by default also where one operation then reads the copy once and nothing is won.
-# Here what uses a copy must move four times its bytes. Measured on the ImageNet recipe, v5e:4x4, with ratios of 1.5, 2.5 and 4: 4.31, 4.14 and 4.10 GB to
-# or from HBM a step, 14.7, 13.8 and 13.6 GB as XLA counts bytes.
-TPU_OPTIONS = {"xla_tpu_msa_inefficient_use_to_copy_ratio": 4.0}
-# XLA for CPUs: the first weights are drawn once, and optimizing the code that draws them cost half as much as the step. At this level a fifth;
-# the last bits of some draws are others than at a higher one, and the same on all machines with fused multiply-add, as there (benchmarks/compile_init.py).
-INIT_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
 class Facts(NamedTuple):
@@ -51,6 +43,7 @@ class Job(NamedTuple):
     init(key_data) -> state, step(state, batch) -> (state, metrics), embed(state, batch of canvases) -> [B, D]: jitted, not yet compiled.
     flops() -> FLOPs of the loss and its gradient for a global batch, without what model.remat and micro_batch compute again; traced when called.
     order(number, rows) -> ids of the samples of a batch.
+    executables() -> the compiled step, and what looks at a state for values that are not finite; compiled when first called.
     numbers: {path of the config: value} of what the step takes from its batch, under "numbers", and holds no constant of; see `prepare`.
     """
     facts: Facts
@@ -73,6 +66,7 @@ class Job(NamedTuple):
     embed: Callable
     flops: Callable
     order: datas.Order
+    executables: Callable
     numbers: dict = {}
 
     def duration(self, value: Any, key: str, batch_size: int) -> int:
@@ -94,8 +88,7 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
     batch, batch_sharding = batch_shapes(config.batch_size, facts, mesh)
     seen = seen_shapes(make_views, batch)
     checks.needs(config, facts, encoder, plain.needs)
-    order = facts.order(config.seed, config.batch_size) if facts.order else datas.shuffled(config.seed, config.batch_size, facts.examples)
-    method = online.watch(plain, classes=facts.classes, width=encoder.features)
+    method = watched(plain, facts, encoder)
     params, aux = initial_shapes(method, config, seen)
     optimizer = optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.tx.init, params), aux, jax.ShapeDtypeStruct((2,), jnp.uint32))
@@ -111,11 +104,8 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
         """The method and the transformation with traced values of `numbers`."""
         at = {section: {path.partition(".")[2]: value for path, value in values.items() if path.startswith(f"{section}.")} for section in ("method", "optim")}
         own = method_of(config, mesh, facts, total, numbers=at["method"])[1] if at["method"] else plain
-        return (online.watch(own, classes=facts.classes, width=encoder.features),
+        return (watched(own, facts, encoder),
                 optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup, numbers=at["optim"]).tx)
-
-    def init(key_data):
-        return init_state(key_data, batch=zeros(few(config, seen)), method=method, tx=optimizer.tx)
 
     def step(state, batch):
         batch = dict(batch)
@@ -128,14 +118,33 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
     def embed(state, batch):
         return method.embed(*gathered(state.params, state.aux), test_view(batch)).pooled
 
+    jitted = jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh)))
     return Job(facts=facts, mesh=mesh, method=method, optim=optimizer, total=total, warmup=warmup, views=config.augment.views, local=config.local.views,
                width=encoder.features, embedding=functools.cache(functools.partial(embedding_width, plain, state, seen)), seen=seen, batch=batch, batch_sharding=batch_sharding,
                state=state, state_sharding=placed,
-               init=jax.jit(init, out_shardings=placed, compiler_options=init_options(mesh)),
-               step=jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh))),
+               init=initial(config, method, optimizer.tx, seen, placed, mesh),
+               step=jitted,
                embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)),
-               flops=functools.partial(loss_flops, config, mesh, facts, total, state, seen),
-               order=order, numbers=numbers)
+               flops=functools.cache(functools.partial(loss_flops, config, mesh, facts, total, state, seen)),
+               order=ordered(config, facts),
+               executables=functools.cache(functools.partial(programs.executables, jitted, (state, batch), (placed, batch_sharding), mesh)), numbers=numbers)
+
+
+def watched(method: base.Method, facts: Facts, encoder: models.Net) -> base.Method:
+    """The method with the online probe beside it, where there are labels."""
+    return online.watch(method, classes=facts.classes, width=encoder.features)
+
+
+def ordered(config: Any, facts: Facts) -> datas.Order:
+    """See `Job.order`."""
+    return facts.order(config.seed, config.batch_size) if facts.order else datas.shuffled(config.seed, config.batch_size, facts.examples)
+
+
+def initial(config: Any, method: base.Method, tx: Any, seen: dict, placed: TrainState, mesh: Mesh) -> Callable:
+    """See `Job.init`."""
+    def init(key_data):
+        return init_state(key_data, batch=zeros(few(config, seen)), method=method, tx=tx)
+    return jax.jit(init, out_shardings=placed, compiler_options=programs.init_options(mesh))
 
 
 def scales(config: Any, mesh: Mesh, facts: Facts, total: int, state: TrainState, seen: dict, varied: Collection[str]) -> dict[str, float]:
@@ -175,7 +184,8 @@ def views(config: Any, drawn: bool = False) -> tuple[Callable, Callable]:
     dtype = {"bf16": "bfloat16", "f32": "float32"}[config.precision]
     a = config.augment
     try:
-        return augment.pair(a, config.local, dtype=dtype, return_params=drawn), augment.test_view(size=a.size, interpolation=a.interpolation, mean=a.mean, std=a.std, dtype=dtype)
+        plain = augment.test_view(size=a.size, squash=a.squash, interpolation=a.interpolation, mean=a.mean, std=a.std, dtype=dtype)
+        return augment.pair(a, config.local, dtype=dtype, return_params=drawn), plain
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -284,24 +294,6 @@ def describe(config: Any, job: Job) -> str:
 def parameter_table(job: Job) -> str:
     from clu import parameter_overview
     return parameter_overview.get_parameter_overview(job.state.params, include_stats=False)
-
-
-def init_options(mesh: Mesh) -> dict | None:
-    """`INIT_OPTIONS` on CPUs, unless XLA_FLAGS chooses a level."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return INIT_OPTIONS if on_cpu and not any(name in os.environ.get("XLA_FLAGS", "") for name in INIT_OPTIONS) else None
-
-
-def compiled(lowered: Any, mesh: Mesh) -> Any:
-    """The executable of a lowered step, with `TPU_OPTIONS` on a mesh of TPUs, as far as the installed compiler knows them."""
-    if mesh.devices.flat[0].platform != "tpu":
-        return lowered.compile()
-    try:
-        return lowered.compile(TPU_OPTIONS)
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return lowered.compile()
 
 
 def batch_shapes(batch_size: int, facts: Facts, mesh: Mesh) -> tuple[dict, dict]:

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxssl import data as datas, durations, tree
 from jaxssl.workdir import checkpoint, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import evaluator as evaluation, job as jobs, monitor, progress, rollback, room
-from jaxssl.parallel import mesh as sharding, runtime
+from jaxssl.training import evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
+from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import Interrupted, UserError
 
 
@@ -61,8 +60,8 @@ class Session:
         self.overflown: list[str] = []               # arrays of the state that the last look found not finite
         self.skipped: list[int] = []                 # numbers of the batches left out after a rollback
         self.rollbacks = rollback.Rollbacks(self.folder, int(config.on_nonfinite.partition(":")[2] or 0), self.leader)
-        self.flags: list = []                        # stop flags of the last two steps
-        self.batches = None
+        self.early: dict = {}                        # why the run ended before its last step, for run.json
+        self.flags, self.batches = [], None          # flags: stop flags of the last two steps
 
     # -- the run, in order ---------------------------------------------------------------------------------------------
 
@@ -83,8 +82,10 @@ class Session:
 
     def loop(self) -> dict:
         self.first_look()
-        if self.due("eval_every") and 0 < self.step < self.job.total and not self.evaluated():
-            self.evaluate()                          # the run was stopped in the middle of it
+        if self.due("eval_every") and 0 < self.step < self.job.total:
+            done = agreement.from_first(self.writers.logged(self.step, "rankme"))       # or the run was stopped in the middle of it
+            if self.enough() if done else self.evaluate():
+                return self.finish()
         while self.step < self.job.total:
             self.one_step()
             self.owned()
@@ -100,8 +101,8 @@ class Session:
                 self.save()
             if stopping and not last:
                 return self.leave()
-            if self.due("eval_every") and not last:
-                self.evaluate()
+            if self.due("eval_every") and not last and self.evaluate():
+                break
         return self.finish()
 
     def due(self, name: str) -> bool:
@@ -157,11 +158,8 @@ class Session:
             self.count_ids(step)
 
     def compile(self) -> None:
-        """The one compile of the train step, ahead of time: the executable cannot be traced again. And that of the look at the state, which a stop has no time for."""
-        shapes = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), (self.job.state, self.job.batch), (self.job.state_sharding, self.job.batch_sharding))
-        self.compiled = jobs.compiled(self.job.step.lower(*shapes), self.job.mesh)
+        self.compiled, self.finite = self.job.executables()
         room.compiled(self.compiled, runtime.memory()[1], jax.local_device_count())
-        self.finite = jax.jit(tree.finite, out_shardings=sharding.replicated(self.job.mesh)).lower(shapes[0]).compile()
         self.screen.note("compiled")
 
     def one_step(self) -> None:
@@ -189,7 +187,7 @@ class Session:
             self.manager.verify(self.step, self.job.state, self.job.state_sharding, digest)
         self.report(scores)
         summary = self.clock.summary()
-        result = {"steps": self.step, "state_sha256": digest, **scores, **self.monitor.untrained(), **summary,
+        result = {"steps": self.step, **self.early, "state_sha256": digest, **scores, **self.monitor.untrained(), **summary,
                   "images_per_second_per_device": summary["images_per_second"] / self.job.mesh.size, "skipped_batches": self.skipped, "broken_images": len(self.data.broken),
                   "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
         result = folders.nulled(result)
@@ -260,14 +258,18 @@ class Session:
                 found = self.monitor.first(self.fresh() if self.step else self.state)
         self.screen.note("untrained encoder: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
 
-    def evaluate(self) -> None:
+    def evaluate(self) -> bool:
+        """Whether its scores end the run."""
         with self.watchdog.pause(), self.clock.pause("eval"):
             self.report(self.monitor.quick(self.state))
+        return self.enough()
 
-    def evaluated(self) -> bool:
-        """Whether the evaluation due at this step is in the metrics, which process 0 keeps."""
-        found = self.writers.logged(self.step, "rankme")
-        return found if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(found)))
+    def enough(self) -> bool:
+        """Whether the evaluations so far end the run (`training.patience`)."""
+        self.early = agreement.from_first(patience.early(self.writers.history, self.data.disjoint, **self.config.eval)) if self.config.eval.patience else {}
+        if self.early:
+            self.screen.note(f"step {self.step}: the run ends here, {patience.sentence(self.early)}")
+        return bool(self.early)
 
     def report(self, scores: dict) -> None:
         """Shows and logs scores, with a warning for each sign of collapse."""
@@ -307,8 +309,6 @@ class Session:
         self.restore(self.manager.newest(self.job.state, self.job.state_sharding, total=self.job.total, run=self.name))
         self.clock = clock
         self.open_batches()
-
-    # -- small parts ---------------------------------------------------------------------------------------------------
 
     def to_device(self, batch: dict) -> dict:
         batch = {**batch, "stop": np.full(jax.local_device_count(), bool(self.stop), np.int32)}

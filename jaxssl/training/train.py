@@ -12,22 +12,25 @@ import jax
 from jaxssl import config as configs, data as datas
 from jaxssl.workdir import checkpoint, environment, lease as leases, published, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import evaluator as evaluation, job as jobs, monitor, progress, rollback, room
+from jaxssl.training import evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import UserError
+from jaxssl.training.kept import Kept
 from jaxssl.training.session import Run, Session, Watch, every
 from jaxssl.training.watchdog import Stop, Watchdog
 
 
 def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_change: bool = False, profile_steps: tuple[int, int] | None = None,
-        varied: Collection[str] = ()) -> dict:
+        varied: Collection[str] = (), kept: Kept | None = None) -> dict:
     """Trains `spec` with `overrides` in `workdir`, resuming what is there, and returns what run.json holds.
 
-    profile_steps: (first, last) steps of a profiler trace. varied: keys that a study varies (`jobs.prepare`). Stopped by SIGTERM it saves and returns {"stopped": step}.
+    profile_steps: (first, last) steps of a profiler trace. varied: keys that a study varies (`jobs.prepare`). kept: programs of the run before.
+    Stopped by SIGTERM it saves and returns {"stopped": step}.
     Raises: UserError for wrong input, before anything is compiled; NonFiniteError.
     """
     with Stop() as stop, contextlib.ExitStack() as ends:     # from here on a signal is kept, and honoured between two batches
-        config, data, job, new, stated = agreement.reach(functools.partial(prepare, spec, overrides, workdir, profile_steps, varied), functools.partial(facts, allow_config_change))
+        ready = functools.partial(prepare, spec, overrides, workdir, profile_steps, varied, kept)
+        config, data, job, new, stated = agreement.reach(ready, functools.partial(facts, allow_config_change))
         start, leader = functools.cache(functools.partial(beginning, config, job)), jax.process_index() == 0
         if new:
             agreement.reach(start)                   # what cannot begin is refused before the workdir is touched
@@ -43,7 +46,8 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         for sentence in found.said:
             screen.note(sentence)
         if found.finished:
-            print(f"{workdir} is finished ({found.former['steps']} steps); nothing to do. Use another workdir for another run.", flush=True)
+            early = f", where it ended early: {patience.sentence(found.former)}" if patience.ended(found.former) else ""
+            print(f"{workdir} is finished ({found.former['steps']} steps{early}); nothing to do. Use another workdir for another run.", flush=True)
             return found.former
         run = found.run or (resumed and resumed.meta.get("run")) or uuid.uuid4().hex
 
@@ -117,7 +121,7 @@ def rates(reader: checkpoint.Manager, job: jobs.Job) -> str:
 
 
 def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: tuple[int, int] | None,
-            varied: Collection[str] = ()) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
+            varied: Collection[str] = (), kept: Kept | None = None) -> tuple[Any, datas.Data, jobs.Job, bool, dict | None]:
     """(config, data, job, whether `workdir` has no run yet, what is published for it then). Raises: UserError for wrong input, before anything is compiled or written."""
     file = configs.opened(spec)                      # executed once
     config = configs.load(file, overrides)
@@ -128,7 +132,7 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
     data = datas.make(**config.data)
     known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order), runtime.memory()
     room.ask(config, known, memory)
-    job = jobs.prepare(config, mesh, known, varied)
+    job = (kept.prepare if kept else jobs.prepare)(config, mesh, known, varied)
     room.state(job, config, memory[1])
     check(config, data, job, profile_steps)
     new = not (folders.path(workdir) / "config.json").exists()
@@ -146,7 +150,8 @@ def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] 
     job.embedding()                                  # traces the loss, which may refuse
     writers.check(process_index=jax.process_index(), **config.log)
     evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
-    every(config, job)
+    patience.check(config.eval.patience, config.eval.watch, disjoint=data.disjoint, labelled=data.test is not None and bool(data.classes), every=every(config, job),
+                   total=job.total, keep_last=config.checkpoint.keep_last)
     if profile_steps and profile_steps[0] >= job.total:
         raise UserError(f"--profile_steps is {profile_steps[0]}:{profile_steps[1]}, but the run has {job.total} steps, numbered from 0; begin before step {job.total}")
 

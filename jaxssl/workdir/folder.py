@@ -21,8 +21,8 @@ class Torn(UserError):
 
 
 class Claim(NamedTuple):
-    """What `look` found. former: what run.json holds, or None. finished: it is of a run with so many steps, which stays as it is. texts: name → content of the
-    files that are to be written. said: sentences for a person. run: by which the run knows its checkpoints from another's; None where it has none yet."""
+    """What `look` found. former: what run.json holds, or None. finished: it is of a run with so many steps, or that ended early by this config, and stays as it is. texts: name →
+    content of the files that are to be written. said: sentences for a person. run: by which the run knows its checkpoints from another's; None where it has none yet."""
     former: dict | None
     finished: bool
     texts: dict[str, str]
@@ -53,7 +53,7 @@ def look(workdir: str, config_text: str, images: dict, *, described: dict | None
     folder = path(workdir)
     texts = {"config.json": config_text, "data.json": json.dumps(described or images, indent=1)}
     there = {name for name in texts if (folder / name).exists()}         # a run of an earlier version has no data.json, and gets one
-    former, said = None, []
+    former, said, changed = None, [], {}
     if "config.json" in there:
         told = (described or images).keys() - images.keys()
         changed = {name: _differences(folder / name, texts[name], told, rebuilt=allow_change and name == "data.json") for name in sorted(there)}
@@ -71,7 +71,8 @@ def look(workdir: str, config_text: str, images: dict, *, described: dict | None
             said.append(f"note: {str(error).partition(';')[0]}; it is written again at the end of the run")
     elif folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):      # a bucket has no empty folders
         raise UserError(f"workdir {workdir} is not empty and has no config.json, so it is not a run of this program; choose a new folder")
-    return Claim(former, former is not None and former["steps"] >= total, {name: text for name, text in texts.items() if name not in there}, said,
+    whole = former is not None and (former["steps"] >= total or isinstance(former.get("ended_early"), dict) and not changed.get("config.json"))
+    return Claim(former, whole, {name: text for name, text in texts.items() if name not in there}, said,
                  identity(folder))
 
 

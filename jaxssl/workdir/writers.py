@@ -123,10 +123,14 @@ class Writers:
 
     def logged(self, step: int, name: str) -> bool:
         """Whether metrics.jsonl has a line of `step` that holds `name`; False on processes other than 0."""
+        return any(at == step for at, _ in self.history(name))
+
+    def history(self, name: str) -> list[tuple[int, float | None]]:
+        """(step, value) of every line of metrics.jsonl that holds `name`, in order; [] on processes other than 0."""
         if not (self._active and self._file.exists()):
-            return False
+            return []
         records = map(_record, self._file.read_text(encoding="utf-8", errors="replace").splitlines())
-        return any(record and record["step"] == step and name in record for record in records)
+        return [(record["step"], record[name]) for record in records if record and name in record]
 
     def flush(self) -> None:
         """Everything written so far is on its way to disk, and in the bucket where there is one."""

@@ -16,7 +16,8 @@ def inputs():
     """name -> float64 array: B = 8 embeddings of each branch, C = 5 groups, K = 6; a bank of 40 rows of unit length, of which some are not there."""
     rng, other = (np.random.Generator(np.random.PCG64(seed)) for seed in (13, 14))
     bank = other.normal(size=(40, 6))
-    return {"bank": bank / np.linalg.norm(bank, axis=1, keepdims=True), "written": other.random(40) < .8, "groups": rng.normal(size=(5, 6)), "encoded": rng.normal(size=(8, 6)), "answered": rng.normal(size=(8, 6)), "mix": rng.normal(size=(6, 6))}
+    banked = {"bank": bank / np.linalg.norm(bank, axis=1, keepdims=True), "written": other.random(40) < .8}
+    return {**banked, "groups": rng.normal(size=(5, 6)), "encoded": rng.normal(size=(8, 6)), "answered": rng.normal(size=(8, 6)), "mix": rng.normal(size=(6, 6))}
 
 
 def reference():

@@ -2,8 +2,8 @@
 
     python tests/goldens/make_contrastive.py          # with torch, torchvision and lightly installed
 
-DCL, DCLW and DirectCLR are lightly's losses. NNCLR's neighbours come from lightly's memory bank, DenseCL's from its search, and MoCo's and DenseCL's losses are its NT-Xent with a bank.
-What no installed library has is torch's own cross entropy or
+DCL, DCLW and DirectCLR are lightly's losses. NNCLR's neighbours come from lightly's memory bank, DenseCL's from its search;
+MoCo's and DenseCL's losses are its NT-Xent with a bank. What no installed library has is torch's own cross entropy or
 divergence of logits written down here: SupCon, MoCo v3, mean shift, ISD, ReSSL, the memory bank's softmax, and SSCD, row by row.
 """
 from pathlib import Path
@@ -20,8 +20,8 @@ def inputs():
     rng, other = (np.random.Generator(np.random.PCG64(seed)) for seed in (12, 13))
     maps = {"map": other.normal(size=(8, 4, 5)), "other_map": other.normal(size=(8, 4, 5)), "places": other.normal(size=(8, 4, 6)), "other_places": other.normal(size=(8, 4, 6))}
     shows = np.stack([np.broadcast_to(np.arange(8)[:, None], (8, 2)), np.where(other.random((8, 2)) < .3, 7 - np.arange(8)[:, None], np.arange(8)[:, None])], -1)
-    return {**maps, "shows": shows, "z": rng.normal(size=(8, 2, 6)), "p": rng.normal(size=(8, 2, 6)), "queue": rng.normal(size=(12, 6)), "queue_ids": np.array([0, 5, *range(20, 30)]),
-            "bank": rng.normal(size=(10, 6)), "labels": np.array([0, 1, 0, 2, -1, 1, 0, -1])}
+    return {**maps, "shows": shows, "z": rng.normal(size=(8, 2, 6)), "p": rng.normal(size=(8, 2, 6)), "queue": rng.normal(size=(12, 6)),
+            "queue_ids": np.array([0, 5, *range(20, 30)]), "bank": rng.normal(size=(10, 6)), "labels": np.array([0, 1, 0, 2, -1, 1, 0, -1])}
 
 
 def reference():

@@ -44,7 +44,8 @@ def write(encoder, folder: Path) -> None:
 def config(encoder) -> dict:
     """timm's config.json: architecture, arguments, preprocessing. Raises: UserError when timm has no such network."""
     p, own = encoder.preprocessing, {resnets: resnet, vits: vision_transformer, convnexts: convnext}[families.of(encoder.module)](encoder)
-    view = {"input_size": [3, p["size"], p["size"]], "interpolation": p["interpolation"], "crop_pct": crop_pct(p["size"], p["resize"]), "crop_mode": "center",
+    view = {"input_size": [3, p["size"], p["size"]], "interpolation": p["interpolation"], "crop_pct": crop_pct(p["size"], p["resize"]),
+            "crop_mode": "squash" if p.get("squash") else "center",
             "mean": list(p["mean"]), "std": list(p["std"]), "num_classes": 0}
     return {"num_classes": 0, "num_features": encoder.width, **own, "pretrained_cfg": {**view, **own["pretrained_cfg"]}}
 

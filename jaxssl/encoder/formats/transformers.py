@@ -117,10 +117,11 @@ CLASSES = {"vit": "ViTModel", "dinov2": "Dinov2Model", "dinov2_with_registers": 
 
 
 def processor(p: dict) -> dict:
-    """An image processor's config: short side to `resize`, centre crop of `size`, normalise."""
+    """An image processor's config: short side to `resize` and centre crop of `size`, or both sides to `size`; normalise."""
+    sides = {"height": p["size"], "width": p["size"]}
     return {"image_processor_type": "BitImageProcessor", "do_convert_rgb": True,
-            "do_resize": True, "size": {"shortest_edge": p["resize"]}, "resample": RESAMPLE[p["interpolation"]],
-            "do_center_crop": True, "crop_size": {"height": p["size"], "width": p["size"]}, "do_rescale": True, "rescale_factor": 1 / 255,
+            "do_resize": True, "size": sides if p.get("squash") else {"shortest_edge": p["resize"]}, "resample": RESAMPLE[p["interpolation"]],
+            "do_center_crop": not p.get("squash"), "crop_size": sides, "do_rescale": True, "rescale_factor": 1 / 255,
             "do_normalize": True, "image_mean": list(p["mean"]), "image_std": list(p["std"])}
 
 
