@@ -5,8 +5,8 @@
 It needs torch and pytorch-metric-learning beside jaxssl, or in another Python (--theirs PYTHON). The four-block convolutional network with 32 channels, drawings of 28 × 28 pixels
 without augmentation, 8 characters × 4 drawings a batch (`data.per_class.m_per_class`), Adam at 2e-3, weights of classes at 2e-2; losses with their defaults, which are PML's, but
 for NT-Xent's temperature of .07 on both sides and PML's SoftTriple with the ten centres and numbers of ours. Two of the five alphabets are trained on, the others tested: MAP@R and
-precision@1 of their drawings among one another. A seed draws initial weights and batches. Each contender of a seed is a process of its own, and its processor time is of the steps
-after the first two.
+precision@1 of their drawings among one another. A seed draws initial weights and batches. Theirs run in a process of their own for each seed, and processor time is of the
+steps after the first two.
 
 Expected before this ran: losses and gradients are equal to 1e-5, so the first steps agree, and later ones drift apart as runs of a large rate do: MAP@R equal within the
 interval of five seeds, no loss more than half a point below. Time: PML's losses are 2 to 10 times

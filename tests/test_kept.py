@@ -8,8 +8,8 @@ from jaxssl.errors import UserError
 from jaxssl.training import job as jobs, kept
 from tests import tiny
 
-OWN = {**tiny.small("metric"), "batch_size": "8", "total": "9", "warmup": "0", "model.width": "16", "model.depth": "1", "method.loss": "margin", "method.beta_of": "one",
-       "data.per_class": "2"}
+OWN = {**tiny.small("metric"), "data.sampler": "m_per_class", "batch_size": "8", "total": "9", "warmup": "0", "model.width": "16", "model.depth": "1",
+       "method.loss": "margin", "method.beta_of": "one", "data.per_class": "2"}
 VARIED = ("optim.lr", "method.margin", "method.beta")
 
 
