@@ -148,8 +148,10 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 def said(counts: Mapping[str, Any]) -> str:
     """The counts of a step in a line."""
     def one(value):
+        if isinstance(value, list | tuple):
+            return " ".join(map(one, value)) or "none"
         return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
-    return ", ".join(f"{name.replace('_', ' ')} {one(value)}" for name, value in counts.items() if not isinstance(value, dict | list))
+    return ", ".join(f"{name.replace('_', ' ')} {one(value)}" for name, value in counts.items() if not isinstance(value, dict))
 
 
 def _plain(values):

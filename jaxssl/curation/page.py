@@ -8,6 +8,7 @@ import numpy as np
 from jaxssl.curation import book as books, features
 from jaxssl.curation.book import Book
 from jaxssl.data.decode import Broken, canvas, pixel_limit
+from jaxssl.data.listing import many
 from jaxssl.errors import UserError
 from jaxssl.gallery import page as gallery
 from jaxssl.report import figures
@@ -18,7 +19,7 @@ FILE, DROPPED = "report.html", "dropped.jsonl"
 GROUPS, EACH = 12, 8        # galleries of a section: so many rows of at most so many pictures
 _NAMED = 50                 # broken images that are named
 _STYLE = """table { border-collapse: collapse; } th, td { padding: .15rem .75rem .15rem 0; text-align: left; } .n { text-align: right; font-variant-numeric: tabular-nums; }
-.row { margin-bottom: 1rem; } svg { max-width: 40rem; } svg text { font-size: 12px; fill: currentColor; } .kept img { outline: 3px solid #27c; }
+.row { margin-bottom: 1rem; } svg { max-width: 40rem; } svg text { font-size: 12px; } .axis { fill: currentColor; } .kept img { outline: 3px solid #27c; }
 """
 _COLOURS = ("#27c", "#c52", "#295", "#a3a", "#b90", "#777")
 
@@ -122,7 +123,7 @@ def _component(look, table, label, kept, yes, no):
     here = np.isin(rows, kept)
     order = np.argsort(~here, kind="stable")[:EACH]
     return look.row(*(tag("div", look.figure(features.POOL, int(rows[i]), yes if here[i] else no), class_="kept" if here[i] else None) for i in order),
-                    tag("p", f"{len(rows):,} images") if len(rows) > EACH else None)
+                    tag("p", many(len(rows), "image")) if len(rows) > EACH else None)
 
 
 def _leaks(book, name, look):
@@ -140,7 +141,7 @@ def _leaks(book, name, look):
             rows.append(look.row(tag("div", look.figure(reference, own, reference), class_="kept"),
                                  *(look.figure(features.POOL, int(table["of"][j]), f"{table['score'][j]:.4f}") for j in same)))
     counts = book.steps[name]["counts"]
-    return join([tag("p", f"{counts['leaks']:,} images are above the threshold to one of {counts['reference_images']:,} of {reference}; {counts['dropped']:,} were dropped. "
+    return join([tag("p", f"{many(counts['leaks'], 'image')} above the threshold to one of {counts['reference_images']:,} of {reference}; {counts['dropped']:,} dropped. "
                           "Outlined is the image of the reference, then the images that leak it."), *rows])
 
 
@@ -167,7 +168,7 @@ def curves(x: np.ndarray, lines: dict[str, np.ndarray]) -> Html:
         colour, dash = _COLOURS[number % len(_COLOURS)], None if number < len(_COLOURS) else "4 3"
         parts += [tag("polyline", points=" ".join(place(*pair) for pair in zip(x, y)), fill="none", stroke=colour, stroke_dasharray=dash, stroke_width=1 + (number == 0)),
                   tag("text", name, x=edge + 8 + 78 * number, y=16, fill=colour)]
-    parts += [tag("text", f"{share:g}", x=edge + share * (width - 2 * edge), y=height - 10, text_anchor="middle") for share in (0, .5, 1)]
+    parts += [tag("text", f"{share:g}", x=edge + share * (width - 2 * edge), y=height - 10, text_anchor="middle", class_="axis") for share in (0, .5, 1)]
     return tag("svg", *parts, viewBox=f"0 0 {width} {height}", width="100%", role="img", aria_label="precision and recall by threshold")
 
 
@@ -181,7 +182,7 @@ def _clusters(book, look):
         rows = np.flatnonzero(own == cluster)
         near = rows[np.argsort(table["distance_1"][rows], kind="stable")[:EACH]]
         parts.append(look.row(*(look.figure(features.POOL, int(table["rows"][i]), f"{table['distance_1'][i]:.3f}") for i in near),
-                              tag("p", f"cluster {cluster}: {len(rows):,} images")))
+                              tag("p", f"cluster {cluster}: {many(len(rows), 'image')}")))
     return join([tag("p", f"{levels[0]:,} clusters of the lowest of {len(levels)} levels; some from the largest to the smallest, each with the images closest to its centroid."),
                  figures.table(("share of clusters", "with at most so many images"), shares, numeric=(0, 1)), *parts])
 
