@@ -1,5 +1,6 @@
 """What a curation computes, each number against a plain loop: components, k-means, its hierarchy, balanced shares, thresholds, manifests."""
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxssl import data as datas
-from jaxssl.curation import clusters, copies, duplicates, graph, picks
+from jaxssl.curation import book as books, clusters, copies, duplicates, features, graph, page, picks
 from jaxssl.data import manifest
 from jaxssl.errors import UserError
 from jaxssl.parallel import mesh as sharding
@@ -45,6 +46,65 @@ def test_others_are_the_nearest_but_oneself():
     score, place = graph.others(x, 3, low=2, high=7)
     assert np.array_equal(place, np.argsort(-cosine, axis=1, kind="stable")[2:7, :3]) and np.allclose(score, np.sort(cosine, 1)[2:7, :-4:-1], atol=1e-6)
     assert graph.shared(np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 5]])) == .75
+
+
+class Vectors:
+    """A source of images that are their own features."""
+    name, classes = "vectors", ()
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def id(self, index):
+        return str(index)
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """book(pool=x, reference=y) -> a curation whose sets have these features."""
+    def made(**sets):
+        found = books.Book(str(tmp_path / "out"))
+        encoder = SimpleNamespace(name="e", digest="d", config={"model": {}}, preprocessing={"resize": 1})
+        monkeypatch.setattr(features, "opened", lambda path, *_: (SimpleNamespace(images={}), Vectors(sets[path])))
+        monkeypatch.setattr(features.images, "embedded", lambda encoder, data, source, layer: iter([(source.source.x[source.indices], np.ones(len(source), bool))]))
+        for name in sets:
+            features.embed(found, encoder, name, name=name, shard=5)
+        return found
+    return made
+
+
+def test_features_are_kept_with_their_lengths(book):
+    x = 100 * rows(12, 6)
+    found = features.load(book(pool=x), "pool", "main")
+    assert np.allclose(found.x * found.length[:, None], x, rtol=2e-3, atol=.05) and np.allclose(np.linalg.norm(found.x, axis=1), 1, atol=1e-6) and found.kept.all()
+
+
+@pytest.mark.parametrize("threshold", [.6, .9])
+def test_what_is_linked_to_a_reference_is_dropped(book, threshold):
+    pool, reference = unit(rows(40, 3)), unit(rows(2, 3, 1))
+    found = book(pool=pool, reference=reference)
+    pool, reference = (features.load(found, name, "main").x for name in ("pool", "reference"))
+    leaks = [i for i in range(40) if max(pool[i] @ r for r in reference) > threshold]
+    near = [np.argsort([-(pool[i] @ pool[j]) if j != i else 9 for j in range(40)], kind="stable")[:3] for i in range(40)]
+    linked = set(leaks)
+    for _ in range(40):
+        linked |= {a for i in range(40) for j in near[i] if pool[i] @ pool[j] > threshold for a in (i, j) if i in linked or j in linked}
+    for drop, gone in (("images", set(leaks)), ("component", linked)):
+        how = dict(space="main", among="embed main/pool", threshold=threshold, drop=drop, k=3)
+        if len(gone) == 40:
+            with pytest.raises(UserError, match="would drop all 40"):
+                duplicates.dedup_against(found, "reference", **how)
+            continue
+        duplicates.dedup_against(found, "reference", **how)
+        table = found.table("dedup against reference")
+        assert set(range(40)) - set(table["rows"]) == gone and np.flatnonzero(table["leak"]).tolist() == leaks
+        assert [table["reference"][i] for i in leaks] == [int(np.argmax(reference @ pool[i])) for i in leaks]
+        told = {line["id"]: line["because"] for line in page.dropped(found)}
+        assert {int(name) for name in told} == gone and sum("linked" in because for because in told.values()) == len(gone) - len(leaks)
+    assert 0 < len(leaks) < len(linked)
 
 
 def plain(x, centroids, spherical, iterations):
