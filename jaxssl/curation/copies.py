@@ -15,9 +15,10 @@ from jaxssl.errors import UserError
 from jaxssl.evaluation.features.search import neighbours
 from jaxssl.gallery import images
 
-GRID = np.arange(101) / 100     # thresholds that are looked at
+GRID = np.arange(100) / 100     # thresholds that are looked at: above 1 there is rounding alone
 _HELD = 2**24                   # similarities held at a time
 _NEAR, _THUMB, _SAME = 8, 32, .95       # see `twins`
+_POOR = .5                      # recall below which it is said
 
 
 def _resize(image, rng):
@@ -164,6 +165,8 @@ def calibrate(book: Book, encoder: Any, *, space: str, layer: str = "backbone", 
         book.log(f"note: no threshold has a precision of {precision:g}; these features do not tell copies from other images")
     else:
         counts |= {"threshold": float(GRID[at]), "precision": float(share[at]), "recall": float(hits[at] / len(own)), "recall_by_kind": dict(zip(kinds, recall[:, at].tolist()))}
+        if counts["recall"] < _POOR:
+            book.log(f"note: at the recommended threshold {100 * counts['recall']:.1f} % of the copies are found; these features hardly tell copies from other images")
     book.keep(name, books.TABLE, params, inputs, counts, {"threshold": GRID, "hits": hits, "others": others, "precision": share, "recall": recall}, start)
 
 

@@ -151,7 +151,7 @@ def _calibration(book, name):
     if "threshold" in counts:
         at = f"At {counts['threshold']:.2f}, the lowest with the precision asked, recall is {100 * counts['recall']:.1f} %."
     rows = [(f"{table['threshold'][i]:.2f}", f"{100 * table['precision'][i]:.1f}", f"{table['others'][i]:,}", *(f"{100 * own[i]:.1f}" for own in table["recall"]))
-            for i in range(0, 101, 5)]
+            for i in range(0, len(table["threshold"]), 5)]
     lines = {"precision": table["precision"], **dict(zip(kinds, table["recall"]))}
     return join([tag("p", f"{counts['copies']:,} copies were planted and sought among {counts['images']:,} images. {at}"), curves(table["threshold"], lines),
                  figures.table(("threshold", "precision %", "other pairs", *(f"recall {kind} %" for kind in kinds)), rows, numeric=range(3 + len(kinds)))])
