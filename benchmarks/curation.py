@@ -225,9 +225,11 @@ def kills(args):
         for i in range(int(1400 * args.scale)):
             Image.fromarray(digits.read(i % len(digits))[0]).save(pool / f"{i:05d}.png")
         weights = args.weights or random_encoder(Path(folder))
+        config = Path(folder) / "config.py"                     # of a weak encoder no threshold is calibrated
+        config.write_text((ROOT / "configs/curation/balanced.py").read_text().replace('"auto"', '"0.999"'))
 
         def command(out):
-            return [sys.executable, "-m", "jaxssl.curate", "run", "--config", str(ROOT / "configs/curation/balanced.py"), "--out", str(Path(folder) / out), "--set", f"pool={pool}",
+            return [sys.executable, "-m", "jaxssl.curate", "run", "--config", str(config), "--out", str(Path(folder) / out), "--set", f"pool={pool}",
                     f"weights={weights}", f"clusters={max(4, int(50 * args.scale))}", "above=2", f"target={max(4, int(200 * args.scale))}"]
 
         def tables(out):
