@@ -8,8 +8,8 @@ needs gcsfs and gcp-storage-emulator). Each command of a journey is preempted up
 one, drawn, gets the signal. Two of three signals are SIGKILL.
 
 A preemption is answered when no traceback was shown, every process ended (0 or 143 after SIGTERM, 75 for who lost its neighbour), and the same command goes on.
-A journey is answered when the digests of the train state and of the sample ids, the rows of the evaluation, and every byte of the exported weights are an
-undisturbed journey's, and nothing half is left: no lease, no hidden or temporary file, no third checkpoint.
+A journey is answered when the digests of the train state and of the sample ids, the rows of the evaluation, and every byte of the exported weights
+(but for the workdir's name) are an undisturbed journey's, and nothing half is left: no lease, no hidden or temporary file, no third checkpoint.
 
 Predicted: all of them. A run's state is a function of config and step, a checkpoint counts only once committed, and what is not a checkpoint is written whole.
 """
@@ -93,10 +93,21 @@ class Place:
         lines = [json.loads(line) for line in self.read(name, "metrics.jsonl").splitlines()]
         return {"state": json.loads(self.read(name, "run.json"))["state_sha256"], "ids": {r["step"]: r["ids_sha256"] for r in lines if "ids_sha256" in r},
                 "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in result["rows"]],
-                "weights": hashlib.sha256((self.folder / f"{name} export" / "model.safetensors").read_bytes()).hexdigest(),
+                "weights": exported(self.folder / f"{name} export" / "model.safetensors", name),
                 "checkpoints": sorted({n.split("/")[1] for n in self.names(name) if n.startswith("checkpoints/") and n.split("/")[1].isdigit()}),
                 "half": sorted({n.split("/")[-1] for n in [*self.names(name), *(p.name for p in self.folder.iterdir())]
                                 if n.split("/")[-1].startswith(".") and not n.endswith(".run.json") or "tmp" in n or "partial" in n or "unchecked" in n})}
+
+
+def exported(file, name):
+    """A digest of every byte of an export but for the name of its workdir, which its record holds, and the digest of that record."""
+    data = file.read_bytes()
+    length = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:length])
+    [key] = [key for key, text in header["__metadata__"].items() if text.startswith("{")]
+    record = json.loads(header["__metadata__"].pop(key))
+    assert record.pop("name") == name and record.pop("record_digest"), record
+    return hashlib.sha256(json.dumps([header, record], sort_keys=True).encode() + data[length:]).hexdigest()
 
 
 def ended(alive, limit=900):

@@ -162,7 +162,7 @@ def _not_started(error):
 
 def _refused_variables(error):
     given = ", ".join(f"{name}={value!r}" for name, value in sorted(os.environ.items()) if name.startswith(("JAX_", "XLA_", "CUDA_VISIBLE", "TPU_"))) or "none"
-    return UserError(f"jax does not start ({' '.join(str(error).split())[:300] or type(error).__name__}); mend or unset what it reads of the environment: {given}")
+    return UserError(f"jax does not start ({' '.join(str(error).split())[:300] or 'no such platform is installed'}); mend or unset what it reads of the environment: {given}")
 
 
 class Steady:

@@ -16,7 +16,7 @@ from jaxssl.errors import UserError, nearest, shown
 PUBLISHED = {"protocol": str, "setting": dict, "value": (int, float), "source": str, "weights": str}
 
 
-STUDIES = "studies"      # folder of configs/
+STUDIES, CURATION = "studies", "curation"      # folders of configs/ with tables, which `table` reads
 NOWHERE = "run from the repository, where configs/ is, or give a full path"
 
 
@@ -76,9 +76,22 @@ def _whole(config: Any, path: str, sections: Collection[str]) -> ConfigDict:
     return config
 
 
+def table(file: Path, name: str) -> dict:
+    """The table `name` = {…} of plain values in a Python file, which is read as data and never executed. Raises: UserError."""
+    try:
+        module = ast.parse(file.read_text(encoding="utf-8"))
+        values = [node.value for node in module.body if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == [name]]
+        found = ast.literal_eval(values[-1]) if values else None
+    except (SyntaxError, ValueError, OSError) as error:
+        raise UserError(f"{file} cannot be read as a preset ({' '.join(str(error).split())[:200]}); it holds {name} = {{…}} of plain values") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} has no table {name} = {{…}}, so it is no preset")
+    return found
+
+
 def files() -> list[Path]:
-    """The config files of the working folder; those of `STUDIES` are tables that `jaxssl.study` reads."""
-    return sorted(path for path in Path("configs").glob("*/*.py") if path.parent.name != STUDIES)
+    """The config files of the working folder; those of `STUDIES` and `CURATION` are tables that other commands read."""
+    return sorted(path for path in Path("configs").glob("*/*.py") if path.parent.name not in (STUDIES, CURATION))
 
 
 def catalogue() -> list[str]:

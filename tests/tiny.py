@@ -15,7 +15,7 @@ from jaxssl.data import pipeline
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(p.stem for p in (ROOT / "jaxssl" / "methods").glob("*.py") if p.stem not in ("__init__", "base"))
-CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.py") if p.parent.name != "studies")     # whose tables `jaxssl.study` reads
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.py") if p.parent.name not in ("studies", "curation"))     # tables of other commands
 # The family of a method's encoder, the module that its name begins with -> what makes it tiny.
 ENCODERS = {"resnet": {"model.name": "resnet10", "model.depths": "(1, 1)", "model.width": "0.0625", "model.stem": "imagenet"},
             "vit": {"model.name": "vit_tiny", "model.width": "32", "model.depth": "2", "model.heads": "2", "model.patch": "4", "model.image": "16"},

@@ -98,7 +98,7 @@ def called(function: Callable, *arguments: Any) -> tuple[int, str]:
         signal.signal(signal.SIGALRM, before)
 
 
-def process(*command: str, seconds: float = 240, during: Callable | None = None, after: Callable | None = None, shell: str = "",
+def process(*command: str, seconds: float = 900, during: Callable | None = None, after: Callable | None = None, shell: str = "",
             **env: str | None) -> Callable[[], tuple[int, str]]:
     """`python -m command…` in a process of its own.
 

@@ -2,7 +2,7 @@
 
 Command:  python -m jaxssl.main --config configs/digits/nepa.py --workdir runs/digits_nepa
 Hardware: two CPU cores. Hours: none measured.
-Expected: not measured.
+Expected: it does not learn classes here: kNN 14.2 % at step 500 (seed 0, one run that was ended there); see docs/open.md.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from jaxssl.data import disjoint, identity, noise, open as opening, per_class as per_classes
+from jaxssl.data import disjoint, identity, manifest as manifests, noise, open as opening, per_class as per_classes
 from jaxssl.data.decode import MAX_PIXELS
 from jaxssl.data.disjoint import CLASS_DISJOINT
 from jaxssl.data.order import Order, batch_number, evenly, ids, shuffled
@@ -80,7 +80,8 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
          splits: str = "auto", outside_links: bool = False, max_pixels: int = MAX_PIXELS,
          resident: str = "auto", resident_gb: float = 1., max_broken: float = .01, examples: int = 0, classes: int = 0,
          sampler: str = "shuffled", per_class: int = 4, fold: int = 0, split_by: str = "class", val_classes: str = "", test_classes: str = "",
-         label_noise: float = 0., confusable: str = "", class_share: float = 1., imbalance: float = 1., draw_seed: int = 0) -> Data:
+         label_noise: float = 0., confusable: str = "", class_share: float = 1., imbalance: float = 1., draw_seed: int = 0,
+         manifest: str = "") -> Data:
     """Opens the data: lists what is there and decodes nothing.
 
     source       digits, folder, zip, tfds, array_record, or dense: images/ beside masks/ or depth/, matched by name (`jaxssl.data.dense`)
@@ -112,6 +113,8 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     imbalance    how many times larger the first training class is than the last: a long tail between (`jaxssl.data.noise.long_tail`); 1 leaves all as they are.
                  `examples` is declared of the whole set
     draw_seed    of these draws
+    manifest     a file that names the training images and how often each stands in an epoch (`jaxssl.data.manifest`); "" = all of them. What is held out is decided before,
+                 and `examples` is declared of the whole set
 
     Raises UserError.
     """
@@ -149,6 +152,9 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
             raise UserError(f"data.{key}={wanted:,} was declared, but {shown(train.name)} has {found:,}; correct the number, or the path, or set it to 0.")
     if sampler == "m_per_class" and not train.classes:
         raise UserError(f"data.sampler='m_per_class' draws images by their class, and {shown(train.name)} has no classes; give a folder of class folders, or leave it out.")
+    if manifest:
+        train, sentence = manifests.chosen(train, test, manifest)
+        said += (sentence,)
     train, said = _drawn(train, said, kept, imbalance, label_noise, confusable, draw_seed)
     return dataclasses.replace(_data(train, test, canvas, resident, resident_gb, workers, max_broken), said=said, per_class=per_class if sampler == "m_per_class" else 0,
                                disjoint=parted, kept={name: json.dumps(record, indent=1) for name, record in kept.items()})

@@ -14,7 +14,8 @@ WRITTEN = "written"  # beside them too: when the files of a set were written tha
 
 def describe(train, test, classes: tuple[str, ...]) -> dict:
     """Numbers of images and classes; a digest of the classes' names and of the ids at `PLACES` places spread evenly over each set; and where the sources can tell, one
-    of every name and of the contents as far as they are had cheaply (`contents` of a source says how far), and of a set too large for that one of samples (`sampled`).
+    of every name and of the contents as far as they are had cheaply (`contents` of a source says how far), and of a set too large for that one of samples (`sampled`);
+    and one of every row that a manifest named.
 
     test: a source or None.
     """
@@ -27,7 +28,14 @@ def describe(train, test, classes: tuple[str, ...]) -> dict:
     for key, told in (("contents_sha256", contents), ("sampled_sha256", [source.sampled() for source in wholes if hasattr(source, "sampled")])):
         if any(told):
             facts[key] = hashlib.sha256("".join(told).encode()).hexdigest()
-    return facts
+    return facts | _manifest(train)
+
+
+def _manifest(source) -> dict:
+    """{"manifest_sha256"} of which images a manifest named, or {}."""
+    while source is not None and not hasattr(source, "manifest_sha256"):
+        source = getattr(source, "source", None)
+    return {"manifest_sha256": source.manifest_sha256} if source is not None else {}
 
 
 def written(train, test) -> dict:

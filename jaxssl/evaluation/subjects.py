@@ -20,7 +20,7 @@ from jaxssl.data import open as opening
 from jaxssl.errors import UserError, nearest
 
 # Keys of a run's data that say how it was trained, not which images and labels there are.
-OF_TRAINING = ("sampler", "per_class", "label_noise", "confusable", "class_share", "imbalance", "draw_seed")
+OF_TRAINING = ("sampler", "per_class", "label_noise", "confusable", "class_share", "imbalance", "draw_seed", "manifest")
 _SMALL = 64     # a run at fewer pixels was trained on a set of small images, which its own canvas holds as they are
 
 

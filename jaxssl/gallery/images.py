@@ -76,7 +76,7 @@ class Decoded:
     def read(self, index):
         try:
             data, _, name = self.source.read(index)
-            return np.asarray(rgb(data, pixel_limit(self.source))), 0, name
+            return data if isinstance(data, np.ndarray) else np.asarray(rgb(data, pixel_limit(self.source))), 0, name
         except Broken:
             return np.zeros((1, 1, 3), np.uint8), -1, self.id(index)
 

@@ -5,7 +5,6 @@ chunk of rows that is done: names, sizes and times of its files, which could be 
 with a line that does not fit, was never there: an interrupted index goes on where it stopped. Nothing in it is ever executed.
 """
 import contextlib
-import fcntl
 import json
 import os
 import zlib
@@ -42,15 +41,9 @@ class Index:
         except OSError as error:
             raise UserError(f"the index {shown(folder)} cannot be made ({error.strerror or error}); give another folder with --index") from error
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> contextlib.AbstractContextManager[None]:
         """While this process changes the index. Raises: UserError when another one does."""
-        with open(self.folder / ".lock", "w", encoding="ascii") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another search is writing the index {shown(str(self.folder))}; wait for its end, or give another folder with --index") from None
-            yield
+        return folders.alone(self.folder, f"another search is writing the index {shown(str(self.folder))}; wait for its end, or give another folder with --index")
 
     def open(self) -> None:
         """Reads what is there and whole; of another encoder or version, nothing."""

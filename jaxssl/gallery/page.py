@@ -21,20 +21,26 @@ figure img { display: block; width: 112px; height: 112px; border-radius: 4px; ba
 
 def render(document: dict, picture: Callable[[str, str], tuple[np.ndarray, Sequence[int]] | None]) -> str:
     """document: as `search.run` returns it. picture("query" or "gallery", name) -> (canvas uint8 [S, S, 3], (h, w)) of an image, None where it cannot be read any more."""
-    style = Html(_STYLE)
-    allowed = f"default-src 'none'; img-src data:; style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; base-uri 'none'; form-action 'none'"
-    head = join([tag("meta", charset="utf-8"), tag("meta", http_equiv="Content-Security-Policy", content=allowed), tag("meta", name="viewport", content="width=device-width"),
-                 tag("meta", name="referrer", content="no-referrer"), tag("title", "search · jaxssl"), tag("link", rel="icon", href="data:,"), tag("style", style)])
     title = f"{len(document['queries']):,} quer{'y' if len(document['queries']) == 1 else 'ies'} among {document['images']:,} images"
     body = [tag("h1", title), tag("p", f"{document['gallery']}, by {document['encoder']} ({document['layer']}). Scores are cosines; 1 is the same.")]
     for each in document["queries"]:
-        results = [_figure(picture("gallery", own["name"]), own["name"], f"{own['score']:.4f}") for own in each["results"]]
+        results = [figure(picture("gallery", own["name"]), own["name"], f"{own['score']:.4f}") for own in each["results"]]
         body.append(tag("section", tag("h2", isolated(middle(each["query"], 60)), title=each["query"]),
-                        tag("div", tag("div", _figure(picture("query", each["query"]), each["query"], "query"), class_="query"), *results, class_="row")))
-    body.append(tag("footer", tag("p", f"Written by jaxssl {jaxssl.__version__}. This file needs no network.")))
-    return "<!doctype html>\n" + tag("html", tag("head", head), tag("body", *body), lang="en")
+                        tag("div", tag("div", figure(picture("query", each["query"]), each["query"], "query"), class_="query"), *results, class_="row")))
+    return whole("search", body)
 
 
-def _figure(found: Any, name: str, score: str) -> Html:
+def whole(title: str, body: Sequence[Any], style: str = "") -> str:
+    """A page that needs no script and no network: its parts under a title, by the house's style and `style` after it."""
+    style = _STYLE + style
+    allowed = f"default-src 'none'; img-src data:; style-src 'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'; base-uri 'none'; form-action 'none'"
+    head = join([tag("meta", charset="utf-8"), tag("meta", http_equiv="Content-Security-Policy", content=allowed), tag("meta", name="viewport", content="width=device-width"),
+                 tag("meta", name="referrer", content="no-referrer"), tag("title", f"{title} · jaxssl"), tag("link", rel="icon", href="data:,"), tag("style", Html(style))])
+    foot = tag("footer", tag("p", f"Written by jaxssl {jaxssl.__version__}. This file needs no network."))
+    return "<!doctype html>\n" + tag("html", tag("head", head), tag("body", *body, foot), lang="en")
+
+
+def figure(found: Any, name: str, score: str) -> Html:
+    """A picture (canvas, (h, w)), or None where it is gone, over a score and its name."""
     image = tag("img", src=pictures.address(pictures.square(*found, SIDE)), alt="", loading="lazy") if found is not None else tag("p", "not readable any more")
     return tag("figure", image, tag("figcaption", tag("span", score, class_="score"), tag("br"), isolated(middle(name, 48)), title=name))

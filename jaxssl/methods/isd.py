@@ -33,7 +33,7 @@ def make(*, encoder, net, batch_size, student_temp=0.1, teacher_temp=0.01, queue
         return params, {**aux, "queue": random_queue(jax.random.fold_in(key, 3), queue, dim)}
 
     def loss(params, aux, batch, key, step):
-        h, q, k, stats = asked_and_told(encoder, projector, predictor, params, aux, batch, key)
+        h, q, k, stats = asked_and_told(encoder, projector, predictor, params, aux, {"views": batch["views"]}, key)
         before = aux["queue"]
         value, metrics = relational(q, k, before["keys"], ids=batch["id"], queue_ids=before["ids"], student_temp=student_temp, teacher_temp=teacher_temp)
         aux = {**aux, "batch_stats": stats, "queue": refilled(before, k, batch["id"], step)}

@@ -34,7 +34,7 @@ def make(*, encoder, net, batch_size, topk=10, queue=128000, tau=0.99, hidden=40
         return params, {**aux, "queue": random_queue(jax.random.fold_in(key, 3), queue, dim)}
 
     def loss(params, aux, batch, key, step):
-        h, q, target, stats = asked_and_told(encoder, projector, predictor, params, aux, batch, key)
+        h, q, target, stats = asked_and_told(encoder, projector, predictor, params, aux, {"views": batch["views"]}, key)
         kept = refilled(aux["queue"], target, batch["id"], step)                                                           # before the search, as in the official code
         metrics, neighbours = {}, target[:, :, None][:, :, :0]
         if topk > 1:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxssl import config_file
 from jaxssl.errors import UserError, nearest
 
 FOLDER = Path("configs/studies")
@@ -19,14 +20,7 @@ def read(name: str) -> dict:
         known = sorted(path.stem for path in FOLDER.glob("*.py"))
         raise UserError(f"there is no preset {name!r}{nearest(name, known)}; "
                         + (f"choose one of {', '.join(known)}" if known else "run from the repository, where configs/studies is"))
-    try:
-        module = ast.parse(file.read_text(encoding="utf-8"))
-        values = [node.value for node in module.body if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["STUDY"]]
-        table = ast.literal_eval(values[-1]) if values else None
-    except (SyntaxError, ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read as a preset ({' '.join(str(error).split())[:200]}); it holds STUDY = {{…}} of plain values") from error
-    if not isinstance(table, dict):
-        raise UserError(f"{file} has no table STUDY = {{…}}, so it is no preset")
+    table = config_file.table(file, "STUDY")
     if odd := [key for key, value in table.items() if key not in KEYS or not isinstance(value, KEYS[key])]:
         raise UserError(f"{file}: STUDY has {odd[0]!r} = {table[odd[0]]!r}{nearest(str(odd[0]), KEYS)}; there are {', '.join(KEYS)}, each of its own type")
     return table

@@ -1,11 +1,12 @@
 """A run's folder: claimed by one config and its images, described by config.json, data.json and environment.json, closed by run.json."""
 import contextlib
+import fcntl
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -238,6 +239,17 @@ def write(file, text: str) -> None:
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def alone(folder: Path, busy: str) -> Iterator[None]:
+    """While this process alone changes a folder on a disk. Raises: UserError with the sentence `busy` when another one does."""
+    with open(folder / ".lock", "w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        yield
 
 
 def move(folder: Any, place: Any) -> None:
