@@ -76,3 +76,12 @@ def test_a_run_does_not_go_on_with_another_number_of_classes(tmp_path):
     with pytest.raises(UserError, match=r"does not fit this config's train state \(.*classes/weights is .* there and .* here.*use the config it was written with"):
         train.run(file, {**own, "total": "2", "data.class_share": ".5"}, run, allow_config_change=True)
     assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.is_file())
+
+
+def test_so_many_classes_have_no_online_probe():
+    """Its kernel is [D, C]; of ten million classes it would not fit where their weights do."""
+    from jaxssl.methods import base
+    from jaxssl.training import online
+    plain = base.Method(lambda key, batch: ({}, {}), None, None, None)
+    made = {classes: jax.eval_shape(online.watch(plain, classes=classes, width=8).init, 0, 0)[0] for classes in (online.MOST, online.MOST + 1)}
+    assert "probe" in made[online.MOST] and not made[online.MOST + 1]

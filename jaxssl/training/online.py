@@ -10,6 +10,9 @@ from jaxssl.evaluation.measures import collapse
 from jaxssl.methods.base import Method
 
 
+MOST = 50_000        # classes of the probe; that of ten million would be a hundred times as large as a network
+
+
 def watch(method: Method, *, classes: int, width: int) -> Method:
     """`method` with `params["probe"]` (a linear classifier, when there are classes) and collapse metrics of the embeddings, where it gives any.
 
@@ -17,8 +20,10 @@ def watch(method: Method, *, classes: int, width: int) -> Method:
     Metric `loss` stays the method's own. Images with label −1 do not count.
 
     Args:
-      classes: 0 leaves the probe out. width: D of the features.
+      classes: 0, and more than `MOST`, leave the probe out. width: D of the features.
     """
+    classes = classes if classes <= MOST else 0
+
     def init(key, batch):
         params, aux = method.init(key, batch)
         if classes:
