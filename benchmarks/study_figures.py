@@ -56,7 +56,8 @@ def of_grid(found):
     less = [{"setting": row["values"], "less the best": rounded(each["difference"]), "interval": rounded(list(each["interval"])), "n": each["n"],
              "apart": each["apart"]}
             for each in found.get("paired", ()) for row in found["settings"] if row["setting"] == each["setting"]]
-    return {"settings": rows, "paired over folds and seeds": less, "came": [{**each, "difference": rounded(each["difference"]), "interval": rounded(each["interval"])} for each in found.get("came", ())]}
+    came = [{**each, "difference": rounded(each["difference"]), "interval": rounded(each["interval"])} for each in found.get("came", ())]
+    return {"settings": rows, "paired over folds and seeds": less, "came": came}
 
 
 def draw(result, path, losses):

@@ -2,7 +2,7 @@
 
 Command:  python -m jaxssl.study --preset noise --workdir studies/noise --config.data.path=images_background_small1.zip
 Hardware: one CPU core. Hours: 5 minutes on crowded cores (40 runs of 150 steps of a small network).
-Expected: validation MAP@R 34.3 % with none; paired over folds and seeds 4 % cost 2.7 ± 2.7 points, 8 % 1.5 ± 3.6, 16 % 4.9 ± 3.0 and 32 % 11.6 ± 2.9
+Expected: validation MAP@R 34.3 % with none; paired over folds and seeds 4 % cost 2.7 ± 2.7 points, 8 % 1.5, 16 % 4.9 ± 3.0 and 32 % 11.6 ± 2.9
           (benchmarks/results/study_noise.json): with so few images a third of the score, which the claim does not promise.
 """
 STUDY = {
