@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_sentence(encoder, sources, tmp_path, monkeypatch, ca
     def full(*_):
         raise OSError(28, "No space left on device")
     embedded(tmp_path / "out", sources, "pool")
-    monkeypatch.setattr(books.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     assert go(tmp_path / "out", "knn", "--k", 3) == 2
     assert "make room" in capsys.readouterr().err.splitlines()[-1]
     monkeypatch.undo()

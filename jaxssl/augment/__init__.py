@@ -101,8 +101,10 @@ def make(
         u = jax.vmap(lambda k: jax.random.uniform(k, (views, draws)))(keys)  # [B, V, draws]
         ends = [crop.DRAWS, crop.DRAWS + len(FLAGS), draws - blurring.DRAWS]
         u_crop, u_flags, u_jitter, u_blur = jnp.split(u, ends, axis=-1)
-        whole = crop.whole(jnp.broadcast_to(valid[:, None], (len(valid), views, 2)))
-        params = {"crop": whole if squash else crop.sample(u_crop, valid[:, None], scale=crop_scale, ratio=crop_ratio)}
+        if squash:
+            params = {"crop": crop.whole(jnp.broadcast_to(valid[:, None], (len(valid), views, 2)))}
+        else:
+            params = {"crop": crop.sample(u_crop, valid[:, None], scale=crop_scale, ratio=crop_ratio)}
         if randaugment:  # by keys of their own, so that the other draws are those without it
             apart = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
             params["randaugment"] = rand.sample(jax.vmap(lambda k: jax.random.uniform(k, (views, randaugment, rand.DRAWS)))(apart), randaugment)

@@ -6,7 +6,6 @@ tables the step was made, by their digests: a step that is asked for again with 
 import contextlib
 import hashlib
 import json
-import os
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -112,16 +111,8 @@ class Book:
 def write(file: Path, **arrays: np.ndarray) -> None:
     """Arrays to an .npz, atomically. Raises: OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.parent / f".{file.name}.{os.getpid()}.partial"
-    try:
-        with open(partial, "wb") as stream:
-            np.savez(stream, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with folders.whole(file) as stream:
+        np.savez(stream, **arrays)
 
 
 def read(file: Path, remedy: str) -> dict[str, np.ndarray]:

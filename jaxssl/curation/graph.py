@@ -41,10 +41,11 @@ def knn(book: Book, *, space: str, among: str, k: int, method: str = "exact", me
         nearest = np.concatenate([part["score"] for part in parts])[:, :1]
         book.keep(name, books.TABLE, params, inputs, counts, {"rows": rows, "nearest": nearest, "files": np.array([file.name for file in files]),
                                                               "digests": np.array([books.digest(part) for part in parts])}, start)
-    parts = [books.read(file, "delete it, and the same command makes it again") for file in files]
-    for file, part, digest in zip(files, parts, book.table(name)["digests"]):
-        if books.digest(part) != digest:
-            raise UserError(f"{file} is not what was written; delete it, and the same command makes it again")
+    else:
+        parts = [books.read(file, "delete it, and the same command makes it again") for file in files]
+        for file, part, digest in zip(files, parts, book.table(name)["digests"]):
+            if books.digest(part) != digest:
+                raise UserError(f"{file} is not what was written; delete it, and the same command makes it again")
     return rows, *(np.concatenate([part[key] for part in parts]) for key in ("score", "place"))
 
 

@@ -152,16 +152,16 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
             raise UserError(f"data.{key}={wanted:,} was declared, but {shown(train.name)} has {found:,}; correct the number, or the path, or set it to 0.")
     if sampler == "m_per_class" and not train.classes:
         raise UserError(f"data.sampler='m_per_class' draws images by their class, and {shown(train.name)} has no classes; give a folder of class folders, or leave it out.")
-    if manifest:
-        train, sentence = manifests.chosen(train, test, manifest)
-        said += (sentence,)
-    train, said = _drawn(train, said, kept, imbalance, label_noise, confusable, draw_seed)
+    train, said = _drawn(train, test, said, kept, manifest, imbalance, label_noise, confusable, draw_seed)
     return dataclasses.replace(_data(train, test, canvas, resident, resident_gb, workers, max_broken), said=said, per_class=per_class if sampler == "m_per_class" else 0,
                                disjoint=parted, kept={name: json.dumps(record, indent=1) for name, record in kept.items()})
 
 
-def _drawn(train, said, kept, imbalance, label_noise, confusable, draw_seed):
-    """(training images with a long tail of classes, with wrong labels, and what is said of them), as far as they are asked for; the records go to `kept`."""
+def _drawn(train, test, said, kept, manifest, imbalance, label_noise, confusable, draw_seed):
+    """(training images that a manifest names, with a long tail of classes, with wrong labels, and what is said of them), as far as they are asked for; the records go to `kept`."""
+    if manifest:
+        train, sentence = manifests.chosen(train, test, manifest)
+        said += (sentence,)
     if imbalance > 1:
         train, kept["imbalance.json"] = noise.long_tail(train, imbalance, seed=draw_seed)
         counts = kept["imbalance.json"]["images"].values()

@@ -49,10 +49,10 @@ def read(path: str) -> dict[str, int]:
 def chosen(train: Source, test: Source | None, path: str) -> tuple[Subset, str]:
     """(the images of `train` that the manifest names, in the order of the source, each as often as its weight; what is said of them). What it names of the held-out images stays
     held out. Raises: UserError for an image that is in neither."""
-    wanted = read(path)
-    weight = np.array([wanted.get(train.id(i), 0) for i in range(len(train))], np.int64)
+    wanted, names = read(path), [train.id(i) for i in range(len(train))]
+    weight = np.array([wanted.get(name, 0) for name in names], np.int64)
     rows = np.flatnonzero(weight)
-    missing = set(wanted) - {train.id(int(i)) for i in rows}
+    missing = wanted.keys() - set(names)
     held = missing & {test.id(i) for i in range(len(test))} if test is not None and missing else set()
     if missing := sorted(missing - held):
         raise UserError(f"data.manifest='{shown(path)}' names {many(len(missing), 'image')} that {shown(train.name)} does not have ({listed(missing)}); open the source as "

@@ -108,8 +108,8 @@ def run(path: str, name: str) -> Run:
     files = sorted((f for f in evaluations.iterdir() if f.name.endswith(".json")), key=lambda f: f.name) if evaluations.exists() else []
     found = {f.name: kept(f.name, value, _sound_evaluation) for f in files if (value := read(f))}
     rows = sorted((value for value in found.values() if isinstance(value.get("rows"), list)), key=lambda value: str(value.get("created", "")))
-    result = kept("run.json", read(folder / "run.json") or {}, lambda key, value: is_number(value) if key in NUMBERS else key != "ended_early" or _sound_end(value))
-    if early := result.get("ended_early"):
+    result = kept("run.json", read(folder / "run.json") or {}, lambda key, value: is_number(value) if key in NUMBERS else key != folders.EARLY or _sound_end(value))
+    if early := result.get(folders.EARLY):
         notes.append(f"The run ended early, at step {result.get('steps')}: no better {early['watched']} in {early['patience']} evaluations; the best was "
                      + (f"{early['best']:.4g} at step {early['step']}, whose weights --step {early['step']} evaluates and exports." if early["best"] is not None else "no number."))
     environment = kept("environment.json", read(folder / "environment.json") or {}, lambda key, value: isinstance(value, {"argv": list, "packages": dict}.get(key, object)))

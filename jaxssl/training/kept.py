@@ -37,13 +37,7 @@ def _told(config, mesh, facts, varied, numbers):
     """All that the programs of a run are made from, but for `numbers`, as something that can be compared; None where one of those is no number here."""
     said = {key: value for key, value in json.loads(configs.describe(config)).items() if key not in BESIDE}
     for path in numbers:
-        section, _, name = path.partition(".")
-        if section == "optim" and name.startswith("rules."):
-            _, place, key = name.split(".")
-            found = said["optim"]["rules"]
-            holder, key = (found[int(place)][1], key) if int(place) < len(found) else ({}, key)
-        else:
-            holder, key = said[section], name
+        holder, key = _held(said, path)
         if not isinstance(holder.get(key), float) or path.startswith("optim.rules.") and not holder[key]:
             return None
         holder[key] = None
@@ -85,9 +79,16 @@ def _plain(job, config, mesh, facts):
     return not any(id(x) in reached for x in traced.outvars)
 
 
-def _value(config, path):
+def _held(config, path):
+    """Where a config has the number at a path of `Job.numbers`: (mapping, key); ({}, key) of a rule that it does not have."""
     section, _, name = path.partition(".")
     if section == "optim" and name.startswith("rules."):
         _, place, key = name.split(".")
-        return config.optim.rules[int(place)][1][key]
-    return config[section][name]
+        rules = config["optim"]["rules"]
+        return rules[int(place)][1] if int(place) < len(rules) else {}, key
+    return config[section], name
+
+
+def _value(config, path):
+    holder, key = _held(config, path)
+    return holder[key]

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from jaxssl.errors import UserError
-
-KEY = "ended_early"          # of run.json, where the run ended so
+from jaxssl.workdir.folder import EARLY
 
 
 class Told(NamedTuple):
@@ -55,16 +54,11 @@ def early(history: Callable[[str], list], disjoint: bool, *, patience: int, watc
     """What run.json says of a run that ends here, {} of one that goes on, and on processes other than 0. history: `writers.Writers.history`."""
     watched = name(disjoint, watch)
     found = told(dict(history(watched)).items()) if patience else Told(None, None, 0)
-    return {KEY: {"watched": watched, "patience": patience, "best": found.best, "step": found.at}} if 0 < patience <= found.since else {}
-
-
-def ended(run: Mapping[str, Any] | None) -> bool:
-    """Whether a run.json is of a run that ended early."""
-    return isinstance((run or {}).get(KEY), dict)
+    return {EARLY: {"watched": watched, "patience": patience, "best": found.best, "step": found.at}} if 0 < patience <= found.since else {}
 
 
 def sentence(run: Mapping[str, Any]) -> str:
-    """Of a run.json that `ended` early: what was watched, and the step whose weights are to be evaluated and exported."""
-    found = run[KEY]
+    """Of a run.json of a run that ended early: what was watched, and the step whose weights are to be evaluated and exported."""
+    found = run[EARLY]
     best = f"{found['best']:.4g} at step {found['step']}" if found.get("best") is not None else "none that is a number"
     return f"no better {found['watched']} in {found['patience']} evaluations, the best was {best}" + (f" (--step {found['step']})" if found.get("step") is not None else "")

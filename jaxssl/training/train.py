@@ -46,7 +46,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
         for sentence in found.said:
             screen.note(sentence)
         if found.finished:
-            early = f", where it ended early: {patience.sentence(found.former)}" if patience.ended(found.former) else ""
+            early = f", where it ended early: {patience.sentence(found.former)}" if folders.ended_early(found.former) else ""
             print(f"{workdir} is finished ({found.former['steps']} steps{early}); nothing to do. Use another workdir for another run.", flush=True)
             return found.former
         run = found.run or (resumed and resumed.meta.get("run")) or uuid.uuid4().hex

@@ -6,9 +6,9 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from jaxssl.errors import Temporary, UserError
 from jaxssl.workdir import environment
@@ -19,6 +19,14 @@ RUN = ("model", "method", "data", "augment")     # sections of a run's config
 
 class Torn(UserError):
     """A file of a run that is there and does not hold what was written."""
+
+
+EARLY = "ended_early"        # of run.json, where the run ended so (`training.patience`)
+
+
+def ended_early(run: Mapping[str, Any] | None) -> bool:
+    """Whether a run.json is of a run that ended before its last step, since its evaluations got no better."""
+    return isinstance((run or {}).get(EARLY), dict)
 
 
 class Claim(NamedTuple):
@@ -72,8 +80,8 @@ def look(workdir: str, config_text: str, images: dict, *, described: dict | None
             said.append(f"note: {str(error).partition(';')[0]}; it is written again at the end of the run")
     elif folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):      # a bucket has no empty folders
         raise UserError(f"workdir {workdir} is not empty and has no config.json, so it is not a run of this program; choose a new folder")
-    whole = former is not None and (former["steps"] >= total or isinstance(former.get("ended_early"), dict) and not changed.get("config.json"))
-    return Claim(former, whole, {name: text for name, text in texts.items() if name not in there}, said,
+    finished = former is not None and (former["steps"] >= total or ended_early(former) and not changed.get("config.json"))
+    return Claim(former, finished, {name: text for name, text in texts.items() if name not in there}, said,
                  identity(folder))
 
 
@@ -222,16 +230,8 @@ def write(file, text: str) -> None:
     """
     data = text.encode("utf-8", "replace")
     if isinstance(file, Path):
-        partial = file.parent / f".{file.name}.{os.getpid()}.partial"
-        try:
-            with open(partial, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())            # else a machine that goes down may leave the new name with nothing in it
-            os.replace(partial, file)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole(file) as stream:
+            stream.write(data)
         return
     try:
         file.write_bytes(data)                       # an object of a bucket appears whole or not at all, and takes the place of the old one
@@ -239,6 +239,21 @@ def write(file, text: str) -> None:
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def whole(file: Path) -> Iterator[BinaryIO]:
+    """A stream whose content stands under the name `file` of a disk once it is all there: a reader sees the old file or the new one. Raises: OSError, and leaves the old one."""
+    partial = file.parent / f".{file.name}.{os.getpid()}.partial"
+    try:
+        with open(partial, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())                # else a machine that goes down may leave the new name with nothing in it
+        os.replace(partial, file)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
