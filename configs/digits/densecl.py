@@ -2,7 +2,7 @@
 
 Command:  python -m jaxssl.main --config configs/digits/densecl.py --workdir runs/digits_densecl
 Hardware: two CPU cores. Hours: none measured.
-Expected: not measured.
+Expected: kNN 17.0 % and linear 27.2 % against 21.4 and 24.7 % untrained (seed 0, one run on shared cores): it does not learn classes here in these steps.
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

