@@ -266,9 +266,24 @@ def _stream(load, numbers: range, workers: int):
     dataset = grain.MapDataset.source(numbers).map(load)
     stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if workers:
+        _start_tracker()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         stream = stream.mp_prefetch(options, worker_init_fn=_start_worker)
     return iter(stream)
+
+
+def _start_tracker():
+    """Starts Python's tracker of shared memory, unless it runs: it removes what an ended worker had made and not handed over.
+
+    That is how workers end here, so it must not warn of it. It is a process of its own and knows no filters but those of its command line.
+    """
+    import multiprocessing.resource_tracker
+    quiet = "ignore:resource_tracker:UserWarning"
+    sys.warnoptions.append(quiet)
+    try:
+        multiprocessing.resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(quiet)
 
 
 def _start_worker(index, count):
