@@ -31,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=local, default="", metavar="FILE", help="a new config file, ending in .py (default: print it)")
     p.add_argument("--devices", type=whole, default=0, help="accelerators to train on, with --memory (default: what this machine has)")
     p.add_argument("--memory", type=number, default=0., metavar="GB", help="of each of them")
-    p.add_argument("--weights", type=place, default="", metavar="W", help="an encoder to continue from: a workdir, an export or a file that jaxssl.load opens (default: from scratch)")
+    p.add_argument("--weights", type=place, default="", metavar="W",
+                   help="an encoder to continue from: a workdir, an export or a file that jaxssl.load opens (default: from scratch)")
     p.add_argument("--time", action="store_true", help=f"train {TIMED} steps on this machine and print how long the run will take")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p

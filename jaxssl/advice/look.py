@@ -25,8 +25,8 @@ _SIDE = 64              # pixels that a mean is taken over, about
 
 class Facts(NamedTuple):
     """source, path: as `data` takes them. images: to train on; held_out: None where nothing is. classes: 0 without labels. looked: images that were decoded; short, long: (smallest,
-    median, largest) of their sides in pixels; kinds: of files, the most frequent first; the counts of broken, grey, deep (16 bits, with `peak` the largest value), see-through,
-    faint images and of those that look like another (`alike`) are out of `looked`. hashed, copies: images whose bytes were compared, and how many repeat another's.
+    median, largest) of their sides in pixels; kinds: of files, the most frequent first; the counts of broken, grey, deep (16 bits, `peak` the largest value), see-through, faint
+    images and of those that look like another (`alike`) are out of `looked`. hashed, copies: images whose bytes were compared, and how many repeat another's.
     mean, std: of each channel, on the [0, 1] scale. said: how the folders were read."""
     source: str
     path: str
@@ -69,10 +69,10 @@ class _One(NamedTuple):
 
 def look(path: str) -> Facts:
     """The facts of a folder, a zip, a prepared TFDS directory or a packed set. Raises: UserError: nothing there, unreadable, or fewer than `LEAST` images that can be decoded."""
-    path = os.path.abspath(path) if path else path
     kind = opening.detect(path)
     if kind == "digits":
         raise UserError("the digits are built in and have configs of their own (configs/digits); give a folder of images")
+    path = os.path.abspath(os.path.expanduser(path))
     data = datas.make(source=kind, path=path)
     source, n = data.train, len(data.train)
     places = evenly(n, DECODED)

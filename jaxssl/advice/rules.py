@@ -1,7 +1,7 @@
 """What follows from a set of images and a machine: a recipe of values, each with its reason and where that is from. A pure function; nothing is read or computed.
 
-The evidence is of three kinds, and every reason says which: `published` (a paper's or its code's own value), `measured` (by this project, in `benchmarks/results`), and `thin`: a rule of
-thumb that follows from neither.
+The evidence is of three kinds, and every reason says which: `published` (a paper's or its code's own value), `measured` (by this project, or on these images), and `thin`: a
+rule of thumb that follows from neither.
 """
 import math
 from collections.abc import Mapping

@@ -22,7 +22,8 @@ POINTS = 800     # of a curve on the page; a longer one is thinned to the extrem
 @dataclasses.dataclass(frozen=True)
 class Run:
     """name: unique on the page. path: as it was given. result: run.json, {} while the run is unfinished. untrained: its first scores.
-    evaluations: evaluations/*.json, oldest first. kept: what `evaluate --choose` wrote of its checkpoints, {} without. curves: metric -> (steps int64 [N], values float64 [N], not a number where it was none).
+    evaluations: evaluations/*.json, oldest first. kept: what `evaluate --choose` wrote of its checkpoints, {} without.
+    curves: metric -> (steps int64 [N], values float64 [N], not a number where it was none).
     texts: what the program wrote at start. notes: what could not be read. stopped: the step whose numbers were not finite, where it ended the run."""
     name: str
     path: str
