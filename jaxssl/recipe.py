@@ -90,7 +90,8 @@ def costs(found: dict, steps: int, where: Any) -> list[str]:
     operations = found["flops"] * steps
     first = f"{found['flops'] / 1e9:,.3g} GFLOP a step by `plan`, {operations:.2e} in all, evaluation not counted"
     if where.cpu:
-        return [first, f"Time: about {durations.spoken(operations / (_cores() * CORE))} by formula, not measured: operations / ({_cores()} cores × {CORE / 1e9:g} GFLOP/s); --time measures"]
+        return [first, f"Time: about {durations.spoken(operations / (_cores() * CORE))} by formula, not measured: operations / ({_cores()} cores × "
+                       f"{CORE / 1e9:g} GFLOP/s); --time measures"]
     at = ", ".join(f"{durations.spoken(operations / where.devices / rate)} at {rate / 1e12:g}" for rate in (10e12, 100e12))
     return [first, f"Time: by formula, not measured, operations / ({where.devices} × the rate that a device sustains): {at} TFLOP/s; --time there measures"]
 

@@ -20,7 +20,10 @@ def images(tmp_path_factory):
     for label in ("a", "b"):
         (folder / label).mkdir(parents=True)
         for i in range(12):
-            pixels = np.kron(rng.integers(0, 255, (8, 9, 3)), np.ones((5, 5, 1))).astype(np.uint8)         # 40 × 45
+            blocks = rng.integers(0, 255, (8, 9, 3))
+            if (label, i) == ("a", 0):              # neighbours far apart, so that rounding turns none of them
+                blocks = (np.arange(8)[:, None, None] * 31 + np.arange(9)[:, None] * 73 + np.array([0, 9, 5])) % 230
+            pixels = np.kron(blocks, np.ones((5, 5, 1))).astype(np.uint8)                                   # 40 × 45
             Image.fromarray(pixels).save(folder / label / f"{i:02d}.png")
     first = folder / "a" / "00.png"
     (folder / "b" / "copy.png").write_bytes(first.read_bytes())

@@ -24,9 +24,9 @@ _SIDE = 64              # pixels that a mean is taken over, about
 
 
 class Facts(NamedTuple):
-    """source, path: as `data` takes them. images: to train on; held_out: None where nothing is. classes: 0 without labels. looked: images that were decoded; short, long: (smallest,
-    median, largest) of their sides in pixels; kinds: of files, the most frequent first; the counts of broken, grey, deep (16 bits, `peak` the largest value), see-through, faint
-    images and of those that look like another (`alike`) are out of `looked`. hashed, copies: images whose bytes were compared, and how many repeat another's.
+    """source, path: as `data` takes them. images: to train on; held_out: None where nothing is. classes: 0 without labels. looked: images that were decoded; short, long:
+    (smallest, median, largest) of their sides in pixels; kinds: of files, the most frequent first; the counts of broken, grey, deep (16 bits, `peak` the largest value), clear
+    (see-through), faint images and of those that look like another (`alike`) are out of `looked`. hashed, copies: images whose bytes were compared, and how many repeat another's.
     mean, std: of each channel, on the [0, 1] scale. said: how the folders were read."""
     source: str
     path: str

@@ -39,7 +39,8 @@ class Recipe(NamedTuple):
 
 
 def decide(facts: Facts, machine: Machine, *, weights: Mapping[str, Any] | None = None, most: int = 0) -> Recipe:
-    """The recipe. weights: {"path", "model": its section, "size", "mean", "std", "interpolation"} of an encoder to continue from. most: images of a batch that fit; 0: not known yet."""
+    """The recipe. weights: {"path", "model": its section, "size", "mean", "std", "interpolation"} of an encoder to continue from.
+    most: images of a batch that fit; 0: not known yet."""
     size, reason = view_size(facts, machine, weights)
     name = family(facts, machine, size, weights)
     recipe, reasons = FAMILIES[name](facts, machine, size, weights)
@@ -91,10 +92,11 @@ def batch_size(facts: Facts, machine: Machine, wanted: int, most: int) -> tuple[
     batch = max(batch // machine.devices, 1) * machine.devices
     why = [Reason(f"{wanted} is what the recipe was published with", "the config that it is taken from", PUBLISHED)] if batch == wanted else []
     if batch < wanted and few <= (most or few):
-        why.append(Reason(f"{facts.images:,} images make eight steps of an epoch so, or batches of 16, below which batch norm and contrast have little to go by", "rule of thumb", THIN))
+        why.append(Reason(f"{facts.images:,} images make eight steps of an epoch so, or batches of 16, below which batch norm and contrast have little to go by",
+                          "rule of thumb", THIN))
     elif batch < wanted:
-        why.append(Reason(f"by `plan`'s count of what the backward pass keeps, at most {most:,} images fit into {machine.devices} × {machine.memory / 1e9:.3g} GB, of which a fifth is "
-                          "left free", "python -m jaxssl.plan", MEASURED))
+        why.append(Reason(f"by `plan`'s count of what the backward pass keeps, at most {most:,} images fit into {machine.devices} × {machine.memory / 1e9:.3g} GB, "
+                          "of which a fifth is left free", "python -m jaxssl.plan", MEASURED))
     return batch, why
 
 
@@ -161,7 +163,8 @@ def warnings(facts: Facts) -> list[str]:
 SCRATCH = {
     True: Reason(f"from scratch, on fewer than {SMALL:,} images: continuing from released weights is likely better; name them with --weights, and this writes that recipe",
                  "arXiv 2404.17202: from scratch beats ImageNet's features within a domain from about 50,000 images on; arXiv 2502.18056, 2511.08544 train on less", THIN),
-    False: Reason("from scratch", "arXiv 2404.17202: from about 50,000 images on it beats ImageNet's features within a domain, in medical and security images, not in remote sensing", PUBLISHED)}
+    False: Reason("from scratch", "arXiv 2404.17202: from about 50,000 images on it beats ImageNet's features within a domain, in medical and security images, "
+                  "not in remote sensing", PUBLISHED)}
 BETWEEN = Reason(f"from scratch, between {SMALL:,} and {LARGE:,} images, where neither is known to be better; --weights writes the recipe that continues", "arXiv 2404.17202", THIN)
 COLOURS = dict(jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2)
 LARGE_COLOURS = dict(COLOURS, interpolation="bicubic", blur_sigma=(0.1, 2.0))
@@ -176,9 +179,10 @@ def _processor(facts, machine, size, weights):
     config = {"": {"batch_size": 256}, "augment": dict(COLOURS, size=size, crop_scale=(0.2, 1.0), saturation=0.4, blur=0.0),
               "model": dict(name="resnet10", stem="imagenet", width=0.25), "method": dict(name="simclr", temperature=0.5, hidden=256, dim=128, layers=2),
               "optim": dict(name="adamw", lr=1e-3, scaling="none", weight_decay=1e-2)}
-    return config, {"method": [_scratch(facts), Reason("SimCLR: of the short runs on two cores it had the best kNN, 36.9 ± .3 % after three epochs of CIFAR-10 (VICReg 35.4, DINO 30.3)",
+    return config, {"method": [_scratch(facts), Reason("SimCLR: three epochs of CIFAR-10 on two cores gave it a kNN of 36.9 ± .3 %, VICReg 35.4, DINO 30.3",
                                                        "configs/cifar10: simclr, vicreg and dino in their variant laptop", MEASURED)],
-                    "model": [Reason("a ResNet-10 of quarter width: what a processor trains in hours; an accelerator trains a better one", "configs/cifar10/simclr.py:laptop", MEASURED)],
+                    "model": [Reason("a ResNet-10 of quarter width: what a processor trains in hours; an accelerator trains a better one",
+                                     "configs/cifar10/simclr.py:laptop", MEASURED)],
                     "optim": [Reason("AdamW at 1e-3 without scaling", "configs/cifar10/simclr.py:laptop", MEASURED)]}
 
 
@@ -196,8 +200,8 @@ def _small_many(facts, machine, size, weights):
     config = {"": {"batch_size": 512}, "augment": dict(COLOURS, size=size, crop_scale=(0.08, 1.0), saturation=0.4, blur=0.0),
               "model": dict(name="resnet18", stem="cifar"), "method": dict(name="simclr", temperature=0.5, hidden=512, dim=128, layers=2),
               "optim": dict(name="sgd", lr=0.12, scaling="linear", weight_decay=5e-4, momentum=0.9)}
-    return config, {"method": [_scratch(facts), Reason("SimCLR: on CIFAR-10 at equal length its published kNN is above DINO's (84.8 against 81.3 %)", "lightly's benchmark of CIFAR-10",
-                                                       PUBLISHED)],
+    return config, {"method": [_scratch(facts), Reason("SimCLR: on CIFAR-10 at equal length its published kNN is above DINO's (84.8 against 81.3 %)",
+                                                       "lightly's benchmark of CIFAR-10", PUBLISHED)],
                     "model": [Reason("ResNet-18 with the stem of small images", "configs/cifar10/simclr.py:sgd200", PUBLISHED)],
                     "optim": [Reason("SGD, .12 at 256 images, in proportion to the batch", "lightly's benchmark of CIFAR-10", PUBLISHED)]}
 
@@ -205,7 +209,8 @@ def _small_many(facts, machine, size, weights):
 def _large_few(facts, machine, size, weights):
     """configs/imagenet/lejepa.py."""
     config = {"": {"batch_size": 256}, "augment": dict(LARGE_COLOURS, size=size, crop_scale=(0.3, 1.0), blur=0.5, solarize=0.2),
-              "local": dict(LARGE_COLOURS, views=6, size=_local(size), crop_scale=(0.05, 0.3), blur=0.5, solarize=0.2), "model": dict(name="vit_small", patch=_patch(size), image=size),
+              "local": dict(LARGE_COLOURS, views=6, size=_local(size), crop_scale=(0.05, 0.3), blur=0.5, solarize=0.2),
+              "model": dict(name="vit_small", patch=_patch(size), image=size),
               "method": dict(name="lejepa", weight=0.02, of_batch=512, slices=1024, hidden=2048, dim=128),
               "optim": dict(name="adamw", lr=5e-4, scaling="none", schedule="cosine", end_lr=5e-7, weight_decay=5e-2)}
     return config, {"method": [_scratch(facts), _LEJEPA], "model": [Reason("ViT-S", "configs/imagenet/lejepa.py; for a small set its size is a guess", THIN)],
@@ -215,7 +220,8 @@ def _large_few(facts, machine, size, weights):
 def _large_many(facts, machine, size, weights):
     """configs/imagenet/dino.py."""
     config = {"": {"batch_size": 512}, "augment": dict(LARGE_COLOURS, size=size, crop_scale=(0.4, 1.0), blur=(1.0, 0.1), solarize=(0.0, 0.2)),
-              "local": dict(LARGE_COLOURS, views=8, size=_local(size), crop_scale=(0.05, 0.4), blur=0.5), "model": dict(name="vit_small", patch=_patch(size), image=size, drop_path=0.1),
+              "local": dict(LARGE_COLOURS, views=8, size=_local(size), crop_scale=(0.05, 0.4), blur=0.5),
+              "model": dict(name="vit_small", patch=_patch(size), image=size, drop_path=0.1),
               "method": dict(name="dino", prototypes=65536 if facts.images >= 500_000 else 8192, hidden=2048, bottleneck=256, teacher_temp=0.04, teacher_temp_warmup="0_epochs",
                              tau=0.996),
               "optim": dict(name="adamw", lr=5e-4, scaling="linear", end_lr=1e-6, weight_decay=0.04, weight_decay_end=0.4, clip=3.0, clip_by="array",
@@ -236,11 +242,11 @@ def _continued(facts, machine, size, weights):
               "optim": dict(name="adamw", lr=5e-5, scaling="none", end_lr=5e-6, weight_decay=0.04, clip=3.0, **({"layer_decay": 0.9} if vit else {}),
                             rules=((r"^encoder/", dict(frozen_until=0.1)),))}
     return config, {
-        "method": [Reason("continued from the weights that were given: the start's own kNN is the first that the run logs, and its end should lie above", "dinov2#204: without this "
-                          "care kNN fell from 80 to 10", PUBLISHED), Reason("DINO's loss, with heads of the seed, since heads are not released", "arXiv 2104.14294", THIN)],
+        "method": [Reason("continued from the weights that were given: the start's own kNN is the first that the run logs, and its end should lie above",
+                          "facebookresearch/dinov2, issue 204: without this care kNN fell from 80 to 10", PUBLISHED), Reason("DINO's loss, with heads of the seed, since heads are not released", "arXiv 2104.14294", THIN)],
         "model": [Reason("as the weights have it", weights["path"], PUBLISHED)],
-        "optim": [Reason("the encoder stands still for a tenth of the run, while the heads learn; then 5e-5, less the deeper the layer lies", "arXiv 2606.05107 (FINO): heads for 1,000 "
-                         "to 10,000 steps, then 5e-5 with layer decay .9", PUBLISHED)]}
+        "optim": [Reason("the encoder stands still for a tenth of the run, while the heads learn; then 5e-5, less the deeper the layer lies",
+                         "arXiv 2606.05107 (FINO): heads for 1,000 to 10,000 steps, then 5e-5 with layer decay .9", PUBLISHED)]}
 
 
 def _patch(size):
