@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from jaxssl import typed
 from jaxssl.errors import NonFiniteError, UserError, nearest
 from jaxssl.command import guarded, jax_can_start, place, process, whole
-from jaxssl.evaluation.request import HOME, Request, check
+from jaxssl.evaluation.request import CHOOSE, HOME, Request, check
 
 _IMAGES = 25_600        # that --select_by measures, RankMe's number
 
@@ -34,12 +34,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--weights", type=place, action="append", nargs="+", default=[], metavar="FILE", help="an export or a file of weights, or several")
     p.add_argument("--use", default="", metavar="student|teacher", help="which weights of a workdir (default: the teacher where there is one)")
     p.add_argument("--step", type=whole, default=None, help="of the checkpoint of a --workdir (default: the newest)")
-    p.add_argument("--protocols", default="knn,linear", help="names with commas; 'all' are those of images, 'dense' those of places, which need masks (default: %(default)s)")
+    p.add_argument("--protocols", default=None, help="names with commas; 'all' are those of images, 'dense' those of places, which need masks (default: knn,linear)")
     p.add_argument("--set", action="append", default=[], metavar="PROTOCOL.OPTION=VALUE", help="an option of a protocol")
     p.add_argument("--layer", default="", help="for protocols that look at one layer: backbone, projector.1, … (default: backbone)")
     p.add_argument("--select", default="validation", help="settings are selected on 'validation', a held-out part of train, or on 'test', which is printed and recorded "
                                                           "(default: %(default)s)")
     p.add_argument("--select_by", default="", metavar="rankme|alphareq", help="evaluate only the best of several runs by this measure, which needs no labels")
+    p.add_argument("--choose", default="", metavar="MEASURE", help=f"measure the checkpoints of one run instead, and say which to keep: {', '.join(CHOOSE)}; no label chooses")
+    p.add_argument("--checkpoints", default="", metavar="all|STEPS", help="which, for --choose: all that are there, or steps with commas (default: all)")
+    p.add_argument("--reference", type=place, default="", metavar="WEIGHTS", help="for mutual_knn: the frozen encoder whose neighbours are compared")
     p.add_argument("--budget", default="short", help="of protocols that train long: 'short', or 'published', the papers' epochs (default: %(default)s)")
     p.add_argument("--seeds", default="0", metavar="0,1,…", help="seeds of the protocols; several give mean ± std (default: %(default)s)")
     p.add_argument("--data", type=place, default="", metavar="SOURCE", help="other data than the run's own: a folder, a zip, a prepared TFDS or packed set, or 'digits'")
@@ -159,6 +162,27 @@ def select_by(request: Request, subjects: list, *, quiet: bool) -> tuple[list, d
                     "chosen": best.path}
 
 
+def choose(request: Request, *, as_json: bool = False, debug: bool = False) -> dict:
+    """Measures the checkpoints of a run, prints the table with the chosen one marked, and returns what `evaluation.checkpoints` wrote, whose page is written beside it.
+
+    Raises: UserError.
+    """
+    import jax
+    from jaxssl.evaluation import checkpoints
+    from jaxssl.evaluation.tables import show
+    from jaxssl.report import kept
+    if jax.process_count() > 1:
+        raise UserError(f"--choose measures one checkpoint after another in one process, and {jax.process_count()} were started; start one, with --processes 1")
+    found = checkpoints.choose(request, log=_log)
+    page = kept.write(found)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        show.checkpoints(found)
+        print(f"written: {found['file']} and {page}\nto export it: {found['export']}")
+    return found
+
+
 def measure(subject: Any, request: Request, *, debug: bool = False) -> Iterator[Measured]:
     """Runs every protocol with every seed; yields what there is after each. A protocol that fails is recorded and the others go on.
 
@@ -206,13 +230,15 @@ def _why(error, options):
 def asked(flags: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> Request:
     """The flags as a request, checked. Raises: UserError."""
     from jaxssl.evaluation import protocols
-    names = tuple(dict.fromkeys(name for word in filter(None, flags.protocols.split(",")) for name in (protocols.names(word) if word in protocols.GROUPS else (word,))))
+    words = ("" if flags.choose else "knn,linear") if flags.protocols is None else flags.protocols
+    names = tuple(dict.fromkeys(name for word in filter(None, words.split(",")) for name in (protocols.names(word) if word in protocols.GROUPS else (word,))))
     try:
         seeds = tuple(int(seed) for seed in flags.seeds.split(","))
     except ValueError:
         raise UserError(f"--seeds is {flags.seeds!r}; write whole numbers with commas: 0,1,2") from None
     request = Request(workdirs=tuple(sum(flags.workdir, [])), weights=tuple(sum(flags.weights, [])), use=flags.use, step=flags.step, protocols=names,
-                      layer=flags.layer, select=flags.select, select_by=flags.select_by, budget=flags.budget, seeds=seeds, data=flags.data,
+                      layer=flags.layer, select=flags.select, select_by=flags.select_by, choose=flags.choose, reference=flags.reference,
+                      checkpoints=flags.checkpoints or ("all" if flags.choose else ""), budget=flags.budget, seeds=seeds, data=flags.data,
                       gallery=flags.gallery, query=flags.query, ensemble=flags.ensemble, precision=flags.precision,
                       cache=flags.cache, out=flags.out, command=shlex.join(["python", "-m", "jaxssl.evaluate", *argv]))
     check(request)
@@ -262,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
                 ends.enter_context(processes.joined(coordinator=flags.coordinator, processes=flags.processes, process_id=flags.process_id,
                                                     run=f"the evaluation of {' '.join(request.paths)}", timeout=flags.join_timeout, quiet=True))
                 runtime.devices()
-            run(request, as_json=flags.json, debug=flags.debug)
+            (choose if request.choose else run)(request, as_json=flags.json, debug=flags.debug)
 
     return guarded(body, flags.debug)
 

@@ -23,7 +23,7 @@ from tests.tiny import CONFIGS, METHODS, ROOT
 PACKAGE = ROOT / "jaxssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 GROUND = ("command", "config", "config_file", "config_keys", "durations", "errors", "optim", "schedules", "startup", "tree", "typed")
-COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "search", "study", "table", "curate")
+COMMANDS = ("main", "evaluate", "export", "convert", "look", "plan", "search", "study", "table", "curate", "recipe")
 # The walls: which rooms a room's files may import besides their own; every file may import errors, and the commands may import anything.
 WALLS = {
     "losses": "", "planning": "", "models": "", "data": "", "augment": "",
@@ -35,6 +35,7 @@ WALLS = {
     "report": "augment data durations encoder evaluation models workdir",
     "gallery": "data encoder evaluation parallel report workdir",
     "training": "augment config config_keys data durations encoder evaluation methods models optim parallel planning report schedules tree workdir",
+    "advice": "data",
     "curation": "config_file data encoder evaluation gallery parallel report workdir",
     "studies": "config config_file config_keys data durations encoder evaluation report training workdir",
     # the ground

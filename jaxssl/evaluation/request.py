@@ -1,11 +1,13 @@
 """What an evaluation is asked for: one frozen object, checked before anything is loaded."""
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 
 from jaxssl.errors import UserError, nearest
 
 SELECT_BY = ("rankme", "alphareq")
+CHOOSE = ("rankme", "alpha_req", "lidar", "loss", "mutual_knn")
 HOME = os.path.join("~", ".cache", "jaxssl")
 
 
@@ -18,7 +20,9 @@ class Request:
     select: settings are selected on "validation" or "test". select_by: only the best of several by "rankme" or "alphareq" is evaluated, which reads no label.
     budget: "short" or "published". seeds: of the protocols. gallery, query: places of the images that retrieval searches, and of those it searches for ("": each of
     the gallery among the others). ensemble: retrieval by all encoders together. data, data_keys: another source than a run's own, and keys of the data section as text.
-    precision: "f32" or "bf16". cache, out: folders of the features and of evaluations/; "" is the workdir, or `HOME`. command: as a person would type it.
+    choose: no protocol is run, but the checkpoints of one run are measured ("all", or steps with commas), and one is chosen by a measure of `CHOOSE`; reference: weights
+    that mutual_knn compares with. precision: "f32" or "bf16". cache, out: folders of the features and of evaluations/; "" is the workdir, or `HOME`.
+    command: as a person would type it.
     """
     workdirs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
@@ -29,6 +33,9 @@ class Request:
     layer: str = ""
     select: str = "validation"
     select_by: str = ""
+    choose: str = ""
+    checkpoints: str = ""
+    reference: str = ""
     budget: str = "short"
     seeds: tuple[int, ...] = (0,)
     data: str = ""
@@ -72,6 +79,8 @@ def check(request: Request) -> None:
     twice = next((path for place, path in enumerate(request.paths) if absolute[place] in absolute[:place]), None)
     if twice:
         raise UserError(f"{twice} is named twice, and a comparison would count it twice; name every run once")
+    if request.choose or request.checkpoints or request.reference:
+        return _check_choice(request)
     if not request.protocols:
         raise UserError(f"--protocols names none; name some of {', '.join(protocols.names())}, or all")
     if request.query and not request.gallery:
@@ -91,3 +100,20 @@ def check(request: Request) -> None:
         raise UserError(f"--layer {request.layer} has no use with {', '.join(request.protocols)}; it is read by {', '.join(readers)}, and by --select_by")
     if not request.seeds or min(request.seeds) < 0 or max(request.seeds) >= 2**32 or len(set(request.seeds)) < len(request.seeds):
         raise UserError(f"--seeds is {','.join(map(str, request.seeds))!r}; write different numbers from 0 to 2**32 - 1")
+
+
+def _check_choice(request: Request) -> None:
+    """Of a choice among checkpoints. Raises: UserError."""
+    if request.choose not in CHOOSE:
+        raise UserError(f"--choose is {request.choose!r}; choose one of {', '.join(CHOOSE)}, by which a checkpoint is chosen{nearest(request.choose, CHOOSE)}")
+    other = {"--weights": request.weights, "--step": request.step is not None, "--select_by": request.select_by, "--select": request.select != "validation",
+             "--gallery": request.gallery, "--query": request.query, "--ensemble": request.ensemble, "--protocols": request.protocols, "--set": request.options}
+    if given := next((flag for flag, value in other.items() if value), ""):
+        raise UserError(f"--choose measures the checkpoints of a --workdir and runs no protocol, so {given} has no use; leave it out, and evaluate what is chosen with --step")
+    if len(request.workdirs) != 1 or len(request.seeds) != 1:
+        raise UserError("--choose compares the checkpoints of one run, with one seed for what it draws; give one --workdir and one of --seeds at a time")
+    steps = request.checkpoints.split(",")
+    if request.checkpoints != "all" and not all(re.fullmatch("[0-9]{1,10}", part) for part in steps) or len(set(steps)) < len(steps):
+        raise UserError(f"--checkpoints is {request.checkpoints!r}; write all, or the steps of different checkpoints with commas: 1000,2000")
+    if request.choose == "mutual_knn" and not request.reference:
+        raise UserError("--choose mutual_knn compares with a frozen encoder; name its weights with --reference")

@@ -7,7 +7,7 @@ import jax
 from jaxssl.workdir import folder as folders
 from jaxssl.errors import UserError
 from jaxssl.encoder import load as loading
-from jaxssl.report import figures, look, maps as mapping, page, patches, pictures, places, readings, read, seen as sections
+from jaxssl.report import figures, kept, look, maps as mapping, page, patches, pictures, places, readings, read, seen as sections
 from jaxssl.report.evaluations import command
 from jaxssl.report.markup import Html, join, tag
 
@@ -30,6 +30,7 @@ def write(workdirs: Sequence[str], out: str | None, images: int, maps: Sequence[
             reasons[run.name] = str(error)
     charts, plotted, sheets = {}, {}, sections.Sheets()
     pictured = [] if not looked else _pictured(runs, looked, methods or ("pca",), charts, plotted, sheets, log)
+    pictured += _kept(runs, charts)
     missing = _missing(runs, reasons)
     if missing:
         pictured.append(("images", "Images and features", missing) if not looked else ("absent", "Without images", missing))
@@ -85,6 +86,17 @@ def _pictured(runs, looked, methods, charts, plotted, sheets, log) -> list[tuple
         ("spectrum", "Dimensions in use", join([page.chart("spectrum", charts["spectrum"]), *lines])),
         ("layers", "Layer by layer", side(lambda run, seen: sections.layers_markup(run, seen, rows[run.name]))),
     ]
+
+
+def _kept(runs, charts) -> list[tuple[str, str, Html]]:
+    """The section of the runs whose checkpoints were measured; fills `charts`."""
+    parts = []
+    for number, run in enumerate(runs):
+        if kept.sound(run.kept):
+            specs = {f"{key}-{number}": spec for key, spec in kept.charts(run.kept).items()}
+            charts.update(specs)
+            parts += [tag("h3", run.name) if len(runs) > 1 else None, kept.markup(run.kept, specs)]
+    return [("checkpoints", "Which checkpoint", join(parts))] if parts else []
 
 
 def _places(found, side) -> list[tuple[str, str, Html]]:

@@ -22,7 +22,8 @@ POINTS = 800     # of a curve on the page; a longer one is thinned to the extrem
 @dataclasses.dataclass(frozen=True)
 class Run:
     """name: unique on the page. path: as it was given. result: run.json, {} while the run is unfinished. untrained: its first scores.
-    evaluations: evaluations/*.json, oldest first. curves: metric -> (steps int64 [N], values float64 [N], not a number where it was none).
+    evaluations: evaluations/*.json, oldest first. kept: what `evaluate --choose` wrote of its checkpoints, {} without.
+    curves: metric -> (steps int64 [N], values float64 [N], not a number where it was none).
     texts: what the program wrote at start. notes: what could not be read. stopped: the step whose numbers were not finite, where it ended the run."""
     name: str
     path: str
@@ -35,6 +36,7 @@ class Run:
     texts: dict[str, str]
     notes: tuple[str, ...]
     stopped: int | None = None
+    kept: dict = dataclasses.field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -116,7 +118,7 @@ def run(path: str, name: str) -> Run:
     dumps = sorted(int(match[1]) for f in folder.iterdir() if (match := re.fullmatch(r"nonfinite_step_(\d+)\.json", f.name)))
     notes += [f"Loss, gradient or state was not finite at step {step}; nonfinite_step_{step}.json lists the batch." for step in dumps]
     this = Run(name, str(path), config, environment, result, found.get("untrained.json", {}), tuple(rows),
-                   curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes))
+                   curves(folder / "metrics.jsonl"), _texts(folder), tuple(notes), kept=found.get("checkpoints.json", {}))
     allowed = int(str(config.get("on_nonfinite", "")).partition(":")[2] or 0)          # rollbacks
     ended = not result and len(dumps) > allowed and dumps[-1] >= this.step          # a run that went past the step did not end there
     return dataclasses.replace(this, stopped=dumps[-1]) if ended else this

@@ -15,7 +15,7 @@ from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.parallel import mesh as sharding
 from jaxssl.planning import flops
-from jaxssl.training import checks, online, programs
+from jaxssl.training import checks, online, programs, room
 from jaxssl.training.step import TrainState, init_state, train_step
 
 ENCODER_KERNEL = re.compile(r"(^|/)encoder/.*kernel$")
@@ -288,6 +288,7 @@ def describe(config: Any, job: Job) -> str:
         f"parameters: {parameters:,} ({config.model.name}, features of {job.width})",
         f"schedule: {job.total} steps ({epochs:.4g} epochs), warm-up {job.warmup} steps; log every {every['log_every']}, "
         f"evaluate every {every['eval_every']}, save every {every['checkpoint_every']}",
+        room.kept(job.state, job.total, every["checkpoint_every"], **config.checkpoint),
         job.optim.describe])
 
 

@@ -107,5 +107,18 @@ def buffers(executable: Any) -> str:
     return ", ".join(f"{each['shape']} ({size(each['bytes'])}, {each['op_name'][:80] or 'unnamed'})" for each in hlo.largest(hlo.parse(executable.as_text()), SHOWN))
 
 
+def kept(state: Any, total: int, every: int, *, keep_last: int, keep_every: int, **_: Any) -> str:
+    """What the checkpoints of a run of `total` steps take on disk, in a line; state: shapes of what one holds; every: steps between saves, 0 for the last alone."""
+    nbytes, saved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)), sorted({*range(every, total, every), total} if every else {total})
+    stay = len({step for step in saved if keep_every and step % keep_every == 0} | {*saved[-keep_last:]})
+    for_good = f", and for good each whose step is a multiple of {keep_every:,}" if keep_every else ""
+    return f"checkpoints: {small(nbytes)} each; the newest {keep_last} stay{for_good}: {stay:,} at the end, {small(stay * nbytes)}"
+
+
+def small(nbytes: float) -> str:
+    """As `size`, in MB below a GB."""
+    return size(nbytes) if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
+
+
 def size(nbytes: float) -> str:
     return f"{nbytes / 1e9:,.1f} GB" if nbytes < 1e15 else f"{nbytes / 1e9:.1e} GB"

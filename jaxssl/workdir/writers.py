@@ -127,10 +127,7 @@ class Writers:
 
     def history(self, name: str) -> list[tuple[int, float | None]]:
         """(step, value) of every line of metrics.jsonl that holds `name`, in order; [] on processes other than 0."""
-        if not (self._active and self._file.exists()):
-            return []
-        records = map(_record, self._file.read_text(encoding="utf-8", errors="replace").splitlines())
-        return [(record["step"], record[name]) for record in records if record and name in record]
+        return history(self._file, name) if self._active else []
 
     def flush(self) -> None:
         """Everything written so far is on its way to disk, and in the bucket where there is one."""
@@ -257,6 +254,12 @@ def _plain(name: str, value: Any) -> int | float | str:
 
 def _finite(value: int | float | str) -> int | float | str:
     return value if not isinstance(value, float) or math.isfinite(value) else str(value)
+
+
+def history(file: Any, name: str) -> list[tuple[int, Any]]:
+    """(step, value) of every line of a metrics.jsonl that holds `name`, in order; torn lines are left out, and [] where there is no such file."""
+    records = map(_record, file.read_text(encoding="utf-8", errors="replace").splitlines()) if file.exists() else ()
+    return [(record["step"], record[name]) for record in records if record and name in record]
 
 
 def _record(line: str) -> dict | None:

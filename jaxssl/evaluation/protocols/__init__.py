@@ -76,6 +76,10 @@ class Context:
         if self.results is None:
             self.results = Path(self.folder)
 
+    def of(self, encoder: Encoder) -> "Context":
+        """For another encoder with the same test-time view: the images that are decoded already are shared."""
+        return dataclasses.replace(self, encoder=encoder, _kept={"digest": self.digest})
+
     @property
     def digest(self) -> str:
         """Of the data, wherever a copy of them lies: `cache.identity` of the training and of the test images, joined by "-"."""

@@ -83,6 +83,38 @@ def selection(measure: str, values: Mapping[str, float], chosen: str) -> None:
     _console().print(table)
 
 
+def checkpoints(found: Mapping[str, Any]) -> None:
+    """Prints the measures of every checkpoint of a run with the chosen one marked, and how far each agrees with kNN."""
+    from rich.table import Table
+    from jaxssl.evaluation.checkpoints import VOTE
+    names, votes = found["measures"], found["rank_correlation"]
+
+    def cell(name, value):
+        return "–" if value is None else f"{100 * value:.2f} %" if name in ("knn", "mutual_knn") else f"{value:.4g}"
+    table = Table("", "step", *(f"{name} (chooses)" if name == found["by"] else name for name in names))
+    for row in found["checkpoints"]:
+        table.add_row("→" if row["step"] == found["chosen"] else "", f"{row['step']:,}", *(cell(name, row["values"].get(name)) for name in names))
+    console = _console()
+    images = "; ".join(filter(None, (found["data"]["train"], found["data"]["test"])))
+    console.print(f"{found['subject']['path']} ({found['subject']['weights']}), layer {found['layer']}, on {images}")
+    if votes:
+        table.add_section()
+        table.add_row("", "rank correlation", *(_signed(votes[name]["rho"]) if name in votes else "" for name in names))
+        table.add_row("", "its choice", *(f"{found['picks'][name]['step']:,}" if name in found["picks"] else "–" for name in names))
+        table.add_row("", "kNN there", *(cell("knn", found["picks"].get(name, {}).get("knn")) for name in names))
+    console.print(table)
+    if votes:
+        console.print(f"rank correlation: Spearman's, with kNN (k {VOTE[0]}, T {VOTE[1]}) over the checkpoints, which are no independent trials; kNN itself chooses nothing")
+    for each in found["failed"]:
+        console.print(f"left out: step {each['step']:,}: {each['why']}")
+    for sentence in found["notes"]:
+        console.print(f"note: {sentence}")
+
+
+def _signed(value):
+    return "–" if value is None else f"{value:+.2f}"
+
+
 def _console():
     from rich.console import Console
     return Console(markup=False, highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else max(_WIDE, shutil.get_terminal_size().columns))
