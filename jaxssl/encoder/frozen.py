@@ -39,13 +39,13 @@ def seen(views: jax.Array, side: int, *, ours: tuple, theirs: dict) -> jax.Array
 
     side: 0 is the side that it states.
     """
-    (mean, std), (their_mean, their_std) = ((jnp.asarray(pair[0], jnp.float32), jnp.asarray(pair[1], jnp.float32)) for pair in (ours, (theirs["mean"], theirs["std"])))
-    x = views.astype(jnp.float32)
-    x = (x * std + mean - their_mean) / their_std if (tuple(ours[0]), tuple(ours[1])) != (tuple(theirs["mean"]), tuple(theirs["std"])) else x
-    side = side or theirs["size"]
-    if x.shape[-3:-1] == (side, side):
-        return x
-    return jax.image.resize(x, (*x.shape[:-3], side, side, x.shape[-1]), {"bilinear": "linear", "bicubic": "cubic"}[theirs["interpolation"]], precision="highest")
+    (mean, std), (their_mean, their_std) = ((jnp.asarray(m, jnp.float32), jnp.asarray(s, jnp.float32)) for m, s in (ours, (theirs["mean"], theirs["std"])))
+    pixels, side = views.astype(jnp.float32) * std + mean, side or theirs["size"]                   # in [0, 1]
+    if pixels.shape[-3:-1] != (side, side):
+        kind = {"bilinear": "linear", "bicubic": "cubic"}[theirs["interpolation"]]
+        pixels = jax.image.resize(pixels, (*pixels.shape[:-3], side, side, pixels.shape[-1]), kind, precision="highest")
+        pixels = jnp.clip(pixels, 0, 1)                                                             # a cubic filter reaches beyond, and views are cut there
+    return (pixels - their_mean) / their_std
 
 
 def _stamp(path):

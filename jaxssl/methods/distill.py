@@ -56,12 +56,12 @@ def make(*, encoder, net, batch_size, frozen, teacher="", teacher_size=0, licenc
         views, stats, of = batch["views"], dict(aux["batch_stats"]), aux["frozen"]["teacher"]
         x = flat(mixing.mixed(mix_key, views, chance=mix)[0] if mix else views)                                                # [B, V, …] -> [R, …]
         shown = asked.seen(x, teacher_size)
-        told = stop_gradient(asked.net(of["params"]["encoder"], of["batch_stats"]["encoder"], shown, train=False)[0])          # [R, E], [R, M, E]
+        told = asked.net(of["params"]["encoder"], of["batch_stats"]["encoder"], shown, train=False)[0]                         # [R, E], [R, M, E]
         seen, stats["encoder"] = encoder(params["encoder"], stats["encoder"], x, key=drop_key)                                 # [R, D], [R, N, D]
         said, stats["projector"] = projector(params["projector"], stats["projector"], seen.pooled)                             # [R, E]
         mean = told.pooled.mean(0)
         center = jnp.where(step == 0, mean, center_momentum * aux["center"] + (1 - center_momentum) * mean)
-        h, s, t = (a.reshape(*views.shape[:2], -1) for a in (seen.pooled, said, told.pooled - center))                         # [B, V, …]
+        h, s, t = (a.reshape(*views.shape[:2], -1) for a in (seen.pooled, said, stop_gradient(told.pooled - center)))                # [B, V, …]
         value, metrics, before = jnp.zeros(()), {}, aux["queue"]
         if weight:
             crossed, metrics = relational(s, t, before["keys"], ids=batch["id"], queue_ids=before["ids"], student_temp=temperature, teacher_temp=temperature)

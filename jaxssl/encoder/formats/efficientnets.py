@@ -83,13 +83,14 @@ def network(side: names.Side, path: Path, name: str, tensors: dict[str, np.ndarr
     while depth := len({n.split(".")[2] for n in tensors if n.startswith(f"blocks.{len(depths)}.")}):
         depths.append(depth)
     last = f"blocks.{len(depths) - 1}.0.{'conv_pwl' if len(depths) > 1 else 'conv_pw'}.weight"
-    if not 0 < len(depths) <= 7 or last not in tensors or tensors[side.stem].ndim != 4:
-        raise UserError(f"{path} has {len(depths)} stages of blocks in timm's names; read are {READ}")
-    found, width, depths = (tensors[side.stem].shape[0], tensors[last].shape[0]), tensors[side.stem].shape[0] / efficientnet.STEM, tuple(depths)
+    if not 0 < len(depths) <= 7 or not {last, "conv_head.weight"} <= tensors.keys() or tensors[side.stem].ndim != 4:
+        raise UserError(f"{path} has {len(depths)} stages of blocks in timm's names{'' if 'conv_head.weight' in tensors else ' and no conv_head.weight'}; read are {READ}")
+    stem, behind, head = (tensors[key].shape[0] for key in (side.stem, last, "conv_head.weight"))
+    depths, width = tuple(depths), head / efficientnet.HEAD
 
     def fits(size):
         own = efficientnet.channels(size, width)
-        return efficientnet.blocks(size)[:len(depths)] == depths and (own[0], own[len(depths)]) == found
+        return efficientnet.blocks(size)[:len(depths)] == depths and (own[0], own[len(depths)]) == (stem, behind)
     size = name or next(filter(fits, NAMES), NAMES[0])
     other = {"width": width, "depths": depths if depths != efficientnet.blocks(size) else ()}
     return {"name": size, **{key: value for key, value in other.items() if value not in (1, ())}}, ["architecture"] if "architecture" not in stated else []
