@@ -20,7 +20,7 @@ from jaxssl.data.open import detect
 from jaxssl.errors import UserError
 from jaxssl.evaluation.tables import reading as results
 from jaxssl.report import card
-from jaxssl.workdir import folder as folders, published
+from jaxssl.workdir import folder as folders, published, sources
 from jaxssl.command import guarded, local, place, process, whole
 
 LIMIT = 1e-4          # largest feature difference, of an image's largest feature, in float32
@@ -146,7 +146,7 @@ def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir
         run = run if run.get("steps") == encoder.step and encoder.weights == served else None
     return card.render(name=encoder.name, config=interop.records.public(encoder.config), weights=encoder.weights, step=encoder.step, digest=encoder.digest,
                        width=encoder.width, preprocessing=encoder.preprocessing, format=check["format"], code=target.usage(encoder, Path()), check=check,
-                       licence=licence, run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
+                       licence=licence or encoder.origin.licence, learned=folders.readable(folders.path(workdir) / sources.FILE) if workdir else None, run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
 
 
 def parser() -> argparse.ArgumentParser:

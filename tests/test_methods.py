@@ -181,6 +181,23 @@ def msn(params, aux, batch, step, keys):
     return np.mean(-np.einsum("bk,bvk->bv", targets, np.log(p))) + np.sum(mean * np.log(mean * prior.sum() / prior)), {}
 
 
+def distilled(params, aux, batch, step, keys):
+    """Both views; the queue's rows 0 and 2 are of images 0 and 2 themselves. Patches are the pixels' colours to both, so that they add nothing."""
+    told, head = encoded(aux["frozen"]["teacher"]["params"]["encoder"], batch["views"]), params["projector"]["linear1"]
+    s = unit(encoded(params["encoder"], batch["views"]) @ head["kernel"] + head["bias"])
+    center = .99 * aux["center"] + .01 * told.mean((0, 1))
+    t, queue = unit(told - center), unit(aux["queue"]["keys"])
+    loss = 0
+    for b in range(4):
+        others = queue[aux["queue"]["ids"] != b]
+        for v in range(2):
+            p, q = softmax(others @ t[b, v] / .07), softmax(others @ s[b, v] / .07)
+            loss += (np.sum(p * np.log(p / q)) + keys["regression"] * np.sum((s[b, v] - t[b, v])**2)) / 8
+    keys_after, ids_after = aux["queue"]["keys"].copy(), aux["queue"]["ids"].copy()
+    keys_after[4:], ids_after[4:] = t[:, 0], np.arange(4)                                                       # step 3 of 2 a round
+    return loss, {"center": center, "queue/keys": keys_after, "queue/ids": ids_after}
+
+
 HEAD = dict(prototypes=6, hidden=4, bottleneck=3, teacher_temp_warmup="6_steps")
 BANK = dict(prototypes=6, heads=2, hidden=16, dim=3, every="5_steps")
 CASES = {
@@ -193,6 +210,7 @@ CASES = {
     "tico": Case("tico", tico, dict(hidden=16, dim=3, tau=.9, contrast=3., decay=.7)),
     "msn": Case("msn", msn, dict(hidden=8, dim=3, prototypes=6, tau=.9, patch_drop=0.), local=3),
     "pmsn": Case("pmsn", msn, dict(hidden=8, dim=3, prototypes=6, tau=.9, patch_drop=0., exponent=.5, equal=False), local=3),
+    "distill": Case("distill", distilled, dict(queue=8, regression=.5)),
     "dino": Case("dino", dino, dict(HEAD, tau=.9), local=3),
     "dino without crops": Case("dino", dino, dict(HEAD, tau=.8, norm=True, norm_last_layer=False)),
 }
@@ -208,10 +226,12 @@ def made(name):
     if case.local:
         batch["local"] = rng.normal(size=(4, case.local, 2, 2, 3)).astype(np.float32)
     context = dict(encoder=Net(Average()), net=Net, mesh=None, batch_size=4, views=2, local=case.local, classes=0, examples=40, total=TOTAL,
-                   duration=lambda value, key: int(value.removesuffix("_steps")))
+                   duration=lambda value, key: int(value.removesuffix("_steps")), frozen=lambda path: base.Frozen(Net(Average())))
     method = base.build(importlib.import_module(f"jaxssl.methods.{case.method}").make, case.keys, context)
     state = jax.tree.map(lambda a: np.asarray(a) + .3 * rng.normal(size=a.shape).astype(np.float32), jax.jit(method.init)(jax.random.key(0), batch))
     params, aux = state
+    if "queue" in aux:
+        aux["queue"]["ids"] = np.float32([0, -1, 2, -1, -1, -1, 7, 8])
     if "bank" in aux:
         aux["bank"]["rows"][1] = 0                          # an image that was not seen yet
     return method, params, aux, batch
@@ -249,7 +269,7 @@ def test_gradient_reaches_all_that_trains_and_nothing_else(name):
     _, params, aux, _ = made(name)
     trained, state = jax.jit(jax.grad(lambda *a: step_of(name, *a)[0], (0, 1)))(params, aux)
     for path, gradient in tree.names(state).items():
-        if path.startswith(("teacher/", "center", "covariance")):
+        if path.startswith(("teacher/", "frozen/", "queue/", "center", "covariance")):
             assert not np.any(gradient), path
     for network, gradients in trained.items():
         assert any(np.abs(gradient).max() > 1e-6 for gradient in jax.tree.leaves(gradients)), network

@@ -22,9 +22,9 @@ ENCODERS = {"resnet": {"model.name": "resnet10", "model.depths": "(1, 1)", "mode
             "convnextv2": {"model.name": "convnextv2_atto", "model.width": "16", "model.depths": "(1, 1)"},
             "convnext": {"model.name": "convnext_tiny", "model.width": "16", "model.depths": "(1, 1)"}}
 ON_VIT = ("metric",)        # what has no head whose arrays would be large enough to be split, and needs no batch norm
-# On four stages, whose arrays are large enough to be split where those of the heads are not (SSCD, W-MSE), or whose gradients differ less between
+# On four stages, whose arrays are large enough to be split where those of the heads are not (SSCD, W-MSE, distillation), or whose gradients differ less between
 # devices (VISReg: 1.2e-5 of their norm on two).
-DEEPER = ("sscd", "visreg", "wmse")
+DEEPER = ("sscd", "visreg", "wmse", "distill")
 LESS = {"augment.size": "16", "data.source": "digits", "data.canvas": "16", "data.variant": "clean"}
 BRIEF = {"batch_size": "16", "total": "30", "warmup": "3", **LESS}
 SMALL = {**BRIEF, **ENCODERS["resnet"]}     # of SimCLR

@@ -22,10 +22,11 @@ _CHUNK = 256    # images in one forward pass of `Encoder.__call__`
 
 
 class Origin(NamedTuple):
-    """Where weights come from that a file holds; all empty for those of a workdir.
+    """Where weights come from that a file holds; all but the licence empty for those of a workdir.
 
     layout: whose names they had. used, unused: names of the file's tensors. assumed: what nothing states, "architecture" or keys of the
-    preprocessing. notes: sentences on it, and `replaced`, those on the stated preprocessing that ours cannot do.
+    preprocessing. notes: sentences on it, and `replaced`, those on the stated preprocessing that ours cannot do. licence: of the weights, or of those that they
+    learned from, as far as it is stated; of a workdir's too.
     """
     layout: str = ""
     used: tuple[str, ...] = ()
@@ -33,6 +34,7 @@ class Origin(NamedTuple):
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
+    licence: str = ""
 
     def account(self) -> list[str]:
         """Sentences for a person: on the names without a use, in short, and on what was assumed."""
@@ -282,5 +284,5 @@ def method(config: dict, module: Any) -> base.Method:
     own = {k: v for k, v in config["method"].items() if k != "name"}
     context = dict(encoder=models.Net(module), net=models.Net, mesh=None, batch_size=config.get("batch_size", 2), views=config["augment"].get("views", 2),
                    local=config.get("local", {}).get("views", 0), classes=config["data"].get("classes", 0) if "data" in config else 0, examples=1, total=1,
-                   duration=lambda value, key: 1)
+                   duration=lambda value, key: 1, frozen=lambda path: base.Frozen(models.Net(module)))
     return base.build(importlib.import_module(f"jaxssl.methods.{name}").make, own, context)

@@ -14,10 +14,12 @@ COPIES = ("", "aux/", "aux/teacher/")       # where a train state keeps params a
 
 
 class Start(NamedTuple):
-    """values: our name ("params/encoder/…") → array f32. note: what was used, unused, missing and assumed, in short. names: every one of them, a line each."""
+    """values: our name ("params/encoder/…") → array f32. note: what was used, unused, missing and assumed, in short. names: every one of them, a line each.
+    sources: "init_from" or a place in aux → what the weights there are (`workdir.sources`)."""
     values: dict[str, np.ndarray]
     note: str
     names: str
+    sources: dict[str, dict] = {}
 
 
 def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_missing: str = "") -> Start:
@@ -73,14 +75,23 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
                          f"set --config.augment.{key} to {'what they were trained with' if assumed else 'keep what they learned'}")
     lines += other_arithmetic(source, models.make(**config.model, precision="f32"))
     accounts = {"used": [short(n) for n in fitting], "unused": unused, "missing, from the seed": absent}
-    return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *notes, *(section(what, who) for what, who in accounts.items()), ""]))
+    return Start({name: found[name] for name in fitting}, "\n".join(lines), "\n".join([begun, *notes, *(section(what, who) for what, who in accounts.items()), ""]),
+                 {"init_from": described_source(source)})
 
 
-def add(start: Start | None, place: str, path: str, *, state: Any) -> Start:
+def described_source(source: Any, licence: str = "") -> dict:
+    """What a run keeps of the weights that it learned from, as JSON. licence: as a person states it, else their own."""
+    return {"name": source.name, "model": described(source.config["model"]), "licence": licence or source.origin.licence, "digest": source.digest}
+
+
+def add(start: Start | None, place: str, path: str, *, state: Any, licence: str = "") -> Start:
     """`start` and, for the networks in `state.aux` at `place` ("frozen/teacher": {"params": …, "batch_stats": …}), the weights at `path`: a method's `loads`.
 
-    Raises: UserError when a tensor is missing there or has another shape.
+    licence: of these weights, where a person states it. Raises: UserError when no weights were given, a tensor is missing there or has another shape.
     """
+    if not path:
+        key = place.rpartition("/")[2]
+        raise UserError(f"method.{key} is empty, and the run learns from it; give weights that jaxssl.load opens, a workdir, an export or a file: --config.method.{key}=PATH")
     source, networks = loading.load(path), state.aux
     for part in place.split("/"):
         networks = networks[part]
@@ -92,7 +103,8 @@ def add(start: Start | None, place: str, path: str, *, state: Any) -> Start:
                         f"give weights of the same architecture{whole({'faults': faults})}")
     note = f"{place}: {len(wanted)} tensors from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
     values = {f"aux/{place}/{name}": found[name] for name in wanted}
-    return Start({**(start.values if start else {}), **values}, "\n".join([*([start.note] if start else []), note]), "\n".join([*([start.names] if start else []), note]))
+    return Start({**(start.values if start else {}), **values}, "\n".join([*([start.note] if start else []), note]), "\n".join([*([start.names] if start else []), note]),
+                 {**(start.sources if start else {}), place: described_source(source, licence)})
 
 
 def other_arithmetic(source: Any, own: Any) -> list[str]:

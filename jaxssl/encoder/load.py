@@ -1,7 +1,7 @@
 """Opens a trained encoder: a workdir, an export, or one file of weights."""
 import os
 
-from jaxssl.workdir import folder as folders
+from jaxssl.workdir import folder as folders, sources
 from jaxssl.encoder import formats as interop
 from jaxssl import models
 from jaxssl.encoder import WEIGHTS, Encoder, Origin, build, method, understood
@@ -27,7 +27,7 @@ def load(path: str, *, weights: str = "", precision: str = "f32") -> Encoder:
                         f"weights {weights!r} is not one of {', '.join(WEIGHTS)}{nearest(weights, WEIGHTS)}")
     with understood(path):
         return build(found.config, found.variables, name=found.name, weights=found.weights, step=found.step, precision=precision,
-                     origin=Origin(found.layout, found.used, found.unused, found.assumed, found.notes, found.replaced))
+                     origin=Origin(found.layout, found.used, found.unused, found.assumed, found.notes, found.replaced, found.licence))
 
 
 def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, precision: str = "f32") -> Encoder:
@@ -60,7 +60,7 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
         params, stats = average["params"], average["batch_stats"]
     with understood(workdir, "use the version that its run was trained with, or restore its config.json"):
         variables = network(config, params, stats)
-        return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision)
+        return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision, origin=Origin(licence=sources.licence(workdir)))
 
 
 def trained(workdir: str, step: int) -> tuple[Method, dict, dict]:

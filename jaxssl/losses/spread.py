@@ -70,6 +70,30 @@ def gram(student, teacher):
     return jnp.square(of[0] - of[1]).mean()
 
 
+def patch_relations(student, teacher, *, temperature):
+    """How far the neighbourhoods of an image's patches are from a teacher's: divergence of softmaxes over the cosines of a patch with all others, mean over patches and images.
+
+        loss = 0
+        for s, t in images:
+            for p in range(N):
+                told, said = ([unit(x[p]) @ unit(x[o]) / temperature for o in range(N) if o != p] for x in (t, s))
+                loss += sum(softmax(told) * (log_softmax(told) - log_softmax(said)))
+        loss /= R * N
+
+    Args: student, teacher: [R, N, D] patches at the same N ≥ 2 places, widths may differ; no gradient flows to the teacher's. temperature: > 0.
+    Returns: scalar f32, at least 0. Raises: ValueError for shapes that do not fit.
+    """
+    if student.ndim != 3 or teacher.ndim != 3 or student.shape[:2] != teacher.shape[:2] or student.shape[1] < 2:
+        raise ValueError(f"patches have shapes {student.shape} and {teacher.shape}; expected [R, N, D] of the same images and places, two at least")
+    own = jnp.eye(student.shape[1], dtype=bool)
+
+    def near(x):
+        cosines = jnp.einsum("rpd,rqd->rpq", x, x, precision=EXACT)
+        return jax.nn.log_softmax(jnp.where(own, -1e4, cosines / temperature), -1)
+    said, told = near(normalised(student)), near(lax.stop_gradient(normalised(teacher)))
+    return jnp.sum(jnp.exp(told) * (told - said), -1).mean()
+
+
 def mean_prior(probabilities, prior):
     """MSN's and PMSN's regulariser: KL(mean assignment ‖ prior), over all leading axes. With a uniform prior it is log K less the mean's entropy, MSN's `me-max`.
 

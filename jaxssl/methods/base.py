@@ -21,8 +21,8 @@ from jaxssl.models.net import Net
 
 # What a method's `make` may ask for by naming it: encoder (a `Net`, which gives `Features`), net(module) -> Net for its heads, mesh, batch_size (global
 # images), views and local (views of an image), classes (0: no labels), examples (training images), total (steps),
-# duration(value, name of the key) -> steps.
-CONTEXT = ("encoder", "net", "mesh", "batch_size", "views", "local", "classes", "examples", "total", "duration")
+# duration(value, name of the key) -> steps, frozen(path) -> `Frozen`.
+CONTEXT = ("encoder", "net", "mesh", "batch_size", "views", "local", "classes", "examples", "total", "duration", "frozen")
 
 
 MOST_LAYERS = 256       # of a head or decoder: each is traced by itself
@@ -53,6 +53,27 @@ class Needs(NamedTuple):
     pairs: bool = False
 
 
+class Frozen(NamedTuple):
+    """A trained encoder that a method asks and never trains: what `frozen(path)` tells of weights. Their numbers come by `Method.loads`.
+
+    net: the encoder; ask it with `train=False`. heads: name -> Net of what its training put on the encoder's vector. shapes: of the weights,
+      {"params": {network: …}, "batch_stats": …}; None where no weights are at hand (a plan, a loaded student), and the method's own encoder, drawn, stands in.
+    seen: (views [..., H, W, C] of the run, side) -> the same as these weights were trained to see them: by their mean and deviation, with so many pixels a side (0: their own).
+    """
+    net: Net
+    heads: dict = {}
+    shapes: Any = None
+    seen: Callable = lambda views, side: views
+
+    def begin(self, key: jax.Array, x: jax.Array, heads: tuple[str, ...] = ()) -> dict:
+        """What aux holds of it before its weights are read, networks "encoder" and `heads`: no numbers, which no loss survives; of a stand-in, drawn ones."""
+        if self.shapes is None:
+            params, stats = nets(key, encoder=(self.net, x), **{name: (self.heads[name], jnp.zeros((2, self.net.features))) for name in heads})
+            return {"params": params, "batch_stats": stats}
+        return {kind: {name: jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), networks.get(name, {})) for name in ("encoder", *heads)}
+                for kind, networks in self.shapes.items()}
+
+
 class Method(NamedTuple):
     """Four pure functions, and what the program must know of them.
 
@@ -67,7 +88,8 @@ class Method(NamedTuple):
     heads: name -> (module, name of what it stands on): with the encoder, the network that is kept, loaded and exported.
     places: (regex, place) for paths of aux, before the house's own: "slices" (split like parameters between steps, gathered for the loss),
       "rows" (its first axis over all devices, if they can share it equally) or "whole" (on every device).
-    loads: path in aux -> weights (`jaxssl.load`) that it begins with, {"params": …, "batch_stats": …}; read once, when the run starts.
+    loads: path in aux -> weights (`jaxssl.load`) that it begins with, {"params": …, "batch_stats": …}; read once, when the run starts. "" is one that is still to be given.
+    licence: of these weights, where a person states it; "" is what they state themselves.
     needs: see `Needs`.
     hidden: of a masked method, (key, views [B, V, H, W, C]) -> bool [B, V, M, rows, columns]: the patches that the student does not see where loss has this key,
       in each of M masks of a view.
@@ -80,6 +102,7 @@ class Method(NamedTuple):
     heads: dict = {}
     places: tuple = ()
     loads: dict = {}
+    licence: str = ""
     needs: Needs = Needs()
     hidden: Callable | None = None
     rebuilt: Callable | None = None

@@ -17,10 +17,11 @@ ELSEWHERE = "Unknown: the weights were read from another program's file."
 
 
 def render(*, name: str, config: dict, weights: str, step: int | None, digest: str, width: int, preprocessing: dict, format: str, code: tuple[str, str], check: dict,
-           licence: str, run: dict | None, evaluations: list[dict], notes: list[str], version: str) -> str:
+           licence: str, run: dict | None, evaluations: list[dict], notes: list[str], version: str, learned: dict | None = None) -> str:
     """The card as Markdown; the front matter is what model hubs read.
 
     check: what `export.compare` found. run: run.json where the exported step is its last. evaluations: files of evaluations/ on exactly these weights.
+    learned: the weights that its run learned from (`workdir.sources`), whose licences bind it.
     """
     model, p = config["model"], preprocessing
     images = INPUT.get(format, INPUT["torch"]).format(size=p["size"])
@@ -37,13 +38,22 @@ def render(*, name: str, config: dict, weights: str, step: int | None, digest: s
                          f"pixels / 255, minus mean {numbers(p['mean'])}, divided by {numbers(p['std'])}.",
         "Training data": data(config), "Method": method(config), "Measured": metrics(run, evaluations),
         "Checked": f"{checked}\n\nsha256 over the weights: `{digest}`",
-        "Licence": text(licence) if licence else "Not stated. State one with `--licence` before passing the weights on; their training data may bind it.",
+        "Licence": "\n\n".join([text(licence) if licence else "Not stated. State one with `--licence` before passing the weights on; their training data may bind it.",
+                                *(teacher(place, source) for place, source in (learned or {}).items() if isinstance(source, dict))]),
         "Config": f"<details><summary>of the run</summary>\n\n```json\n{as_json}\n```\n\n</details>"}
     front = ["---", f"license: {json.dumps(licence or 'unknown')}", f"library_name: {LIBRARY[format]}", "pipeline_tag: image-feature-extraction",
              f"tags: [image-feature-extraction, {'self-supervised, ' if 'method' in config else ''}jaxssl]", "---", ""]
     summary = (f"An image encoder, {text(families.described(model))}: images to {width} features. The {text(weights)}{f' of step {text(step)}' if step is not None else ''}, "
                f"exported by jaxssl {version} for {format}.")
     return "\n".join([*front, title, "", summary, "", *(f"## {heading}\n\n{body}\n" for heading, body in sections.items())])
+
+
+def teacher(place: str, source: dict) -> str:
+    """A sentence on weights that a run learned from."""
+    how = "It began with" if place == "init_from" else "It learned from"
+    stated = text(source.get("licence") or "")
+    return (f"{how} {text(source.get('name', ''))} ({text(source.get('model', ''))}, sha256 {text(source.get('digest', ''))}), "
+            f"{f'under {stated}: its terms go with this network' if stated else 'whose licence is not stated: find out what it asks before passing this network on'}.")
 
 
 def data(config: dict) -> str:

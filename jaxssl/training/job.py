@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxssl import augment, config as configs, config_keys, data as datas, durations, models, optim, tree
+from jaxssl.encoder import frozen
 from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.parallel import mesh as sharding
@@ -257,7 +258,8 @@ def method_of(config: Any, mesh: Mesh, facts: Facts, total: int, *, parts: int =
     encoder = models.Net(models.make(**{**config.model, **model}, precision=config.precision), parts)
     duration = functools.partial(durations.steps, examples=facts.examples, batch_size=config.batch_size, total=total)
     context = dict(encoder=encoder, net=functools.partial(head_net, parts=parts, groups=config.model.get("bn_groups", 1)), mesh=mesh, batch_size=config.batch_size,
-                   views=config.augment.views, local=config.local.views, classes=facts.classes, examples=facts.examples, total=total, duration=duration)
+                   views=config.augment.views, local=config.local.views, classes=facts.classes, examples=facts.examples, total=total, duration=duration,
+                   frozen=frozen.opener(encoder, mean=config.augment.mean, std=config.augment.std, precision=config.precision))
     own = {**{k: v for k, v in config.method.items() if k != "name"}, **numbers}
     method = base.build(config_keys.function("method", config), own, context)
     return encoder, base.with_teacher(method, ("encoder",), lambda step: config.ema) if config.ema else method

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxssl import config as configs, data as datas
-from jaxssl.workdir import checkpoint, environment, lease as leases, published, writers
+from jaxssl.workdir import checkpoint, environment, lease as leases, published, sources, writers
 from jaxssl.workdir import folder as folders
 from jaxssl.training import evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
@@ -53,7 +53,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
 
         def claim():
             if leader:
-                folders.claim(workdir, found, run, data.kept)
+                folders.claim(workdir, found, run, {**data.kept, **(sources.kept(begun.sources) if new and (begun := start()) else {})})
                 published.keep(workdir, stated, new=new)
         agreement.reach(claim)
         if not new:
@@ -126,6 +126,8 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
     file = configs.opened(spec)                      # executed once
     config = configs.load(file, overrides)
     mesh = sharding.make_mesh(devices=jax.devices(), **config.mesh)
+    if (teacher := config.method.get("teacher", "")) and isinstance(teacher, str) and os.path.realpath(os.path.expanduser(teacher)) == os.path.realpath(workdir):
+        raise UserError(f"method.teacher is {teacher}, this run's own workdir, and a run cannot learn from what it is about to make; give another one's, or another --workdir")
     if config.data.split == datas.CLASS_DISJOINT and config.data.test_split == "test":
         raise UserError("data.test_split='test' would look at the classes of the test while training; leave it out, so that the classes of validation are held out, and give it to "
                         "jaxssl.evaluate at the end (--data.test_split=test)")
@@ -187,5 +189,5 @@ def beginning(config: Any, job: jobs.Job) -> Any:
     if config.init_from:
         start = initial.read(os.path.expanduser(config.init_from), state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
     for place, path in job.method.loads.items():
-        start = initial.add(start, place, path, state=job.state)
+        start = initial.add(start, place, os.path.expanduser(path), state=job.state, licence=job.method.licence)
     return start

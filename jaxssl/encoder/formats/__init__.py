@@ -26,7 +26,7 @@ class Weights(NamedTuple):
     layout: whose names it had. config: at least `model` and `augment`. variables: as in `encoder.Encoder`, without what is missing.
     weights, step: "student" or "teacher", and of which step, where known. used, unused: their names. missing: our name → theirs.
     refused: names of the network itself that our architecture has no place for. assumed: what nothing states, "architecture" or keys of the
-    preprocessing. replaced: sentences on the stated preprocessing that ours cannot do. notes: `assumed` and `replaced` in sentences.
+    preprocessing. replaced: sentences on the stated preprocessing that ours cannot do. notes: `assumed` and `replaced` in sentences. licence: as it is stated, or "".
     """
     layout: str
     name: str
@@ -41,6 +41,7 @@ class Weights(NamedTuple):
     assumed: tuple[str, ...]
     replaced: tuple[str, ...]
     notes: tuple[str, ...]
+    licence: str = ""
 
 
 def target(name: str, module=None) -> ModuleType:
@@ -98,7 +99,7 @@ def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: 
                    used=tuple(found[name] for name in used),
                    unused=(*(found[name] for name in (*left, *sorted(broken))), *(name for name in tensors if not name.startswith(prefix))),
                    missing={ours: prefix + name for ours, name in missing.items()}, refused=tuple(found[name] for name in refused),
-                   assumed=assumed, replaced=replaced, notes=foreign.notes(config, assumed) + replaced)
+                   assumed=assumed, replaced=replaced, notes=foreign.notes(config, assumed) + replaced, licence=foreign.licence(path))
 
 
 def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:
@@ -183,7 +184,7 @@ def own(file: Path, tensors: dict[str, np.ndarray], record: dict, stated: dict) 
     config = {**config, "augment": foreign.restated(config["augment"], stated)} if stated else config
     assumed, replaced = tuple(what for what in record.get("assumed", ()) if what not in stated), tuple(record.get("replaced", ()))        # of weights that were converted
     return Weights(layout, record["name"], config, variables, record["weights"], record["step"], used, (), {}, (), assumed, replaced,
-                   (foreign.notes(config, assumed) if assumed else ()) + replaced)
+                   (foreign.notes(config, assumed) if assumed else ()) + replaced, record.get("licence", ""))
 
 
 def collections(named: dict[str, np.ndarray]) -> dict:

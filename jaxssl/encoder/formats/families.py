@@ -1,4 +1,5 @@
-"""Families of encoders: what a format asks of a network's kind is answered by the module of its family, `resnets`, `vits` or `convnexts`.
+"""Families of encoders: what a format asks of a network's kind is answered by the module of its family, `resnets`, `vits`, `convnexts` or
+`efficientnets`.
 
 Each has WORD, MODULE and NAMES (of the models), LAYOUTS that are read and FORMATS that are written, UNSEEN (keys that shapes do not show), OPTIONAL
 (tensors that features do not depend on), and functions: `renamed`, `prefixes`, `network`, `assumption`, `usual`, `differs`, `described`, `fitted`.
@@ -8,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 from jaxssl.errors import UserError, nearest
-from jaxssl.encoder.formats import convnexts, names, records, resnets, vits
+from jaxssl.encoder.formats import convnexts, efficientnets, names, records, resnets, vits
 
-FAMILIES = (resnets, vits, convnexts)
+FAMILIES = (resnets, vits, convnexts, efficientnets)
 NAMES = tuple(name for family in FAMILIES for name in family.NAMES)
 ANY = ("safetensors", "stablehlo")       # formats that take whatever computes features
 

@@ -33,9 +33,9 @@ def detect(file: Path, found: dict[str, str]) -> tuple[ModuleType, names.Side, d
         if prefixed:
             raise UserError(f"the names in {file.name} begin with {' or '.join(map(repr, prefixed))}; "
                             f"convert it with `python -m jaxssl.convert SRC DST --prefix {prefixed[0]}`")
-    resnets, transformers, others = (", ".join(family.LAYOUTS) for family in families.FAMILIES)
+    resnets, transformers, others, lite = (", ".join(family.LAYOUTS) for family in families.FAMILIES)
     raise UserError(f"{file.name} holds no ResNet under the names of {resnets} (timm's are torchvision's) or jaxssl, no vision transformer under those of {transformers} "
-                    f"(those of DINO, DINOv2, DeiT, MAE and MoCo v3 are timm's) and no ConvNeXt under those of {others}: their first kernels are missing; "
+                    f"(those of DINO, DINOv2, DeiT, MAE and MoCo v3 are timm's), no ConvNeXt under those of {others} and no EfficientNet-Lite under those of {lite}: their first kernels are missing; "
                     f"it has {listed(sorted(found))}")
 
 
@@ -43,6 +43,13 @@ def beside(path: Path) -> dict[str, dict]:
     """config.json and preprocessor_config.json of a folder of weights, or beside a file that has the name of one in such a folder. Raises: UserError when torn."""
     folder = path if path.is_dir() else path.parent if path.name in files.NAMES else None
     return {name: folders.read_object(folder / name) for name in (CONFIG, PROCESSOR) if folder is not None and (folder / name).is_file()}
+
+
+def licence(path: Path) -> str:
+    """What timm's config.json beside weights states, or ""."""
+    stated = beside(path).get(CONFIG, {}).get("pretrained_cfg")
+    found = stated.get("license") if isinstance(stated, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def config(family: ModuleType, side: names.Side, path: Path, model: str, tensors: dict[str, np.ndarray], stated: dict, told: dict) -> tuple[dict, tuple[str, ...], tuple[str, ...]]:
@@ -93,7 +100,7 @@ def preprocessing(path: Path, texts: dict[str, dict], layout: str, usual: dict, 
 
     Last: sentences on what they state and ours cannot do, unless a person has `stated` another. Raises: UserError.
     """
-    usual = {**usual, **IMAGENET}
+    usual = {**IMAGENET, **usual}
     if layout == "simclr":
         return {**usual, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, False, ()
     timm, processor = texts.get(CONFIG, {}).get("pretrained_cfg"), texts.get(PROCESSOR)

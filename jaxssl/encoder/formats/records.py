@@ -23,7 +23,7 @@ def metadata(encoder, layout: str, variables: dict) -> dict[str, str]:
     """The metadata of a file that holds `variables` of `encoder`; `format` is what transformers asks for."""
     record = {"version": VERSION, "layout": layout, "name": encoder.name, "weights": encoder.weights, "step": encoder.step,
               "digest": tree.digest(variables), "config": public(encoder.config), "assumed": list(encoder.origin.assumed),
-              "replaced": list(encoder.origin.replaced)}
+              "replaced": list(encoder.origin.replaced), **({"licence": encoder.origin.licence} if encoder.origin.licence else {})}
     return {"format": "flax" if layout == "safetensors" else "pt", KEY: json.dumps({**record, "record_digest": sealed(record)})}
 
 
@@ -35,8 +35,9 @@ def sealed(record: dict) -> str:
 def public(config: dict) -> dict:
     """The config without the folders of the machine it ran on: an export is made to be passed on."""
     config = json.loads(json.dumps(config))
-    for section, key in ((config.get("data", {}), "path"), (config.get("data", {}), "test_path"), (config, "init_from")):
-        if section.get(key):
+    method = config.get("method", {})
+    for section, key in ((config.get("data", {}), "path"), (config.get("data", {}), "test_path"), (config, "init_from"), (method, "teacher")):
+        if section.get(key) and isinstance(section[key], str):
             section[key] = Path(section[key]).name
     return config
 
@@ -68,7 +69,7 @@ def valid(record: dict) -> dict[str, bool]:
     words = lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value)
     return {"name": isinstance(record["name"], str), "weights": record["weights"] in encoders.WEIGHTS, "step": record["step"] is None or type(record["step"]) is int,
             "config": isinstance(record["config"], dict), "assumed": words(assumed := record.get("assumed", [])) and set(assumed) <= set(ASSUMED),
-            "replaced": words(record.get("replaced", []))}
+            "replaced": words(record.get("replaced", [])), "licence": isinstance(record.get("licence", ""), str)}
 
 
 def write_torch(encoder, folder: Path, layout: str, table: dict[str, names.Tensor], constants: dict[str, np.ndarray] = {}) -> None:

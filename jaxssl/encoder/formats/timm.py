@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxssl import models
 from jaxssl.errors import UserError
-from jaxssl.encoder.formats import arrays, convnexts, families, names, resnets, torchvision, vits
+from jaxssl.encoder.formats import arrays, convnexts, efficientnets, families, names, resnets, torchvision, vits
 
 # of vision transformers: names of the network itself, and those that a file may have beside it: classifiers, projectors, MAE's decoder, masks
 BODY = r"(patch_embed|blocks|norm|norm_pre|fc_norm|cls_token|dist_token|pos_embed|reg_token|rope_embed|storage_tokens|attn_pool|rel_pos_bias|local_cls_norm)\b"
@@ -28,7 +28,7 @@ def constants(module, size: int) -> dict[str, np.ndarray]:
 
 SIDES = {resnets: torchvision.SIDES[resnets]._replace(layout="timm"),
          vits: names.Side("timm", "patch_embed.proj.weight", BODY, KNOWN, transformer, vits.canonical, constants=constants),
-         convnexts: convnexts.side("timm")}
+         convnexts: convnexts.side("timm"), efficientnets: efficientnets.side()}
 
 
 def table(module) -> dict[str, names.Tensor]:
