@@ -24,7 +24,7 @@ UNREAD, ALL_METHODS = "unread", "jaxssl.methods.base"
 CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
 A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
-DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
+DURATIONS = ("total", "warmup", "head_warmup", "log_every", "eval_every", "checkpoint_every")
 # Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
 TOLD_SINCE = {"contents_sha256", "sampled_sha256"}       # of data.json: a workdir from before says nothing of it
 ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "optim.lr_rules": [], "optim.rules": [], "optim.layer_decay": 1.0, "optim.clip_by": "all",
@@ -32,7 +32,7 @@ ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "op
           "model.drop_path": 0.0, "micro_batch": 0}
 
 
-def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
+def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", head_warmup="0_steps", log_every=50, eval_every="10_percent",
              checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", on_nonfinite="stop",
              stall_seconds=600.0, report=True) -> None:
     """Checks the keys that every config shares; their defaults live here.
@@ -42,7 +42,8 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
       batch_size: global number of images in a step (not of views, not per device).
       micro_batch: images of a part of the batch that is held in memory at a time, for the same gradient as the whole batch's (each part is computed twice, and batch
         norm sees its part); 0 is the whole batch at once.
-      total, warmup, log_every, eval_every, checkpoint_every: durations, `"200_epochs"`, `"5000_steps"`, `"1e6_examples"`, `"5_percent"` or a number of steps.
+      total, warmup, head_warmup, log_every, eval_every, checkpoint_every: durations, `"200_epochs"`, `"5000_steps"`, `"1e6_examples"`, `"5_percent"` or a number of steps.
+      head_warmup: how long the encoder of init_from stands still while heads, which it may lack, begin to learn; its rate then rises over another `warmup`.
       precision: `bf16` (compute in bfloat16, parameters and statistics in f32) or `f32`.
       ema: decay of a moving average of the encoder kept beside it, in [0, 1); 0 is off.
       init_from: weights to begin with instead of the seed's: a workdir, an export, or a file (jaxssl.load); a resumed run does not read them again.
@@ -52,7 +53,7 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
       report: write report.html at the end of the run (one process; several are told the command).
     Raises: UserError.
     """
-    for key, value in zip(DURATIONS, (total, warmup, log_every, eval_every, checkpoint_every)):
+    for key, value in zip(DURATIONS, (total, warmup, head_warmup, log_every, eval_every, checkpoint_every)):
         durations.parse(value, key)
     if batch_size < 2:
         raise UserError(f"batch_size is {batch_size}; it is the global number of images in a step and must be at least 2")

@@ -15,7 +15,7 @@ from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.parallel import mesh as sharding
 from jaxssl.planning import flops
-from jaxssl.training import checks, online, programs
+from jaxssl.training import checks, continued, online, programs
 from jaxssl.training.step import TrainState, init_state, train_step
 
 ENCODER_KERNEL = re.compile(r"(^|/)encoder/.*kernel$")
@@ -90,7 +90,7 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
     checks.needs(config, facts, encoder, plain.needs)
     method = watched(plain, facts, encoder)
     params, aux = initial_shapes(method, config, seen)
-    optimizer = optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup)
+    optimizer = optimizer_of(config, facts, params)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.tx.init, params), aux, jax.ShapeDtypeStruct((2,), jnp.uint32))
     placed = TrainState(sharding.replicated(mesh), sharding.update_slices(state.params, mesh), sharding.update_slices(state.opt_state, mesh),
                         sharding.auxiliary(state.aux, mesh, method.places), sharding.replicated(mesh))
@@ -104,14 +104,13 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
         """The method and the transformation with traced values of `numbers`."""
         at = {section: {path.partition(".")[2]: value for path, value in values.items() if path.startswith(f"{section}.")} for section in ("method", "optim")}
         own = method_of(config, mesh, facts, total, numbers=at["method"])[1] if at["method"] else plain
-        return (watched(own, facts, encoder),
-                optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup, numbers=at["optim"]).tx)
+        return watched(own, facts, encoder), optimizer_of(config, facts, params, numbers=at["optim"]).tx
 
     def step(state, batch):
         batch = dict(batch)
         stop = batch.pop("stop").max()
         own, tx = of(batch.pop("numbers")) if numbers else (method, optimizer.tx)
-        state, metrics = train_step(state, batch, method=own, tx=tx, augment=lambda key, b: make_views(key, datas.lookup(b)),
+        state, metrics = train_step(state, batch, method=own, tx=tx, moving=optimizer.moving, augment=lambda key, b: make_views(key, datas.lookup(b)),
                                     gathered=gathered, sliced=sliced, restored=restored)
         return state, {**metrics, "stop": stop}
 
@@ -176,6 +175,13 @@ def schedule(config: Any, facts: Facts) -> tuple[int, int]:
     if not 0 <= warmup < max(total, 1):
         raise UserError(f"warmup is {warmup} steps of {total} in all; it must be shorter than the run (total={config.total!r}, warmup={config.warmup!r})")
     return total, warmup
+
+
+def optimizer_of(config: Any, facts: Facts, params: Any, numbers: Mapping[str, Any] = {}) -> optim.Optim:
+    """The optimizer of `config` for `params` (arrays or shapes), with what stands still of a continued run. numbers: traced values, as `optim.make` takes them."""
+    total, warmup = schedule(config, facts)
+    ahead = continued.rules(config, durations.steps(config.head_warmup, "head_warmup", examples=facts.examples, batch_size=config.batch_size, total=total), warmup, total)
+    return optim.make(**config.optim, ahead=ahead, params=params, batch_size=config.batch_size, total=total, warmup=warmup, numbers=numbers)
 
 
 def views(config: Any, drawn: bool = False) -> tuple[Callable, Callable]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxssl import data as datas, durations, tree
 from jaxssl.workdir import checkpoint, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
+from jaxssl.training import continued, evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import Interrupted, UserError
 
@@ -187,7 +187,7 @@ class Session:
             self.manager.verify(self.step, self.job.state, self.job.state_sharding, digest)
         self.report(scores)
         summary = self.clock.summary()
-        result = {"steps": self.step, **self.early, "state_sha256": digest, **scores, **self.monitor.untrained(), **summary,
+        result = {"steps": self.step, **self.early, "state_sha256": digest, **scores, **self.monitor.untrained(), **continued.below({**scores, **self.monitor.untrained()}), **summary,
                   "images_per_second_per_device": summary["images_per_second"] / self.job.mesh.size, "skipped_batches": self.skipped, "broken_images": len(self.data.broken),
                   "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
         result = folders.nulled(result)
@@ -249,14 +249,14 @@ class Session:
 
     def first_look(self) -> None:
         """Scores of the untrained encoder, of the pixels and of the weights it began with, once per run; a fresh state is a pure function of the seed."""
-        if self.monitor.untrained():
-            return
-        with self.watchdog.pause(), self.clock.pause("eval"):
-            if self.config.init_from:
-                found = self.monitor.first(self.fresh(), start=None if self.step else self.state)
-            else:
-                found = self.monitor.first(self.fresh() if self.step else self.state)
-        self.screen.note("untrained encoder: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+        if not self.monitor.untrained():
+            with self.watchdog.pause(), self.clock.pause("eval"):
+                given = bool(self.config.init_from)
+                found = self.monitor.first(self.fresh() if self.step or given else self.state, start=self.state if given and not self.step else None)
+            self.screen.note(continued.first(found))
+        began = continued.began(self.monitor.untrained())
+        if began and not self.step and not self.writers.logged(0, "rankme"):
+            self.writers.scalars(0, began)
 
     def evaluate(self) -> bool:
         """Whether its scores end the run."""
