@@ -18,6 +18,8 @@ from jaxssl.errors import UserError, nearest
 log = logging.getLogger("jaxssl.config")
 # Name in the module of a method -> function(config) -> ({path: value}, why), of what a config leaves to the method to choose.
 DECIDES = "decided"
+# Name in the module of a method -> function(config, training images) -> {path: value}, of what a config leaves to their number.
+SIZED = "sized"
 # Name in the module of a function that keys go to -> function(**keys of the section) -> {key as it is set: keys that nothing reads then}; and whose counts for all methods.
 UNREAD, ALL_METHODS = "unread", "jaxssl.methods.base"
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
@@ -140,6 +142,18 @@ def _decided(config, overrides):
     if chosen:
         log.info("method: %s: %s", why, ", ".join(f"{path}={value}" for path, value in chosen.items()))
     return config
+
+
+def sized(config: ConfigDict, examples: int) -> ConfigDict:
+    """`config`, locked, with what its method leaves to the number of training images (`SIZED` in its module) filled in."""
+    fit = getattr(importlib.import_module(config_keys.function("method", config).__module__), SIZED, None)
+    chosen = fit(config, examples) if fit else {}
+    if not chosen:
+        return config
+    config = ConfigDict(config).unlock()
+    for path, value in chosen.items():
+        _put(config, path, value, value)
+    return config.lock()
 
 
 def published(file: files.File) -> tuple[ConfigDict | None, list[dict]]:

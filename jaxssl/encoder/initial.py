@@ -81,7 +81,7 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
 def flags(source: Any, own: Any) -> str:
     """What to set so that a run has the architecture of the weights `source`: of the keys of both models those that shape or change features, where they differ."""
     theirs = {key: getattr(source.module, key, value) for key, value in own.items()} | {key: value for key, value in source.config["model"].items() if key in own}
-    return " ".join(f"--config.model.{key}={theirs[key]}" for key in own if key not in FREE and theirs[key] != own[key]) or "its keys are those of this run"
+    return " ".join(f"--config.model.{key}={theirs[key]}" for key in own if key not in (*FREE, *source.origin.assumed) and theirs[key] != own[key]) or "its keys are those of this run"
 
 
 def add(start: Start | None, place: str, path: str, *, state: Any) -> Start:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxssl.errors import UserError
+from jaxssl.workdir import folder as folders
 
 HELD = r"^encoder/(?!mask$)"                # all that features depend on: files of other libraries lack the mask token, which learns with the heads
 BASE = HELD + r"(?!.*_lora/)"               # and of an encoder with low-rank additions what lies beneath them
 MEASURES = {"knn": "kNN", "map_at_r": "MAP@R"}       # the run's own scores that are compared, the first that was measured
-ENDED_BELOW = "below_start"                 # of run.json: {"measure", "start", "end"} where it ended so
 
 
 def rules(config: Any, head_warmup: int, warmup: int, total: int) -> tuple:
@@ -41,7 +41,7 @@ def began(scores: Mapping[str, Any]) -> dict[str, float]:
 
 def first(scores: Mapping[str, float]) -> str:
     """The lines of a run's first scores: of the weights it began with, where there were some, and of the untrained encoder."""
-    start = ", ".join(f"{name} {value:.3f}" for name, value in began(scores).items())
+    start = ", ".join(f"{name} {value:.3f}" for name, value in sorted(began(scores).items(), key=lambda score: score[0] not in MEASURES))
     untrained = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if not name.endswith("_start"))
     return (f"step 0, the weights it begins with: {start}\n" if start else "") + f"untrained encoder: {untrained}"
 
@@ -58,7 +58,7 @@ def compared(scores: Mapping[str, Any]) -> tuple[str, float, float] | None:
 def below(scores: Mapping[str, Any]) -> dict:
     """What run.json says of a run that ended below its start; {} of another."""
     name, start, end = compared(scores) or ("", 0.0, 0.0)
-    return {ENDED_BELOW: {"measure": name, "start": start, "end": end}} if end < start else {}
+    return {folders.BELOW: {"measure": name, "start": start, "end": end}} if end < start else {}
 
 
 def sentence(result: Mapping[str, Any]) -> str:

@@ -281,7 +281,8 @@ def describe(config: Any, job: Job) -> str:
     epochs = job.total * config.batch_size / f.examples
     every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
     local = f" and {job.local} of {config.local.size}×{config.local.size}" if job.local else ""
-    parts = [f"online probe: none, since {f.classes:,} classes are more than {online.MOST:,}"] if f.classes > online.MOST else []
+    parts = [f"chosen: {job.method.said}"] if job.method.said else []
+    parts += [f"online probe: none, since {f.classes:,} classes are more than {online.MOST:,}"] if f.classes > online.MOST else []
     if config.micro_batch:
         parts += [f"micro-batches: {config.batch_size // config.micro_batch} of {config.micro_batch} images, forward twice; the gradient is the whole batch's, and batch norm sees "
                  "its part"]

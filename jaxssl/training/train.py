@@ -131,6 +131,7 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
         raise UserError("data.test_split='test' would look at the classes of the test while training; leave it out, so that the classes of validation are held out, and give it to "
                         "jaxssl.evaluate at the end (--data.test_split=test)")
     data = datas.make(**config.data)
+    config = configs.sized(config, len(data.train))
     known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order), runtime.memory()
     room.ask(config, known, memory)
     job = (kept.prepare if kept else jobs.prepare)(config, mesh, known, varied)
