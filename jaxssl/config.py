@@ -4,6 +4,7 @@ A config file (`config_file`) lists what a recipe sets. Everything else is compl
 once (`config_keys`). So a resolved config holds every key that something reads, and an unknown one is a typo.
 """
 import importlib
+import inspect
 import json
 import logging
 import re
@@ -35,7 +36,7 @@ ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "op
 
 
 def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", head_warmup="0_steps", log_every=50, eval_every="10_percent",
-             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", on_nonfinite="stop",
+             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", sizes: tuple[tuple[float, ...], ...] = (), on_nonfinite="stop",
              stall_seconds=600.0, report=True) -> None:
     """Checks the keys that every config shares; their defaults live here.
 
@@ -50,6 +51,8 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
       ema: decay of a moving average of the encoder kept beside it, in [0, 1); 0 is off.
       init_from: weights to begin with instead of the seed's: a workdir, an export, or a file (jaxssl.load); a resumed run does not read them again.
       init_allow_missing: names of tensors, or folders of names (`projector`), with commas between them, that init_from may lack.
+      sizes: (pixels of a view, of a local one, weight) of views that are drawn anew for every step by weight, ((512, 112, .7), (768, 168, .3)); evaluation keeps
+        augment.size. () has augment.size and local.size alone.
       on_nonfinite: `stop`, or `rollback:k`: restore the last checkpoint and skip the offending batches, at most k times.
       stall_seconds: a step that takes longer dumps all stacks; 0 is off.
       report: write report.html at the end of the run (one process; several are told the command).
@@ -69,6 +72,8 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
         raise UserError(f"ema is {ema}; it is a decay in [0, 1), 0 turns it off")
     if init_allow_missing and not init_from:
         raise UserError(f"init_allow_missing is {init_allow_missing!r}, but init_from is empty; give --config.init_from=PATH, or leave both out")
+    if odd := [size for size in sizes if len(size) != 3 or size[0] != int(size[0]) or size[1] != int(size[1]) or size[0] < 1 or size[1] < 0 or not size[2] > 0]:
+        raise UserError(f"sizes holds {odd[0]!r}; each is (pixels of a view, of a local one or 0 where there are none, a weight above 0), such as (512, 112, .3)")
     if on_nonfinite != "stop" and not re.fullmatch(r"rollback:[1-9]\d*", on_nonfinite):
         raise UserError(f"on_nonfinite is {on_nonfinite!r}; choose 'stop' or 'rollback:k' with k ≥ 1, for example 'rollback:3'")
     if stall_seconds < 0:
@@ -150,7 +155,7 @@ def sized(config: ConfigDict, examples: int) -> ConfigDict:
     chosen = fit(config, examples) if fit else {}
     if not chosen:
         return config
-    config = ConfigDict(config).unlock()
+    config = config.copy_and_resolve_references().unlock()
     for path, value in chosen.items():
         _put(config, path, value, value)
     return config.lock()
@@ -240,7 +245,7 @@ def _set(config, path, text):
         raise UserError(f"--config.{path}: there is no such key{near or '; choose one of ' + ', '.join(sorted(below))}")
     section, _, key = path.rpartition(".")
     default = (config_keys.section_defaults(section, config) if section else config_keys.defaults(settings))[key]
-    _put(config, path, typed.literal(text, config_get(config, path), config_keys.annotation(config, path)), default)
+    _put(config, path, typed.literal(text, config_get(config, path), _annotation(config, path)), default)
 
 
 def _put(config, path, value, default):
@@ -250,10 +255,16 @@ def _put(config, path, value, default):
     if path in DURATIONS:
         durations.parse(value if typed.number(value) else str(value), path)
     else:
-        value = typed.fit(value, owner[key], path, config_keys.annotation(config, path), or_tuple=path in A_VIEW)
+        value = typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW)
         typed.within(value, default, path)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
+
+
+def _annotation(config, path):
+    """What a signature says of a key; of those that every config shares, `settings`."""
+    own = inspect.signature(settings).parameters.get(path)
+    return config_keys.annotation(config, path) if own is None else own.annotation if own.annotation is not own.empty else None
 
 
 def paths(config: ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -9,17 +9,18 @@ from jaxssl import config as configs, optim, tree
 from jaxssl.errors import UserError
 from jaxssl.losses import spread
 from jaxssl.methods import dinov2
+from jaxssl.parallel import mesh as sharding
 from jaxssl.report import page, read
-from jaxssl.training import continued, train
+from jaxssl.training import continued, job as jobs, mixed, train
 from tests.test_interop_vit import made, saved, theirs
 from tests.tiny import ROOT, Tiny, small
 
 FILE = str(ROOT / "configs/folder/dinov2_continue.py:laptop")
 # Two crops of four patches, one block of 32 channels.
-TINY = {**{k: v for k, v in small("dinov2").items() if not k.startswith(("model.", "optim."))}, "augment.size": "16", "model.name": "vit_tiny", "model.width": "32", "model.depth": "1",
-        "model.heads": "4", "model.patch": "8", "model.image": "16", "model.resize": "antialias", "batch_size": "8", "total": "4", "head_warmup": "2", "warmup": "1", "method.koleo_queue": "8", "eval_every": "0",
-        "checkpoint_every": "0", "eval.reference": "32", "eval.queries": "16", "log.tensorboard": "false", "report": "false", "local.views": "1", "local.size": "8", "method.hidden": "8",
-        "method.bottleneck": "8", "method.prototypes": "0"}
+TINY = {**{k: v for k, v in small("dinov2").items() if not k.startswith(("model.", "optim."))}, "augment.size": "16", "model.name": "vit_tiny", "model.width": "32",
+        "model.depth": "1", "model.heads": "4", "model.patch": "8", "model.image": "16", "model.resize": "antialias", "batch_size": "8", "total": "4", "head_warmup": "2",
+        "warmup": "1", "method.koleo_queue": "8", "eval_every": "0", "checkpoint_every": "0", "eval.reference": "32", "eval.queries": "16", "log.tensorboard": "false",
+        "report": "false", "local.views": "1", "local.size": "8", "method.hidden": "8", "method.bottleneck": "8", "method.prototypes": "0"}
 
 
 def source(tmp_path, layout="timm", **model):
@@ -34,12 +35,13 @@ def test_a_run_goes_on_from_weights_without_heads(tmp_path, capsys):
     result = train.run(FILE, flags, str(tmp_path / "run"))
     said = capsys.readouterr().out.splitlines()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[0]["step"] == 0 and rows[0]["knn"] == result["knn_start"] and any(line.startswith(f"step 0, the weights it begins with: knn {result['knn_start']:.3f}") for line in said)
+    assert rows[0]["step"] == 0 and rows[0]["knn"] == result["knn_start"]
+    assert any(line.startswith(f"step 0, the weights it begins with: knn {result['knn_start']:.3f}") for line in said)
     assert said[-1] == continued.sentence(result) and "its start" in said[-1]
     assert (result.get("below_start") is not None) == (result["knn"] < result["knn_start"])
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["method"]["prototypes"] == 1024 and config["head_warmup"] == "2"
-    assert any("chosen: 1,024 prototypes for 1,437 images" in line and "decay of the teacher" in line for line in said)
+    assert "decay of the teacher" in next(line for line in said if line.startswith("chosen: 1,024 prototypes for ")), said
     assert train.run(FILE, flags, str(tmp_path / "run")) == json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps({**result, "knn": .1, "knn_start": .3, **continued.below({"knn": .1, "knn_start": .3})}))
     assert "ended below its start" in str(page.notes([read.run(str(tmp_path / "run"), "run")]))
@@ -89,7 +91,8 @@ def test_heads_by_the_number_of_images():
 
 
 @pytest.mark.parametrize("scores, words", [
-    ({"knn": .7, "knn_start": .8}, "ended BELOW its start by 10.0 points: kNN 80.0 % when it began, 70.0 % at its end"), ({"knn": .81, "knn_start": .8}, "1.0 points above its start"),
+    ({"knn": .7, "knn_start": .8}, "ended BELOW its start by 10.0 points: kNN 80.0 % when it began, 70.0 % at its end"),
+    ({"knn": .81, "knn_start": .8}, "1.0 points above its start"),
     ({"map_at_r": .1, "map_at_r_start": .1}, "level with"), ({"rankme": 3., "rankme_start": 5.}, "is not known"), ({"knn": .7}, "")])
 def test_the_last_line(scores, words):
     assert words in continued.sentence(scores) and bool(continued.below(scores)) == ("BELOW" in words) and bool(continued.sentence(scores)) == bool(words)
@@ -109,3 +112,27 @@ def test_what_cannot_begin(tmp_path, flags, words):
     with pytest.raises(UserError, match=words):
         train.run(FILE, {**TINY, "init_from": path, **flags}, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+MIXED = {"sizes": "((16, 8, 1), (24, 8, 3))", "data.canvas": "24", "init_from": "x"}
+
+
+def test_views_of_several_sizes_have_a_program_each():
+    """Weights are shares, draws a function of seed and step, and each size's step is the step of a run of that size alone."""
+    job = jobs.prepare(configs.load(FILE, {**TINY, **MIXED}), sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1437, 10, 24, True))
+    drawn = [job.drawn(step) for step in range(400)]
+    assert [size.share for size in job.sizes] == [.25, .75] and .7 < np.mean(drawn) < .8 and drawn == [mixed.drawn(job_seed := 0, job.sizes)(step) for step in range(400)]
+    assert drawn != [mixed.drawn(job_seed + 1, job.sizes)(step) for step in range(400)]
+    for number, side in enumerate((16, 24)):
+        alone = jobs.prepare(configs.load(FILE, {**TINY, **MIXED, "sizes": "()", "augment.size": str(side)}), job.mesh, job.facts)
+        assert alone.step.trace(alone.state, alone.batch).jaxpr.pretty_print() == job.steps[number].trace(job.state, job.batch).jaxpr.pretty_print()
+    assert "16 and 8 (25 %), 24 and 8 (75 %) pixels" in jobs.describe(configs.load(FILE, {**TINY, **MIXED}), job)
+
+
+@pytest.mark.parametrize("flags, words", [
+    ({"sizes": "((16, 8, 0),)"}, "sizes holds .16, 8, 0.; each is"), ({"sizes": "((16, 8),)"}, "sizes holds .16, 8.; each is"), ({"sizes": "((16, 0, 1),)"}, "local.views is 1"),
+    ({"sizes": "((20, 8, 1), (16, 8, 1))"}, "augment.size is 20; choose a multiple of model.patch=8"),
+    ({"sizes": "((32, 8, 1),)"}, "augment.size is 32 pixels, but .* canvas of 24")])
+def test_sizes_that_cannot_be(flags, words):
+    with pytest.raises(UserError, match=words):
+        jobs.prepare(configs.load(FILE, {**TINY, **MIXED, **flags}), sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1437, 10, 24, True))

@@ -1,11 +1,17 @@
 """Low-rank additions: a network begins as it was, merged equals unmerged, what stands still has no gradient and no slots, and a run resumes."""
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from jaxssl import main, models, tree
+from jaxssl.encoder import load as loading
 from jaxssl.models import lora
-from tests.tiny import ROOT, Tiny, config_of
+from jaxssl.training import train
+from jaxssl.workdir import checkpoint
+from tests.test_interop_vit import made, saved, theirs
+from tests.tiny import LESS, ROOT, Tiny, config_of
 
 VIT = dict(name="vit_tiny", width=16, depth=2, heads=2, patch=4, image=8, precision="f32")
 
@@ -48,7 +54,8 @@ def test_the_base_stands_still_and_has_no_slots():
     (["--config.model.lora_alpha=2."], "model.lora_alpha is 2, but model.lora is 0")])
 def test_wrong_ranks(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(ROOT)
-    vit = [f"--config.{key}={value}" for key, value in {"model.name": "vit_tiny", "model.width": 16, "model.heads": 2, "model.depth": 1, "model.patch": 4, "model.image": 16}.items()]
+    model = {"name": "vit_tiny", "width": 16, "heads": 2, "depth": 1, "patch": 4, "image": 16}
+    vit = [f"--config.model.{key}={value}" for key, value in model.items()]
     assert main.main(["--config", "configs/digits/simclr.py", "--workdir", str(tmp_path / "run"), "--compilation_cache=off", "--config.augment.size=16", *vit, *flags]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
 
@@ -57,3 +64,24 @@ def test_a_network_without_attention_has_no_such_key(tmp_path, monkeypatch, caps
     monkeypatch.chdir(ROOT)
     assert main.main(["--config", "configs/digits/simclr.py", "--workdir", str(tmp_path / "run"), "--compilation_cache=off", "--config.model.lora=4"]) == 2
     assert "model.lora" in (said := capsys.readouterr().err) and "leave it out" in said
+
+
+def test_a_run_resumes_and_is_loaded_merged(tmp_path):
+    """From weights in timm's names; its last step again from the checkpoint before is the same to the bit, and what is loaded is a plain network of the same features."""
+    path = saved(tmp_path / "model.safetensors", theirs(made(depth=1)))
+    flags = {**LESS, "batch_size": "8", "total": "2", "warmup": "0", "init_from": str(path), "init_allow_missing": "projector", "model.name": "vit_tiny", "model.width": "32",
+             "model.depth": "1", "model.heads": "1", "model.patch": "8", "model.image": "16", "model.lora": "2", "model.lora_alpha": "4.", "optim.name": "sgd", "optim.lr": "1.",
+             "method.hidden": "8", "method.dim": "8", "eval_every": "0", "checkpoint_every": "1", "eval.reference": "32", "eval.queries": "16", "eval.raw": "false",
+             "log.tensorboard": "false", "report": "false", "precision": "f32", "optim.scaling": "none"}
+    spec, run = str(ROOT / "configs/digits/simclr.py"), tmp_path / "run"
+    result = train.run(spec, flags, str(run))
+    shutil.rmtree(run / "checkpoints" / "2")
+    (run / "run.json").unlink()
+    assert train.run(spec, flags, str(run))["state_sha256"] == result["state_sha256"]
+    encoder, (method, params, aux) = loading.load(run), loading.trained(str(run), 2)
+    assert encoder.config["model"]["lora"] == 0 and not any("_lora" in name for name in tree.names(encoder.variables)) and params["encoder"]["blocks"]["fc1_lora"]["b"].any()
+    x = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(encoder.forward(encoder.variables, x)[0], method.embed(params, aux, x).pooled, atol=1e-5)
+    state = checkpoint.open_reader(str(run)).weights(2)
+    np.testing.assert_array_equal(state["params"]["encoder"]["blocks"]["fc1"]["kernel"], loading.load(path).variables["params"]["encoder"]["blocks"]["fc1"]["kernel"])

@@ -10,7 +10,8 @@ from jaxssl.errors import UserError, listed, section, whole
 from jaxssl.encoder.formats import covers, families, short
 from jaxssl.encoder.formats.families import described
 
-FREE = ("image", "mask_token", "drop_path", "drop_path_shape", "drop_rows", "remat", "scan", "kernel_init", "frozen_patch", "lora", "lora_alpha")       # of a model: those that weights fit whatever they are
+# Keys of a model that weights fit whatever they are.
+FREE = ("image", "mask_token", "drop_path", "drop_path_shape", "drop_rows", "remat", "scan", "kernel_init", "frozen_patch", "lora", "lora_alpha")
 COPIES = ("", "aux/", "aux/teacher/")       # where a train state keeps params and batch_stats, averages included
 
 
@@ -45,7 +46,8 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     if refused:
         lacking, other = [short(n) for n in refused], [f"{short(n)} is {found[n].shape} there and {wanted[n].shape} here" for n in refused if n in found]
         networks = sorted({short(n).split("/")[0] for n in refused})
-        advice = (f"Use the model it was trained with ({flags(source, config.model)}), or name in --config.init_allow_missing what may begin from the seed" if "encoder" in networks else
+        model = f"Use the model it was trained with ({flags(source, config.model)}), or name in --config.init_allow_missing what may begin from the seed"
+        advice = (model if "encoder" in networks else
                   f"Let them begin from the seed: --config.init_allow_missing={','.join(networks)}")
         raise UserError(f"init_from={path} ({described(source.config['model'])}) lacks {len(refused)} of the {len(wanted)} tensors of this run "
                         f"({described(config.model)}, heads {', '.join(heads)}): {listed(lacking)}"
@@ -81,7 +83,8 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
 def flags(source: Any, own: Any) -> str:
     """What to set so that a run has the architecture of the weights `source`: of the keys of both models those that shape or change features, where they differ."""
     theirs = {key: getattr(source.module, key, value) for key, value in own.items()} | {key: value for key, value in source.config["model"].items() if key in own}
-    return " ".join(f"--config.model.{key}={theirs[key]}" for key in own if key not in (*FREE, *source.origin.assumed) and theirs[key] != own[key]) or "its keys are those of this run"
+    told = [f"--config.model.{key}={theirs[key]}" for key in own if key not in (*FREE, *source.origin.assumed) and theirs[key] != own[key]]
+    return " ".join(told) or "its keys are those of this run"
 
 
 def add(start: Start | None, place: str, path: str, *, state: Any) -> Start:

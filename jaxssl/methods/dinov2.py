@@ -68,8 +68,8 @@ def make(*, encoder, net, batch_size, examples, total, duration, student_temp=0.
     Args:
       student_temp: of the student's softmax. teacher_temp: of the teacher's, reached from teacher_temp_start in a straight line over teacher_temp_warmup.
       tau: decay of the average at the start; it goes to tau_end along half a cosine, and stays where both are equal (DINOv3: .994).
-      tau_batch: the batch that they are meant for; with one of B images both are raised to the power B / tau_batch (arXiv 2307.13813), and tau remembers no more than a tenth of the run's steps, 1 / (1 - tau) of
-        them. 0: they are as they are.
+      tau_batch: the batch that they are meant for; with one of B images both are raised to the power B / tau_batch (arXiv 2307.13813), and tau remembers no more than a
+        tenth of the run's steps, 1 / (1 - tau) of them. 0: they are as they are.
       assignment: "center", whose mean decays by center_momentum, or "sinkhorn", of so many iterations.
       prototypes, hidden, bottleneck, layers: of the head (`PrototypeHead`); prototypes 0: by the number of images (`prototypes_for`). norm_last_layer: see above.
       separate: patches have a head of their own, with patch_prototypes, patch_hidden and patch_bottleneck, each that of the other head where it is 0.
@@ -100,7 +100,7 @@ def make(*, encoder, net, batch_size, examples, total, duration, student_temp=0.
     temperature = schedules.linear(teacher_temp_start, teacher_temp, duration(teacher_temp_warmup, "method.teacher_temp_warmup"))
     how = dict(share=mask_share, ratios=mask_ratios, groups=mask_groups, exact=mask_exact, shape=mask_shape, smallest=mask_smallest,
                multiple=heads["head"].parts)
-    starts = duration(gram_from, "method.gram_from")
+    starts = max(duration(gram_from, "method.gram_from"), 1)                                        # a copy is taken behind a step
     again = [starts + i * duration(gram_renewed, "method.gram_renewed") for i in range(gram_renewals + 1)]
 
     def init(key, batch):
@@ -173,7 +173,8 @@ def _check(settings: dict) -> None:
     """Raises: UserError for arguments of `make` that are out of range or contradict one another."""
     positive = ("student_temp", "teacher_temp", "teacher_temp_start")
     counts = ("iterations", "hidden", "bottleneck", "layers", "mask_smallest", "mask_groups", "koleo_groups", "gram_scale")
-    weights = ("patch_weight", "local_weight", "koleo", "koleo_floor", "gram_weight", "gram_renewals", "patch_prototypes", "patch_hidden", "patch_bottleneck", "koleo_queue", "tau_batch")
+    weights = ("patch_weight", "local_weight", "koleo", "koleo_floor", "gram_weight", "gram_renewals", "patch_prototypes", "patch_hidden", "patch_bottleneck", "koleo_queue",
+               "tau_batch")
     among = {"assignment": ASSIGNMENTS, "mask_shape": ragged.SHAPES}
     given = settings.__getitem__
     check_range(**{name: (given(name), "above 0", given(name) > 0) for name in positive},

@@ -16,7 +16,7 @@ def make(*, encoder, net, batch_size, examples, total, duration, student_temp=0.
          mask_share=0.5, mask_ratios=(0.1, 0.5), mask_shape="block", mask_smallest=16, mask_exact=False, mask_groups=1) -> Method:
     """iBOT. Args: as those of `dinov2.make`; mask_smallest: the square of a third of the grid's side, 16 of 14 × 14 patches."""
     return dinov2.make(encoder=encoder, net=net, batch_size=batch_size, examples=examples, total=total, duration=duration, student_temp=student_temp,
-                       teacher_temp=teacher_temp, teacher_temp_start=teacher_temp_start, teacher_temp_warmup=teacher_temp_warmup, tau=tau, center_momentum=center_momentum, prototypes=prototypes,
-                       hidden=hidden, bottleneck=bottleneck, layers=layers, norm_last_layer=norm_last_layer, separate=separate, patch_weight=patch_weight,
-                       patch_mean=patch_mean, mask_share=mask_share, mask_ratios=mask_ratios, mask_shape=mask_shape, mask_smallest=mask_smallest, mask_exact=mask_exact,
-                       mask_groups=mask_groups, koleo=0.0)
+                       teacher_temp=teacher_temp, teacher_temp_start=teacher_temp_start, teacher_temp_warmup=teacher_temp_warmup, tau=tau,
+                       center_momentum=center_momentum, prototypes=prototypes, hidden=hidden, bottleneck=bottleneck, layers=layers, norm_last_layer=norm_last_layer,
+                       separate=separate, patch_weight=patch_weight, patch_mean=patch_mean, mask_share=mask_share, mask_ratios=mask_ratios, mask_shape=mask_shape,
+                       mask_smallest=mask_smallest, mask_exact=mask_exact, mask_groups=mask_groups, koleo=0.0)

@@ -76,7 +76,8 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     """
     _choose(name=(name, SIZES), pool=(pool, POOLS), positions=(positions, POSITIONS), resize=(resize, RESIZES), remat=(remat, transformer.REMATS),
             drop_path_shape=(drop_path_shape, droppath.SHAPES), ffn=(ffn, transformer.FFNS), kernel_init=(kernel_init, transformer.INITS))
-    _least(patch=(patch, 1), channels=(channels, 1), registers=(registers, 0), width=(width, 0), depth=(depth, 0), heads=(heads, 0), layer_scale=(layer_scale, 0), lora=(lora, 0), lora_alpha=(lora_alpha, 0))
+    _least(patch=(patch, 1), channels=(channels, 1), registers=(registers, 0), width=(width, 0), depth=(depth, 0), heads=(heads, 0), layer_scale=(layer_scale, 0), lora=(lora, 0),
+           lora_alpha=(lora_alpha, 0))
     if depth > 1000:
         raise UserError(f"model.depth is {depth}; choose at most 1,000 blocks.")
     own = SIZES[name]

@@ -54,8 +54,9 @@ def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedu
     arrays of rank 1 get neither decay nor LARS adaptation, and what is under probe/ (the online linear probe) gets an Adam of its own at a constant probe_lr.
 
     params: tree of arrays or ShapeDtypeStructs (only paths and shapes are read). batch_size: global images. total, warmup: steps.
-    ahead: rules before these, which may decide nothing. networks: those whose layers count for the layer decay, from below; all others are the top. numbers: of `SCALES`, and "rules.0.rate" and such, traced values that
-    take the place of these in the transformation and the schedules; what is checked and described are the keys' own.
+    ahead: rules before these, which may decide nothing. networks: those whose layers count for the layer decay, from below; all others are the top.
+    numbers: of `SCALES`, and "rules.0.rate" and such, traced values that take the place of these in the transformation and the schedules; what is
+    checked and described are the keys' own.
     UserError for unknown names, values out of range, and rules that decide nothing.
     """
     options = {key: value for key, value in locals().items() if key not in ("params", "batch_size", "total", "warmup", "ahead", "networks", "numbers", "own")}

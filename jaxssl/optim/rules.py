@@ -24,7 +24,7 @@ class Row(NamedTuple):
     rate: factor on the scheduled rate; 0 freezes. fixed: the peak rate times `rate` throughout, no warm-up and no schedule (SimSiam's predictor).
     decay: factor on the weight decay. adapt: LARS's trust ratio. clip: arrays of one name share the norm that is clipped; "" is not clipped.
     frozen_until: step, or share of the run below 1, before which updates are exactly 0. Gradients count and moments gather meanwhile, as with DINOv2's rate of 0.
-    thaw: steps, or share of the run below 1, over which its rate then rises from 0 in a straight line. still: never moves, has no gradient, and the optimizer keeps no slots for it.
+    thaw: steps, or share of the run below 1, over which its rate then rises from 0 in a straight line. still: never moves, has no gradient, and no slots are kept for it.
     adam: above 0, the constant rate of an Adam apart, which nothing else of the table holds for: no schedule, decay or clipping.
     """
     rate: float = 1.0
