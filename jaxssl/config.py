@@ -4,6 +4,7 @@ A config file (`config_file`) lists what a recipe sets. Everything else is compl
 once (`config_keys`). So a resolved config holds every key that something reads, and an unknown one is a typo.
 """
 import importlib
+import inspect
 import json
 import logging
 import re
@@ -18,13 +19,15 @@ from jaxssl.errors import UserError, nearest
 log = logging.getLogger("jaxssl.config")
 # Name in the module of a method -> function(config) -> ({path: value}, why), of what a config leaves to the method to choose.
 DECIDES = "decided"
+# Name in the module of a method -> function(config, training images) -> {path: value}, of what a config leaves to their number.
+SIZED = "sized"
 # Name in the module of a function that keys go to -> function(**keys of the section) -> {key as it is set: keys that nothing reads then}; and whose counts for all methods.
 UNREAD, ALL_METHODS = "unread", "jaxssl.methods.base"
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
 CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
 A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
-DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
+DURATIONS = ("total", "warmup", "head_warmup", "log_every", "eval_every", "checkpoint_every")
 # Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
 TOLD_SINCE = {"contents_sha256", "sampled_sha256"}       # of data.json: a workdir from before says nothing of it
 ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "optim.lr_rules": [], "optim.rules": [], "optim.layer_decay": 1.0, "optim.clip_by": "all",
@@ -32,8 +35,8 @@ ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "op
           "model.drop_path": 0.0, "micro_batch": 0}
 
 
-def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
-             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", on_nonfinite="stop",
+def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", head_warmup="0_steps", log_every=50, eval_every="10_percent",
+             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", sizes: tuple[tuple[float, ...], ...] = (), on_nonfinite="stop",
              stall_seconds=600.0, report=True) -> None:
     """Checks the keys that every config shares; their defaults live here.
 
@@ -42,17 +45,20 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
       batch_size: global number of images in a step (not of views, not per device).
       micro_batch: images of a part of the batch that is held in memory at a time, for the same gradient as the whole batch's (each part is computed twice, and batch
         norm sees its part); 0 is the whole batch at once.
-      total, warmup, log_every, eval_every, checkpoint_every: durations, `"200_epochs"`, `"5000_steps"`, `"1e6_examples"`, `"5_percent"` or a number of steps.
+      total, warmup, head_warmup, log_every, eval_every, checkpoint_every: durations, `"200_epochs"`, `"5000_steps"`, `"1e6_examples"`, `"5_percent"` or a number of steps.
+      head_warmup: how long the encoder of init_from stands still while heads, which it may lack, begin to learn; its rate then rises over another `warmup`.
       precision: `bf16` (compute in bfloat16, parameters and statistics in f32) or `f32`.
       ema: decay of a moving average of the encoder kept beside it, in [0, 1); 0 is off.
       init_from: weights to begin with instead of the seed's: a workdir, an export, or a file (jaxssl.load); a resumed run does not read them again.
       init_allow_missing: names of tensors, or folders of names (`projector`), with commas between them, that init_from may lack.
+      sizes: (pixels of a view, of a local one, weight) of views that are drawn anew for every step by weight, ((512, 112, .7), (768, 168, .3)); evaluation keeps
+        augment.size. () has augment.size and local.size alone.
       on_nonfinite: `stop`, or `rollback:k`: restore the last checkpoint and skip the offending batches, at most k times.
       stall_seconds: a step that takes longer dumps all stacks; 0 is off.
       report: write report.html at the end of the run (one process; several are told the command).
     Raises: UserError.
     """
-    for key, value in zip(DURATIONS, (total, warmup, log_every, eval_every, checkpoint_every)):
+    for key, value in zip(DURATIONS, (total, warmup, head_warmup, log_every, eval_every, checkpoint_every)):
         durations.parse(value, key)
     if batch_size < 2:
         raise UserError(f"batch_size is {batch_size}; it is the global number of images in a step and must be at least 2")
@@ -66,6 +72,8 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
         raise UserError(f"ema is {ema}; it is a decay in [0, 1), 0 turns it off")
     if init_allow_missing and not init_from:
         raise UserError(f"init_allow_missing is {init_allow_missing!r}, but init_from is empty; give --config.init_from=PATH, or leave both out")
+    if odd := [size for size in sizes if len(size) != 3 or size[0] != int(size[0]) or size[1] != int(size[1]) or size[0] < 1 or size[1] < 0 or not size[2] > 0]:
+        raise UserError(f"sizes holds {odd[0]!r}; each is (pixels of a view, of a local one or 0 where there are none, a weight above 0), such as (512, 112, .3)")
     if on_nonfinite != "stop" and not re.fullmatch(r"rollback:[1-9]\d*", on_nonfinite):
         raise UserError(f"on_nonfinite is {on_nonfinite!r}; choose 'stop' or 'rollback:k' with k ≥ 1, for example 'rollback:3'")
     if stall_seconds < 0:
@@ -139,6 +147,18 @@ def _decided(config, overrides):
     if chosen:
         log.info("method: %s: %s", why, ", ".join(f"{path}={value}" for path, value in chosen.items()))
     return config
+
+
+def sized(config: ConfigDict, examples: int) -> ConfigDict:
+    """`config`, locked, with what its method leaves to the number of training images (`SIZED` in its module) filled in."""
+    fit = getattr(importlib.import_module(config_keys.function("method", config).__module__), SIZED, None)
+    chosen = fit(config, examples) if fit else {}
+    if not chosen:
+        return config
+    config = config.copy_and_resolve_references().unlock()
+    for path, value in chosen.items():
+        _put(config, path, value, value)
+    return config.lock()
 
 
 def published(file: files.File) -> tuple[ConfigDict | None, list[dict]]:
@@ -225,7 +245,7 @@ def _set(config, path, text):
         raise UserError(f"--config.{path}: there is no such key{near or '; choose one of ' + ', '.join(sorted(below))}")
     section, _, key = path.rpartition(".")
     default = (config_keys.section_defaults(section, config) if section else config_keys.defaults(settings))[key]
-    _put(config, path, typed.literal(text, config_get(config, path), config_keys.annotation(config, path)), default)
+    _put(config, path, typed.literal(text, config_get(config, path), _annotation(config, path)), default)
 
 
 def _put(config, path, value, default):
@@ -235,10 +255,16 @@ def _put(config, path, value, default):
     if path in DURATIONS:
         durations.parse(value if typed.number(value) else str(value), path)
     else:
-        value = typed.fit(value, owner[key], path, config_keys.annotation(config, path), or_tuple=path in A_VIEW)
+        value = typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW)
         typed.within(value, default, path)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
+
+
+def _annotation(config, path):
+    """What a signature says of a key; of those that every config shares, `settings`."""
+    own = inspect.signature(settings).parameters.get(path)
+    return config_keys.annotation(config, path) if own is None else own.annotation if own.annotation is not own.empty else None
 
 
 def paths(config: ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -26,7 +26,7 @@ FAMILIES = {"model": "jaxssl.models:families", "optim": "jaxssl.optim:families"}
 # Name in the module of a method -> {key of the method that selects a function with further keys: {name: function}}; "" among the names is none.
 CHOICES = "CHOICES"
 # Arguments that the program itself passes: they follow from other keys and are no keys of their own.
-INJECTED = {"model": {"precision"}, "optim": {"networks", "numbers"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
+INJECTED = {"model": {"precision"}, "optim": {"ahead", "networks", "numbers"}, "augment": {"dtype", "return_params"}, "local": {"dtype", "return_params"}, "log": {"process_index"}}
 # Arguments of the functions of `CHOICES` that the method passes.
 PASSED = {"id", "reference", "weight", "metrics", "only", "mesh"}
 # What is off unless a config turns it on: the smaller views of multi-crop, made by the function that makes the others.

@@ -103,7 +103,11 @@ def make(spec: str, overrides: dict[str, str], *, topology: str = "", devices: i
         "versions": {name: _version(name) for name in ("jaxssl", "jax", "flax", "libtpu") if name != "libtpu" or topology}}
     if not topology and not devices:
         return plan | estimate(config, job)
-    return plan | compiled(job.step.lower(job.state, job.batch), mesh, plan, chip=roofline.CHIPS.get(topology.partition(":")[0]))
+    chip = roofline.CHIPS.get(topology.partition(":")[0])
+    of = [compiled(step.lower(job.state, job.batch), mesh, plan, chip=chip) for step in job.steps]
+    sizes = [size._asdict() | {"memory": each["memory"]["total"], "fits": each.get("fits"), "flops": each.get("flops"), "step": each.get("time", {}).get("step")}
+             for size, each in zip(job.sizes, of)]
+    return plan | {"sizes": sizes} | max(of, key=lambda each: each["memory"]["total"])
 
 
 def estimate(config: Any, job: Any) -> dict:
@@ -202,6 +206,11 @@ def report(plan: dict) -> str:
         lines.append(f"{'fits' if plan['fits'] else 'DOES NOT FIT'}: {_size(m['total'])} of {_size(m['hbm'])} HBM; {plan['advice']}")
     if "flops" in plan:
         lines += _measured(plan, m)
+    if len(plan["sizes"]) > 1:
+        lines.append("sizes of views, a program each; the figures here are of the one that takes most memory:")
+        fits = {None: "", True: ", fits", False: ", DOES NOT FIT"}
+        lines += [f"  {s['large']} and {s['small']} pixels, {s['share']:.0%} of steps: {_size(s['memory'])}{fits[s['fits']]}"
+                  + (f", {s['flops'] / 1e12:.4g} TFLOP" if s["flops"] else "") + (f", {s['step'] * 1e3:.1f} ms a step" if s["step"] else "") for s in plan["sizes"]]
     lines += ["largest buffers:"] + [f"  {_size(b['bytes']):>9}  {b['shape']}  {b['op_name']}" for b in plan["buffers"]]
     return "\n".join(lines)
 

@@ -64,7 +64,7 @@ def test_parameters_that_do_not_fit_name_the_key_and_a_value_that_does(method, k
 
 def test_a_compiled_step_that_does_not_fit_names_its_largest_buffers():
     executable = jax.jit(lambda x: (x @ x.T).sum(0)).lower(jax.ShapeDtypeStruct((512, 8), jnp.float32)).compile()
-    room.compiled(executable, 10**9, 1)
-    room.compiled(executable, 0, 1)
+    room.compiled([executable], 10**9, 1)
+    room.compiled([executable], 0, 1)
     with pytest.raises(UserError, match=r"a step takes .*largest buffers are .*512.*lower micro_batch, batch_size"):
-        room.compiled(executable, 1000, 1)
+        room.compiled([executable], 1000, 1)

@@ -10,6 +10,8 @@ from jaxssl.errors import UserError, listed, section, whole
 from jaxssl.encoder.formats import covers, families, short
 from jaxssl.encoder.formats.families import described
 
+# Keys of a model that weights fit whatever they are.
+FREE = ("image", "mask_token", "drop_path", "drop_path_shape", "drop_rows", "remat", "scan", "kernel_init", "frozen_patch", "lora", "lora_alpha")
 COPIES = ("", "aux/", "aux/teacher/")       # where a train state keeps params and batch_stats, averages included
 
 
@@ -22,16 +24,17 @@ class Start(NamedTuple):
     sources: dict[str, dict] = {}
 
 
-def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_missing: str = "") -> Start:
+def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_missing: str = "", spare: tuple[str, ...] = ()) -> Start:
     """Finds in the weights at `path` (anything that `jaxssl.load` opens) what a train state of these shapes can begin with.
 
     state: tree of shapes. heads: names of the method's heads. config: the run's. allow_missing: names of tensors, or folders of names
-    ("projector"), with commas between them, that keep the values of the seed when the weights lack them or have another shape.
+    ("projector"), with commas between them, that keep the values of the seed when the weights lack them or have another shape. spare: names that may do so unasked, as
+    low-rank additions always may.
     Raises: UserError.
     """
     allowed = [a for a in allow_missing.replace(" ", "").split(",") if a]
     source, choice = loading.load(path), ()
-    lacking = [n for n in heads if n not in source.variables["params"] and n not in allowed]
+    lacking = [n for n in heads if n not in source.variables["params"] and n not in (*allowed, *spare)]
     if lacking and source.weights == "teacher" and not source.origin.layout:         # a workdir has both
         source = loading.load(path, weights="student")
         choice = (f"the moving average there lacks {', '.join(lacking)}, so this run begins with the student; --config.init_allow_missing={','.join(lacking)} takes the average",)
@@ -41,11 +44,12 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     found, resized = family.fitted(tree.names(source.variables), wanted, source.module)
     fitting = {name for name in wanted if name in found and found[name].shape == wanted[name].shape}
     missing = [name for name in wanted if name not in fitting]
-    refused = [name for name in missing if not any(covers(a, name) for a in allowed)]
+    refused = [name for name in missing if not ("_lora/" in name or any(covers(a, name) for a in (*allowed, *spare)))]
     if refused:
         lacking, other = [short(n) for n in refused], [f"{short(n)} is {found[n].shape} there and {wanted[n].shape} here" for n in refused if n in found]
         networks = sorted({short(n).split("/")[0] for n in refused})
-        advice = ("Use the model it was trained with, or name in --config.init_allow_missing what may begin from the seed" if "encoder" in networks else
+        model = f"Use the model it was trained with ({flags(source, config.model)}), or name in --config.init_allow_missing what may begin from the seed"
+        advice = (model if "encoder" in networks else
                   f"Let them begin from the seed: --config.init_allow_missing={','.join(networks)}")
         raise UserError(f"init_from={path} ({described(source.config['model'])}) lacks {len(refused)} of the {len(wanted)} tensors of this run "
                         f"({described(config.model)}, heads {', '.join(heads)}): {listed(lacking)}"
@@ -54,7 +58,7 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     left = [short(n) for n in found if n not in wanted and n not in family.OPTIONAL and short(n).startswith("encoder/")]
     if left:
         raise UserError(f"init_from={path} ({described(source.config['model'])}) has {len(left)} encoder tensors that this run ({described(config.model)}) "
-                        f"has no place for: {listed(left)}; without them its weights mean nothing: use the model it was trained with"
+                        f"has no place for: {listed(left)}; without them its weights mean nothing: use the model it was trained with ({flags(source, config.model)})"
                         f"{whole({'without a place': left})}")
     idle = [a for a in allowed if not any(covers(a, name) for name in missing)]
     absent, unused = [short(n) for n in missing], [*(short(n) for n in found if n not in fitting), *source.origin.unused]
@@ -82,6 +86,13 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
 def described_source(source: Any, licence: str = "") -> dict:
     """What a run keeps of the weights that it learned from, as JSON. licence: as a person states it, else their own."""
     return {"name": source.name, "model": described(source.config["model"]), "licence": licence or source.origin.licence, "digest": source.digest}
+
+
+def flags(source: Any, own: Any) -> str:
+    """What to set so that a run has the architecture of the weights `source`: of the keys of both models those that shape or change features, where they differ."""
+    theirs = {key: getattr(source.module, key, value) for key, value in own.items()} | {key: value for key, value in source.config["model"].items() if key in own}
+    told = [f"--config.model.{key}={theirs[key]}" for key in own if key not in (*FREE, *source.origin.assumed) and theirs[key] != own[key]]
+    return " ".join(told) or "its keys are those of this run"
 
 
 def add(start: Start | None, place: str, path: str, *, state: Any, licence: str = "") -> Start:

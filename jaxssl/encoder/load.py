@@ -4,6 +4,7 @@ import os
 from jaxssl.workdir import folder as folders, sources
 from jaxssl.encoder import formats as interop
 from jaxssl import models
+from jaxssl.models import lora
 from jaxssl.encoder import WEIGHTS, Encoder, Origin, build, method, understood
 from jaxssl.errors import UserError, nearest
 from jaxssl.methods.base import Method
@@ -59,8 +60,17 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
     if weights == "teacher":                               # what it does not average is the student's, and no loss saw the two together
         params, stats = average["params"], average["batch_stats"]
     with understood(workdir, "use the version that its run was trained with, or restore its config.json"):
-        variables = network(config, params, stats)
+        config, variables = merged(config, network(config, params, stats))
         return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision, origin=Origin(licence=sources.licence(workdir)))
+
+
+def merged(config: dict, variables: dict) -> tuple[dict, dict]:
+    """A run's config and network with the encoder's low-rank additions in the kernels that they stand beside (`models.lora`), as a plain network; both as they are without any."""
+    model = config["model"]
+    if not model.get("lora"):
+        return config, variables
+    encoder = lora.merged(variables["params"]["encoder"], lora.scale(model["lora"], model.get("lora_alpha", 0.0)))
+    return {**config, "model": {**model, "lora": 0, "lora_alpha": 0.0}}, {**variables, "params": {**variables["params"], "encoder": encoder}}
 
 
 def trained(workdir: str, step: int) -> tuple[Method, dict, dict]:

@@ -16,16 +16,17 @@ from jaxssl.losses.unit import EXACT, normalised
 EPS = 1e-8                                            # the official code adds it to each difference and to the distance
 
 
-def koleo(z, *, ids=None, groups=1, floor=0.):
+def koleo(z, *, ids=None, groups=1, floor=0., earlier=None, earlier_ids=None):
     """The Kozachenko-Leonenko estimate of the entropy of unit vectors, negative: minus the mean log distance to the nearest neighbour; a view at a time.
 
         loss = 0
         for v in views:
             for g in groups:
                 x = [unit(z[b, v]) for b in range(B) if b % groups == g]
+                others = x + [unit(earlier[q, v]) for q in range(Q) if earlier_ids[q] >= 0]
                 for i, row in enumerate(x):
-                    near = max((j for j != i), key=lambda j: row @ x[j])
-                    loss -= log(|row - x[near] + 1e-8| + 1e-8)
+                    near = max((j for j != i), key=lambda j: row @ others[j])
+                    loss -= log(|row - others[near] + 1e-8| + 1e-8)
         loss /= V * B
 
     Args:
@@ -33,6 +34,8 @@ def koleo(z, *, ids=None, groups=1, floor=0.):
       ids: [B] int or None: images of the same id are no neighbours.
       floor: pairs that are nearer count as if at this distance, without a gradient; else three equal images have a gradient of 1e7, and
         the whole step is theirs (of two the gradients are each other's opposites).
+      earlier, earlier_ids: [Q, V, D] of earlier steps and whose they are, [Q] int, below 0 for none: neighbours for all groups, which get no gradient. Small batches have
+        few neighbours, none of them near. None: the batch alone.
     Returns: (scalar f32, metrics): koleo_distance, the smallest distance; duplicates, the share of vectors with one within 1e-3. The gradient flows through both points.
     Raises: ValueError for shapes that do not fit, and groups of less than two images.
     """
@@ -43,10 +46,15 @@ def koleo(z, *, ids=None, groups=1, floor=0.):
     whose = jnp.arange(B) if ids is None else ids
     whose = whose.reshape(B // groups, groups).T                                            # [G, n]
     rows = jnp.moveaxis(x, 0, 2)                                                            # [n, G, V, D] -> [G, V, n, D]
-    cosines = jnp.einsum("gvid,gvjd->gvij", *[lax.stop_gradient(rows)] * 2, precision=EXACT)
-    same = (whose[:, :, None] == whose[:, None])[:, None]                                   # [G, 1, n, n]
+    others, theirs = rows, whose
+    if earlier is not None:
+        old = lax.stop_gradient(normalised(earlier)).transpose(1, 0, 2)                     # [Q, V, D] -> [V, Q, D]
+        others = jnp.concatenate([rows, jnp.broadcast_to(old, (groups, *old.shape))], 2)    # [G, V, n + Q, D]
+        theirs = jnp.concatenate([whose, jnp.broadcast_to(earlier_ids, (groups, len(earlier_ids)))], 1)
+    cosines = jnp.einsum("gvid,gvjd->gvij", lax.stop_gradient(rows), lax.stop_gradient(others), precision=EXACT)
+    same = ((whose[:, :, None] == theirs[:, None]) | (theirs < 0)[:, None])[:, None]        # [G, 1, n, n + Q]
     near = jnp.argmax(jnp.where(same, -2., cosines), -1)                                    # [G, V, n]
-    apart = rows - jnp.take_along_axis(rows, near[..., None], 2) + EPS
+    apart = rows - jnp.take_along_axis(others, near[..., None], 2) + EPS
     square = jnp.square(apart).sum(-1)
     distance = jnp.sqrt(jnp.maximum(square, floor**2)) if floor else jnp.sqrt(square)
     here = jnp.where(same.all((1, 3))[:, None] if ids is not None else False, 0., 1.)       # a group of one id has no neighbours

@@ -93,6 +93,7 @@ class Method(NamedTuple):
     needs: see `Needs`.
     hidden: of a masked method, (key, views [B, V, H, W, C]) -> bool [B, V, M, rows, columns]: the patches that the student does not see where loss has this key,
       in each of M masks of a view.
+    said: a line for the start of a run, of what the method chose by its batch and images; "" for nothing.
     rebuilt: of one that predicts pixels, (params, aux, views, key) -> [B, V, H, W, C]: the views with hidden patches as they are predicted.
     """
     init: Callable
@@ -106,6 +107,7 @@ class Method(NamedTuple):
     needs: Needs = Needs()
     hidden: Callable | None = None
     rebuilt: Callable | None = None
+    said: str = ""
 
 
 def build(make: Callable, config: dict, context: dict) -> Method:

@@ -14,6 +14,7 @@ Differs: the center of patches is that of all hidden patches of the batch, where
 
 Expected: ViT-L/16, ImageNet-1k, batch 2048, 100 × 1,250 steps: 81.6 % kNN, 82.9 % linear (official README); ViT-L/14, ImageNet-22k, batch 3072, 500 × 1,250: 82.0 and 84.5 %.
 """
+import math
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ ASSIGNMENTS = ("center", "sinkhorn")
 def unread(*, assignment="center", koleo=0.0, gram_weight=0.0, gram_renewals=1, mask_shape="block", **_):
     off = {"assignment": ("iterations",) if assignment == "center" else ("center_momentum",)}
     if not koleo:
-        off["koleo"] = "koleo_groups", "koleo_crops", "koleo_floor"
+        off["koleo"] = "koleo_groups", "koleo_crops", "koleo_floor", "koleo_queue"
     if not gram_weight:
         off["gram_weight"] = "gram_from", "gram_renewed", "gram_renewals", "gram_scale"
     elif not gram_renewals:
@@ -45,28 +46,48 @@ def unread(*, assignment="center", koleo=0.0, gram_weight=0.0, gram_renewals=1, 
     return off
 
 
-def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher_temp=0.07, teacher_temp_start=0.04, teacher_temp_warmup="30_percent", tau=0.992,
-         tau_end=1.0, assignment="center", center_momentum=0.9, iterations=3, prototypes=65536, hidden=2048, bottleneck=256, layers=3, norm_last_layer=False,
+def prototypes_for(examples: int) -> int:
+    """Of a head for so many images: the power of two nearest to a twentieth of them, from 1,024 to 65,536. That is what the short recipe has on ImageNet-1k (65,536 for 1,281,167
+    images); for fewer images it is a proportion and no measurement."""
+    return 2 ** min(max(round(math.log2(max(examples, 1) / 20)), 10), 16)
+
+
+def sized(config: Any, examples: int) -> dict:
+    """{path of the config: value} of what is left to the number of training images, so that config.json holds the head as it is."""
+    return {} if config.method.prototypes else {"method.prototypes": prototypes_for(examples)}
+
+
+def make(*, encoder, net, batch_size, examples, total, duration, student_temp=0.1, teacher_temp=0.07, teacher_temp_start=0.04, teacher_temp_warmup="30_percent", tau=0.992,
+         tau_end=1.0, tau_batch=0, assignment="center", center_momentum=0.9, iterations=3, prototypes=65536, hidden=2048, bottleneck=256, layers=3, norm_last_layer=False,
          separate=False, patch_prototypes=0, patch_hidden=0, patch_bottleneck=0, patch_weight=1.0, patch_mean="crops", local_weight=1.0,
          mask_share=0.5, mask_ratios=(0.1, 0.5), mask_shape="block", mask_smallest=4, mask_exact=True, mask_groups=1,
-         koleo=0.1, koleo_groups=1, koleo_crops="both", koleo_floor=1e-4,
+         koleo=0.1, koleo_groups=1, koleo_crops="both", koleo_floor=1e-4, koleo_queue=0,
          gram_weight=0.0, gram_from="80_percent", gram_renewed="1_percent", gram_renewals=3, gram_scale=1) -> Method:
     """DINOv2.
 
     Args:
       student_temp: of the student's softmax. teacher_temp: of the teacher's, reached from teacher_temp_start in a straight line over teacher_temp_warmup.
       tau: decay of the average at the start; it goes to tau_end along half a cosine, and stays where both are equal (DINOv3: .994).
+      tau_batch: the batch that they are meant for; with one of B images both are raised to the power B / tau_batch (arXiv 2307.13813), and tau remembers no more than a
+        tenth of the run's steps, 1 / (1 - tau) of them. 0: they are as they are.
       assignment: "center", whose mean decays by center_momentum, or "sinkhorn", of so many iterations.
-      prototypes, hidden, bottleneck, layers: of the head (`PrototypeHead`). norm_last_layer: see above.
+      prototypes, hidden, bottleneck, layers: of the head (`PrototypeHead`); prototypes 0: by the number of images (`prototypes_for`). norm_last_layer: see above.
       separate: patches have a head of their own, with patch_prototypes, patch_hidden and patch_bottleneck, each that of the other head where it is 0.
       patch_weight: of the patches' loss. patch_mean: see above. local_weight: of local crops in the other one (DINOv3: .5 in the end).
       mask_share: of the large crops that are masked, mask_ratios: to which shares of their patches (`ragged.draw`), mask_shape: "block" or "random", mask_smallest: patches
         of the smallest rectangle. mask_groups: of crops that are masked together; a multiple of the number of devices keeps patches where they are. mask_exact: see above.
-      koleo: weight of KoLeo. koleo_groups, koleo_crops, koleo_floor: see above.
+      koleo: weight of KoLeo. koleo_groups, koleo_crops, koleo_floor: see above. koleo_queue: so many class tokens of earlier images are neighbours too, without a gradient.
       gram_weight: of Gram anchoring, 0 for none. From gram_from on the cosines of patches keep to those of a copy of the teacher, taken then and so often again
         (gram_renewals) every gram_renewed; it sees the crop enlarged gram_scale times. (In the paper it is cut anew at twice the size, which has more detail.)
     """
     _check(locals())
+    told, start = bool(tau_batch or not prototypes), tau
+    if tau_batch:
+        tau, tau_end = (value ** (batch_size / tau_batch) for value in (tau, tau_end))
+        tau = min(tau, max(1 - 10 / total, 0.0))
+    prototypes = prototypes or prototypes_for(examples)
+    chosen = [f"{prototypes:,} prototypes for {examples:,} images, one for about {examples / prototypes:.3g} (20 in the short recipe on ImageNet-1k)"] if told else []
+    chosen += [f"decay of the teacher {tau:.6g}, the least of {start:g}^({batch_size}/{tau_batch}) (arXiv 2307.13813) and 1 - 10 / {total:,} steps"] if tau_batch else []
 
     def head_of(*dims):
         return PrototypeHead((dims[0],) * (layers - 1) + dims[1:], gain=not norm_last_layer)
@@ -79,7 +100,7 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
     temperature = schedules.linear(teacher_temp_start, teacher_temp, duration(teacher_temp_warmup, "method.teacher_temp_warmup"))
     how = dict(share=mask_share, ratios=mask_ratios, groups=mask_groups, exact=mask_exact, shape=mask_shape, smallest=mask_smallest,
                multiple=heads["head"].parts)
-    starts = duration(gram_from, "method.gram_from")
+    starts = max(duration(gram_from, "method.gram_from"), 1)                                        # a copy is taken behind a step
     again = [starts + i * duration(gram_renewed, "method.gram_renewed") for i in range(gram_renewals + 1)]
 
     def init(key, batch):
@@ -90,6 +111,9 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
             aux |= {"center": jnp.zeros((prototypes,)), "center_patch": jnp.zeros((modules[patch_name].dims[-1],))}
         if gram_weight:
             aux["gram"] = jax.tree.map(jnp.copy, {"params": params["encoder"], "batch_stats": stats["encoder"]})
+        if koleo and koleo_queue:
+            crops = batch["views"].shape[1] if koleo_crops == "both" else 1
+            aux["earlier"] = {"rows": jnp.zeros((koleo_queue, crops, encoder.features)), "ids": jnp.full((koleo_queue,), -1, jnp.int32)}
         return params, aux
 
     def said(params, stats, pooled, tokens):
@@ -119,7 +143,11 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
         metrics = {**said_of, "dino": image, "ibot": patch, "prototypes_used": prototypes_used(target), "masked_patches": here.sum(), "teacher_temp": temp, "tau": decay(step)}
         value = image + patch_weight * patch
         if koleo:
-            spread, seen = koleo_loss(pooled[:, :n if koleo_crops == "both" else 1], ids=batch["id"], groups=koleo_groups, floor=koleo_floor)
+            rows, old = pooled[:, :n if koleo_crops == "both" else 1], aux.get("earlier", {})
+            spread, seen = koleo_loss(rows, ids=batch["id"], groups=koleo_groups, floor=koleo_floor, earlier=old.get("rows"), earlier_ids=old.get("ids"))
+            if old:
+                new = {"rows": stop_gradient(rows).astype(jnp.float32), "ids": batch["id"].astype(jnp.int32)}
+                kept["earlier"] = jax.tree.map(lambda now, before: jnp.concatenate([now, before])[:koleo_queue], new, dict(old))
             value += koleo * (n if koleo_crops == "both" else 1) * spread                           # summed over crops, as in the code
             metrics |= {"koleo": spread, **seen}
         if gram_weight:
@@ -137,7 +165,7 @@ def make(*, encoder, net, batch_size, total, duration, student_temp=0.1, teacher
 
     student = Method(init, loss, post if gram_weight else unchanged, embedding(encoder), heads={name: (module, "encoder") for name, module in modules.items()},
                      places=((r"^gram/", "slices"),), needs=Needs(views=2, local=0, patches=True),
-                     hidden=lambda key, views: masked_on_grid(encoder, key, views, **how))
+                     hidden=lambda key, views: masked_on_grid(encoder, key, views, **how), said="; ".join(chosen))
     return with_teacher(student, ("encoder", *modules), decay)
 
 
@@ -145,7 +173,8 @@ def _check(settings: dict) -> None:
     """Raises: UserError for arguments of `make` that are out of range or contradict one another."""
     positive = ("student_temp", "teacher_temp", "teacher_temp_start")
     counts = ("iterations", "hidden", "bottleneck", "layers", "mask_smallest", "mask_groups", "koleo_groups", "gram_scale")
-    weights = ("patch_weight", "local_weight", "koleo", "koleo_floor", "gram_weight", "gram_renewals", "patch_prototypes", "patch_hidden", "patch_bottleneck")
+    weights = ("patch_weight", "local_weight", "koleo", "koleo_floor", "gram_weight", "gram_renewals", "patch_prototypes", "patch_hidden", "patch_bottleneck", "koleo_queue",
+               "tau_batch")
     among = {"assignment": ASSIGNMENTS, "mask_shape": ragged.SHAPES}
     given = settings.__getitem__
     check_range(**{name: (given(name), "above 0", given(name) > 0) for name in positive},
@@ -155,7 +184,7 @@ def _check(settings: dict) -> None:
                 **{name: (given(name), f"one of {', '.join(names)}", given(name) in names) for name, names in among.items()},
                 **{name: (given(name), " or ".join(names), given(name) in names) for name, names in (("patch_mean", ("crops", "masked")), ("koleo_crops", ("both", "first")))},
                 center_momentum=(given("center_momentum"), "in [0, 1)", 0 <= given("center_momentum") < 1),
-                prototypes=(given("prototypes"), "at least 2", given("prototypes") >= 2))
+                prototypes=(given("prototypes"), "at least 2, or 0 for as many as the number of images asks for", given("prototypes") >= 2 or given("prototypes") == 0))
     groups, batch_size = given("koleo_groups"), given("batch_size")
     if given("koleo") and (batch_size % groups or batch_size // groups < 2):
         raise UserError(f"method.koleo_groups is {groups}; it must divide the batch of {batch_size} and leave two images in a group, each the other's neighbour: "

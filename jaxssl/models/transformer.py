@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.models import droppath
+from jaxssl.models import droppath, lora
 from jaxssl.models.positions import turned
 
 # What the backward pass finds stored: "full" recomputes all but a block's input, "dots" all but the outputs of its linear layers.
@@ -38,6 +38,7 @@ class Block(nn.Module):
     kernel_init: how linear layers are drawn, of `INITS`.
     subset_rate: where positive, stochastic depth in the form of `droppath.on_subset` at this rate.
     causal: a token attends to itself and to those before it alone.
+    lora: rank of the low-rank additions to the linear layers, 0 for none; lora_scale: their factor (`models.lora`).
     """
     width: int
     heads: int
@@ -50,6 +51,8 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
     causal: bool = False
     told: bool = False
+    lora: int = 0
+    lora_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, drop: tuple[jax.Array, jax.Array] | None, rows: jax.Array | None, there: jax.Array | None,
@@ -94,7 +97,11 @@ class Block(nn.Module):
         return self._scaled(y, "scale2")
 
     def _dense(self, width, name):
-        return nn.Dense(width, dtype=self.dtype, kernel_init=INITS[self.kernel_init], name=name)
+        dense = nn.Dense(width, dtype=self.dtype, kernel_init=INITS[self.kernel_init], name=name)
+        if not self.lora:
+            return dense
+        added = lora.LowRank(width, self.lora, self.lora_scale, self.dtype, name=name + lora.END)
+        return lambda x: dense(x) + added(x)
 
     def _show(self, name, value):
         self.sow(SEEN, name, value, reduce_fn=lambda old, new: new, init_fn=lambda: None)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.errors import UserError, nearest
-from jaxssl.models import droppath, transformer
+from jaxssl.models import droppath, lora as low, transformer
 from jaxssl.models.features import Features
 from jaxssl.models.positions import RESIZES, resize, rotations, sincos
 from jaxssl.models.precision import dtype
@@ -36,7 +36,8 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
          rope_base: float = 100.0, rope_shift: float = 0.0, rope_jitter: float = 1.0, rope_rescale: float = 1.0,
          resize: str = "antialias", registers: int = 0, mask_token: bool = False, layer_scale: float = 0.0, drop_path: float = 0.0,
          drop_path_shape: str = "linear", drop_rows: bool = False, ffn: str = "mlp", qk_norm: bool = False, frozen_patch: bool = False, kernel_init: str = "normal",
-         scan: bool = True, remat: str = "none", eps: float = 1e-6, precision: str = "bf16", width: int = 0, depth: int = 0, heads: int = 0) -> nn.Module:
+         scan: bool = True, remat: str = "none", eps: float = 1e-6, precision: str = "bf16", width: int = 0, depth: int = 0, heads: int = 0,
+         lora: int = 0, lora_alpha: float = 0.0) -> nn.Module:
     """Makes a vision transformer; `encoder.apply(variables, images [B, H, W, channels], train)` gives `Features`.
 
     name: vit_tiny (192 channels, 12 blocks, 3 heads), vit_small (384, 12, 6), vit_base (768, 12, 12), vit_large (1024, 24, 16), vit_huge (1280, 32, 16)
@@ -68,19 +69,22 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     eps: of the layer norms.
     precision: "bf16" or "f32" arithmetic, the residual stream included; parameters, layer norms, softmax and features are float32 in both.
     width, depth, heads: in place of the name's own; 0 is the name's own (heads of 64 channels where only the width is given).
+    lora: rank of low-rank additions to the linear layers of attention and feed-forward network (`models.lora`), which alone are trained then, from the weights of init_from;
+          exports hold them merged. 0 is none. lora_alpha: they count lora_alpha / lora; 0 is once.
 
     A wrong value is a UserError that names its key.
     """
     _choose(name=(name, SIZES), pool=(pool, POOLS), positions=(positions, POSITIONS), resize=(resize, RESIZES), remat=(remat, transformer.REMATS),
             drop_path_shape=(drop_path_shape, droppath.SHAPES), ffn=(ffn, transformer.FFNS), kernel_init=(kernel_init, transformer.INITS))
-    _least(patch=(patch, 1), channels=(channels, 1), registers=(registers, 0), width=(width, 0), depth=(depth, 0), heads=(heads, 0), layer_scale=(layer_scale, 0))
+    _least(patch=(patch, 1), channels=(channels, 1), registers=(registers, 0), width=(width, 0), depth=(depth, 0), heads=(heads, 0), layer_scale=(layer_scale, 0), lora=(lora, 0),
+           lora_alpha=(lora_alpha, 0))
     if depth > 1000:
         raise UserError(f"model.depth is {depth}; choose at most 1,000 blocks.")
     own = SIZES[name]
     heads = heads or (max(width // 64, 1) if width and width != own.width else own.heads)
     module = ViT(width or own.width, depth or own.depth, heads, patch, image, channels, pool, cls, positions, rope_base, rope_shift,
                  rope_jitter, rope_rescale, resize, registers, mask_token, layer_scale, drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, kernel_init,
-                 scan, remat, eps, dtype(precision))
+                 scan, remat, eps, dtype(precision), lora=lora, lora_alpha=lora_alpha)
     _fit(module)
     return module
 
@@ -121,6 +125,10 @@ def _fit(m):
         raise UserError(f"model.drop_path is {m.drop_path}; choose a chance from 0 to below 1.")
     if m.drop_rows and m.scan and m.drop_path_shape != "uniform":
         raise UserError("model.drop_rows is on, which needs the same rate in every scanned block; choose model.drop_path_shape=uniform, or model.scan=False.")
+    if m.lora > m.width:
+        raise UserError(f"model.lora is {m.lora}; it is the rank of additions to matrices of {m.width} rows: choose from 1 to {m.width}, such as 8, or 0 for none.")
+    if m.lora_alpha and not m.lora:
+        raise UserError(f"model.lora_alpha is {m.lora_alpha:g}, but model.lora is 0, so that nothing reads it; set model.lora, or leave it out.")
     if not m.eps > 0:
         raise UserError(f"model.eps is {m.eps}; choose a positive number, such as 1e-6.")
 
@@ -155,7 +163,7 @@ def _uniform(bound):
 
 
 class ViT(nn.Module):
-    """`make` describes the fields but the last two; `features` is the width D of what it gives.
+    """`make` describes the fields but `causal` and `told`; `features` is the width D of what it gives.
 
     causal: a token attends to itself and to those before it alone (NEPA, in training): cls, registers, patches row by row.
     told: tokens are `[B, N, told, D]`, what the feed-forward networks of the last so many blocks add for each patch (data2vec's targets); 0 is the last layer's.
@@ -190,6 +198,8 @@ class ViT(nn.Module):
     dtype: jnp.dtype = jnp.float32
     causal: bool = False
     told: int = 0
+    lora: int = 0
+    lora_alpha: float = 0.0
 
     @property
     def features(self) -> int:
@@ -224,6 +234,8 @@ class ViT(nn.Module):
         x = jnp.concatenate([*(jnp.broadcast_to(t, (x.shape[0], *t.shape[1:])) for t in prefix), x], 1)       # [B, 1 + R + n, D]
         block = {"width": self.width, "heads": self.heads, "ffn": self.ffn, "qk_norm": self.qk_norm, "layer_scale": self.layer_scale,
                  "kernel_init": self.kernel_init, "eps": self.eps, "dtype": self.dtype, "causal": self.causal}
+        if self.lora:
+            block |= {"lora": self.lora, "lora_scale": low.scale(self.lora, self.lora_alpha)}
         key = drawn if self.drop_path else None
         rates = droppath.rates(self.depth, self.drop_path, self.drop_path_shape)
         before = self.cls + self.registers

@@ -26,12 +26,21 @@ class Optim(NamedTuple):
     describe: str  # the text printed at start
     weight_decay: schedules.Schedule  # step -> weight decay, likewise
 
+    def moving(self, params: Any) -> Any:
+        """`params` of which those that stand still have no gradient."""
+        still = [bool(settings.get("still")) for settings in self.groups.values()]
+        if not any(still):
+            return params
+        leaves, form = jax.tree.flatten(params)
+        return jax.tree.unflatten(form, [jax.lax.stop_gradient(leaf) if held else leaf for leaf, held in zip(leaves, still)])
+
 
 def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedule: str = "cosine", end_lr: float = 0.0,
          lr_steps: tuple[float, ...] = (), lr_gamma: float = 0.1, lr_power: float = 1.0, weight_decay: float = 1e-6,
          weight_decay_end: float | None = None, clip: float = 0.0, clip_by: str = "all", layer_decay: float = 1.0,
          rules: tuple[tuple[str | int, dict], ...] = (), probe_lr: float = 1e-3,
-         params: Any, batch_size: int, total: int, warmup: int, networks: tuple[str, ...] = ("encoder",), numbers: Mapping[str, Any] = {}, **own: Any) -> Optim:
+         params: Any, batch_size: int, total: int, warmup: int, ahead: tuple[tuple[str | int, dict], ...] = (), networks: tuple[str, ...] = ("encoder",),
+         numbers: Mapping[str, Any] = {}, **own: Any) -> Optim:
     """The optimizer of a run.
 
     name: one of `families()`, whose keywords are further keys. lr, scaling: peak rate = schedules.scaled_lr(lr, batch_size, scaling). end_lr is absolute, not
@@ -45,20 +54,22 @@ def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedu
     arrays of rank 1 get neither decay nor LARS adaptation, and what is under probe/ (the online linear probe) gets an Adam of its own at a constant probe_lr.
 
     params: tree of arrays or ShapeDtypeStructs (only paths and shapes are read). batch_size: global images. total, warmup: steps.
-    networks: those whose layers count for the layer decay, from below; all others are the top. numbers: of `SCALES`, and "rules.0.rate" and such, traced values that
-    take the place of these in the transformation and the schedules; what is checked and described are the keys' own.
+    ahead: rules before these, which may decide nothing. networks: those whose layers count for the layer decay, from below; all others are the top.
+    numbers: of `SCALES`, and "rules.0.rate" and such, traced values that take the place of these in the transformation and the schedules; what is
+    checked and described are the keys' own.
     UserError for unknown names, values out of range, and rules that decide nothing.
     """
-    options = {key: value for key, value in locals().items() if key not in ("params", "batch_size", "total", "warmup", "networks", "numbers", "own")}
+    options = {key: value for key, value in locals().items() if key not in ("params", "batch_size", "total", "warmup", "ahead", "networks", "numbers", "own")}
     if name not in families():
         raise UserError(f"optim.name is {name!r}{nearest(name, families())}; choose one of {', '.join(families())}")
     _check(options)
-    rows = table(params, rules, behind=defaults(probe_lr), clip_by=clip_by, total=total, layer_decay=layer_decay, networks=networks)
+    around = dict(ahead=ahead, behind=defaults(probe_lr), clip_by=clip_by, total=total, layer_decay=layer_decay, networks=networks)
+    rows = table(params, rules, **around)
     part = families()[name](rows, **own)
     moved = rows
     if traced := {path: value for path, value in numbers.items() if path.startswith("rules.")}:
         told = tuple((pattern, {key: traced.get(f"rules.{i}.{key}", value) for key, value in settings.items()}) for i, (pattern, settings) in enumerate(rules))
-        moved = table(params, told, behind=defaults(probe_lr), clip_by=clip_by, total=total, layer_decay=layer_decay, networks=networks)
+        moved = table(params, told, **around)
     if not part.adapts and any("adapt" in settings for _, settings in rules):
         raise UserError(f"optim.rules: adapt is the trust ratio of LARS, which {name} has not; leave it out")
     peak = schedules.scaled_lr(lr, batch_size, scaling)
@@ -74,11 +85,12 @@ def make(*, name: str = "lars", lr: float = 0.3, scaling: str = "linear", schedu
     decayed = transforms.decay(decay if weight_decay_end is not None else used["weight_decay"], moved)
     chain = optax.chain(*([transforms.clip(clip, rows)] if clip else []), *([] if part.decoupled else [decayed]), *part.before,
                         *([decayed] if part.decoupled else []), transforms.rate(rate, used["peak"], moved), *part.after)
-    labels = jax.tree.unflatten(jax.tree.structure(params), ["probe" if row.adam else "main" for row in rows.values()])
-    tx = optax.partition({"main": chain, "probe": transforms.apart(moved)}, labels)
+    labels = ["probe" if row.adam else "still" if row.still else "main" for row in rows.values()]
+    still = {"still": optax.set_to_zero()} if "still" in labels else {}
+    tx = optax.partition({"main": chain, "probe": transforms.apart(moved), **still}, jax.tree.unflatten(jax.tree.structure(params), labels))
     groups = {path: _settings(row, part, clip) for path, row in rows.items()}
     every = {key: p.default for key, p in inspect.signature(families()[name]).parameters.items() if p.default is not p.empty} | own
-    text = _describe(options, every, params, groups, schedules.lr_sentence(lr, batch_size, scaling), total, warmup)
+    text = _describe({**options, "rules": (*ahead, *rules)}, every, params, groups, schedules.lr_sentence(lr, batch_size, scaling), total, warmup)
     if peak > part.largest:
         text += f"\nwarning: lr {peak:g} suits LARS, not {name}; rates of 1e-4 to 5e-3 are usual, set optim.lr and optim.scaling"
     return Optim(tx, rate, groups, text, decay)
@@ -112,9 +124,11 @@ def _settings(row: Row, part: optimizers.Part, clip: float) -> dict:
     """What holds for an array, as far as something reads it and it is not as for most."""
     if row.adam:
         return {"adam": row.adam}
+    if row.still:
+        return {"still": True}
     said = {"decay": row.decay, **({"adapt": row.adapt} if part.adapts else {}), **({"clip": row.clip} if clip else {})}
     plain = Row()
-    return said | {setting: getattr(row, setting) for setting in ("rate", "fixed", "frozen_until", "layer") if getattr(row, setting) != getattr(plain, setting)}
+    return said | {setting: getattr(row, setting) for setting in ("rate", "fixed", "frozen_until", "thaw", "layer") if getattr(row, setting) != getattr(plain, setting)}
 
 
 def _describe(options: dict[str, Any], own: dict[str, Any], params: Any, groups: dict[str, dict], sentence: str, total: int, warmup: int) -> str:

@@ -24,6 +24,7 @@ class Row(NamedTuple):
     rate: factor on the scheduled rate; 0 freezes. fixed: the peak rate times `rate` throughout, no warm-up and no schedule (SimSiam's predictor).
     decay: factor on the weight decay. adapt: LARS's trust ratio. clip: arrays of one name share the norm that is clipped; "" is not clipped.
     frozen_until: step, or share of the run below 1, before which updates are exactly 0. Gradients count and moments gather meanwhile, as with DINOv2's rate of 0.
+    thaw: steps, or share of the run below 1, over which its rate then rises from 0 in a straight line. still: never moves, has no gradient, and no slots are kept for it.
     adam: above 0, the constant rate of an Adam apart, which nothing else of the table holds for: no schedule, decay or clipping.
     """
     rate: float = 1.0
@@ -31,6 +32,8 @@ class Row(NamedTuple):
     decay: float = 1.0
     adapt: bool = True
     frozen_until: float = 0
+    thaw: float = 0
+    still: bool = False
     clip: str = "all"
     adam: float = 0.0
     layer: Any = 1.0        # not a setting: factor of the layer decay, a tuple of one a layer where layers are stacked
@@ -47,34 +50,37 @@ def defaults(probe_lr: float) -> tuple:
     return (("^probe/", {"adam": probe_lr}), (1, {"decay": 0.0, "adapt": False}))
 
 
-def table(params: Any, rules: Sequence[tuple[str | int, Mapping]], *, behind: Sequence[tuple[str | int, Mapping]], clip_by: str, total: int,
-          layer_decay: float = 1.0, networks: Sequence[str] = ("encoder",)) -> dict[str, Row]:
+def table(params: Any, rules: Sequence[tuple[str | int, Mapping]], *, ahead: Sequence[tuple[str | int, Mapping]] = (), behind: Sequence[tuple[str | int, Mapping]], clip_by: str,
+          total: int, layer_decay: float = 1.0, networks: Sequence[str] = ("encoder",)) -> dict[str, Row]:
     """{path: Row} of every array of `params` (arrays or shapes), in the order of its leaves.
 
-    rules, behind: (pattern, settings); a pattern is a regex searched in "a/b/c" paths, or a number: arrays of at most that rank, within a layer.
+    rules, and those ahead of and behind them: (pattern, settings); a pattern is a regex searched in "a/b/c" paths, or a number: arrays of at most that rank, within a layer.
     Raises: UserError for a setting that there is not, a wrong value, and a setting of `rules` that decides nothing.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in tree.names(params).items()}
     rules = [(pattern, dict(settings)) for pattern, settings in rules]
     _check(rules)
+    every = [*ahead, *rules, *behind]
     factors = layer_factors(shapes, layer_decay, networks) if layer_decay != 1 else {}
     used, rows = set(), {}
     with _ending(rules):
-        matches = {path: [_matches(pattern, path, len(shape) - bool(STACKED.search(path))) for pattern, _ in (*rules, *behind)] for path, shape in shapes.items()}
+        matches = {path: [_matches(pattern, path, len(shape) - bool(STACKED.search(path))) for pattern, _ in every] for path, shape in shapes.items()}
     for path, shape in shapes.items():
         stacked = bool(STACKED.search(path))
         row = Row(clip={"all": "all", "network": path.split("/")[0], "array": path}[clip_by], layer=factors.get(path, 1.0), stacked=stacked)
-        matching = [(place, settings) for place, (_, settings) in enumerate([*rules, *behind]) if matches[path][place]]
+        matching = [(place, settings) for place, (_, settings) in enumerate(every) if matches[path][place]]
         first = {setting: (place, settings[setting]) for place, settings in reversed(matching) for setting in settings}
         if first.get("adam", (0, 0))[1]:
             first = {"adam": first["adam"]}
         used |= {(place, setting) for setting, (place, _) in first.items()}
         rows[path] = row._replace(**{setting: value for setting, (_, value) in first.items()})
-    unused = [f"{setting} of {pattern!r}" for place, (pattern, settings) in enumerate(rules) for setting in settings if (place, setting) not in used]
+    unused = [f"{setting} of {pattern!r}" for place, (pattern, settings) in enumerate(rules, len(ahead)) for setting in settings if (place, setting) not in used]
     if unused:
         raise UserError(f"optim.rules: {', '.join(unused)} decides nothing (the first rule that matches and names a setting wins); "
                         f"names are like {', '.join(map(repr, list(shapes)[:5]))}")
-    return {path: row._replace(frozen_until=round(row.frozen_until * total) if row.frozen_until < 1 else int(row.frozen_until)) for path, row in rows.items()}
+    def steps(value):
+        return round(value * total) if value < 1 else int(value)
+    return {path: row._replace(frozen_until=steps(row.frozen_until), thaw=steps(row.thaw)) for path, row in rows.items()}
 
 
 def _matches(pattern: str | int, path: str, rank: int) -> bool:

@@ -87,6 +87,8 @@ def rate(schedule: schedules.Schedule, peak: float, table: Table) -> optax.Gradi
                     u = u * np.reshape(np.asarray(factor, u.dtype), (-1, *(1,) * (u.ndim - 1)))     # [L, 1, …]
                 elif counts(factor, beside=1):
                     u = factor * u
+            if row.thaw:
+                u = u * jnp.clip((state.count - row.frozen_until) / row.thaw, 0, 1).astype(u.dtype)
             return jnp.where(state.count < row.frozen_until, jnp.zeros_like(u), u) if row.frozen_until else u
         return _each(scaled, updates, params), optax.ScaleByScheduleState(optax.safe_increment(state.count))
     return optax.GradientTransformation(lambda _: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)

@@ -5,6 +5,7 @@ from jaxssl.evaluation.measures import collapse, signs
 from jaxssl.evaluation.tables.reading import SHARE, is_share, number
 from jaxssl.report.markup import middle
 from jaxssl.report.read import Run
+from jaxssl.workdir import folder as folders
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -189,4 +190,7 @@ def warnings(run: Run) -> list[str]:
     found += collapse.warnings({"rankme": rank}, run.width) if rank is not None and run.width else []
     if unmeasured := [name for name in ("rankme", "knn", "linear") if name in run.result and run.result[name] is None]:
         found.append(f"at the end {', '.join(unmeasured)} could not be measured, since features were not finite; lower optim.lr, lengthen warmup, or set optim.clip")
+    if (below := run.result.get(folders.BELOW)) and isinstance(below, dict) and all(isinstance(below.get(end), int | float) for end in ("start", "end")):
+        found.append(f"this run ended below its start, by {100 * (below['start'] - below['end']):.1f} points of {below.get('measure')}: {percent(below['start'])} when it began, "
+                     f"{percent(below['end'])} at its end; the weights it began with are better, or one of its earlier checkpoints")
     return [sentence[:1].upper() + sentence[1:] + "." for sentence in found]

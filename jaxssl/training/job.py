@@ -1,7 +1,6 @@
 """Everything a run is before it touches data: method, optimizer, schedule, shardings and the jitted step. Built alike by `train` and `plan`."""
 import contextlib
 import functools
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -16,10 +15,9 @@ from jaxssl.errors import UserError
 from jaxssl.methods import base
 from jaxssl.parallel import mesh as sharding
 from jaxssl.planning import flops
-from jaxssl.training import checks, online, programs, room
+from jaxssl.training import checks, continued, mixed, online, programs, room
+from jaxssl.training.movers import movers
 from jaxssl.training.step import TrainState, init_state, train_step
-
-ENCODER_KERNEL = re.compile(r"(^|/)encoder/.*kernel$")
 
 
 class Facts(NamedTuple):
@@ -44,7 +42,8 @@ class Job(NamedTuple):
     init(key_data) -> state, step(state, batch) -> (state, metrics), embed(state, batch of canvases) -> [B, D]: jitted, not yet compiled.
     flops() -> FLOPs of the loss and its gradient for a global batch, without what model.remat and micro_batch compute again; traced when called.
     order(number, rows) -> ids of the samples of a batch.
-    executables() -> the compiled step, and what looks at a state for values that are not finite; compiled when first called.
+    executables() -> the compiled steps, one for each of `sizes`, and what looks at a state for values that are not finite; compiled when first called.
+    sizes, steps: of views that are drawn by weight (`mixed.Size`), and a step of each, like `step`, which is the first. drawn(step) -> which of them this step has.
     numbers: {path of the config: value} of what the step takes from its batch, under "numbers", and holds no constant of; see `prepare`.
     """
     facts: Facts
@@ -68,6 +67,9 @@ class Job(NamedTuple):
     flops: Callable
     order: datas.Order
     executables: Callable
+    sizes: tuple
+    steps: tuple
+    drawn: Callable
     numbers: dict = {}
 
     def duration(self, value: Any, key: str, batch_size: int) -> int:
@@ -82,16 +84,18 @@ class Job(NamedTuple):
 def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ()) -> Job:
     """Builds the job; nothing is compiled and no array is made. varied: paths of the config whose values other runs vary. Those of them that only scale (`scales`) are
     arguments of the step, so that it is the same program for all their values and is compiled once. Raises: UserError for every mismatch that can be known here."""
-    checks.config(config, mesh, facts)
+    sizes, configured = mixed.configured(config)
     total, warmup = schedule(config, facts)
     encoder, plain = method_of(config, mesh, facts, total)
-    make_views, test_view = views(config, drawn=plain.needs.drawn)
+    for each in configured:
+        checks.config(each, mesh, facts)
+        checks.needs(each, facts, encoder, plain.needs)
+    test_view, made = views(config)[1], [views(each, drawn=plain.needs.drawn)[0] for each in configured]
     batch, batch_sharding = batch_shapes(config.batch_size, facts, mesh)
-    seen = seen_shapes(make_views, batch)
-    checks.needs(config, facts, encoder, plain.needs)
-    method = watched(plain, facts, encoder)
+    shapes = [seen_shapes(make_views, batch) for make_views in made]
+    seen, method = shapes[0], watched(plain, facts, encoder)
     params, aux = initial_shapes(method, config, seen)
-    optimizer = optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup)
+    optimizer = optimizer_of(config, facts, params)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.tx.init, params), aux, jax.ShapeDtypeStruct((2,), jnp.uint32))
     placed = TrainState(sharding.replicated(mesh), sharding.update_slices(state.params, mesh), sharding.update_slices(state.opt_state, mesh),
                         sharding.auxiliary(state.aux, mesh, method.places), sharding.replicated(mesh))
@@ -105,28 +109,28 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
         """The method and the transformation with traced values of `numbers`."""
         at = {section: {path.partition(".")[2]: value for path, value in values.items() if path.startswith(f"{section}.")} for section in ("method", "optim")}
         own = method_of(config, mesh, facts, total, numbers=at["method"])[1] if at["method"] else plain
-        return (watched(own, facts, encoder),
-                optim.make(**config.optim, params=params, batch_size=config.batch_size, total=total, warmup=warmup, numbers=at["optim"]).tx)
+        return watched(own, facts, encoder), optimizer_of(config, facts, params, numbers=at["optim"]).tx
 
-    def step(state, batch):
+    def step(make_views, state, batch):
         batch = dict(batch)
         stop = batch.pop("stop").max()
         own, tx = of(batch.pop("numbers")) if numbers else (method, optimizer.tx)
-        state, metrics = train_step(state, batch, method=own, tx=tx, augment=lambda key, b: make_views(key, datas.lookup(b)),
+        state, metrics = train_step(state, batch, method=own, tx=tx, moving=optimizer.moving, augment=lambda key, b: make_views(key, datas.lookup(b)),
                                     gathered=gathered, sliced=sliced, restored=restored)
         return state, {**metrics, "stop": stop}
 
     def embed(state, batch):
         return method.embed(*gathered(state.params, state.aux), test_view(batch)).pooled
 
-    jitted = jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh)))
+    jitted = tuple(jax.jit(functools.partial(step, make_views), donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh)))
+                   for make_views in made)
     return Job(facts=facts, mesh=mesh, method=method, optim=optimizer, total=total, warmup=warmup, views=config.augment.views, local=config.local.views,
                width=encoder.features, embedding=functools.cache(functools.partial(embedding_width, plain, state, seen)), seen=seen, batch=batch, batch_sharding=batch_sharding,
                state=state, state_sharding=placed,
                init=initial(config, method, optimizer.tx, seen, placed, mesh),
-               step=jitted,
+               step=jitted[0], sizes=sizes, steps=jitted, drawn=mixed.drawn(config.seed, sizes),
                embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)),
-               flops=functools.cache(functools.partial(loss_flops, config, mesh, facts, total, state, seen)),
+               flops=functools.cache(functools.partial(mixed.mean, sizes, functools.partial(loss_flops, config, mesh, facts, total, state), shapes)),
                order=ordered(config, facts),
                executables=functools.cache(functools.partial(programs.executables, jitted, (state, batch), (placed, batch_sharding), mesh)), numbers=numbers)
 
@@ -179,6 +183,13 @@ def schedule(config: Any, facts: Facts) -> tuple[int, int]:
     return total, warmup
 
 
+def optimizer_of(config: Any, facts: Facts, params: Any, numbers: Mapping[str, Any] = {}) -> optim.Optim:
+    """The optimizer of `config` for `params` (arrays or shapes), with what stands still of a continued run. numbers: traced values, as `optim.make` takes them."""
+    total, warmup = schedule(config, facts)
+    ahead = continued.rules(config, durations.steps(config.head_warmup, "head_warmup", examples=facts.examples, batch_size=config.batch_size, total=total), warmup, total)
+    return optim.make(**config.optim, ahead=ahead, params=params, batch_size=config.batch_size, total=total, warmup=warmup, numbers=numbers)
+
+
 def views(config: Any, drawn: bool = False) -> tuple[Callable, Callable]:
     """(training views, test view) of `config.augment` and `config.local`; the test view resizes the short side (to size·8/7 from 128 pixels on) and crops the centre.
     drawn: batches hold what was drawn for the training views, too."""
@@ -224,33 +235,6 @@ def loss_flops(config: Any, mesh: Mesh, facts: Facts, total: int, state: TrainSt
     return flops.count(jax.make_jaxpr(jax.grad(lambda *a: loss(*a)[0]))(state.params, state.aux, seen, key, first).jaxpr)
 
 
-def movers(config: Any, mesh: Mesh, state: TrainState, placed: TrainState, places: tuple) -> tuple[Callable, Callable, Callable]:
-    """What moves arrays between their slices and where they are used: `gathered`, `sliced` and `restored` of `train_step`."""
-    used, aux_used = sharding.parameters(state.params, mesh), sharding.parameters(state.aux, mesh)
-    read_only = jax.tree.map(lambda kind: kind == "slices", sharding.kinds(state.aux, places))
-
-    def half(tree_):
-        # In bf16 the encoder's kernels are cast before they travel: half the bytes, and it would cast them anyway. Heads compute in float32.
-        if config.precision != "bf16":
-            return tree_
-        cast = [x.astype(jnp.bfloat16) if ENCODER_KERNEL.search(name) and x.ndim > 1 else x for name, x in tree.names(tree_).items()]
-        return jax.tree.unflatten(jax.tree.structure(tree_), cast)
-
-    def gathered(params, aux):
-        read = jax.tree.map(lambda x, h, s, only: jax.lax.with_sharding_constraint(h, s) if only else x, aux, half(aux), aux_used, read_only)
-        return jax.lax.with_sharding_constraint(half(params), used), read
-
-    def sliced(grads):
-        # Two constraints in a row: the sum over devices ends in the first; with the second alone XLA for TPUs splits the convolutions of
-        # the weight gradients over channels and gathers their activations (measured on v5e:4x4: 41 GB moved a step instead of 20).
-        return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(grads, used), placed.params)
-
-    def restored(read, stored):
-        return jax.tree.map(lambda r, s, only: s if only else r, read, stored, read_only)
-
-    return gathered, sliced, restored
-
-
 def method_of(config: Any, mesh: Mesh, facts: Facts, total: int, *, parts: int = 0, numbers: Mapping[str, Any] = {}, **model: Any) -> tuple[models.Net, base.Method]:
     """The encoder and the method on it, with its moving average; parts: micro-batches (0: the config's); numbers: traced values of keys of `config.method`; `model`
     changes keys of `config.model`."""
@@ -277,7 +261,8 @@ def describe(config: Any, job: Job) -> str:
     epochs = job.total * config.batch_size / f.examples
     every = {name: job.duration(config[name], name, config.batch_size) for name in ("log_every", "eval_every", "checkpoint_every")}
     local = f" and {job.local} of {config.local.size}×{config.local.size}" if job.local else ""
-    parts = [f"online probe: none, since {f.classes:,} classes are more than {online.MOST:,}"] if f.classes > online.MOST else []
+    parts = [f"chosen: {job.method.said}"] if job.method.said else []
+    parts += [f"online probe: none, since {f.classes:,} classes are more than {online.MOST:,}"] if f.classes > online.MOST else []
     if config.micro_batch:
         parts += [f"micro-batches: {config.batch_size // config.micro_batch} of {config.micro_batch} images, forward twice; the gradient is the whole batch's, and batch norm sees "
                  "its part"]
@@ -286,7 +271,7 @@ def describe(config: Any, job: Job) -> str:
         f"data: {f.examples:,} images of at most {f.canvas}×{f.canvas}, {f.classes or 'no'} classes, {'resident on every device' if f.resident else 'streamed'}",
         f"method: {config.method.name}, {job.views} view{'s' if job.views > 1 else ''} of {config.augment.size}×{config.augment.size}{local}; "
         f"global batch {config.batch_size} images ({config.batch_size // job.mesh.size} a device), {config.precision}",
-        *parts,
+        *filter(None, [mixed.sentence(job.sizes)]), *parts,
         f"parameters: {parameters:,} ({config.model.name}, features of {job.width})",
         f"schedule: {job.total} steps ({epochs:.4g} epochs), warm-up {job.warmup} steps; log every {every['log_every']}, "
         f"evaluate every {every['eval_every']}, save every {every['checkpoint_every']}",

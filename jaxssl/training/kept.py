@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxssl import config as configs, optim
-from jaxssl.training import checks, job as jobs
+from jaxssl import config as configs
+from jaxssl.training import checks, job as jobs, mixed
 
 # Sections that tell a run what to read, keep and write, and not what to compute: what is computed of the data is in `jobs.Facts`.
 BESIDE = ("data", "log", "checkpoint", "eval", "seed", "log_every", "eval_every", "checkpoint_every", "report", "stall_seconds", "on_nonfinite", "init_from", "init_allow_missing")
@@ -47,13 +47,15 @@ def _told(config, mesh, facts, varied, numbers):
 
 def _again(former, config, mesh, facts, *, init):
     """The job of a run whose programs a former one has. init: that of the former too, or it is traced anew."""
-    checks.config(config, mesh, facts)
-    total, warmup = jobs.schedule(config, facts)
+    for each in mixed.configured(config)[1]:
+        checks.config(each, mesh, facts)
+    total, _ = jobs.schedule(config, facts)
     encoder, method = jobs.method_of(config, mesh, facts, total)
     checks.needs(config, facts, encoder, method.needs)
-    optimizer = optim.make(**config.optim, params=former.state.params, batch_size=config.batch_size, total=total, warmup=warmup)
+    optimizer = jobs.optimizer_of(config, facts, former.state.params)
     fresh = former._replace(facts=facts, optim=optimizer, numbers={path: float(_value(config, path)) for path in former.numbers},
-                            order=jobs.ordered(config, facts), embedding=functools.cache(functools.partial(jobs.embedding_width, method, former.state, former.seen)))
+                            drawn=mixed.drawn(config.seed, former.sizes), order=jobs.ordered(config, facts),
+                            embedding=functools.cache(functools.partial(jobs.embedding_width, method, former.state, former.seen)))
     return fresh if init else fresh._replace(init=jobs.initial(config, jobs.watched(method, facts, encoder), optimizer.tx, former.seen, former.state_sharding, mesh))
 
 
@@ -65,7 +67,7 @@ def _plain(job, config, mesh, facts):
         of = {section: {path.partition(".")[2]: values[path] for path in paths} for section, paths in at.items()}
         encoder, method = jobs.method_of(config, mesh, facts, job.total, numbers=of["method"])
         params, aux = jobs.watched(method, facts, encoder).init(key, jobs.zeros(jobs.few(config, job.seen)))
-        tx = optim.make(**config.optim, params=job.state.params, batch_size=config.batch_size, total=job.total, warmup=job.warmup, numbers=of["optim"]).tx
+        tx = jobs.optimizer_of(config, facts, job.state.params, numbers=of["optim"]).tx
         return params, aux, tx.init(params)
     values = {path: jax.ShapeDtypeStruct((), "float32") for path in job.numbers}
     try:

@@ -45,6 +45,8 @@ def told(rows: Iterable[tuple[int, float | None]]) -> Told:
     """rows: (step, score) of evaluations in order; one that is not finite is no better."""
     found = Told(None, None, 0)
     for step, value in rows:
+        if not step:                # what a continued run began with, of which it keeps no checkpoint
+            continue
         good = value is not None and math.isfinite(value) and (found.best is None or value > found.best)
         found = Told(value, step, 0) if good else found._replace(since=found.since + 1)
     return found

@@ -35,8 +35,8 @@ def compiled(lowered: Any, mesh: Mesh) -> Any:
         return lowered.compile()
 
 
-def executables(step: Any, shapes: tuple, shardings: tuple, mesh: Mesh) -> tuple[Any, Any]:
-    """The compiled train step of (state, batch), ahead of time, so that it cannot be traced again; and what looks at every array of a state (`tree.finite`), which a stop has no
+def executables(steps: tuple, shapes: tuple, shardings: tuple, mesh: Mesh) -> tuple[list, Any]:
+    """The compiled train steps of (state, batch), ahead of time, so that none can be traced again; and what looks at every array of a state (`tree.finite`), which a stop has no
     time to compile."""
     given = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
-    return compiled(step.lower(*given), mesh), jax.jit(tree.finite, out_shardings=sharding.replicated(mesh)).lower(given[0]).compile()
+    return [compiled(step.lower(*given), mesh) for step in steps], jax.jit(tree.finite, out_shardings=sharding.replicated(mesh)).lower(given[0]).compile()

@@ -4,6 +4,7 @@ Each bound is far below what training takes (gradients of activations are not in
 """
 import bisect
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,11 +93,13 @@ def _bytes(leaf, place):
     return math.prod(shape) * leaf.dtype.itemsize * len(place.addressable_devices)
 
 
-def compiled(executable: Any, memory: int, devices: int) -> None:
-    """Refuses a compiled step that needs more than `memory` bytes of `devices` devices. Raises: UserError with its largest buffers and what to lower."""
-    analysis = executable.memory_analysis()
-    need = devices * (analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes) if analysis else 0
-    if memory and need > memory:
+def compiled(executables: Sequence[Any], memory: int, devices: int) -> None:
+    """Refuses compiled steps of which one needs more than `memory` bytes of `devices` devices. Raises: UserError with its largest buffers and what to lower."""
+    for executable in executables:
+        found = executable.memory_analysis()
+        need = devices * (found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes) if found else 0
+        if not memory or need <= memory:
+            continue
         raise UserError(f"a step takes {size(need)}, and this machine's devices have {size(memory)}; its largest buffers are {buffers(executable)}; {ADVICE}")
 
 

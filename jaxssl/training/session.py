@@ -11,7 +11,7 @@ import numpy as np
 from jaxssl import data as datas, durations, tree
 from jaxssl.workdir import checkpoint, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
+from jaxssl.training import continued, evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import Interrupted, UserError
 
@@ -167,7 +167,7 @@ class Session:
         with self.clock.wait():
             step, batch = next(self.batches)
         assert step == self.step, (step, self.step)
-        self.state, metrics = self.compiled(self.state, self.to_device(batch))
+        self.state, metrics = self.compiled[self.job.drawn(self.step)](self.state, self.to_device(batch))
         self.count_ids(self.step)
         if self.pending:
             jax.block_until_ready(self.pending[-1])  # one step runs while the next is prepared; more in flight would delay a stop
@@ -187,7 +187,8 @@ class Session:
             self.manager.verify(self.step, self.job.state, self.job.state_sharding, digest)
         self.report(scores)
         summary = self.clock.summary()
-        result = {"steps": self.step, **self.early, "state_sha256": digest, **scores, **self.monitor.untrained(), **summary,
+        scores = scores | self.monitor.untrained()
+        result = {"steps": self.step, **self.early, "state_sha256": digest, **scores, **continued.below(scores), **summary,
                   "images_per_second_per_device": summary["images_per_second"] / self.job.mesh.size, "skipped_batches": self.skipped, "broken_images": len(self.data.broken),
                   "parameters": sum(x.size for x in jax.tree.leaves(self.job.state.params)), "flops_per_step": self.flops}
         result = folders.nulled(result)
@@ -249,14 +250,13 @@ class Session:
 
     def first_look(self) -> None:
         """Scores of the untrained encoder, of the pixels and of the weights it began with, once per run; a fresh state is a pure function of the seed."""
-        if self.monitor.untrained():
-            return
-        with self.watchdog.pause(), self.clock.pause("eval"):
-            if self.config.init_from:
-                found = self.monitor.first(self.fresh(), start=None if self.step else self.state)
-            else:
-                found = self.monitor.first(self.fresh() if self.step else self.state)
-        self.screen.note("untrained encoder: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+        if not self.monitor.untrained():
+            with self.watchdog.pause(), self.clock.pause("eval"):
+                start = self.state if self.config.init_from and not self.step else None
+                found = self.monitor.first(self.fresh() if self.step or start else self.state, start=start)
+            self.screen.note(continued.first(found))
+        if not self.step and (began := continued.began(self.monitor.untrained())) and not self.writers.logged(0, "rankme"):
+            self.writers.scalars(0, began)
 
     def evaluate(self) -> bool:
         """Whether its scores end the run."""

@@ -31,9 +31,10 @@ def init_state(key_data: jax.Array, batch: dict, *, method: Method, tx: optax.Gr
 
 
 def train_step(state: TrainState, batch: dict, *, method: Method, augment: Callable, tx: optax.GradientTransformation,
-               gathered: Callable = lambda params, aux: (params, aux), sliced: Callable = lambda tree: tree, restored: Callable = lambda read, stored: read):
-    """One update. `gathered` brings what is stored in slices, of params and of aux, where the loss uses it, `sliced` the gradients where the update does, and
-    `restored` puts back the stored slices of aux, which the loss only read.
+               moving: Callable = lambda params: params, gathered: Callable = lambda params, aux: (params, aux), sliced: Callable = lambda tree: tree,
+               restored: Callable = lambda read, stored: read):
+    """One update. `moving` takes the gradient from what stands still; `gathered` brings what is stored in slices, of params and of aux, where the loss uses it,
+    `sliced` the gradients where the update does, and `restored` puts back the stored slices of aux, which the loss only read.
 
     Returns: the next state, and metrics of scalars; `finite` is 1 while loss and gradient norm are.
     """
@@ -43,7 +44,7 @@ def train_step(state: TrainState, batch: dict, *, method: Method, augment: Calla
         batch = augment(views_key, batch)            # uint8 canvas → views [B, V, H, W, C], local [B, L, h, w, C]
 
     def loss_fn(params):
-        return method.loss(*gathered(params, state.aux), batch, key, state.step)
+        return method.loss(*gathered(moving(params), state.aux), batch, key, state.step)
 
     (loss, (aux, metrics, _)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grads = sliced(grads)

@@ -12,7 +12,7 @@ import jax
 from jaxssl import config as configs, data as datas
 from jaxssl.workdir import checkpoint, environment, lease as leases, published, sources, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
+from jaxssl.training import continued, evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import UserError
 from jaxssl.training.kept import Kept
@@ -67,6 +67,7 @@ def run(spec: str, overrides: dict[str, str], workdir: str, *, allow_config_chan
             session.close()
         if leader and config.report and "stopped" not in result:
             write_report(workdir, screen, watchdog)
+        screen.note(continued.sentence(result))      # the last line
         return result
 
 
@@ -132,6 +133,7 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
         raise UserError("data.test_split='test' would look at the classes of the test while training; leave it out, so that the classes of validation are held out, and give it to "
                         "jaxssl.evaluate at the end (--data.test_split=test)")
     data = datas.make(**config.data)
+    config = configs.sized(config, len(data.train))
     known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order), runtime.memory()
     room.ask(config, known, memory)
     job = (kept.prepare if kept else jobs.prepare)(config, mesh, known, varied)
@@ -149,6 +151,7 @@ def facts(allow_config_change: bool, prepared: tuple) -> dict:
 
 def check(config: Any, data: Any, job: jobs.Job, profile_steps: tuple[int, int] | None) -> None:
     """What would otherwise be noticed only once the workdir is claimed or a program compiled. Raises: UserError."""
+    continued.check(config)
     job.embedding()                                  # traces the loss, which may refuse
     writers.check(process_index=jax.process_index(), **config.log)
     evaluation.make(data=data, store=None, mesh=job.mesh, **config.eval)
@@ -187,7 +190,8 @@ def beginning(config: Any, job: jobs.Job) -> Any:
     from jaxssl.encoder import initial               # the readers of other formats are imported only when there is something to read
     start = None
     if config.init_from:
-        start = initial.read(os.path.expanduser(config.init_from), state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
+        start = initial.read(os.path.expanduser(config.init_from), state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing,
+                             spare=(*job.method.heads, "encoder/mask") if config.head_warmup and job.duration(config.head_warmup, "head_warmup", config.batch_size) else ())
     for place, path in job.method.loads.items():
         start = initial.add(start, place, os.path.expanduser(path), state=job.state, licence=job.method.licence)
     return start

@@ -22,6 +22,7 @@ class Torn(UserError):
 
 
 EARLY = "ended_early"        # of run.json, where the run ended so (`training.patience`)
+BELOW = "below_start"        # of run.json, where the run ended below the weights it began with (`training.continued`)
 
 
 def ended_early(run: Mapping[str, Any] | None) -> bool:
