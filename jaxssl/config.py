@@ -23,7 +23,9 @@ UNREAD, ALL_METHODS = "unread", "jaxssl.methods.base"
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
 CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
-A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
+A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert", "flip_vertical", "turns", "channel_jitter", "channel_drop")}
+# Keys whose numbers are those of the images' own values, of either sign.
+OF_IMAGES = {f"{section}.{key}" for section in ("augment", "local") for key in ("low", "high")}
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
 # Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
 TOLD_SINCE = {"contents_sha256", "sampled_sha256"}       # of data.json: a workdir from before says nothing of it
@@ -236,7 +238,8 @@ def _put(config, path, value, default):
         durations.parse(value if typed.number(value) else str(value), path)
     else:
         value = typed.fit(value, owner[key], path, config_keys.annotation(config, path), or_tuple=path in A_VIEW)
-        typed.within(value, default, path)
+        if path not in OF_IMAGES:
+            typed.within(value, default, path)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
 
