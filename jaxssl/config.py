@@ -35,7 +35,7 @@ ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "op
 
 
 def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", log_every=50, eval_every="10_percent",
-             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", on_nonfinite="stop",
+             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", init_channels="", on_nonfinite="stop",
              stall_seconds=600.0, report=True) -> None:
     """Checks the keys that every config shares; their defaults live here.
 
@@ -49,6 +49,8 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
       ema: decay of a moving average of the encoder kept beside it, in [0, 1); 0 is off.
       init_from: weights to begin with instead of the seed's: a workdir, an export, or a file (jaxssl.load); a resumed run does not read them again.
       init_allow_missing: names of tensors, or folders of names (`projector`), with commas between them, that init_from may lack.
+      init_channels: where init_from takes RGB and the images have other channels, whose filters each begins with: `mean` for all, or a word a channel of `r`, `g`, `b` and `mean`,
+        with commas between them, such as `b,g,r,mean,mean`; all are multiplied by 3 / channels.
       on_nonfinite: `stop`, or `rollback:k`: restore the last checkpoint and skip the offending batches, at most k times.
       stall_seconds: a step that takes longer dumps all stacks; 0 is off.
       report: write report.html at the end of the run (one process; several are told the command).
@@ -68,6 +70,10 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
         raise UserError(f"ema is {ema}; it is a decay in [0, 1), 0 turns it off")
     if init_allow_missing and not init_from:
         raise UserError(f"init_allow_missing is {init_allow_missing!r}, but init_from is empty; give --config.init_from=PATH, or leave both out")
+    if init_channels and not init_from:
+        raise UserError(f"init_channels is {init_channels!r}, but init_from is empty; give --config.init_from=PATH, or leave both out")
+    if wrong := [word for word in init_channels.split(",") if init_channels and word not in ("r", "g", "b", "mean")]:
+        raise UserError(f"init_channels names {wrong[0]!r}; it is mean, or a word a channel of r, g, b and mean, such as b,g,r,mean,mean")
     if on_nonfinite != "stop" and not re.fullmatch(r"rollback:[1-9]\d*", on_nonfinite):
         raise UserError(f"on_nonfinite is {on_nonfinite!r}; choose 'stop' or 'rollback:k' with k ≥ 1, for example 'rollback:3'")
     if stall_seconds < 0:

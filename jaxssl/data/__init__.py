@@ -18,8 +18,8 @@ __all__ = ["CLASS_DISJOINT", "Data", "Order", "Source", "against", "batch_number
 RESIDENT = ("auto", "yes", "no")
 SAMPLERS = ("shuffled", "m_per_class")
 # Keys that only some sources read (test_split is left out: a recipe names it for TFDS, and may be run on a folder).
-READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "splits": ("folder", "zip"), "outside_links": ("folder", "dense"),
-           "holdout": ("folder", "zip", "tfds", "array_record", "dense")}
+READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip", "tar"), "splits": ("folder", "zip", "tar"), "outside_links": ("folder", "dense"),
+           "holdout": ("folder", "zip", "tfds", "array_record", "dense", "tar")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
          manifest: str = "", channels: int = 0, depth: str = "", nodata: str = "") -> Data:
     """Opens the data: lists what is there and decodes nothing.
 
-    source       digits, folder, zip, tfds, array_record, or dense: images/ beside masks/ or depth/, matched by name (`jaxssl.data.dense`)
+    source       digits, folder, zip, tfds, array_record, tar: a .tar or a folder of them (`jaxssl.data.tar`), or dense: images/ beside masks/ or depth/, matched by name (`jaxssl.data.dense`)
     path         the folder, archive or prepared directory. With folders in it, or in the one folder that wraps everything, that are named like splits
                  (train, training, trn; val, valid, validation, dev; test, testing, eval; any case, "train_images" too), training uses the first kind and
                  val is held out, or test where there is no val with labels; test beside val is left for the end (`test_split`)

@@ -61,7 +61,7 @@ def _open(args):
     if args.class_depth < 1 or args.max_pixels < 1 or not 0 <= args.max_broken <= 1:
         raise UserError(f"--class_depth {args.class_depth}, --max_pixels {args.max_pixels} and --max_broken {args.max_broken} make no sense; "
                         "the first two are at least 1, and the third is a share between 0 and 1.")
-    folders = {"depth": args.class_depth, "splits": args.splits, "outside_links": args.outside_links} if kind in ("folder", "zip") else {}
+    folders = {"depth": args.class_depth, "splits": args.splits, "outside_links": args.outside_links} if kind in ("folder", "zip", "tar") else {}
     folders |= {"outside_links": args.outside_links} if kind == "dense" else {}
     train, test = opening.open_source(kind, path, test_path=args.test_path, variant=args.variant, split=args.split, test_split=args.test_split, **folders)
     for source in filter(None, (train, test)):

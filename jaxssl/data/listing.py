@@ -115,5 +115,5 @@ def refuse_empty(found: Listing, below: str = ""):
                         f"put {', '.join(EXTENSIONS)} files there, as class/name.jpg or side by side.")
     packed = next((k for k in found.skipped if k in _PACKED), "")
     hint = ("; open an archive with data.source='zip' and its path, a held-out one with data.test_path." if packed == ".zip" and os.path.isdir(found.where) else
-            f"; unpack the {packed} files first." if packed else ".")
+            "; read shards with data.source='tar' and their path." if packed == ".tar" else f"; unpack the {packed} files first." if packed else ".")
     raise UserError(f"{place} holds no image this program reads: found {counted(found.skipped)}; supported are {', '.join(EXTENSIONS)}{hint}")

@@ -100,7 +100,7 @@ def check_writable(place: Any, flag: str) -> None:
 
 def open_gallery(config: dict, gallery: str, query: str, keys: dict[str, str], *, resize: int) -> datas.Data:
     """The images to search as the training set of a `Data`, and those to search for as its test set: with "" the gallery itself. Raises: UserError."""
-    keys = {"splits": "none", "holdout": "0", **keys} if opening.detect(gallery) in ("folder", "zip") else keys
+    keys = {"splits": "none", "holdout": "0", **keys} if opening.detect(gallery) in ("folder", "zip", "tar") else keys
     there = open_data(config, gallery, keys, resize=resize)
     asked = open_data(config, query, keys, resize=resize) if query else there
     return datas.against(there, asked)
