@@ -282,7 +282,7 @@ def test_dicoms_are_rescaled_and_their_lowest_is_dark(tmp_path, kind):
     array = np.arange(12, dtype=np.uint16).reshape(3, 4)
     file = pydicom.Dataset()
     file.file_meta = pydicom.dataset.FileMetaDataset()
-    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.file_meta.TransferSyntaxUID, file.file_meta.MediaStorageSOPClassUID, file.file_meta.MediaStorageSOPInstanceUID = ExplicitVRLittleEndian, "1.2.3", "1.2.4"
     file.Rows, file.Columns, file.SamplesPerPixel, file.PhotometricInterpretation = 3, 4, 1, kind
     file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
     file.RescaleSlope, file.RescaleIntercept, file.PixelPaddingValue, file.PixelData = 2, -1024, 3, array.tobytes()

@@ -6,7 +6,7 @@ import sys
 import time
 
 from jaxssl.command import guarded, local, number, place, process, whole
-from jaxssl.data import layout, open as opening
+from jaxssl.data import channels, layout, open as opening
 from jaxssl.data.decode import MAX_PIXELS
 from jaxssl.errors import UserError, shown
 
@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--class_depth", type=whole, default=1, help="folder levels that make a class name (default: %(default)s)")
         command.add_argument("--splits", default="auto", choices=layout.SPLITS, help="none = every folder is a class, whatever it is called (default: %(default)s)")
         command.add_argument("--outside_links", action="store_true", help="follow links that lead out of SRC")
+        command.add_argument("--channels", type=whole, default=0, help="of each image, read as its file has them (default: RGB, or what such files say that are no RGB)")
+        command.add_argument("--nodata", default="", help="the value that says nothing")
         command.add_argument("--max_pixels", type=whole, default=MAX_PIXELS, help="an image of more is broken (default: %(default)s)")
         command.add_argument("--max_broken", type=number, default=.01, help="share of a set that may be broken in training (default: %(default)s)")
     return top
@@ -66,6 +68,9 @@ def _open(args):
     train, test = opening.open_source(kind, path, test_path=args.test_path, variant=args.variant, split=args.split, test_split=args.test_split, **folders)
     for source in filter(None, (train, test)):
         source.max_pixels = args.max_pixels
+    found = channels.found(train, args.channels, "", args.nodata)
+    for source in filter(None, (train, test)) if found.native else ():
+        source.pixels = found
     return kind, (train, test)
 
 

@@ -93,7 +93,7 @@ def _agreed(source, few, channels, depth, nodata) -> Pixels:
 @dataclasses.dataclass(frozen=True)
 class Statistics:
     """Of `images` images, at most `SAMPLED` pixels of each, without what says nothing. low, high: the values that become 0 and 1, of each channel, or () for those of uint8;
-    mean, std: on that scale. smallest, largest: of the files' own numbers. missing: the share that says nothing. how: what was decided about the range, a sentence."""
+    mean, std: on that scale. smallest, largest: of the files' own numbers, of all pixels of these images. missing: the share that says nothing. how: what was decided about the range, a sentence."""
     images: int
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -112,8 +112,8 @@ def statistics(source, images: int = IMAGES) -> Statistics:
         parts = [part for part in results if part is not None]
     if not parts:
         raise UserError(f"none of {many(len(few), 'image')} of {shown(source.name)} can be read, so their channels have no statistics; see `python -m jaxssl.data inspect`")
-    values = np.concatenate(parts).astype(np.float64)                           # [N, C], NaN where nothing is said
-    smallest, largest = np.nanmin(values, 0), np.nanmax(values, 0)
+    values = np.concatenate([rows for rows, *_ in parts]).astype(np.float64)    # [N, C], NaN where nothing is said
+    smallest, largest = np.min([low for _, low, _ in parts], 0), np.max([high for *_, high in parts], 0)
     low, high, how = _range(values, largest, kind)
     unit = np.clip((values - low) / (high - low), 0, 1)
     mean, std = np.nanmean(unit, 0), np.nanstd(unit, 0)
@@ -131,7 +131,7 @@ def _range(values, largest, kind):
     if kind.depth == "uint16":
         bits = max(int(largest.max()).bit_length(), 8)
         said = f"{bits}-bit data in 16-bit files: stretched from 0–{2**bits - 1:,} to the whole range" if bits < 16 else "16 bits, 0 to 65,535"
-        return zeros, zeros + 2**bits - 1, f"{said} (the largest value is {int(largest.max()):,})"
+        return zeros, zeros + 2**bits - 1, f"{said} (the largest value that was seen is {int(largest.max()):,})"
     low, high = np.nanpercentile(values, TAILS, 0)
     high = np.where(high > low, high, low + 1)
     return low, high, f"floats: each channel's values from its percentile {TAILS[0]} to {TAILS[1]} become 0 to 1, and those beyond are clipped"
@@ -142,18 +142,18 @@ def _tuple(x: Sequence[float]) -> tuple[float, ...]:
 
 
 def _sampled(source, index, kind):
-    """[n, C] pixels of an image in float32, NaN where nothing is said; None for a broken one."""
+    """([n, C] pixels of an image in float32, NaN where nothing is said; smallest and largest [C] of all its pixels); None for a broken one."""
     try:
         image = source.read(index)[0]
         array = native.agreed(image if isinstance(image, np.ndarray) else native.read(image, pixel_limit(source)), kind)
-        native.filled(array, kind.nodata)                       # a channel that says nothing makes an image broken here as in training
+        whole = native.filled(array, kind.nodata)               # a channel that says nothing makes an image broken here as in training
         said = native.valid(array, kind.nodata)
     except Broken:
         return None
     flat = array.reshape(-1, kind.channels)
     rows = slice(None) if len(flat) <= SAMPLED else np.sort(np.random.default_rng(0).choice(len(flat), SAMPLED, replace=False))
     out = flat[rows].astype(np.float32)
-    return out if said is None else np.where(said.reshape(-1, kind.channels)[rows], out, np.nan)
+    return (out if said is None else np.where(said.reshape(-1, kind.channels)[rows], out, np.nan)), whole.min((0, 1)), whole.max((0, 1))
 
 
 def picture(array: np.ndarray, low: Sequence[float] = (), high: Sequence[float] = ()) -> np.ndarray:
