@@ -26,7 +26,10 @@ UNREAD, ALL_METHODS = "unread", "jaxssl.methods.base"
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
 CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
-A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert")}
+A_VIEW = {f"{section}.{key}" for section in ("augment", "local")
+          for key in ("flip", "jitter", "gray", "blur", "solarize", "invert", "flip_vertical", "turns", "channel_jitter", "channel_drop")}
+# Keys whose numbers are those of the images' own values, of either sign.
+OF_IMAGES = {f"{section}.{key}" for section in ("augment", "local") for key in ("low", "high")}
 DURATIONS = ("total", "warmup", "head_warmup", "log_every", "eval_every", "checkpoint_every")
 # Keys that came or went since a workdir may have been made -> what it means that a config has no such key: they differ only where they say something else.
 TOLD_SINCE = {"contents_sha256", "sampled_sha256"}       # of data.json: a workdir from before says nothing of it
@@ -36,7 +39,7 @@ ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "op
 
 
 def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", head_warmup="0_steps", log_every=50, eval_every="10_percent",
-             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", sizes: tuple[tuple[float, ...], ...] = (), on_nonfinite="stop",
+             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", init_channels="", sizes: tuple[tuple[float, ...], ...] = (), on_nonfinite="stop",
              stall_seconds=600.0, report=True) -> None:
     """Checks the keys that every config shares; their defaults live here.
 
@@ -51,6 +54,8 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
       ema: decay of a moving average of the encoder kept beside it, in [0, 1); 0 is off.
       init_from: weights to begin with instead of the seed's: a workdir, an export, or a file (jaxssl.load); a resumed run does not read them again.
       init_allow_missing: names of tensors, or folders of names (`projector`), with commas between them, that init_from may lack.
+      init_channels: where init_from takes RGB and the images have other channels, whose filters each begins with: `mean` for all, or a word a channel of `r`, `g`, `b` and `mean`,
+        with commas between them, such as `b,g,r,mean,mean`; all are multiplied by 3 / channels.
       sizes: (pixels of a view, of a local one, weight) of views that are drawn anew for every step by weight, ((512, 112, .7), (768, 168, .3)); evaluation keeps
         augment.size. () has augment.size and local.size alone.
       on_nonfinite: `stop`, or `rollback:k`: restore the last checkpoint and skip the offending batches, at most k times.
@@ -72,6 +77,10 @@ def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmu
         raise UserError(f"ema is {ema}; it is a decay in [0, 1), 0 turns it off")
     if init_allow_missing and not init_from:
         raise UserError(f"init_allow_missing is {init_allow_missing!r}, but init_from is empty; give --config.init_from=PATH, or leave both out")
+    if init_channels and not init_from:
+        raise UserError(f"init_channels is {init_channels!r}, but init_from is empty; give --config.init_from=PATH, or leave both out")
+    if wrong := [word for word in init_channels.split(",") if init_channels and word not in ("r", "g", "b", "mean")]:
+        raise UserError(f"init_channels names {wrong[0]!r}; it is mean, or a word a channel of r, g, b and mean, such as b,g,r,mean,mean")
     if odd := [size for size in sizes if len(size) != 3 or size[0] != int(size[0]) or size[1] != int(size[1]) or size[0] < 1 or size[1] < 0 or not size[2] > 0]:
         raise UserError(f"sizes holds {odd[0]!r}; each is (pixels of a view, of a local one or 0 where there are none, a weight above 0), such as (512, 112, .3)")
     if on_nonfinite != "stop" and not re.fullmatch(r"rollback:[1-9]\d*", on_nonfinite):
@@ -255,8 +264,9 @@ def _put(config, path, value, default):
     if path in DURATIONS:
         durations.parse(value if typed.number(value) else str(value), path)
     else:
-        value = typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW)
-        typed.within(value, default, path)
+        value = typed.fit(value, owner[key], path, config_keys.annotation(config, path), or_tuple=path in A_VIEW)
+        if path not in OF_IMAGES:
+            typed.within(value, default, path)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
         owner[key] = value
 

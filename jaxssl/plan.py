@@ -82,14 +82,15 @@ def make(spec: str, overrides: dict[str, str], *, topology: str = "", devices: i
     import jax
     import numpy as np
     from jaxssl import config as configs, data as datas
-    from jaxssl.training import job as jobs
+    from jaxssl.training import job as jobs, pixels
     from jaxssl.parallel import mesh as sharding
 
     config = configs.load(spec, overrides)
     data = datas.declared(**config.data)
+    config, _ = pixels.settled(config, data)
     found = find_devices(topology, devices)
     mesh = sharding.make_mesh(devices=found, **(config.mesh if topology or devices else {}))
-    job = jobs.prepare(config, mesh, jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident))
+    job = jobs.prepare(config, mesh, jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, channels=data.pixels.channels, depth=data.pixels.depth))
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.state))
     plan = {
         "config": spec, "overrides": overrides, "topology": topology, "devices": mesh.size, "mesh": dict(mesh.shape), "batch_size": config.batch_size,

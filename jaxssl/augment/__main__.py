@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxssl import augment, config as configs, data, encoder as encoders, models
 from jaxssl.augment.picture import draw
-from jaxssl.data import decode
+from jaxssl.data import channels, decode
 from jaxssl.errors import UserError
-from jaxssl.training import checks
+from jaxssl.training import checks, pixels
 from jaxssl.command import guarded, local, place, process, split_overrides, whole
 
 
@@ -21,14 +21,19 @@ def main(argv=None) -> int:
         if flags.count < 1:
             raise UserError(f"--count is {flags.count}; at least one image is needed")
         config = configs.load(flags.config, split_overrides(rest))
+        facts = data.make(**config.data)
+        config, said = pixels.settled(config, facts)
         try:
             views = augment.pair(config.augment, config.local, return_params=True)
         except ValueError as error:
             raise UserError(str(error)) from error
-        canvases = _canvases(data.make(**config.data), flags.count)
+        for sentence in said:
+            print(sentence)
+        canvases = _canvases(facts, flags.count)
         key = jax.random.key(config.seed if flags.seed is None else flags.seed)
         batch = jax.tree.map(np.asarray, jax.jit(views)(key, canvases))
-        sheet = draw(canvases, batch["views"], batch["view_params"], config.augment.mean, config.augment.std, _hidden(config, jax.random.fold_in(key, 1), batch["views"]))
+        shown = channels.picture(canvases["image"], config.augment.low, config.augment.high)
+        sheet = draw(canvases | {"image": shown}, batch["views"], batch["view_params"], config.augment.mean, config.augment.std, _hidden(config, jax.random.fold_in(key, 1), batch["views"]))
         out = Path(flags.out)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ def invert(planes, apply):
 
 
 def normalize(planes, mean, std):
-    """(x - mean) / std for each channel; `mean` and `std` are three numbers on the [0, 1] scale."""
+    """(x - mean) / std for each channel; `mean` and `std` are one number a channel on the [0, 1] scale."""
     scale = 1.0 / np.asarray(std, np.float32)
     shift = -np.asarray(mean, np.float32) * scale
     return planes * scale[:, None, None].astype(planes.dtype) + shift[:, None, None].astype(planes.dtype)

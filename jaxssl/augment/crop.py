@@ -54,20 +54,21 @@ def whole(size):
     return {"top": zero, "left": zero, "height": size[..., 0].astype(jnp.int32), "width": size[..., 1].astype(jnp.int32)}
 
 
-def crop(images, box, flip, *, size, interpolation="bilinear", form="auto", precision="highest"):
+def crop(images, box, flip, *, size, interpolation="bilinear", form="auto", precision="highest", low=(), high=()):
     """Cuts boxes out of canvases, resizes them to squares and mirrors them where asked.
 
     Args:
-      images: [B, S, S, 3] uint8, values 0 to 255.
+      images: [B, S, S, C] uint8, values 0 to 255; or any numbers with `low` and `high`.
       box: dict of [B, V] arrays as `sample` returns.
       flip: [B, V] bool, mirror left-right.
       size: side of the output in pixels.
       interpolation: "bilinear" or "bicubic", antialiased as in Pillow.
       form: "dense" (matrix products), "taps" (gathered rows) or "auto" (what is faster on the platform).
       precision: of the matrix products, where float32 can be multiplied in fewer bits; "default" is enough for bfloat16 views.
+      low, high: the values that become 0 and 1, one or one a channel; () are 0 and 255.
 
     Returns:
-      [B, V, 3, size, size] float32 planes in [0, 1].
+      [B, V, C, size, size] float32 planes in [0, 1].
     """
     canvas = images.shape[1]
 
@@ -75,20 +76,20 @@ def crop(images, box, flip, *, size, interpolation="bilinear", form="auto", prec
         return _filter(start, extent, extent / size, jnp.zeros_like(start), mirror, size, canvas, canvas / size, interpolation)
 
     return _resample(
-        images, axis(box["top"], box["height"], jnp.zeros_like(flip)), axis(box["left"], box["width"], flip), form, precision
+        images, axis(box["top"], box["height"], jnp.zeros_like(flip)), axis(box["left"], box["width"], flip), form, precision, (low, high)
     )
 
 
-def resize_center(images, valid, *, resize, size, interpolation="bilinear", form="auto", precision="highest"):
+def resize_center(images, valid, *, resize, size, interpolation="bilinear", form="auto", precision="highest", low=(), high=()):
     """Resizes the short side of the valid part to `resize` and cuts the central `size` square: `Resize` then `CenterCrop`.
 
     Args:
-      images: [B, S, S, 3] uint8.
+      images, low, high: as for `crop`.
       valid: [B, 2] height and width of the valid part.
       resize: target of the short side, at least `size`.
 
     Returns:
-      [B, 3, size, size] float32 planes in [0, 1].
+      [B, C, size, size] float32 planes in [0, 1].
     """
     canvas = images.shape[1]
     short = jnp.min(valid, -1)
@@ -101,7 +102,7 @@ def resize_center(images, valid, *, resize, size, interpolation="bilinear", form
         parts = (zero, extent, extent / target, offset, zero.astype(bool))
         return _filter(*(p[:, None] for p in parts), size, canvas, limit, interpolation)
 
-    return _resample(images, axis(valid[:, 0]), axis(valid[:, 1]), form, precision)[:, 0]
+    return _resample(images, axis(valid[:, 0]), axis(valid[:, 1]), form, precision, (low, high))[:, 0]
 
 
 def _filter(start, extent, scale, offset, mirror, size, canvas, limit, interpolation):
@@ -142,27 +143,30 @@ def _kernel(x, interpolation):
     return jnp.where(x < 1.0, near, jnp.where(x < 2.0, far, 0.0))
 
 
-def _resample(images, rows, columns, form, precision):
-    """[B, S, S, 3] uint8 and both axes' filters -> [B, V, 3, size, size] in [0, 1] (bicubic overshoots: clipped)."""
+def _resample(images, rows, columns, form, precision, ends):
+    """[B, S, S, C] and both axes' filters -> [B, V, C, size, size] in [0, 1], from ends = (low, high) (bicubic overshoots: clipped)."""
+    if images.dtype != jnp.uint8 and not ends[1]:
+        raise ValueError(f"high=(): images are {images.dtype}, whose black and white are not known; give low and high, the values that become 0 and 1.")
+    low, high = (jnp.asarray(end, jnp.float32).reshape(-1, 1, 1) for end in ends)
 
     def dense(images):
-        planes = jnp.moveaxis(images, -1, 1).astype(jnp.float32)  # [B, 3, S, S]
+        planes = jnp.moveaxis(images, -1, 1).astype(jnp.float32)  # [B, C, S, S]
         planes = jnp.einsum("bvyh,bchw->bvcyw", rows[0](), planes, precision=precision)
         return jnp.einsum("bvcyw,bvxw->bvcyx", planes, columns[0](), precision=precision)
 
     def taps(images):
-        planes = _barrier(images.transpose(0, 2, 3, 1))  # [B, W, 3, H]: a column of the image is one row of memory
-        planes = jax.vmap(jax.vmap(_gather, (None, 0, 0)))(planes, *columns[1]())  # [B, V, x, 3, H]
-        planes = _barrier(_barrier(planes).transpose(0, 1, 3, 4, 2))  # [B, V, 3, H, x]
+        planes = _barrier(images.transpose(0, 2, 3, 1))  # [B, W, C, H]: a column of the image is one row of memory
+        planes = jax.vmap(jax.vmap(_gather, (None, 0, 0)))(planes, *columns[1]())  # [B, V, x, C, H]
+        planes = _barrier(_barrier(planes).transpose(0, 1, 3, 4, 2))  # [B, V, C, H, x]
         over_planes = jax.vmap(_gather, (0, None, None))
-        return jax.vmap(jax.vmap(over_planes))(planes, *rows[1]())  # [B, V, 3, y, x]
+        return jax.vmap(jax.vmap(over_planes))(planes, *rows[1]())  # [B, V, C, y, x]
 
     forms = {"dense": dense, "taps": taps}
     if form == "auto" and images.shape[1] > DENSE:
         planes = jax.lax.platform_dependent(images, cpu=taps, default=dense)
     else:
         planes = forms["dense" if form == "auto" else form](images)
-    return jnp.clip(planes / 255.0, 0.0, 1.0)
+    return jnp.clip((planes - low) / (high - low) if ends[1] else planes / 255.0, 0.0, 1.0)
 
 
 def _gather(rows, index, weights):

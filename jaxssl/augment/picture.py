@@ -16,8 +16,7 @@ def draw(canvases, views, params, mean, std, hidden=None):
 
     canvases: dict of `image` uint8 [B, S, S, 3] and `size` [B, 2]; views [B, V, size, size, 3] normalised; params as `make` returns. hidden: as `Method.hidden` gives it.
     """
-    pixels = np.clip(np.asarray(views, np.float32) * np.asarray(std) + np.asarray(mean), 0, 1)
-    pixels = np.round(pixels * 255).astype(np.uint8)
+    pixels = visible(views, mean, std)
     captions = [[caption(params, i, v) for v in range(pixels.shape[1])] for i in range(len(pixels))]
     if hidden is not None:
         pixels, captions = with_masks(pixels, captions, hidden)
@@ -39,6 +38,13 @@ def draw(canvases, views, params, mean, std, hidden=None):
             for k, line in enumerate(text):
                 pen.text((x, y + CELL + MARGIN // 2 + k * LINE), line, "black", font)
     return sheet
+
+
+def visible(views, mean, std):
+    """Normalised views [..., C] as uint8 [..., 3]: one channel is grey, of two the third colour is black, of more than three the first three are shown."""
+    pixels = np.round(np.clip(np.asarray(views, np.float32) * np.asarray(std, np.float32) + np.asarray(mean, np.float32), 0, 1) * 255).astype(np.uint8)
+    channels = pixels.shape[-1]
+    return np.repeat(pixels, 3, -1) if channels == 1 else np.concatenate([pixels, np.zeros_like(pixels[..., :1])], -1) if channels == 2 else pixels[..., :3]
 
 
 def with_masks(pixels, captions, hidden):
@@ -68,6 +74,12 @@ def caption(params, i, v):
             order = [NAMES[o] for o in params["jitter"]["order"][i, v]]
             steps = [f"{n} {drawn[n]:+.2f}" if n == "hue" else f"{n} x{drawn[n]:.2f}" for n in order]
             lines += [", ".join(steps[k : k + 2]) for k in range(0, len(steps), 2)]
+    if "channels" in params:
+        own = {k: np.asarray(x[i, v]) for k, x in params["channels"].items()}
+        words = [f"turn {90 * int(own['turn'])}°"] * bool(own["turn"]) + ["upside down"] * bool(own["flip_vertical"])
+        words += [f"without {', '.join(map(str, np.flatnonzero(own['dropped'])))}"] * bool(own["dropped"].any())
+        words += ["gain " + " ".join(f"{g:.2f}" for g in own["gain"][:4])] * bool((own["gain"] != 1).any())
+        lines += [", ".join(words[k : k + 2]) for k in range(0, len(words), 2)]
     rest = [name for name in ("gray", "solarize", "invert") if params[name][i, v]]
     if params["blur"][i, v] > 0:
         rest.insert(0, f"blur {params['blur'][i, v]:.2f}")

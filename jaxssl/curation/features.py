@@ -30,8 +30,8 @@ from jaxssl.workdir import folder as folders
 POOL, SPACE = "pool", "main"
 SHARD = 4096            # images of a shard: what a kill may cost
 # How a source is opened, so that every folder's images are in it: nothing is held out, no folder is taken for a split.
-WHOLE = {"folder": {"splits": "none", "holdout": "0"}, "zip": {"splits": "none", "holdout": "0"}, "dense": {"holdout": "0"}, "tfds": {"holdout": "0"},
-         "array_record": {"holdout": "0"}, "digits": {}}
+WHOLE = {"folder": {"splits": "none", "holdout": "0"}, "zip": {"splits": "none", "holdout": "0"}, "tar": {"splits": "none", "holdout": "0"}, "dense": {"holdout": "0"},
+         "tfds": {"holdout": "0"}, "array_record": {"holdout": "0"}, "digits": {}}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 
-from jaxssl.data import disjoint, identity, manifest as manifests, noise, open as opening, per_class as per_classes
-from jaxssl.data.decode import MAX_PIXELS
+from jaxssl.data import channels as channelled, disjoint, identity, manifest as manifests, noise, open as opening, per_class as per_classes
+from jaxssl.data.decode import MAX_PIXELS, RGB, Pixels
 from jaxssl.data.disjoint import CLASS_DISJOINT
 from jaxssl.data.order import Order, batch_number, evenly, ids, shuffled
 from jaxssl.data.pipeline import batches, cores, eval_batches, lookup, store
@@ -18,8 +18,8 @@ __all__ = ["CLASS_DISJOINT", "Data", "Order", "Source", "against", "batch_number
 RESIDENT = ("auto", "yes", "no")
 SAMPLERS = ("shuffled", "m_per_class")
 # Keys that only some sources read (test_split is left out: a recipe names it for TFDS, and may be run on a folder).
-READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip"), "splits": ("folder", "zip"), "outside_links": ("folder", "dense"),
-           "holdout": ("folder", "zip", "tfds", "array_record", "dense")}
+READ_BY = {"variant": ("digits",), "split": ("tfds",), "class_depth": ("folder", "zip", "tar"), "splits": ("folder", "zip", "tar"), "outside_links": ("folder", "dense"),
+           "holdout": ("folder", "zip", "tfds", "array_record", "dense", "tar")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Data:
     train: Source
     test: Source | None
     classes: tuple[str, ...]    # () = no labels
-    canvas: int                 # S: decoded images are uint8 [S, S, 3]
+    canvas: int                 # S: decoded images are uint8 [S, S, 3], or of the channels and the type of `pixels`
     resident: bool              # the set is to live in device memory (`store`, `lookup`)
     workers: int                # processes that decode; 0 = threads of this process
     max_broken: float           # share of undecodable images above which a run stops
@@ -37,6 +37,7 @@ class Data:
     per_class: int = 0          # images of each class in a training batch; 0: every image once an epoch, whatever its class
     disjoint: bool = False      # the classes of `test` are others than those of `train`, each numbered from 0
     kept: dict[str, str] = dataclasses.field(default_factory=dict, repr=False, compare=False)   # file -> text that a run keeps: what was drawn of classes and labels
+    pixels: Pixels = RGB
     said: tuple[str, ...] = ()  # how files and folders were read, what was skipped, what is held out: a sentence each, without the path of the set
 
     @functools.cached_property
@@ -72,7 +73,7 @@ class Data:
     @property
     def decoded_bytes(self) -> int:
         """What the decoded sets take."""
-        return (len(self.train) + (len(self.test) if self.test is not None else 0)) * self.canvas**2 * 3
+        return (len(self.train) + (len(self.test) if self.test is not None else 0)) * self.canvas**2 * self.pixels.nbytes
 
 
 def make(*, source: str = "digits", path: str = "", test_path: str = "", variant: str = "cluttered", canvas: int = 32,
@@ -81,10 +82,10 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
          resident: str = "auto", resident_gb: float = 1., max_broken: float = .01, examples: int = 0, classes: int = 0,
          sampler: str = "shuffled", per_class: int = 4, fold: int = 0, split_by: str = "class", val_classes: str = "", test_classes: str = "",
          label_noise: float = 0., confusable: str = "", class_share: float = 1., imbalance: float = 1., draw_seed: int = 0,
-         manifest: str = "") -> Data:
+         manifest: str = "", channels: int = 0, depth: str = "", nodata: str = "") -> Data:
     """Opens the data: lists what is there and decodes nothing.
 
-    source       digits, folder, zip, tfds, array_record, or dense: images/ beside masks/ or depth/, matched by name (`jaxssl.data.dense`)
+    source       digits, folder, zip, tfds, array_record, tar: a .tar or a folder of them (`jaxssl.data.tar`), or dense: images/ beside masks/ or depth/, matched by name (`jaxssl.data.dense`)
     path         the folder, archive or prepared directory. With folders in it, or in the one folder that wraps everything, that are named like splits
                  (train, training, trn; val, valid, validation, dev; test, testing, eval; any case, "train_images" too), training uses the first kind and
                  val is held out, or test where there is no val with labels; test beside val is left for the end (`test_split`)
@@ -115,12 +116,16 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     draw_seed    of these draws
     manifest     a file that names the training images and how often each stands in an epoch (`jaxssl.data.manifest`); "" = all of them. What is held out is decided before,
                  and `examples` is declared of the whole set
+    channels     of each image, read as its file has them; 0: RGB of 8 bits, whatever the files are, but for .npy, DICOM, and TIFF of floats, of 16-bit colours or of other numbers
+                 of channels, whose files say it (`jaxssl.data.channels`)
+    depth        the type of their numbers, uint8, uint16 or float32; "" = what the files have, which is one for a set
+    nodata       the value that says nothing in these files, beside what is not finite; it is left out of all statistics
 
     Raises UserError.
     """
     _check(canvas=canvas, holdout=holdout, workers=workers, resident=resident, resident_gb=resident_gb,
            max_broken=max_broken, examples=examples, classes=classes, class_depth=class_depth, max_pixels=max_pixels, per_class=per_class,
-           label_noise=label_noise, class_share=class_share, imbalance=imbalance, draw_seed=draw_seed)
+           label_noise=label_noise, class_share=class_share, imbalance=imbalance, draw_seed=draw_seed, channels=channels)
     _check_sampler(sampler, per_class)
     split = split or make.__kwdefaults__["split"]
     parted = split == CLASS_DISJOINT
@@ -135,6 +140,11 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     said = getattr(train, "said", ())
     for whole in filter(None, (train, test)):
         whole.max_pixels = max_pixels
+    kind = channelled.found(train, channels, depth, nodata)
+    if kind.native:
+        for whole in filter(None, (train, test)):
+            whole.pixels = kind
+        said += (f"{kind.channels} channel{'s' if kind.channels > 1 else ''} of {kind.depth}, as the files have them" + (f"; {nodata} says nothing" if nodata else ""),)
     kept = {}
     if parted:
         train, test, said = _part(train, test, said, kept, wanted, fold=fold, by=split_by, val_classes=val_classes, test_classes=test_classes)
@@ -153,7 +163,7 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     if sampler == "m_per_class" and not train.classes:
         raise UserError(f"data.sampler='m_per_class' draws images by their class, and {shown(train.name)} has no classes; give a folder of class folders, or leave it out.")
     train, said = _drawn(train, test, said, kept, manifest, imbalance, label_noise, confusable, draw_seed)
-    return dataclasses.replace(_data(train, test, canvas, resident, resident_gb, workers, max_broken), said=said, per_class=per_class if sampler == "m_per_class" else 0,
+    return dataclasses.replace(_data(train, test, canvas, resident, resident_gb, workers, max_broken, kind), said=said, per_class=per_class if sampler == "m_per_class" else 0,
                                disjoint=parted, kept={name: json.dumps(record, indent=1) for name, record in kept.items()})
 
 
@@ -208,11 +218,12 @@ def declared(**config) -> Data:
     names = tuple(str(i) for i in range(config.get("classes", 0)))
     default = make.__kwdefaults__ | config
     stand_in = Declared(default["path"] or default["source"], default["examples"], names)
-    return _data(stand_in, None, *(default[k] for k in ("canvas", "resident", "resident_gb", "workers", "max_broken")))
+    kind = Pixels(default["channels"] or 3, default["depth"] or "uint8", native=bool(default["channels"] or default["depth"]))
+    return _data(stand_in, None, *(default[k] for k in ("canvas", "resident", "resident_gb", "workers", "max_broken")), kind)
 
 
-def _data(train, test, canvas, resident, resident_gb, workers, max_broken):
-    data = Data(train, test, train.classes, canvas, False, min(16, cores()) if workers < 0 else workers, max_broken)
+def _data(train, test, canvas, resident, resident_gb, workers, max_broken, kind):
+    data = Data(train, test, train.classes, canvas, False, min(16, cores()) if workers < 0 else workers, max_broken, pixels=kind)
     fits = data.decoded_bytes <= resident_gb * 1e9
     return dataclasses.replace(data, resident=resident == "yes" or resident == "auto" and fits)
 

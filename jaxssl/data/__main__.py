@@ -6,7 +6,7 @@ import sys
 import time
 
 from jaxssl.command import guarded, local, number, place, process, whole
-from jaxssl.data import layout, open as opening
+from jaxssl.data import channels, layout, open as opening
 from jaxssl.data.decode import MAX_PIXELS
 from jaxssl.errors import UserError, shown
 
@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--class_depth", type=whole, default=1, help="folder levels that make a class name (default: %(default)s)")
         command.add_argument("--splits", default="auto", choices=layout.SPLITS, help="none = every folder is a class, whatever it is called (default: %(default)s)")
         command.add_argument("--outside_links", action="store_true", help="follow links that lead out of SRC")
+        command.add_argument("--channels", type=whole, default=0, help="of each image, read as its file has them (default: RGB, or what such files say that are no RGB)")
+        command.add_argument("--nodata", default="", help="the value that says nothing")
         command.add_argument("--max_pixels", type=whole, default=MAX_PIXELS, help="an image of more is broken (default: %(default)s)")
         command.add_argument("--max_broken", type=number, default=.01, help="share of a set that may be broken in training (default: %(default)s)")
     return top
@@ -61,11 +63,14 @@ def _open(args):
     if args.class_depth < 1 or args.max_pixels < 1 or not 0 <= args.max_broken <= 1:
         raise UserError(f"--class_depth {args.class_depth}, --max_pixels {args.max_pixels} and --max_broken {args.max_broken} make no sense; "
                         "the first two are at least 1, and the third is a share between 0 and 1.")
-    folders = {"depth": args.class_depth, "splits": args.splits, "outside_links": args.outside_links} if kind in ("folder", "zip") else {}
+    folders = {"depth": args.class_depth, "splits": args.splits, "outside_links": args.outside_links} if kind in ("folder", "zip", "tar") else {}
     folders |= {"outside_links": args.outside_links} if kind == "dense" else {}
     train, test = opening.open_source(kind, path, test_path=args.test_path, variant=args.variant, split=args.split, test_split=args.test_split, **folders)
     for source in filter(None, (train, test)):
         source.max_pixels = args.max_pixels
+    found = channels.found(train, args.channels, "", args.nodata)
+    for source in filter(None, (train, test)) if found.native else ():
+        source.pixels = found
     return kind, (train, test)
 
 

@@ -4,6 +4,8 @@ Every image becomes RGB: grey is repeated, palettes are looked up, CMYK is conve
 transparent is laid on white, and the EXIF orientation is applied. It is then shrunk (never enlarged) with an
 antialiased bicubic filter to fit S×S with its aspect ratio kept, and placed top-left; the rest stays black, and the
 size of the valid part travels with it. libjpeg's reduced-scale decoding is not used: it changes pixels.
+
+A set whose `Pixels` are native is read as it is instead, of any number of channels, in 8 or 16 bits or floats: `jaxssl.data.native`.
 """
 import io
 import re
@@ -37,6 +39,23 @@ class Seen(NamedTuple):
     mode: str
     peak: int | None
     alpha: bool
+
+
+class Pixels(NamedTuple):
+    """What the canvases of a set hold. channels: C; depth: their type, "uint8", "uint16" or "float32"; nodata: the value that says nothing, beside what is not finite, or None;
+    native: whether files are read as they are, and not as RGB of 8 bits."""
+    channels: int = 3
+    depth: str = "uint8"
+    nodata: float | None = None
+    native: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Of a pixel."""
+        return self.channels * np.dtype(self.depth).itemsize
+
+
+RGB = Pixels()
 
 
 def rgb(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -105,11 +124,14 @@ def _upright(picture, image):
     return ImageOps.exif_transpose(picture)
 
 
-def canvas(image, size: int, prepare: Callable | None = None, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, np.ndarray]:
+def canvas(image, size: int, prepare: Callable | None = None, max_pixels: int = MAX_PIXELS, pixels: Pixels = RGB) -> tuple[np.ndarray, np.ndarray]:
     """`image` (encoded bytes, or uint8 [h,w,3]) -> canvas uint8 [S,S,3], int32 [2] = (h, w) of the valid part. Raises `Broken`.
 
-    prepare(uint8 [h,w,3]) -> uint8 [h',w',3] is called first; what it leaves larger than the canvas is shrunk.
+    prepare(uint8 [h,w,3]) -> uint8 [h',w',3] is called first; what it leaves larger than the canvas is shrunk. With native `pixels` all are of those channels and that type.
     """
+    if pixels.native:
+        from jaxssl.data import native      # here, since it builds on this
+        return native.canvas(image, size, prepare, max_pixels, pixels)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise Broken(f"an array of {image.dtype} {image.shape} where uint8 [h, w, 3] was expected")
@@ -124,12 +146,22 @@ def canvas(image, size: int, prepare: Callable | None = None, max_pixels: int = 
         scale = size / max(height, width)
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
         picture = picture.resize((width, height), Image.BICUBIC)
-    pixels = image if picture is None else np.asarray(picture)
+    return placed(image if picture is None else np.asarray(picture), size)
+
+
+def placed(pixels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [h,w,C] top-left on a canvas [S,S,C] of zeros, and int32 [2] = (h, w)."""
+    height, width = pixels.shape[:2]
     if (height, width) == (size, size):
         return pixels, np.array((size, size), np.int32)
-    out = np.zeros((size, size, 3), np.uint8)
+    out = np.zeros((size, size, pixels.shape[2]), pixels.dtype)
     out[:height, :width] = pixels
     return out, np.array((height, width), np.int32)
+
+
+def pixels_of(source) -> Pixels:
+    """What the pixels of `source` are."""
+    return getattr(source, "pixels", RGB)
 
 
 def pixel_limit(source) -> int:
@@ -140,14 +172,14 @@ def pixel_limit(source) -> int:
 def sample(source, index: int, size: int, prepare: Callable | None = None):
     """Sample `index` of `source`, or the first of its substitutes that can be decoded.
 
-    -> canvas uint8 [S,S,3], size int32 [2], label, the index that was used, and `[(index, reason)]` of those that are
+    -> canvas uint8 [S,S,3] (or as `pixels_of(source)` says), size int32 [2], label, the index that was used, and `[(index, reason)]` of those that are
     broken. The substitutes of an index are a pure function of it, so every process and every resume picks the same.
     """
-    broken, tried, limit = [], index, pixel_limit(source)
+    broken, tried, limit, kind = [], index, pixel_limit(source), pixels_of(source)
     for attempt in range(SUBSTITUTES + 1):
         try:
             image, label, _ = source.read(tried)
-            pixels, valid = canvas(image, size, prepare, limit)
+            pixels, valid = canvas(image, size, prepare, limit, kind)
             return pixels, valid, label, tried, broken
         except Broken as error:
             broken.append((tried, str(error)))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxssl.data.decode import pixel_limit
+from jaxssl.data.decode import pixel_limit, pixels_of
 from jaxssl.data.sources import UNLABELLED, Source, Subset
 from jaxssl.errors import UserError, listed, nearest, shown
 
@@ -34,7 +34,7 @@ class Pool:
 
     def __init__(self, sources: Sequence[Source]):
         self.sources, self.name = tuple(sources), " and ".join(source.name for source in sources)
-        self.max_pixels = pixel_limit(self.sources[0])
+        self.max_pixels, self.pixels = pixel_limit(self.sources[0]), pixels_of(self.sources[0])
         self.classes = tuple(sorted({name for source in sources for name in source.classes}))
         number = {name: i for i, name in enumerate(self.classes)}
         self._labels = [np.array([number[name] for name in source.classes] + [UNLABELLED], np.int64) for source in sources]     # -1 is the last

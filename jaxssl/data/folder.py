@@ -42,8 +42,10 @@ def walk(root: Path, outside_links: bool = False) -> Listing:
                         found.left["links to folders of the set"] += 1
                     elif what == "special" or not what and not entry.is_file(follow_symlinks=False):
                         found.skipped["pipes, sockets and devices"] += 1
-                    elif low.endswith(EXTENSIONS) or listing.kind(low) == "no extension" and listing.sniff(_head(entry.path)):
+                    elif low.endswith(EXTENSIONS) or (bare := listing.kind(low) == "no extension") and listing.sniff(head := _head(entry.path)):
                         images.append(below + name)
+                    elif listing.is_array(low) or bare and listing.sniff_array(head):
+                        found.arrays.append(below + name)
                     else:
                         found.skipped[listing.kind(low)] += 1
         except PermissionError:
@@ -53,7 +55,8 @@ def walk(root: Path, outside_links: bool = False) -> Listing:
                             "see that its disk is there and that nothing moves it, and try again.") from error
         if len(images) > before:
             found.counts[below] = len(images) - before
-    images.sort()
+    found.adopt()
+    found.images.sort()
     return found
 
 

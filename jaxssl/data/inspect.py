@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxssl.data.decode import Broken, canvas, look, pixel_limit
+from jaxssl.data import channels, native
+from jaxssl.data.decode import Broken, canvas, look, pixel_limit, pixels_of
 from jaxssl.data.listing import many
 from jaxssl.data.order import evenly
 from jaxssl.data.pipeline import NAMED, ahead, cores
@@ -48,7 +49,8 @@ def describe(source, *, limit: int = 0, max_broken: float = .01, progress=None) 
     lines = [f"{shown(source.name)}", f"  images    {len(source):,}" + (f" ({len(indices):,} looked at)" if len(indices) < len(source) else "")]
     lines += [f"  encoded   {sum(fact.length for fact in whole) / 2**20:,.1f} MiB", "  kinds     " + ", ".join(f"{kind} {n:,}" for kind, n in kinds.most_common())]
     if whole:
-        lines += _sizes(np.array([fact.size for fact in whole])) + _brightness(whole)
+        lines += _sizes(np.array([fact.size for fact in whole]))
+        lines += _channels(source, whole) if pixels_of(source).native else _brightness(whole)
     lines += _classes(source, labels)
     lines += [f"  broken    {len(broken):,}"] + [f"    {fact.name}: {fact.kind}" for fact in broken[:NAMED]]
     if len(broken) > NAMED:
@@ -62,7 +64,11 @@ def describe(source, *, limit: int = 0, max_broken: float = .01, progress=None) 
 def _facts(source, index) -> Fact:
     label, name = source.entry(index)
     try:
-        image = source.read(index)[0]
+        image, own = source.read(index)[0], pixels_of(source)
+        if own.native:
+            array = native.agreed(read := image if isinstance(image, np.ndarray) else native.read(image, pixel_limit(source)), own)
+            shown_as = native.filled(array, own.nodata)
+            return Fact(name, label, f"{array.shape[2]} channels of {read.dtype.name}", array.shape[:2], len(image), float(shown_as.mean()), bool((np.ptp(shown_as, (0, 1)) == 0).all()))
         if isinstance(image, np.ndarray):
             return Fact(name, label, "array RGB", image.shape[:2], image.nbytes, float(image.mean()), int(np.ptp(image)) == 0)
         picture, seen = look(image, pixel_limit(source))
@@ -87,6 +93,19 @@ def _brightness(facts: list[Fact]) -> list[str]:
         times = 2 ** (16 - peak.bit_length())
         lines.append(f"  warning   the largest value of {many(len(deep), '16-bit image')} is {peak:,}: {peak.bit_length()} bits are used, so they are {times} times too dark; "
                      f"multiply their values by {times}, or convert them to 8 bits")
+    return lines
+
+
+def _channels(source, facts: list[Fact]) -> list[str]:
+    """The numbers of each channel, the flags that say them to training, and images that teach nothing."""
+    found = channels.statistics(source)
+    lines = [f"  range     {found.how}" + (f"; {found.missing:.1%} says nothing and is left out" if found.missing else ""),
+             f"  channels  of {many(found.images, 'image')}, mean and std on the scale from 0 to 1:"]
+    lines += [f"    {c:<3} {found.smallest[c]:>12g} to {found.largest[c]:<12g} mean {m:.4f}  std {s:.4f}" for c, (m, s) in enumerate(zip(found.mean, found.std))]
+    flags = {key: ",".join(f"{v:g}" for v in getattr(found, key)) for key in ("mean", "std", "low", "high") if getattr(found, key)}
+    lines.append("  flags     " + " ".join(f"--config.augment.{key}={value}" for key, value in flags.items()) + " (what training finds itself, where it is given none)")
+    if flat := [fact for fact in facts if fact.flat]:
+        lines.append(f"  warning   {many(len(flat), 'image')} of one value, teaching nothing: {', '.join(fact.name for fact in flat[:_FEW])}{', …' if len(flat) > _FEW else ''}")
     return lines
 
 
@@ -138,7 +157,8 @@ def contact_sheet(source) -> Image.Image:
 def _place(sheet, draw, source, index, corner):
     """One tile: the image shrunk, or enlarged by whole pixels, to fit; a crossed box where it is broken."""
     try:
-        pixels, (height, width) = canvas(source.read(index)[0], TILE - 4, max_pixels=pixel_limit(source))
+        pixels, (height, width) = canvas(source.read(index)[0], TILE - 4, max_pixels=pixel_limit(source), pixels=pixels_of(source))
+        pixels = channels.picture(pixels[:height, :width])
         times = max(1, (TILE - 4) // max(height, width))
         tile = Image.fromarray(pixels[:height, :width])
         sheet.paste(tile.resize((width * times, height * times), Image.NEAREST), (corner[0] + 2, corner[1] + 2))

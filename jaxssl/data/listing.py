@@ -6,9 +6,10 @@ import posixpath
 import re
 
 from jaxssl.data.decode import EXTENSIONS
+from jaxssl.data.native import ARRAYS, DICOM, DICOM_AT, NUMPY
 from jaxssl.errors import UserError, shown
 
-SNIFFED = 32        # bytes by which a file without extension is told
+SNIFFED = 132       # bytes by which a file without extension is told
 _DEPTH = 4          # folders without images are kept down to this depth: a set's splits lie above it
 # What systems and network drives leave behind, thumbnails and bins included (lower case); names that begin with a dot are left out anyway.
 SYSTEM = frozenset(("__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycler",
@@ -29,11 +30,23 @@ class Listing:
     skipped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     left: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     notes: list[str] = dataclasses.field(default_factory=list)
+    arrays: list[str] = dataclasses.field(default_factory=list)                 # files of `native.ARRAYS`: images where there are no others
 
     def folder(self, path: str) -> None:
         """Notes that there is the folder `path`."""
         if path.count("/") <= _DEPTH:
             self.hollow.add(path)
+
+    def adopt(self) -> None:
+        """Takes the arrays for the images where there are no others; else they are files of another kind."""
+        if not self.images:
+            self.images = self.arrays
+            for name in self.arrays:
+                folder = name[:name.rfind("/") + 1]
+                self.counts[folder] = self.counts.get(folder, 0) + 1
+        else:
+            self.skipped.update(map(kind, self.arrays))
+        self.arrays = []
 
     def said(self) -> list[str]:
         """Sentences on what was skipped and left out."""
@@ -58,6 +71,15 @@ def counted(kinds: collections.Counter, most: int = 6) -> str:
 
 def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
+
+
+def is_array(name: str) -> bool:
+    return name.lower().endswith(ARRAYS)
+
+
+def sniff_array(head: bytes) -> bool:
+    """Whether a file that begins with `head` is one of `native.ARRAYS`."""
+    return head.startswith(NUMPY) or head[DICOM_AT:DICOM_AT + 4] == DICOM
 
 
 def kind(name: str) -> str:
@@ -93,5 +115,5 @@ def refuse_empty(found: Listing, below: str = ""):
                         f"put {', '.join(EXTENSIONS)} files there, as class/name.jpg or side by side.")
     packed = next((k for k in found.skipped if k in _PACKED), "")
     hint = ("; open an archive with data.source='zip' and its path, a held-out one with data.test_path." if packed == ".zip" and os.path.isdir(found.where) else
-            f"; unpack the {packed} files first." if packed else ".")
+            "; read shards with data.source='tar' and their path." if packed == ".tar" else f"; unpack the {packed} files first." if packed else ".")
     raise UserError(f"{place} holds no image this program reads: found {counted(found.skipped)}; supported are {', '.join(EXTENSIONS)}{hint}")

@@ -5,13 +5,13 @@ import stat
 import zipfile
 from pathlib import Path
 
-from jaxssl.data import array_record, dense, disjoint, layout, tfds
+from jaxssl.data import array_record, dense, disjoint, layout, tar, tfds
 from jaxssl.data.digits import Digits
 from jaxssl.data.folder import Folder, walk
 from jaxssl.data.zip import Zip, members
 from jaxssl.errors import UserError, nearest, shown
 
-SOURCES = ("digits", "folder", "zip", "tfds", "array_record", "dense")
+SOURCES = ("digits", "folder", "zip", "tfds", "array_record", "dense", "tar")
 VARIANTS = ("cluttered", "clean")
 NO_TEST = "none"
 
@@ -40,7 +40,7 @@ def open_source(source, path, *, test_path="", variant="cluttered", canvas=32, s
         return train, test
     if test_path == NO_TEST:
         return train, None
-    whole, test = opened(existing(test_path, source, "data.test_path"), test_split or split, test_split if source in ("folder", "zip") else "", held=True)
+    whole, test = opened(existing(test_path, source, "data.test_path"), test_split or split, test_split if source in ("folder", "zip", "tar") else "", held=True)
     test = whole if test is None or test_split and source in ("tfds", "array_record") else test
     train.said = (*train.said, *(f"data.test_path: {sentence}" for sentence in whole.said))
     return train, test
@@ -54,6 +54,8 @@ def _splits(source, root, split, test_split, *, held, depth, splits, outside_lin
         return array_record.open_splits(root)
     if source == "dense":
         return dense.open_splits(root, test_split, held, outside_links)
+    if source == "tar":
+        return tar.open_splits(root, depth=depth, splits=splits, held=held, test_split=test_split)
     kind, found = (Zip, members(str(root))) if source == "zip" else (Folder, walk(root, outside_links))
     read = layout.decide(found, depth=depth, splits=splits, held=held, test_split=test_split, every=every)
     train = kind(str(root), found, read.train, depth)
@@ -100,12 +102,16 @@ def detect(path: str) -> str:
     if root.is_file():
         if root.suffix.lower() == ".zip" or zipfile.is_zipfile(root):
             return "zip"
-        raise UserError(f"SRC '{shown(path)}' is a file that is no zip; give a folder, a zip, a prepared TFDS directory or a packed set.")
+        if root.suffix.lower() == ".tar":
+            return "tar"
+        raise UserError(f"SRC '{shown(path)}' is a file that is no zip and no .tar; give a folder, a zip, tar shards, a prepared TFDS directory or a packed set.")
     if (root / array_record.MANIFEST).is_file():
         return "array_record"
     if any(next(root.glob(f"{depth}{tfds.INFO}"), None) for depth in ("", "*/", "*/*/")):
         return "tfds"
-    return "dense" if dense.is_one(root) else "folder"
+    if dense.is_one(root):
+        return "dense"
+    return "tar" if tar.only(root) else "folder"
 
 
 def same_classes(train, test):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from jaxssl.data import order
-from jaxssl.data.decode import sample
+from jaxssl.data.decode import RGB, pixels_of, sample
 from jaxssl.errors import UserError, shown
 
 log = logging.getLogger("jaxssl.data")
@@ -57,13 +57,13 @@ class Tally:
 
 
 def store(data, source, *, progress=None, prepare=None) -> dict[str, np.ndarray]:
-    """The whole of `source`, decoded once: image uint8 [N,S,S,3], size int32 [N,2], label int32 [N], id int32 [N].
+    """The whole of `source`, decoded once: image uint8 [N,S,S,3] (or as `decode.Pixels` say), size int32 [N,2], label int32 [N], id int32 [N].
 
     `id` is the sample shown at that place: the place itself, or its substitute where the image is broken.
     `progress(done, total)` is called now and then. prepare: see `decode.canvas`.
     """
     n, tally = len(source), Tally(source, data.max_broken, data.broken)
-    out = _empty(n, data.canvas)
+    out = _empty(n, data.canvas, pixels_of(source))
 
     def fill(chunk):
         indices = range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n))
@@ -98,8 +98,8 @@ def lookup(batch: dict) -> dict:
     return {k: v[batch["index"]] for k, v in batch["store"].items()} | rest
 
 
-def _empty(n, canvas):
-    return {"image": np.zeros((n, canvas, canvas, 3), np.uint8), "size": np.zeros((n, 2), np.int32),
+def _empty(n, canvas, pixels=RGB):
+    return {"image": np.zeros((n, canvas, canvas, pixels.channels), pixels.depth), "size": np.zeros((n, 2), np.int32),
             "label": np.zeros(n, np.int32), "id": np.zeros(n, np.int32)}
 
 
@@ -120,7 +120,7 @@ class _Batch:
 
     def __call__(self, number):
         indices = self.indices(int(number))
-        out = _empty(len(indices), self.canvas)
+        out = _empty(len(indices), self.canvas, pixels_of(self.source))
         return out | {"broken": _fill(out, self.source, self.canvas, indices, prepare=self.prepare)}
 
 

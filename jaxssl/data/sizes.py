@@ -4,7 +4,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from jaxssl.data.decode import FORMATS
+from jaxssl.data import native
+from jaxssl.data.decode import FORMATS, pixel_limit, pixels_of
 from jaxssl.data.order import evenly
 
 SAMPLE = 32         # images looked at
@@ -23,6 +24,8 @@ def _short_side(source, index) -> int:
         image = source.read(index)[0]
         if isinstance(image, np.ndarray):
             return min(image.shape[:2])
+        if pixels_of(source).native:
+            return min(native.read(image, pixel_limit(source)).shape[:2])
         with Image.open(io.BytesIO(image), formats=FORMATS) as header:      # reads no pixels
             return min(header.size)
     except Exception:               # Pillow's plugins raise whatever their parser trips over; decoding will say it

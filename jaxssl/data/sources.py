@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxssl.data.decode import pixel_limit
+from jaxssl.data.decode import pixel_limit, pixels_of
 from jaxssl.errors import UserError, shown
 
 UNLABELLED = -1
@@ -15,7 +15,7 @@ class Source(Protocol):
     """Random access to images. Must survive pickling: files are opened where they are read."""
     name: str                       # for messages: the path
     classes: tuple[str, ...]        # () = no labels; harmless on a terminal, as ids are
-    # said: tuple[str, ...] on a training set: how its files and folders were read. max_pixels: int, where not the default.
+    # said: tuple[str, ...] on a training set: how its files and folders were read. max_pixels: int and pixels: `decode.Pixels`, where not the default.
 
     def __len__(self) -> int: ...
 
@@ -52,6 +52,10 @@ class Subset:
     @property
     def max_pixels(self):
         return pixel_limit(self.source)
+
+    @property
+    def pixels(self):
+        return pixels_of(self.source)
 
     def target(self, index):
         return self.source.target(int(self.indices[index]))

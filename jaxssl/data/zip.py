@@ -47,7 +47,7 @@ def members(path: str) -> Archive:
 
 def _listed(path, archive, size) -> Archive:
     found = Archive(path)
-    found.entries, left, twice = {}, {}, 0
+    found.entries, arrays, left, twice = {}, {}, {}, 0
     for entry in archive.infolist():
         name, is_folder = _name(entry), entry.filename.endswith(("/", "\\"))
         inner_link = _refused(path, archive, entry, name)
@@ -65,12 +65,18 @@ def _listed(path, archive, size) -> Archive:
             found.left[why] += 1
         elif inner_link:
             found.left["links inside the archive"] += 1
-        elif listing.is_image(last) or listing.kind(last) == "no extension" and listing.sniff(_head(archive, entry)):
+        elif listing.is_image(last) or (bare := listing.kind(last) == "no extension") and listing.sniff(head := _head(archive, entry)):
             _check(path, entry, name, size)
             twice += name in found.entries
             found.entries[name] = entry
+        elif listing.is_array(last) or bare and listing.sniff_array(head):
+            _check(path, entry, name, size)
+            arrays[name] = entry
         else:
             found.skipped[listing.kind(last)] += 1
+    if found.entries:
+        found.skipped.update(map(listing.kind, arrays))
+    found.entries = found.entries or arrays
     found.images = sorted(found.entries)
     for name in found.images:
         folder = name[:name.rfind("/") + 1]

@@ -139,7 +139,8 @@ class Encoder:
             raise UserError(f"layer {layer!r} is not one of {', '.join((*self.layers, *self.blocks))}{nearest(layer, (*self.layers, *self.blocks))}")
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray], layer: str = "backbone") -> np.ndarray:
-        """Features f32 [B, D] of uint8 images [B, H, W, 3], or of a list of uint8 [h, w, 3] of different sizes.
+        """Features f32 [B, D] of uint8 images [B, H, W, 3], or of a list of uint8 [h, w, 3] of different sizes; of the channels that it was trained on, and of any real numbers where its
+        preprocessing says which become 0 and 1.
 
         Raises: UserError for anything else.
         """
@@ -164,10 +165,12 @@ class Encoder:
         images = list(images)
         if not images:
             raise UserError("no images were given; pass uint8 [B, H, W, 3], or a list of uint8 [h, w, 3]")
+        p, count = self.preprocessing, preprocessing.channels(self.config)
+        kinds, expected = ("uif", f"real numbers [h, w, {count}]") if p.get("high") else ("u", f"uint8 [h, w, {count}] ({'RGB, ' if count == 3 else ''}0 to 255)")
         for image in images:
-            if not (isinstance(image, np.ndarray | jax.Array) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and 0 not in image.shape):
-                raise UserError(f"an image is {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}; expected uint8 [h, w, 3] (RGB, 0 to 255)")
-        p = self.preprocessing
+            good = isinstance(image, np.ndarray | jax.Array) and image.dtype.kind in kinds and (kinds != "u" or image.dtype == np.uint8)
+            if not (good and image.ndim == 3 and image.shape[2] == count and 0 not in image.shape):
+                raise UserError(f"an image is {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}; expected {expected}")
         largest, parts = preprocessing.side(images, p), []
         for start in range(0, len(images), _CHUNK):
             chunk = images[start:start + _CHUNK]
@@ -219,7 +222,7 @@ def check_finite(name: str, variables: dict) -> None:
 
 def shapes(encoder: Encoder) -> dict:
     """Shapes of `encoder.variables` as the architecture has them."""
-    return jax.eval_shape(functools.partial(_draw, encoder.module, encoder.heads, encoder.config["augment"]["size"]), jax.random.key(0))
+    return jax.eval_shape(functools.partial(_draw, encoder.module, encoder.heads, encoder.config["augment"]["size"], preprocessing.channels(encoder.config)), jax.random.key(0))
 
 
 def fill(config: dict, variables: dict) -> dict:
@@ -227,14 +230,14 @@ def fill(config: dict, variables: dict) -> dict:
     preprocessing.check(config)
     module = models.make(**config["model"], precision="f32")
     heads = {n: head for n, head in _heads(config, module).items() if n in variables["params"]}
-    drawn = jax.jit(functools.partial(_draw, module, heads, config["augment"]["size"]))(jax.random.key(0))
+    drawn = jax.jit(functools.partial(_draw, module, heads, config["augment"]["size"], preprocessing.channels(config)))(jax.random.key(0))
     known = tree.names(variables)
     return jax.tree.unflatten(jax.tree.structure(drawn), [np.asarray(known.get(name, leaf)) for name, leaf in tree.names(drawn).items()])
 
 
-def _draw(module, heads, size, key):
+def _draw(module, heads, size, channels, key):
     params, stats, rows = {}, {}, 2 * getattr(module, "bn_groups", 1)
-    params["encoder"], stats["encoder"] = models.Net(module).init(key, jnp.zeros((rows, size, size, getattr(module, "channels", 3))))
+    params["encoder"], stats["encoder"] = models.Net(module).init(key, jnp.zeros((rows, size, size, channels)))
     widths = {"encoder": module.features, **{name: head.dims[-1] for name, (head, _) in heads.items()}}
     for name, (head, below) in heads.items():
         params[name], stats[name] = models.Net(head).init(key, jnp.zeros((rows, widths[below])))
@@ -257,7 +260,7 @@ def untrained(encoder: Encoder) -> Encoder:
     if "method" not in encoder.config:                     # weights from elsewhere: an encoder and nothing else
         return dataclasses.replace(encoder, name=f"{encoder.name}, untrained", step=0, variables=fill(encoder.config, {"params": {}, "batch_stats": {}}))
     config, size = encoder.config, encoder.config["augment"]["size"]
-    canvas = {"image": jax.ShapeDtypeStruct((2 * config["model"].get("bn_groups", 1), size, size, 3), jnp.uint8)}
+    canvas = {"image": jax.ShapeDtypeStruct((2 * config["model"].get("bn_groups", 1), size, size, preprocessing.channels(config)), jnp.float32 if config["augment"].get("high") else jnp.uint8)}
     views = augment.pair(whole_section(augment.make, config["augment"]), whole_section(augment.make, config.get("local", {"views": 0})))
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(views, jax.eval_shape(jax.random.key, 0), canvas))
     params, aux = jax.jit(method(config, encoder.module).init)(jax.random.key(config.get("seed", 0)), example)

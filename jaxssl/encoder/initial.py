@@ -24,6 +24,36 @@ class Start(NamedTuple):
     sources: dict[str, dict] = {}
 
 
+def expanded(kernel: np.ndarray, words: tuple[str, ...]) -> np.ndarray:
+    """Filters [h, w, 3, D] of red, green and blue → [h, w, C, D] of C channels: each begins with those of its word, "r", "g", "b" or "mean", times 3 / C, so that a sum over channels that
+    say the same stays what it was over three."""
+    red, green, blue = np.moveaxis(kernel, 2, 0)
+    parts = {"r": red, "g": green, "b": blue, "mean": kernel.mean(2)}
+    return np.stack([parts[word] for word in words], 2) * np.float32(3 / len(words))
+
+
+def _expanded(found, wanted, path, words):
+    """(found with the first layer's RGB filters expanded where the run's has other channels, what is said of it). Raises: UserError."""
+    names = [n for n in wanted if n in found and found[n].ndim == 4 == len(wanted[n].shape) and found[n].shape != wanted[n].shape
+             and (*found[n].shape[:2], found[n].shape[3]) == (*wanted[n].shape[:2], wanted[n].shape[3])]
+    if not names:
+        if words:
+            raise UserError(f"init_channels is {words!r}, but the weights in {path} take as many channels as the images have; leave it out")
+        return found, []
+    theirs, own = found[names[0]].shape[2], wanted[names[0]].shape[2]
+    if theirs != 3:
+        raise UserError(f"init_from={path} takes {theirs} channel{'s' if theirs > 1 else ''} and the images have {own}; only filters of RGB are made into others: begin with other weights")
+    each = tuple(words.split(",")) if words else ()
+    if each == ("mean",):
+        each *= own
+    if len(each) != own:
+        raise UserError((f"init_channels names {len(each)} channels" if each else f"init_from={path} takes RGB") + f" and the images have {own} channel{'s' if own > 1 else ''}; say whose filters "
+                        f"each begins with: --config.init_channels=mean, or a word a channel such as {','.join((['b', 'g', 'r'] + ['mean'] * own)[:own])}")
+    counted = ", ".join(f"{i} {word}" for i, word in enumerate(each))
+    said = "the mean of the RGB filters for each" if set(each) == {"mean"} else counted
+    return {**found, **{n: expanded(found[n], each) for n in names}}, [f"{own} channels from RGB: {said}, times 3 / {own}"]
+
+
 def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_missing: str = "", spare: tuple[str, ...] = ()) -> Start:
     """Finds in the weights at `path` (anything that `jaxssl.load` opens) what a train state of these shapes can begin with.
 
@@ -42,6 +72,7 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     wanted = tree.names({"params": {n: state.params[n] for n in ("encoder", *heads)}, "batch_stats": {n: stats[n] for n in ("encoder", *heads)}})
     family = families.of(source.module)
     found, resized = family.fitted(tree.names(source.variables), wanted, source.module)
+    found, widened = _expanded(found, wanted, path, config.init_channels)
     fitting = {name for name in wanted if name in found and found[name].shape == wanted[name].shape}
     missing = [name for name in wanted if name not in fitting]
     refused = [name for name in missing if not ("_lora/" in name or any(covers(a, name) for a in (*allowed, *spare)))]
@@ -68,11 +99,13 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     begun = f"beginning from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
     lines = [f"{begun}: {len(fitting)} tensors used; {len(unused)} unused ({listed(unused)}); {len(missing)} missing, from the seed ({listed(absent)}); "
              "every name is in text/init_from.txt of the workdir"]
-    notes = [f"note: {note}" for note in (*choice, *resized, *source.origin.notes)]
+    notes = [f"note: {note}" for note in (*choice, *resized, *widened, *source.origin.notes)]
     lines += notes
     theirs, own = source.preprocessing, config.augment
     for key in ("mean", "std", "interpolation"):
         mine = own[key] if key == "interpolation" else tuple(own[key])
+        if key != "interpolation" and len(theirs[key]) != len(mine):
+            continue                                    # other channels: their numbers say nothing of these
         if theirs[key] != mine if key == "interpolation" else not np.allclose(theirs[key], mine, atol=1e-3):
             assumed = key in source.origin.assumed
             lines.append(f"warning: these weights {'are assumed to have been' if assumed else 'were'} trained on pixels with {key} {theirs[key]}, this run uses {mine}; "

@@ -17,7 +17,7 @@ from jaxssl.parallel import mesh as sharding
 from jaxssl.encoder import load as loading
 from jaxssl.encoder import preprocessing
 from jaxssl.data import open as opening
-from jaxssl.errors import UserError, nearest
+from jaxssl.errors import UserError, nearest, shown
 
 # Keys of a run's data that say how it was trained, not which images and labels there are.
 OF_TRAINING = ("sampler", "per_class", "label_noise", "confusable", "class_share", "imbalance", "draw_seed", "manifest")
@@ -100,7 +100,7 @@ def check_writable(place: Any, flag: str) -> None:
 
 def open_gallery(config: dict, gallery: str, query: str, keys: dict[str, str], *, resize: int) -> datas.Data:
     """The images to search as the training set of a `Data`, and those to search for as its test set: with "" the gallery itself. Raises: UserError."""
-    keys = {"splits": "none", "holdout": "0", **keys} if opening.detect(gallery) in ("folder", "zip") else keys
+    keys = {"splits": "none", "holdout": "0", **keys} if opening.detect(gallery) in ("folder", "zip", "tar") else keys
     there = open_data(config, gallery, keys, resize=resize)
     asked = open_data(config, query, keys, resize=resize) if query else there
     return datas.against(there, asked)
@@ -125,7 +125,7 @@ def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -
         changed = {"source": kind, "path": "" if kind == "digits" else source, **changed}
     other = bool(changed.keys() & {"source", "path"})
     if changed.get("source", own.get("source")) != own.get("source") or source:
-        own = {"canvas": own["canvas"]} if "canvas" in own else {}      # what else the run says is of its own images
+        own = {key: own[key] for key in ("canvas", "channels", "depth", "nodata") if key in own}      # what else the run says is of its own images
     if changed.keys() & {"source", "path", "split"}:
         own.update(examples=0, classes=0)           # declared for other images
     if own.get("class_share", 1) < 1:
@@ -135,4 +135,7 @@ def open_data(config: dict, source: str, keys: dict[str, str], *, resize: int) -
     drawn = settings.get("source", defaults["source"]) == "digits"      # in the size of the canvas
     if not drawn and "canvas" not in changed and (other or resize >= _SMALL):
         settings["canvas"] = max(settings.get("canvas", 0), preprocessing.LARGEST * resize)
-    return datas.make(**settings)
+    data = datas.make(**settings)
+    if "augment" in config and data.pixels.channels != (wanted := preprocessing.channels(config)):
+        raise UserError(f"the images of {shown(data.train.name)} have {data.pixels.channels} channels, and the encoder takes {wanted}; give it images such as it was trained on")
+    return data

@@ -31,7 +31,9 @@ def folder(path: str, flag: str) -> Path:
 
 
 def opened(root: Path, encoder: Any) -> datas.Data:
-    """The images of a folder as `Data`, whatever its folders are called."""
+    """The images of a folder as `Data`, whatever its folders are called. Raises: UserError for an encoder of other images than RGB."""
+    if len(encoder.preprocessing["mean"]) != 3 or "high" in encoder.preprocessing:
+        raise UserError(f"a search reads images as RGB of 8 bits, and {encoder.name} takes others; search with jaxssl.load(…)(arrays) and jaxssl.evaluate --protocols retrieval instead")
     keys = {"source": "folder", "splits": "none", "holdout": "0", "max_broken": "1"}
     return subjects.open_data({}, str(root), keys, resize=encoder.preprocessing["resize"])
 
@@ -51,7 +53,7 @@ def listed(root: Path, encoder: Any) -> tuple[list[File], datas.Data]:
 def embedded(encoder: Any, data: Any, source: Any, layer: str) -> Iterator[tuple]:
     """(features f32 [n, D], decoded bool [n]) of the images of `source`, a batch after another; those that cannot be decoded are zeros."""
     mesh, left, source = sharding.make_mesh(devices=jax.local_devices()), len(source), Decoded(source)
-    batch = -(-min(max(min(BATCH, BATCH_BYTES // (3 * data.canvas**2)), 1), left) // mesh.size) * mesh.size
+    batch = -(-min(max(min(BATCH, BATCH_BYTES // (data.pixels.nbytes * data.canvas**2)), 1), left) // mesh.size) * mesh.size
     embed = encoder.embed(layer, place=sharding.replicated(mesh))
     for each in datas.eval_batches(data, source, batch_size=batch, prepare=preprocessing.before(encoder.preprocessing, data.canvas)):
         kept = np.asarray(each["mask"]) & (np.asarray(each["label"]) >= 0)

@@ -93,7 +93,7 @@ def look(run: Run, *, images: int, weights: str = "", log: Callable[[str], None]
 
 def _places(encoder, data, source, places):
     """A few of these images at the encoder's own size, with the maps of their places."""
-    if min(patches.grid(encoder)) < patches.LEAST:
+    if min(patches.grid(encoder)) < patches.LEAST or (data.pixels.channels, data.pixels.depth) != (3, "uint8"):
         return None
     samples = [decode.sample(source, int(p), data.canvas) for p in places[datas.evenly(len(places), PLACES)]]
     p = encoder.preprocessing

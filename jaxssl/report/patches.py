@@ -60,7 +60,7 @@ def see(encoder: Encoder, images: Sequence[np.ndarray]) -> Seen:
 def grid(encoder: Encoder) -> tuple[int, int]:
     """Rows and columns of the map of an image at the encoder's own size; nothing is computed."""
     size = encoder.preprocessing["size"]
-    x = jax.ShapeDtypeStruct((1, size, size, getattr(encoder.module, "channels", 3)), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, size, size, len(encoder.preprocessing["mean"])), jnp.float32)
     return jax.eval_shape(lambda variables, x: encoder.maps(variables, x).patches[0], encoder.variables, x).shape[1:3]
 
 

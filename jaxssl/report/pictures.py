@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxssl import augment, data as datas
+from jaxssl.augment import picture
 from jaxssl.augment.picture import caption, with_masks
-from jaxssl.data import decode
+from jaxssl.data import channels, decode
 
 QUALITY = 78     # of WebP, 0 to 100
 
@@ -24,9 +25,9 @@ class Viewed(NamedTuple):
 
 
 def square(pixels: np.ndarray, valid: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [side, side, 3]: the middle of the valid part (h, w) of a canvas; small images are enlarged by whole pixels."""
+    """uint8 [side, side, 3]: the middle of the valid part (h, w) of a canvas of any channels (`channels.picture`); small images are enlarged by whole pixels."""
     height, width = (int(v) for v in valid)
-    image = Image.fromarray(np.ascontiguousarray(pixels[:height, :width]))
+    image = Image.fromarray(np.ascontiguousarray(channels.picture(pixels[:height, :width])))
     return np.asarray(ImageOps.fit(image, (side, side), Image.NEAREST if min(height, width) < side else Image.LANCZOS))
 
 
@@ -58,8 +59,8 @@ def views(config: dict, data: Any, *, count: int = 6) -> list[Viewed]:
     config: resolved, of the run. data: `jaxssl.data.Data`. Broken images, whose place another one takes in training, are shown as that other one.
     """
     samples, batch, _ = first(config, data, count)
-    pixels = visible(config, batch["views"])
-    return [Viewed(data.train.entry(s[3])[1], s[0][:s[1][0], :s[1][1]], pixels[i], [caption(batch["view_params"], i, v) for v in range(config["augment"]["views"])])
+    pixels, a = visible(config, batch["views"]), config["augment"]
+    return [Viewed(data.train.entry(s[3])[1], channels.picture(s[0][:s[1][0], :s[1][1]], a.get("low", ()), a.get("high", ())), pixels[i], [caption(batch["view_params"], i, v) for v in range(config["augment"]["views"])])
             for i, s in enumerate(samples)]
 
 
@@ -79,8 +80,7 @@ def masked(config: dict, data: Any, method: Any, params: dict, aux: dict, *, cou
 
 def visible(config: dict, views: np.ndarray) -> np.ndarray:
     """Normalised views as uint8."""
-    pixels = views.astype(np.float32) * np.asarray(config["augment"]["std"], np.float32) + np.asarray(config["augment"]["mean"], np.float32)
-    return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return picture.visible(views, config["augment"]["mean"], config["augment"]["std"])
 
 
 def first(config: dict, data: Any, count: int) -> tuple[list, dict, jax.Array]:

@@ -47,7 +47,7 @@ def measured_on(config: Any) -> str:
     data = config.data
     if data.split == "class_disjoint":
         return "images of validation classes, which are neither trained on nor tested on"
-    if data.source in ("folder", "zip", "tfds", "array_record") and (data.test_path == "none" or data.test_split):
+    if data.source in ("folder", "zip", "tar", "tfds", "array_record") and (data.test_path == "none" or data.test_split):
         return "held-out images of the run (data.test_split or data.holdout); no other set was looked at"
     return "the held-out images of the run: where these are the test set of the data, the best was chosen on it, and its own number is optimistic"
 

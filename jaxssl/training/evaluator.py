@@ -57,7 +57,7 @@ class Evaluator:
         if self._data.disjoint:
             return {f"{name}_raw": found[name] for name in RETRIEVAL}
         x, y, u, v = sets
-        if all(np.array_equal(pixels[:, channel::3], pixels[:, ::3]) for pixels in (x, u) for channel in (1, 2)):
+        if self._data.pixels.channels == 3 and all(np.array_equal(pixels[:, channel::3], pixels[:, ::3]) for pixels in (x, u) for channel in (1, 2)):
             x, u = x[:, ::3], u[:, ::3]  # grey: the other two channels say the same, at three times the cost of the fit
         return {"knn_raw": found["knn"], "linear_raw": _linear(x, y, u, v, poll)}
 

@@ -23,13 +23,15 @@ from jaxssl.training.step import TrainState, init_state, train_step
 class Facts(NamedTuple):
     """What the run needs to know of its data: training images, classes (0: no labels), canvas side, whether all of it stays on the device, and the
     shorter sides in pixels of a few images (`Data.sides`; empty where the data are not at hand). order(seed, batch_size) -> Order: which images make the batches
-    (`Data.order`); None where the data are not at hand, whose images are then shuffled."""
+    (`Data.order`); None where the data are not at hand, whose images are then shuffled. channels, depth: of the canvases."""
     examples: int
     classes: int
     canvas: int
     resident: bool
     sides: tuple[int, ...] = ()
     order: Callable | None = None
+    channels: int = 3
+    depth: str = "uint8"
 
 
 class Job(NamedTuple):
@@ -196,7 +198,9 @@ def views(config: Any, drawn: bool = False) -> tuple[Callable, Callable]:
     dtype = {"bf16": "bfloat16", "f32": "float32"}[config.precision]
     a = config.augment
     try:
-        plain = augment.test_view(size=a.size, squash=a.squash, interpolation=a.interpolation, mean=a.mean, std=a.std, dtype=dtype)
+        plain = augment.test_view(size=a.size, squash=a.squash, interpolation=a.interpolation, mean=a.mean, std=a.std, low=a.low, high=a.high, dtype=dtype)
+        if drawn and any(np.any(section[key]) for section in (a, config.local) for key in ("flip_vertical", "turns")):
+            raise ValueError(f"augment.flip_vertical and augment.turns move places, and {config.method.name} matches those of two views by their crops and flips; set both to 0")
         return augment.pair(a, config.local, dtype=dtype, return_params=drawn), plain
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -268,7 +272,7 @@ def describe(config: Any, job: Job) -> str:
                  "its part"]
     return "\n".join([
         f"mesh: {' × '.join(f'{n} {a}' for a, n in job.mesh.shape.items())} = {len(d)} {d[0].device_kind} devices in {jax.process_count()} process(es)",
-        f"data: {f.examples:,} images of at most {f.canvas}×{f.canvas}, {f.classes or 'no'} classes, {'resident on every device' if f.resident else 'streamed'}",
+        f"data: {f.examples:,} images of at most {f.canvas}×{f.canvas}{of_channels(f)}, {f.classes or 'no'} classes, {'resident on every device' if f.resident else 'streamed'}",
         f"method: {config.method.name}, {job.views} view{'s' if job.views > 1 else ''} of {config.augment.size}×{config.augment.size}{local}; "
         f"global batch {config.batch_size} images ({config.batch_size // job.mesh.size} a device), {config.precision}",
         *filter(None, [mixed.sentence(job.sizes)]), *parts,
@@ -279,6 +283,11 @@ def describe(config: Any, job: Job) -> str:
         job.optim.describe])
 
 
+def of_channels(facts: Facts) -> str:
+    """Of canvases that are not RGB of 8 bits."""
+    return "" if (facts.channels, facts.depth) == (3, "uint8") else f" of {facts.channels} channel{'s' if facts.channels > 1 else ''} in {facts.depth}"
+
+
 def parameter_table(job: Job) -> str:
     from clu import parameter_overview
     return parameter_overview.get_parameter_overview(job.state.params, include_stats=False)
@@ -287,7 +296,7 @@ def parameter_table(job: Job) -> str:
 def batch_shapes(batch_size: int, facts: Facts, mesh: Mesh) -> tuple[dict, dict]:
     """Shapes and shardings of what the step takes: indices into the resident store, or decoded canvases; and one stop flag a device."""
     def arrays(n):
-        return {"image": jax.ShapeDtypeStruct((n, facts.canvas, facts.canvas, 3), jnp.uint8), "size": jax.ShapeDtypeStruct((n, 2), jnp.int32),
+        return {"image": jax.ShapeDtypeStruct((n, facts.canvas, facts.canvas, facts.channels), jnp.dtype(facts.depth)), "size": jax.ShapeDtypeStruct((n, 2), jnp.int32),
                 "label": jax.ShapeDtypeStruct((n,), jnp.int32), "id": jax.ShapeDtypeStruct((n,), jnp.int32)}
     split, whole = sharding.batch(mesh), sharding.replicated(mesh)
     flag = jax.ShapeDtypeStruct((mesh.size,), jnp.int32)

@@ -11,7 +11,8 @@ from jaxssl import config as configs
 from jaxssl.training import checks, job as jobs, mixed
 
 # Sections that tell a run what to read, keep and write, and not what to compute: what is computed of the data is in `jobs.Facts`.
-BESIDE = ("data", "log", "checkpoint", "eval", "seed", "log_every", "eval_every", "checkpoint_every", "report", "stall_seconds", "on_nonfinite", "init_from", "init_allow_missing")
+BESIDE = ("data", "log", "checkpoint", "eval", "seed", "log_every", "eval_every", "checkpoint_every", "report", "stall_seconds", "on_nonfinite", "init_from", "init_allow_missing",
+          "init_channels")
 
 
 class Kept:

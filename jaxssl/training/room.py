@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxssl import tree
 from jaxssl.errors import UserError
@@ -28,7 +29,7 @@ class Demand(NamedTuple):
 
 def demands(config: Any, facts: Any) -> list[Demand]:
     """Of this process, from the config alone."""
-    rows, canvas = config.batch_size / jax.process_count(), facts.canvas ** 2 * 3
+    rows, canvas = config.batch_size / jax.process_count(), facts.canvas ** 2 * facts.channels * np.dtype(facts.depth).itemsize
     part, of = ("micro_batch" if 0 < config.micro_batch < config.batch_size else "batch_size"), {"data.canvas": (facts.canvas, 2)}
     pixel, workers = {"bf16": 2, "f32": 4}[config.precision], max(config.data.workers, 0)
     batch = {"batch_size": (config.batch_size, 1)}
@@ -40,7 +41,7 @@ def demands(config: Any, facts: Any) -> list[Demand]:
         found.append(Demand(f"{facts.examples:,} decoded images (data.resident=no streams them)", facts.examples * canvas * (1 + jax.local_device_count()), of))
     for section in ("augment", "local"):
         views, size = config[section].views, config[section].size
-        found.append(Demand(f"the {'views' if section == 'augment' else 'local views'}", config[part] / jax.process_count() * views * size ** 2 * 3 * pixel,
+        found.append(Demand(f"the {'views' if section == 'augment' else 'local views'}", config[part] / jax.process_count() * views * size ** 2 * facts.channels * pixel,
                             {f"{section}.views": (views, 1), f"{section}.size": (size, 2), part: (config[part], 1)}, 1))
     return found
 

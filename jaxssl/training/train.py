@@ -1,5 +1,6 @@
 """run(): config → mesh → data → job → agreement → workdir → newest checkpoint → session (loop → re-open, digest, run.json)."""
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -12,7 +13,7 @@ import jax
 from jaxssl import config as configs, data as datas
 from jaxssl.workdir import checkpoint, environment, lease as leases, published, sources, writers
 from jaxssl.workdir import folder as folders
-from jaxssl.training import continued, evaluator as evaluation, job as jobs, monitor, patience, progress, rollback, room
+from jaxssl.training import continued, evaluator as evaluation, job as jobs, monitor, patience, pixels, progress, rollback, room
 from jaxssl.parallel import agreement, mesh as sharding, runtime
 from jaxssl.errors import UserError
 from jaxssl.training.kept import Kept
@@ -134,7 +135,10 @@ def prepare(spec: str, overrides: dict[str, str], workdir: str, profile_steps: t
                         "jaxssl.evaluate at the end (--data.test_split=test)")
     data = datas.make(**config.data)
     config = configs.sized(config, len(data.train))
-    known, memory = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order), runtime.memory()
+    config, told = pixels.settled(config, data)
+    data = dataclasses.replace(data, said=(*data.said, *told))
+    known = jobs.Facts(len(data.train), len(data.classes), data.canvas, data.resident, data.sides, data.order, data.pixels.channels, data.pixels.depth)
+    memory = runtime.memory()
     room.ask(config, known, memory)
     job = (kept.prepare if kept else jobs.prepare)(config, mesh, known, varied)
     room.state(job, config, memory[1])

@@ -72,7 +72,7 @@ def graph(onnx, encoder):
     g.node("Flatten", [g.node("GlobalAveragePool", [x], "encoder/pool")], "features", axis=1)
     assert g.used == g.tensors.keys(), g.tensors.keys() - g.used
     value, number = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-    images, features = value("images", number, ["batch", 3, "height", "width"]), value("features", number, ["batch", encoder.width])
+    images, features = value("images", number, ["batch", len(encoder.preprocessing["mean"]), "height", "width"]), value("features", number, ["batch", encoder.width])
     made = onnx.helper.make_graph(g.nodes, "encoder", [images], [features], g.initializers)
     model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="jaxssl")
     onnx.helper.set_model_props(model, {key: str(value) for key, value in encoder.preprocessing.items()})

@@ -24,7 +24,7 @@ def write(encoder, folder: Path) -> None:
     batch, = jax.export.symbolic_shape("b")
     program = jax.export.export(jax.jit(lambda images: encoder.forward(variables, images)[0]), platforms=PLATFORMS)
     with jax.default_matmul_precision("highest"), unlocated():      # the precision is the program's own: elsewhere it computes as it did in the check
-        made = program(jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32))
+        made = program(jax.ShapeDtypeStruct((batch, size, size, len(encoder.preprocessing["mean"])), jnp.float32))
     (folder / FILE).write_bytes(made.serialize())
     safetensors.write(encoder, folder)
 

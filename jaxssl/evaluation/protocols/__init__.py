@@ -90,7 +90,7 @@ class Context:
     @property
     def batch(self) -> int:
         """Images in one forward pass: of several processes all of them share it."""
-        most = max(min(_BATCH, _BATCH_BYTES // (3 * self.data.canvas**2)), 1)
+        most = max(min(_BATCH, _BATCH_BYTES // (self.data.pixels.nbytes * self.data.canvas**2)), 1)
         return most if jax.process_count() == 1 else -(-most // jax.device_count()) * jax.device_count()
 
     def features(self, which: str, layer: str = "backbone") -> cache.Features:

@@ -17,8 +17,8 @@ from jaxssl.evaluation.protocols import Context, Row
 
 LABELS = ()         # read by this protocol
 _WIDTH = 256        # singular values that go into the table
-_PROBABILITIES = {"flip", "jitter", "gray", "blur", "solarize", "invert"}
-_DRAWN = inspect.signature(augment.make).parameters.keys() - {"size", "views", "interpolation", "mean", "std", "dtype", "return_params"}
+_PROBABILITIES = {"flip", "jitter", "gray", "blur", "solarize", "invert", "flip_vertical", "turns", "channel_jitter", "channel_drop"}
+_DRAWN = inspect.signature(augment.make).parameters.keys() - {"size", "views", "interpolation", "mean", "std", "low", "high", "dtype", "return_params"}
 UNITS = {"rankme": "rank", "alphareq": "slope", "stable rank": "rank", "mean cosine": "cosine", "uniformity": "nats", "dimensions": "directions", "lidar": "rank",
          "alignment": "squared distance"}
 VIEWS = {"short": (500, 10), "published": (1000, 50)}      # images, views of each: the second is LiDAR's own

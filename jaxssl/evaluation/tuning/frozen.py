@@ -82,4 +82,4 @@ def used(encoder: Encoder, layer: str) -> dict:
 def example(encoder: Encoder) -> Any:
     """Shapes of a batch of images that the encoder takes."""
     size = encoder.preprocessing["size"]
-    return jax.ShapeDtypeStruct((2, size, size, getattr(encoder.module, "channels", 3)), jnp.float32)
+    return jax.ShapeDtypeStruct((2, size, size, len(encoder.preprocessing["mean"])), jnp.float32)
