@@ -39,8 +39,8 @@ ABSENT = {"optim.exclude": [], "optim.exclude_rank": 1, "optim.stacked": [], "op
 
 
 def settings(*, seed=0, batch_size=256, micro_batch=0, total="100_epochs", warmup="10_epochs", head_warmup="0_steps", log_every=50, eval_every="10_percent",
-             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", init_channels="", sizes: tuple[tuple[float, ...], ...] = (), on_nonfinite="stop",
-             stall_seconds=600.0, report=True) -> None:
+             checkpoint_every="10_percent", precision="bf16", ema=0.0, init_from="", init_allow_missing="", init_channels="", sizes: tuple[tuple[float, ...], ...] = (),
+             on_nonfinite="stop", stall_seconds=600.0, report=True) -> None:
     """Checks the keys that every config shares; their defaults live here.
 
     Args:
@@ -264,7 +264,7 @@ def _put(config, path, value, default):
     if path in DURATIONS:
         durations.parse(value if typed.number(value) else str(value), path)
     else:
-        value = typed.fit(value, owner[key], path, config_keys.annotation(config, path), or_tuple=path in A_VIEW)
+        value = typed.fit(value, owner[key], path, _annotation(config, path), or_tuple=path in A_VIEW)
         if path not in OF_IMAGES:
             typed.within(value, default, path)
     with owner.ignore_type():  # a duration may be a number or a string, an optional value anything
