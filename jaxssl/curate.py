@@ -240,7 +240,7 @@ def main(argv: list[str] | None = None) -> int:
             from jaxssl.parallel import mesh as sharding
             mesh = sharding.make_mesh(devices=jax.local_devices())
         book = Book(flags.out, log=lambda sentence: print(shown(sentence), file=sys.stderr, flush=True))
-        with book.alone():
+        with book.withdrawn(), book.alone():
             STEPS[flags.step](book, flags, mesh)
     return guarded(body, flags.debug)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from jaxssl import curate, data as datas
-from jaxssl.curation import book as books, features, graph
+from jaxssl.curation import book as books, features, graph, manifest
 from jaxssl.data.digits import Digits
 from tests.tiny import ROOT
 
@@ -248,3 +248,19 @@ def test_faiss_finds_most(monkeypatch):
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     score, place = graph.inverted_lists(x)(0, 200, 5)
     assert graph.shared(place, graph.others(x, 5, high=200)[1]) > .5 and np.allclose(score, np.einsum("nd,nkd->nk", x[:200], x[place]), atol=1e-6)
+
+
+def test_a_refused_first_step_leaves_no_folder(tmp_path, capsys):
+    """And one that was there stays, with what is in it."""
+    assert curate.main(["dedup", "self", "--out", str(tmp_path / "new" / "deep")]) == 2 and "no features yet" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    assert curate.main(["knn", "--out", str(tmp_path / "mine")]) == 2 and (tmp_path / "mine" / books.FILE).exists()
+
+
+@pytest.mark.parametrize("told,keys", [
+    ({"path": "digits", "keys": {"variant": "clean"}}, {"source": "digits", "variant": "clean"}), ({"path": "x.zip", "keys": {"source": "zip"}}, {"source": "zip", "path": "x.zip", "splits": "none"}),
+    ({"path": "images", "keys": {"source": "folder", "class_depth": "2"}}, {"path": "images", "splits": "none", "source": "folder", "class_depth": "2"}),
+    ({"path": "packed", "keys": {"source": "array_record"}}, {"source": "array_record", "path": "packed"})])
+def test_a_manifest_says_how_its_images_are_opened(told, keys):
+    assert manifest.source_keys(told) == keys

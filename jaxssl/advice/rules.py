@@ -243,7 +243,8 @@ def _continued(facts, machine, size, weights):
                             rules=((r"^encoder/", dict(frozen_until=0.1)),))}
     return config, {
         "method": [Reason("continued from the weights that were given: the start's own kNN is the first that the run logs, and its end should lie above",
-                          "facebookresearch/dinov2, issue 204: without this care kNN fell from 80 to 10", PUBLISHED), Reason("DINO's loss, with heads of the seed, since heads are not released", "arXiv 2104.14294", THIN)],
+                          "facebookresearch/dinov2, issue 204: without this care kNN fell from 80 to 10", PUBLISHED),
+                   Reason("DINO's loss, with heads of the seed, since heads are not released", "arXiv 2104.14294", THIN)],
         "model": [Reason("as the weights have it", weights["path"], PUBLISHED)],
         "optim": [Reason("the encoder stands still for a tenth of the run, while the heads learn; then 5e-5, less the deeper the layer lies",
                          "arXiv 2606.05107 (FINO): heads for 1,000 to 10,000 steps, then 5e-5 with layer decay .9", PUBLISHED)]}

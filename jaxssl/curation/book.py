@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from jaxssl.errors import UserError, nearest, shown
 from jaxssl.workdir import folder as folders
 
-FILE, FORMAT = "curation.json", "jaxssl.curation.1"
+FILE, LOCK, FORMAT = "curation.json", ".lock", "jaxssl.curation.1"
 FILTER, PICK, TABLE = "filter", "pick", "table"     # what a step leaves: images that are not dropped, images that were chosen of those, or neither
 
 
@@ -26,7 +26,7 @@ class Book:
 
     def __init__(self, out: str, log: Callable[[str], Any] = lambda sentence: None):
         self.folder, self.log = Path(out), log
-        folders.make(out)
+        self._fresh = folders.make(out)
         found = folders.read_json(self.folder / FILE)
         if found is not None and (found.get("format") != FORMAT or not isinstance(found.get("steps"), dict)):
             raise UserError(f"{shown(str(self.folder / FILE))} is of no curation that this version reads ({shown(str(found.get('format')))[:60]}); give another folder with --out")
@@ -39,6 +39,20 @@ class Book:
     def alone(self) -> contextlib.AbstractContextManager[None]:
         """While this process changes the folder. Raises: UserError when another one does."""
         return folders.alone(self.folder, f"another process is curating {shown(str(self.folder))}; wait for its end, or give another folder with --out")
+
+    @contextlib.contextmanager
+    def withdrawn(self) -> Iterator[None]:
+        """Around the first step: where it is refused before anything is kept, the folders that were made for it are gone again."""
+        try:
+            yield
+        except UserError:
+            mine = {self.folder / name for name in (FILE, LOCK)}
+            if self._fresh and not self.steps and set(self.folder.iterdir()) <= mine:
+                for file in mine:
+                    file.unlink(missing_ok=True)
+                for folder in self._fresh:
+                    folder.rmdir()
+            raise
 
     def entry(self, name: str, remedy: str) -> dict:
         """What is known of a step. remedy: what makes it. Raises: UserError where it was not made."""

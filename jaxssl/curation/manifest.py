@@ -1,12 +1,13 @@
 """The images that were chosen, as a manifest that training reads (`data.manifest`), and how many of each stage are left."""
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxssl.curation import book as books, features
 from jaxssl.curation.book import Book
-from jaxssl.data import manifest
+from jaxssl.data import manifest, open as opening
 from jaxssl.errors import UserError, nearest, shown
 from jaxssl.workdir import folder as folders
 
@@ -40,4 +41,12 @@ def write(book: Book, *, steps: Sequence[str] = (), weights: str = "one") -> Non
     told = features.about(book, features.POOL)
     folders.write(file, manifest.text([names[i] for i in rows], weight, source=told["path"], of=len(names), made_by=params, from_tables=inputs))
     book.keep("manifest", books.TABLE, params, inputs, {"images": len(names), "chosen": len(rows), "in_an_epoch": int(weight.sum())}, {"rows": rows, "weight": weight}, start)
-    book.log(f"train on them with --config.data.path={told['path']} --config.data.splits=none --config.data.manifest={file}")
+    book.log(f"train on them with {' '.join(f'--config.data.{key}={value}' for key, value in source_keys(told).items())} --config.data.manifest={file}")
+
+
+def source_keys(told: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of `data` that open the images of a set as `set.json` tells of them, beside those of a folder's config."""
+    kind = told["keys"].get("source") or opening.detect(told["path"])
+    if kind == "digits":
+        return {"source": kind, **told["keys"]}
+    return {**({} if kind == "folder" else {"source": kind}), "path": told["path"], **({"splits": "none"} if kind in ("folder", "zip") else {}), **told["keys"]}
