@@ -76,13 +76,14 @@ def _listed(items: Sequence[str], most: int = 20) -> str:
 def ema(old: Any, new: Any, tau: Any) -> Any:
     """`tau * old + (1 - tau) * new`, leaf by leaf, computed in f32 at least, in the dtype of `old`.
 
-    tau in [0, 1]: 1 keeps `old` and 0 takes `new`, both bit for bit. Leaves that are not floating (counters) are taken from `new`.
+    tau in [0, 1]: 1 keeps `old` and 0 takes `new`, both bit for bit; equal numbers stay as they are, so that the average of what stands still does.
+    Leaves that are not floating (counters) are taken from `new`.
     """
     def mix(a, b):
         if not jnp.issubdtype(a.dtype, jnp.floating):
             return b
         wide = jnp.promote_types(a.dtype, jnp.float32)
-        return (tau * a.astype(wide) + (1 - tau) * b.astype(wide)).astype(a.dtype)
+        return jnp.where(a == b, a, (tau * a.astype(wide) + (1 - tau) * b.astype(wide)).astype(a.dtype))
     return jax.tree.map(mix, old, new)
 
 

@@ -122,7 +122,7 @@ def test_every_key_is_read(section, function):
 
 
 def test_every_shared_key_is_read():
-    text = {f.stem: f.read_text() for f in FILES if f.parent.name == "training" and f.stem in ("train", "job", "session")}
+    text = {f.stem: f.read_text() for f in FILES if f.parent.name == "training" and f.stem in ("train", "job", "session", "mixed")}
     for key in inspect.signature(configs.settings).parameters:
         named = key in ("log_every", "eval_every", "checkpoint_every") and f'due("{key}")' in text["session"]
         assert named or re.search(rf"\bconfig\.{key}\b", "".join(text.values())), key

@@ -62,6 +62,8 @@ def test_ema_keeps_and_takes_exactly_and_mixes_in_f32():
     np.testing.assert_array_equal(mixed["half"].astype(np.float32), [1.25, 2.5])
     np.testing.assert_array_equal(tree.ema(old, new, 1.0)["w"], old["w"])
     np.testing.assert_array_equal(tree.ema(old, new, 0.0)["w"], new["w"])
+    still = {"w": jnp.linspace(0.1, 0.9, 99)}
+    np.testing.assert_array_equal(tree.ema(still, still, 0.3)["w"], still["w"])       # what stands still is its own average, to the bit
     with pytest.raises(ValueError):
         tree.ema({"a": old["w"]}, {"b": new["w"]}, 0.5)
 

@@ -28,6 +28,19 @@ def swiglu_width(width: int) -> int:
     return (int(4 * width * 2 / 3) + 7) // 8 * 8
 
 
+class KeylessBias(nn.Module):
+    """A linear layer to queries, keys and values, like nn.Dense but that the bias of keys, a third of it, is held at zero (DINOv3): rotary positions would turn it."""
+    width: int
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32) * np.repeat(np.float32([1, 0, 1]), self.width // 3)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
 class Block(nn.Module):
     """Attention and feed-forward network, each behind a layer norm and in a residual branch (Dosovitskiy et al., arXiv:2010.11929).
 
@@ -38,7 +51,7 @@ class Block(nn.Module):
     kernel_init: how linear layers are drawn, of `INITS`.
     subset_rate: where positive, stochastic depth in the form of `droppath.on_subset` at this rate.
     causal: a token attends to itself and to those before it alone.
-    lora: rank of the low-rank additions to the linear layers, 0 for none; lora_scale: their factor (`models.lora`).
+    key_bias: keys have a bias. lora: rank of the low-rank additions to the linear layers, 0 for none; lora_scale: their factor (`models.lora`).
     """
     width: int
     heads: int
@@ -51,6 +64,7 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
     causal: bool = False
     told: bool = False
+    key_bias: bool = True
     lora: int = 0
     lora_scale: float = 1.0
 
@@ -97,7 +111,8 @@ class Block(nn.Module):
         return self._scaled(y, "scale2")
 
     def _dense(self, width, name):
-        dense = nn.Dense(width, dtype=self.dtype, kernel_init=INITS[self.kernel_init], name=name)
+        kind = KeylessBias if name == "qkv" and not self.key_bias else nn.Dense
+        dense = kind(width, dtype=self.dtype, kernel_init=INITS[self.kernel_init], name=name)
         if not self.lora:
             return dense
         added = lora.LowRank(width, self.lora, self.lora_scale, self.dtype, name=name + lora.END)

@@ -35,8 +35,8 @@ NAMES = tuple(SIZES)
 def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels: int = 3, pool: str = "cls", cls: bool = True, positions: str = "learned",
          rope_base: float = 100.0, rope_shift: float = 0.0, rope_jitter: float = 1.0, rope_rescale: float = 1.0,
          resize: str = "antialias", registers: int = 0, mask_token: bool = False, layer_scale: float = 0.0, drop_path: float = 0.0,
-         drop_path_shape: str = "linear", drop_rows: bool = False, ffn: str = "mlp", qk_norm: bool = False, frozen_patch: bool = False, kernel_init: str = "normal",
-         scan: bool = True, remat: str = "none", eps: float = 1e-6, precision: str = "bf16", width: int = 0, depth: int = 0, heads: int = 0,
+         drop_path_shape: str = "linear", drop_rows: bool = False, ffn: str = "mlp", qk_norm: bool = False, key_bias: bool = True, frozen_patch: bool = False,
+         kernel_init: str = "normal", scan: bool = True, remat: str = "none", eps: float = 1e-6, precision: str = "bf16", width: int = 0, depth: int = 0, heads: int = 0,
          lora: int = 0, lora_alpha: float = 0.0) -> nn.Module:
     """Makes a vision transformer; `encoder.apply(variables, images [B, H, W, channels], train)` gives `Features`.
 
@@ -62,6 +62,7 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     drop_rows: DINOv2's form, which computes the branches of a fixed number of images only (`droppath.on_subset`). It draws over the images of a call.
     ffn: "mlp" of four times the width, or "swiglu" (arXiv:2002.05202) of two thirds of that, rounded up to a multiple of eight.
     qk_norm: layer norm of the queries and keys of each head (arXiv:2302.05442).
+    key_bias: keys have a bias; DINOv3's have none.
     frozen_patch: MoCo v3's random patch projection: drawn Xavier-uniform, and no gradient reaches it.
     kernel_init: how the linear layers of the blocks are drawn, "normal" of ±.02 (DINO, timm) or "xavier", uniform by their width (MAE).
     scan: blocks share one compiled program and have their parameters stacked; `transformer.stack` and `unstack` change between both layouts.
@@ -84,7 +85,7 @@ def make(*, name: str = "vit_small", patch: int = 16, image: int = 224, channels
     heads = heads or (max(width // 64, 1) if width and width != own.width else own.heads)
     module = ViT(width or own.width, depth or own.depth, heads, patch, image, channels, pool, cls, positions, rope_base, rope_shift,
                  rope_jitter, rope_rescale, resize, registers, mask_token, layer_scale, drop_path, drop_path_shape, drop_rows, ffn, qk_norm, frozen_patch, kernel_init,
-                 scan, remat, eps, dtype(precision), lora=lora, lora_alpha=lora_alpha)
+                 scan, remat, eps, dtype(precision), key_bias=key_bias, lora=lora, lora_alpha=lora_alpha)
     _fit(module)
     return module
 
@@ -198,6 +199,7 @@ class ViT(nn.Module):
     dtype: jnp.dtype = jnp.float32
     causal: bool = False
     told: int = 0
+    key_bias: bool = True
     lora: int = 0
     lora_alpha: float = 0.0
 
@@ -234,6 +236,8 @@ class ViT(nn.Module):
         x = jnp.concatenate([*(jnp.broadcast_to(t, (x.shape[0], *t.shape[1:])) for t in prefix), x], 1)       # [B, 1 + R + n, D]
         block = {"width": self.width, "heads": self.heads, "ffn": self.ffn, "qk_norm": self.qk_norm, "layer_scale": self.layer_scale,
                  "kernel_init": self.kernel_init, "eps": self.eps, "dtype": self.dtype, "causal": self.causal}
+        if not self.key_bias:
+            block |= {"key_bias": False}
         if self.lora:
             block |= {"lora": self.lora, "lora_scale": low.scale(self.lora, self.lora_alpha)}
         key = drawn if self.drop_path else None

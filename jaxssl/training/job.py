@@ -113,26 +113,27 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
         own = method_of(config, mesh, facts, total, numbers=at["method"])[1] if at["method"] else plain
         return watched(own, facts, encoder), optimizer_of(config, facts, params, numbers=at["optim"]).tx
 
-    def step(make_views, state, batch):
-        batch = dict(batch)
-        stop = batch.pop("stop").max()
-        own, tx = of(batch.pop("numbers")) if numbers else (method, optimizer.tx)
-        state, metrics = train_step(state, batch, method=own, tx=tx, moving=optimizer.moving, augment=lambda key, b: make_views(key, datas.lookup(b)),
-                                    gathered=gathered, sliced=sliced, restored=restored)
-        return state, {**metrics, "stop": stop}
+    def stepped(make_views):
+        def step(state, batch):
+            batch = dict(batch)
+            stop = batch.pop("stop").max()
+            own, tx = of(batch.pop("numbers")) if numbers else (method, optimizer.tx)
+            state, metrics = train_step(state, batch, method=own, tx=tx, moving=optimizer.moving, augment=lambda key, b: make_views(key, datas.lookup(b)),
+                                        gathered=gathered, sliced=sliced, restored=restored)
+            return state, {**metrics, "stop": stop}
+        return jax.jit(step, donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh)))
 
     def embed(state, batch):
         return method.embed(*gathered(state.params, state.aux), test_view(batch)).pooled
 
-    jitted = tuple(jax.jit(functools.partial(step, make_views), donate_argnums=0, in_shardings=(placed, batch_sharding), out_shardings=(placed, sharding.replicated(mesh)))
-                   for make_views in made)
+    jitted = tuple(map(stepped, made))
     return Job(facts=facts, mesh=mesh, method=method, optim=optimizer, total=total, warmup=warmup, views=config.augment.views, local=config.local.views,
                width=encoder.features, embedding=functools.cache(functools.partial(embedding_width, plain, state, seen)), seen=seen, batch=batch, batch_sharding=batch_sharding,
                state=state, state_sharding=placed,
                init=initial(config, method, optimizer.tx, seen, placed, mesh),
                step=jitted[0], sizes=sizes, steps=jitted, drawn=mixed.drawn(config.seed, sizes),
                embed=jax.jit(embed, out_shardings=sharding.replicated(mesh)),
-               flops=functools.cache(functools.partial(mixed.mean, sizes, functools.partial(loss_flops, config, mesh, facts, total, state), shapes)),
+               flops=functools.cache(functools.partial(mixed.mean, sizes, functools.partial(loss_flops, config, mesh, facts, total, state, optimizer.moving), shapes)),
                order=ordered(config, facts),
                executables=functools.cache(functools.partial(programs.executables, jitted, (state, batch), (placed, batch_sharding), mesh)), numbers=numbers)
 
@@ -232,11 +233,11 @@ def embedding_width(method: base.Method, state: TrainState, seen: dict) -> int |
     return found["embeddings"].shape[-1] if "embeddings" in found else None
 
 
-def loss_flops(config: Any, mesh: Mesh, facts: Facts, total: int, state: TrainState, seen: dict) -> float:
+def loss_flops(config: Any, mesh: Mesh, facts: Facts, total: int, state: TrainState, moving: Callable, seen: dict) -> float:
     """See `Job.flops`."""
     remat = {"remat": {bool: False, str: "none"}[type(config.model.remat)]} if "remat" in config.model else {}
     loss, key, first = method_of(config, mesh, facts, total, parts=1, **remat)[1].loss, jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((), jnp.int32)
-    return flops.count(jax.make_jaxpr(jax.grad(lambda *a: loss(*a)[0]))(state.params, state.aux, seen, key, first).jaxpr)
+    return flops.count(jax.make_jaxpr(jax.grad(lambda params, *a: loss(moving(params), *a)[0]))(state.params, state.aux, seen, key, first).jaxpr)
 
 
 def method_of(config: Any, mesh: Mesh, facts: Facts, total: int, *, parts: int = 0, numbers: Mapping[str, Any] = {}, **model: Any) -> tuple[models.Net, base.Method]:

@@ -64,7 +64,8 @@ def state(job: Any, config: Any, memory: int) -> None:
     """Refuses parameters, optimizer slots and gradients that `memory` bytes of this process's devices cannot hold. Raises: UserError with the largest arrays and what to lower."""
     pairs = [(name, leaf, _bytes(leaf, place)) for part in ("params", "opt_state", "aux")
              for (name, leaf), place in zip(tree.names(getattr(job.state, part)).items(), jax.tree.leaves(getattr(job.state_sharding, part)))]
-    pairs += [(name, leaf, nbytes) for name, leaf, nbytes in pairs[:len(jax.tree.leaves(job.state.params))]]      # of each parameter a gradient
+    moving = [not settings.get("still") for settings in job.optim.groups.values()]
+    pairs += [pair for pair, moves in zip(pairs, moving) if moves]                   # of each parameter that is trained a gradient
     need = sum(nbytes for *_, nbytes in pairs)
     if not memory or need <= memory:
         return

@@ -87,7 +87,8 @@ def _joined(mine, pieces):
     try:
         layers = {}
         for (layer, part), piece in sorted(pieces.items(), key=lambda entry: (entry[0][0] or 0, entry[0][1] or ())):
-            layers.setdefault(layer, []).append(piece)
+            parts = layers.setdefault(layer, [])
+            parts += [np.zeros_like(piece)] * (part[0] - len(parts) if part else 0) + [piece]       # a part that no name stands for is zero
         joined = {layer: parts[0] if len(parts) == 1 else np.concatenate(parts, -1) for layer, parts in layers.items()}
         return joined[None] if None in joined else np.stack(list(joined.values()))
     except ValueError as error:

@@ -11,7 +11,7 @@ from jaxssl.encoder.formats import arrays, convnexts, efficientnets, families, n
 
 # of vision transformers: names of the network itself, and those that a file may have beside it: classifiers, projectors, MAE's decoder, masks
 BODY = r"(patch_embed|blocks|norm|norm_pre|fc_norm|cls_token|dist_token|pos_embed|reg_token|rope_embed|storage_tokens|attn_pool|rel_pos_bias|local_cls_norm)\b"
-KNOWN = r"mask_token|masked_embed"
+KNOWN = r"mask_token|masked_embed|rope_embed\.periods|blocks\.\d+\.attn\.qkv\.bias_mask"
 # timm's vision transformers by name and patch, at 224 pixels; those of 384 too
 PATCHES = {"vit_tiny": (16,), "vit_small": (16, 8, 32), "vit_base": (16, 8, 32), "vit_large": (14, 16, 32), "vit_huge": (14,)}
 LARGER = (("vit_tiny", 16), ("vit_small", 16), ("vit_small", 32), ("vit_base", 16), ("vit_base", 32), ("vit_large", 16), ("vit_large", 32))

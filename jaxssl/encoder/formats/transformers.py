@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxssl import models
 from jaxssl.errors import UserError
-from jaxssl.encoder.formats import arrays, families, names, resnets, vits
+from jaxssl.encoder.formats import arrays, dinov3, families, names, resnets, vits
 
 STEM = "embedder.embedder.convolution.weight"
 BODY = r"(embedder|encoder)\."
@@ -47,6 +47,8 @@ def original(name: str) -> str:
 
 
 def transformer(module) -> dict[str, names.Tensor]:
+    if module.positions == "rope":
+        return dinov3.transformer(module)
     words = vits.DINOV2 if vits.is_dinov2(module) else vits.VIT
     mask = (lambda a: a[None], lambda a: a.reshape(1, -1))                          # ViT's [1, 1, D]; Dinov2's is ours
     return vits.table(module, words, {} if vits.is_dinov2(module) else {"mask": mask})
@@ -54,6 +56,8 @@ def transformer(module) -> dict[str, names.Tensor]:
 
 def constants(module, size: int) -> dict[str, np.ndarray]:
     """What their classes always have: a table of positions, factors of branches, and a mask token beside registers."""
+    if module.positions == "rope":
+        return dinov3.constants(module, size)
     d, words = module.width, vits.DINOV2
     found = {words.tokens["pos"]: vits.computed(module, size)} if module.positions == "sincos" else {}
     if vits.is_dinov2(module) and not module.layer_scale:
@@ -100,10 +104,13 @@ def vision_transformer(encoder) -> dict:
     """A `ViTConfig`, `Dinov2Config` or `Dinov2WithRegistersConfig`."""
     m, size = encoder.module, encoder.preprocessing["size"]
     learned, scales = m.positions == "learned", m.registers and m.resize == "antialias"        # with registers, their kernel is our "antialias"
-    for wrong, what in ((m.qk_norm, "norms of queries and keys"), (not m.cls, "no class token"), (m.positions == "rope", "rotary positions like these"),
+    for wrong, what in ((m.qk_norm, "norms of queries and keys"), (not m.cls, "no class token"),
+                        (m.positions == "rope" and m.ffn != "mlp", "rotary positions and a SwiGLU of this width"),
                         (learned and size != m.image and not scales, f"positions of {m.image} pixels interpolated by {m.resize!r} to {size}")):
         if wrong:
             raise UserError(f"transformers' vision transformers cannot have {what}; use --format {'' if m.positions == 'rope' else 'timm, '}stablehlo or safetensors")
+    if m.positions == "rope":
+        return dinov3.config(m, size)
     kind = "vit" if not vits.is_dinov2(m) else "dinov2_with_registers" if m.registers else "dinov2"
     own = {"vit": {"intermediate_size": 4 * m.width},
            "dinov2": {"mlp_ratio": 4, "layerscale_value": m.layer_scale or 1.0, "use_swiglu_ffn": m.ffn == "swiglu", "use_mask_token": m.mask_token}}

@@ -20,7 +20,7 @@ from jaxssl.models import positions, vit
 from jaxssl.encoder.formats import names
 
 WORD, MODULE, NAMES = "vision transformer", vit.ViT, vit.NAMES
-LAYOUTS = ("timm", "transformers")
+LAYOUTS = ("timm", "transformers", "dinov3")
 FORMATS = ("timm", "transformers", "safetensors", "stablehlo")
 UNSEEN = {"heads": ("{} heads", "{}"), "eps": ("a layer norm epsilon of {:g}", "{:g}"), "pool": ("the feature {!r}", "{!r}"), "resize": ("positions interpolated by {!r}", "{!r}")}
 OPTIONAL = ("params/encoder/mask",)
@@ -45,6 +45,13 @@ VIT = Words("encoder.layer.{}.", _TOKENS, {"norm1": "layernorm_before", "qkv": _
 DINOV2 = Words("encoder.layer.{}.", _TOKENS, {"norm1": "norm1", "qkv": _QKV, "proj": "attention.output.dense", "scale1": "layer_scale1.lambda1", "norm2": "norm2",
                                               "fc1": "mlp.fc1", "fc2": "mlp.fc2", "w12": "mlp.weights_in", "w3": "mlp.weights_out", "scale2": "layer_scale2.lambda1"})
 
+DINOV3 = Words("layer.{}.", {"cls": "embeddings.cls_token", "registers": "embeddings.register_tokens", "mask": "embeddings.mask_token", "patch": "embeddings.patch_embeddings",
+                             "norm": "norm"},
+               {"norm1": "norm1", "qkv": tuple(f"attention.{name}_proj" for name in "qkv"), "proj": "attention.o_proj", "scale1": "layer_scale1.lambda1", "norm2": "norm2",
+                "fc1": "mlp.up_proj", "fc2": "mlp.down_proj", "scale2": "layer_scale2.lambda1"})
+PERIODS = "rope_embed.periods"              # of DINOv3's rotary positions, in Meta's files
+BASE = 100.0                                # of all that were released
+
 
 def is_dinov2(module) -> bool:
     """Whether transformers' class for it is Dinov2's, not ViT's: it has what only that one has."""
@@ -63,6 +70,7 @@ def layers(module) -> dict[str, tuple[str, ...]]:
 def table(module, words: Words, turns: dict[str, tuple]) -> dict[str, names.Tensor]:
     """Their names to ours. turns: of tokens that lie otherwise there, as in `names.Tensor`."""
     tokens = {"cls": module.cls, "pos": module.positions == "learned", "registers": module.registers, "mask": module.mask_token}
+    keyless = (lambda bias: bias, without_keys)
     found = {words.tokens[token]: names.Tensor(f"params/encoder/{token}", turns=turns.get(token)) for token, there in tokens.items() if there}
     patch, norm = words.tokens["patch"], words.tokens["norm"]
     found |= {f"{patch}.weight": names.Tensor("params/encoder/patch/kernel", "conv"), f"{patch}.bias": names.Tensor("params/encoder/patch/bias")}
@@ -74,16 +82,25 @@ def table(module, words: Words, turns: dict[str, tuple]) -> dict[str, names.Tens
             several = theirs if isinstance(theirs, tuple) else (theirs,)
             for part, their in enumerate(several):
                 for leaf in leaves:
+                    held = not module.key_bias and (name, leaf) == ("qkv", "bias")
+                    if held and (part, len(several)) == (1, 3):                     # keys have none there; ours stays zero
+                        continue
                     ours = f"params/encoder/{folder}/{name}" + (f"/{leaf}" if leaf else "")
                     found[words.block.format(i) + their + LEAVES[leaf]] = names.Tensor(
-                        ours, "matrix" if leaf == "kernel" else "same", layer, (part, len(several)) if len(several) > 1 else None)
+                        ours, "matrix" if leaf == "kernel" else "same", layer, (part, len(several)) if len(several) > 1 else None,
+                        keyless if held and len(several) == 1 else None)
     return found
+
+
+def without_keys(bias: np.ndarray) -> np.ndarray:
+    """A bias of queries, keys and values [3 D] with zeros for keys."""
+    return bias * np.repeat(np.float32([1, 0, 1]), len(bias) // 3)
 
 
 def canonical(name: str) -> str:
     """timm's name of a tensor: FSDP's chunk of blocks left out ("blocks.0.3.norm1.weight"), DINOv2's registers and SwiGLU as timm has them."""
     name = re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", name)
-    return re.sub(r"^(blocks\.\d+\.mlp\.)w(12|3)\.", lambda m: f"{m[1]}fc{1 if m[2] == '12' else 2}.", name.replace("register_tokens", "reg_token"))
+    return re.sub(r"^(blocks\.\d+\.mlp\.)w(12|3)\.", lambda m: f"{m[1]}fc{1 if m[2] == '12' else 2}.", re.sub("register_tokens|storage_tokens", "reg_token", name))
 
 
 def embedded(module, pos: np.ndarray) -> bool:
@@ -138,7 +155,7 @@ def network(side: names.Side, path: Path, name: str, tensors: dict[str, np.ndarr
     if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3]:
         raise UserError(f"{side.stem} of {path} has shape {kernel.shape}; a square patch's projection has four axes, so this is another architecture")
     width, channels, patch, _ = kernel.shape
-    words = TIMM if side.layout == "timm" else DINOV2 if any("layer_scale1" in n for n in tensors) else VIT
+    words = {"timm": TIMM, "dinov3": DINOV3}.get(side.layout) or (DINOV2 if any("layer_scale1" in n for n in tensors) else VIT)
     begin = re.escape(words.block).replace(r"\{\}", r"(\d+)")
     depth = max((int(match[1]) for match in (re.match(begin, n) for n in tensors) if match), default=-1) + 1
     if not depth:
@@ -149,13 +166,16 @@ def network(side: names.Side, path: Path, name: str, tensors: dict[str, np.ndarr
     dinov2 = mask is not None and mask.shape == (1, width) or words is DINOV2
     swiglu = gate is not None and inner("w3") is not None and inner("w3").ndim == 2 and gate.shape[0] == 2 * inner("w3").shape[1]
     found = {"patch": patch, "channels": channels, "cls": cls, "registers": 0 if registers is None else registers.shape[1],
-             "mask_token": dinov2 and mask is not None or mask is not None and side.layout == "transformers" and mask.size == width,
+             "mask_token": dinov2 and mask is not None or mask is not None and side.layout != "timm" and mask.size == width,
              "layer_scale": 0.0 if inner("scale1") is None else 1e-5, "qk_norm": inner("q_norm") is not None, "ffn": "swiglu" if swiglu else "mlp"}
     found["resize"] = "torch" if dinov2 and not found["registers"] else "antialias"
-    found["image"] = patch * _grid(path, token("pos"), cls, found["registers"])
+    rotary = _rotary(path, side, tensors, stated, words)
+    found["image"] = patch * _grid(path, None if rotary else token("pos"), cls, found["registers"])
     size = _named(path, name, width, depth)
-    said, assumed = {**_said(stated, found), **told}, []
-    for key, guess in {"heads": vit.SIZES[size].heads if vit.SIZES[size].width == width else max(width // 64, 1), "eps": 1e-6, "pool": "cls" if cls else "mean"}.items():
+    said, assumed = {**rotary.pop("told", {}), **_said(stated, found), **told}, []
+    found |= rotary
+    heads = vit.SIZES[size].heads if vit.SIZES[size].width == width else max(width // 64, 1)
+    for key, guess in {"heads": heads, "eps": 1e-5 if rotary else 1e-6, "pool": "cls" if cls else "mean"}.items():
         assumed += [] if key in said else [key]
         found[key] = said.get(key, guess)
     own = vit.SIZES[size]
@@ -165,6 +185,20 @@ def network(side: names.Side, path: Path, name: str, tensors: dict[str, np.ndarr
     defaults = {key: p.default for key, p in inspect.signature(vit.make).parameters.items()}
     model = {"name": size, **{key: value for key, value in found.items() if key in ("patch", "image") or value != defaults[key]}}
     return model, [*assumed, *["architecture"] * (not stated.keys() & {"architecture", "model_type"})]
+
+
+def _rotary(path, side, tensors, stated, words):
+    """Of DINOv3's networks what names and shapes tell of positions and keys, and under "told" the heads by Meta's periods; {} of others. Raises: UserError for other periods."""
+    if side.layout == "dinov3":
+        return {"positions": "rope", "rope_base": float(stated.get("rope_theta", BASE)), "key_bias": words.block.format(0) + words.layers["qkv"][1] + ".bias" in tensors}
+    periods = tensors.get(PERIODS)
+    if periods is None:
+        return {}
+    usual = BASE ** (np.arange(periods.size) / periods.size)
+    if periods.ndim != 1 or not np.allclose(periods, usual, rtol=1e-2):                # some files round them to bfloat16
+        raise UserError(f"the rotary positions of {path} have other periods than those of base {BASE:g} ({PERIODS}), which all of DINOv3's have")
+    width = len(tensors[words.tokens["cls"]].ravel()) if words.tokens["cls"] in tensors else tensors[side.stem].shape[0]
+    return {"positions": "rope", "key_bias": words.block.format(0) + "attn.qkv.bias_mask" not in tensors, "told": {"heads": width // (4 * periods.size)}}
 
 
 def _grid(path, pos, cls, registers):
@@ -204,8 +238,8 @@ SHAPES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_clas
           "drop_path_rate", "dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init")
 FIXED = {"qkv_bias": True, "proj_bias": True, "pre_norm": False, "final_norm": True, "fc_norm": False, "pool_include_prefix": False, "pos_embed": "learn", "scale_attn_norm": False,
          "scale_mlp_norm": False, "act_layer": "gelu", "norm_layer": "layernorm"}
-EPS = {"vit": 1e-12, "vit_mae": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}         # what transformers' classes take where a config.json does not say
-TRANSFORMERS = {"hidden_act": "gelu", "qkv_bias": True}
+EPS = {"vit": 1e-12, "vit_mae": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6, "dinov3_vit": 1e-5}         # what transformers' classes take where a config.json does not say
+TRANSFORMERS = {"hidden_act": "gelu", "qkv_bias": True, "query_bias": True, "value_bias": True, "proj_bias": True, "mlp_bias": True, "use_gated_mlp": False}
 READ = f"plain vision transformers alone: timm's vit and deit of NAME_patchN_SIZE with the class token or fc_norm=False, and transformers' {', '.join(EPS)} with GELU"
 
 
@@ -232,7 +266,8 @@ def _pool(stated, arguments):
 def _said(stated, found):
     """heads, eps and pool by a config.json of timm or transformers."""
     if "model_type" in stated:
-        return {"heads": stated.get("num_attention_heads", 12), "eps": stated.get("layer_norm_eps", EPS.get(stated["model_type"], 1e-12)), "pool": "cls"}
+        kind = stated["model_type"]
+        return {"heads": stated.get("num_attention_heads", 6 if kind == "dinov3_vit" else 12), "eps": stated.get("layer_norm_eps", EPS.get(kind, 1e-12)), "pool": "cls"}
     match, arguments = re.fullmatch(ARCHITECTURE, str(stated.get("architecture"))), stated.get("model_args") or {}
     if not match or not isinstance(arguments, dict):
         return {}
