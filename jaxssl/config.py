@@ -23,7 +23,8 @@ UNREAD, ALL_METHODS = "unread", "jaxssl.methods.base"
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
 CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
-A_VIEW = {f"{section}.{key}" for section in ("augment", "local") for key in ("flip", "jitter", "gray", "blur", "solarize", "invert", "flip_vertical", "turns", "channel_jitter", "channel_drop")}
+A_VIEW = {f"{section}.{key}" for section in ("augment", "local")
+          for key in ("flip", "jitter", "gray", "blur", "solarize", "invert", "flip_vertical", "turns", "channel_jitter", "channel_drop")}
 # Keys whose numbers are those of the images' own values, of either sign.
 OF_IMAGES = {f"{section}.{key}" for section in ("augment", "local") for key in ("low", "high")}
 DURATIONS = ("total", "warmup", "log_every", "eval_every", "checkpoint_every")
