@@ -171,7 +171,8 @@ def test_each_operation_of_channels_does_what_it_says():
 @pytest.mark.parametrize("own, sentence", [
     ({}, "5 channels, and colour jitter, grey, solarize and RandAugment are of RGB; set jitter=0, gray=0"),
     (dict(jitter=0., gray=0., solarize=(0., .2)), "set solarize=0"), (dict(jitter=0., gray=0., randaugment=2), "set randaugment=0"),
-    (dict(jitter=0., gray=0., channel_keep=(5,), channel_drop=.1), "numbered from 0 to 4"), (dict(jitter=0., gray=0., low=(1., 2.), high=(3., 4.)), "one number each or one a channel"),
+    (dict(jitter=0., gray=0., channel_keep=(5,), channel_drop=.1), "numbered from 0 to 4"),
+    (dict(jitter=0., gray=0., low=(1., 2.), high=(3., 4.)), "one number each or one a channel"),
     (dict(jitter=0., gray=0., low=(1.,), high=(1.,)), "low below high")])
 def test_keys_of_rgb_alone_are_refused_for_other_channels(own, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -196,7 +197,8 @@ def test_a_run_settles_what_it_leaves_to_its_images(tmp_path):
     assert pixels.settled(own, datas.make(**own.data))[0].to_dict() == own.to_dict()           # a resumed run finds the same
     shapes, _ = jobs.batch_shapes(4, jobs.Facts(8, 2, 12, False, channels=5, depth="uint16"), jobs.sharding.make_mesh(devices=jax.devices()[:1]))
     assert (shapes["image"].shape, shapes["image"].dtype) == ((4, 12, 12, 5), jnp.uint16)
-    for flags, sentence in (({"model.channels": "4"}, "model.channels is 4 and the images have 5"), ({"augment.mean": "(.1,.2)", "augment.std": "(1,1)"}, "augment.mean has 2 numbers"),
+    for flags, sentence in (({"model.channels": "4"}, "model.channels is 4 and the images have 5"),
+                            ({"augment.mean": "(.1,.2)", "augment.std": "(1,1)"}, "augment.mean has 2 numbers"),
                             ({"augment.low": "0", "augment.high": "1000"}, "augment.mean and augment.std are not")):
         with pytest.raises(UserError, match=sentence):
             pixels.settled(config_of(tmp_path, **flags), data)

@@ -3,8 +3,8 @@
     views = augment.make(size=32, blur=0.)          # checks its arguments once
     batch = views(key, batch)                       # uint8 canvases [B, S, S, 3] -> batch["views"] [B, V, size, size, 3]
 
-The stream of one view, in order: crop (or squash) and flip, vertical flip and quarter turns, RandAugment, colour jitter, channel jitter, grey, blur, solarize, invert, channels left
-out, normalise. Colours are of three channels; `mean` says how many there are, and what only RGB has is refused for others. Image i of the batch draws from
+The stream of one view, in order: crop (or squash) and flip, vertical flip and quarter turns, RandAugment, colour jitter, channel jitter, grey, blur, solarize, invert, channels
+left out, normalise. Colours are of three channels; `mean` says how many there are, and what only RGB has is refused for others. Image i of the batch draws from
 `fold_in(key, i)` only, so a view does not depend on the other images, on the batch size, or on how many devices share the batch.
 """
 import jax

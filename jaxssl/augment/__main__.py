@@ -33,7 +33,8 @@ def main(argv=None) -> int:
         key = jax.random.key(config.seed if flags.seed is None else flags.seed)
         batch = jax.tree.map(np.asarray, jax.jit(views)(key, canvases))
         shown = channels.picture(canvases["image"], config.augment.low, config.augment.high)
-        sheet = draw(canvases | {"image": shown}, batch["views"], batch["view_params"], config.augment.mean, config.augment.std, _hidden(config, jax.random.fold_in(key, 1), batch["views"]))
+        sheet = draw(canvases | {"image": shown}, batch["views"], batch["view_params"],
+                     config.augment.mean, config.augment.std, _hidden(config, jax.random.fold_in(key, 1), batch["views"]))
         out = Path(flags.out)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,8 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
          manifest: str = "", channels: int = 0, depth: str = "", nodata: str = "") -> Data:
     """Opens the data: lists what is there and decodes nothing.
 
-    source       digits, folder, zip, tfds, array_record, tar: a .tar or a folder of them (`jaxssl.data.tar`), or dense: images/ beside masks/ or depth/, matched by name (`jaxssl.data.dense`)
+    source       digits, folder, zip, tfds, array_record, tar: a .tar or a folder of them (`jaxssl.data.tar`), or dense: images/ beside masks/ or depth/, matched by name
+                 (`jaxssl.data.dense`)
     path         the folder, archive or prepared directory. With folders in it, or in the one folder that wraps everything, that are named like splits
                  (train, training, trn; val, valid, validation, dev; test, testing, eval; any case, "train_images" too), training uses the first kind and
                  val is held out, or test where there is no val with labels; test beside val is left for the end (`test_split`)

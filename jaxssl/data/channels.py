@@ -75,7 +75,8 @@ def _agreed(source, few, channels, depth, nodata) -> Pixels:
             broken.append(f"{shown(source.id(index))}: {error}")
     name = shown(source.name)
     if not kinds:
-        raise UserError(f"none of {many(len(few), 'image')} looked at in {name} can be read as it is ({broken[0]}); mend the files, or see them with `python -m jaxssl.data inspect`")
+        raise UserError(f"none of {many(len(few), 'image')} looked at in {name} can be read as it is ({broken[0]}); "
+                        "mend the files, or see them by `python -m jaxssl.data inspect`")
     counts, depths = (list(dict.fromkeys(own[at] for own in kinds)) for at in (0, 1))
     for at, key, what, given in ((0, "channels", counts, channels), (1, "depth", depths, depth)):
         wanted = given or what[0]
@@ -93,7 +94,8 @@ def _agreed(source, few, channels, depth, nodata) -> Pixels:
 @dataclasses.dataclass(frozen=True)
 class Statistics:
     """Of `images` images, at most `SAMPLED` pixels of each, without what says nothing. low, high: the values that become 0 and 1, of each channel, or () for those of uint8;
-    mean, std: on that scale. smallest, largest: of the files' own numbers, of all pixels of these images. missing: the share that says nothing. how: what was decided about the range, a sentence."""
+    mean, std: on that scale. smallest, largest: of the files' own numbers, of all pixels of these images. missing: the share that says nothing. how: what
+    was decided about the range, a sentence."""
     images: int
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -157,7 +159,8 @@ def _sampled(source, index, kind):
 
 
 def picture(array: np.ndarray, low: Sequence[float] = (), high: Sequence[float] = ()) -> np.ndarray:
-    """[..., h, w, C] of any numbers as people look at it, uint8 [..., h, w, 3]: one channel is grey, of two the third colour is black, of more than three the first three are shown.
+    """[..., h, w, C] of any numbers as people look at it, uint8 [..., h, w, 3]: one channel is grey, of two the third colour is black, of more than three the first three are
+    shown.
 
     low, high: values that become black and white, one or one a channel; without them uint8 is as it is, and others are stretched from their smallest to their largest.
     """

@@ -16,21 +16,17 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxssl.data import native
 from jaxssl.data.order import mix
+from jaxssl.data.pixels import FORMATS, MAX_BYTES, MAX_PIXELS, RGB, Broken, Pixels, placed
 from jaxssl.errors import UserError, shown
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+__all__ = ["EXTENSIONS", "FORMATS", "MAX_BYTES", "MAX_PIXELS", "RGB", "Broken", "Pixels", "Seen", "canvas", "look", "pixel_limit", "pixels_of", "placed", "rgb", "sample"]
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".jpe", ".dib")
-MAX_PIXELS = 89_478_485     # of an image, unless data.max_pixels says otherwise: Pillow's own limit
-MAX_BYTES = 256 * 2**20     # an encoded image above this is taken for broken rather than read
 SUBSTITUTES = 16
 _ORIENTATION = 0x0112
 # A picture beyond Pillow's pixel limit is broken, not merely warned about.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-
-
-class Broken(Exception):
-    """An image that cannot be decoded; the message says why."""
 
 
 class Seen(NamedTuple):
@@ -39,23 +35,6 @@ class Seen(NamedTuple):
     mode: str
     peak: int | None
     alpha: bool
-
-
-class Pixels(NamedTuple):
-    """What the canvases of a set hold. channels: C; depth: their type, "uint8", "uint16" or "float32"; nodata: the value that says nothing, beside what is not finite, or None;
-    native: whether files are read as they are, and not as RGB of 8 bits."""
-    channels: int = 3
-    depth: str = "uint8"
-    nodata: float | None = None
-    native: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        """Of a pixel."""
-        return self.channels * np.dtype(self.depth).itemsize
-
-
-RGB = Pixels()
 
 
 def rgb(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -130,7 +109,6 @@ def canvas(image, size: int, prepare: Callable | None = None, max_pixels: int = 
     prepare(uint8 [h,w,3]) -> uint8 [h',w',3] is called first; what it leaves larger than the canvas is shrunk. With native `pixels` all are of those channels and that type.
     """
     if pixels.native:
-        from jaxssl.data import native      # here, since it builds on this
         return native.canvas(image, size, prepare, max_pixels, pixels)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
@@ -147,16 +125,6 @@ def canvas(image, size: int, prepare: Callable | None = None, max_pixels: int = 
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
         picture = picture.resize((width, height), Image.BICUBIC)
     return placed(image if picture is None else np.asarray(picture), size)
-
-
-def placed(pixels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [h,w,C] top-left on a canvas [S,S,C] of zeros, and int32 [2] = (h, w)."""
-    height, width = pixels.shape[:2]
-    if (height, width) == (size, size):
-        return pixels, np.array((size, size), np.int32)
-    out = np.zeros((size, size, pixels.shape[2]), pixels.dtype)
-    out[:height, :width] = pixels
-    return out, np.array((height, width), np.int32)
 
 
 def pixels_of(source) -> Pixels:

@@ -68,7 +68,8 @@ def _facts(source, index) -> Fact:
         if own.native:
             array = native.agreed(read := image if isinstance(image, np.ndarray) else native.read(image, pixel_limit(source)), own)
             shown_as = native.filled(array, own.nodata)
-            return Fact(name, label, f"{array.shape[2]} channels of {read.dtype.name}", array.shape[:2], len(image), float(shown_as.mean()), bool((np.ptp(shown_as, (0, 1)) == 0).all()))
+            flat = bool((np.ptp(shown_as, (0, 1)) == 0).all())
+            return Fact(name, label, f"{array.shape[2]} channels of {read.dtype.name}", array.shape[:2], len(image), float(shown_as.mean()), flat)
         if isinstance(image, np.ndarray):
             return Fact(name, label, "array RGB", image.shape[:2], image.nbytes, float(image.mean()), int(np.ptp(image)) == 0)
         picture, seen = look(image, pixel_limit(source))

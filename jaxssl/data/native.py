@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxssl.data.decode import FORMATS, MAX_PIXELS, Broken, Pixels, placed
+from jaxssl.data.pixels import FORMATS, MAX_PIXELS, Broken, Pixels, placed
 from jaxssl.errors import UserError, shown
 
 ARRAYS = (".npy", ".dcm", ".dicom")       # of files that are images of a set where no others are there

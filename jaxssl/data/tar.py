@@ -1,7 +1,7 @@
 """The images inside plain tar shards (WebDataset's), read where they lie: nothing is extracted, and an archive's headers are read once.
 
-A sample is what shares a key, the name up to the first dot of its last part: `0001.jpg` and `0001.cls` (a number), or `0001.json` with a "label", "cls" or "class". Where there is no
-such label, folders in the archives are classes, as in a zip. Names are compared and shown, and nothing is ever made under them.
+A sample is what shares a key, the name up to the first dot of its last part: `0001.jpg` and `0001.cls` (a number), or `0001.json` with a "label", "cls" or "class". Where there is
+no such label, folders in the archives are classes, as in a zip. Names are compared and shown, and nothing is ever made under them.
 
 The index of each shard is kept below `HOME`, by the shard's path, size and time, so that a million headers are read once.
 """
@@ -105,7 +105,10 @@ class Tar:
 
 
 def shards(root: Path) -> dict[str, list[str]]:
-    """{split: its shards, sorted}: those of a folder, or of its folders or names that are called like splits ("" for all where there are none); or the one file. Raises: UserError."""
+    """{split: its shards, sorted}: those of a folder, or of its folders or names that are called like splits ("" for all where there are none); or the one file.
+
+    Raises: UserError.
+    """
     if root.is_file():
         return {"": [str(root)]}
     found = {"": _below(root)}
@@ -167,7 +170,8 @@ def _source(root, paths, depth) -> tuple[Tar, tuple[str, ...]]:
         classes = tuple(sorted({text for text in texts if text}, key=lambda text: (0, int(text), "") if text.isdecimal() and text.isascii() else (1, 0, text)))
         number = {text: i for i, text in enumerate(classes)} | {"": UNLABELLED}
         labels = [number[text] for text in texts]
-        said.append(f"{len(classes):,} classes, by the .{' and .'.join(LABELS)} beside images" + (f"; {many(labels.count(UNLABELLED), 'image')} without a label" if "" in texts else ""))
+        bare = f"; {many(labels.count(UNLABELLED), 'image')} without a label" if "" in texts else ""
+        said.append(f"{len(classes):,} classes, by the .{' and .'.join(LABELS)} beside images{bare}")
         classes = tuple(shown(name) for name in classes)
     else:
         clean = ["/".join(part for part in name.split("/") if part not in ("", ".", "..")) for name in raw]

@@ -139,8 +139,8 @@ class Encoder:
             raise UserError(f"layer {layer!r} is not one of {', '.join((*self.layers, *self.blocks))}{nearest(layer, (*self.layers, *self.blocks))}")
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray], layer: str = "backbone") -> np.ndarray:
-        """Features f32 [B, D] of uint8 images [B, H, W, 3], or of a list of uint8 [h, w, 3] of different sizes; of the channels that it was trained on, and of any real numbers where its
-        preprocessing says which become 0 and 1.
+        """Features f32 [B, D] of uint8 images [B, H, W, 3], or of a list of uint8 [h, w, 3] of different sizes; of the channels that it was trained on, and of any real numbers
+        where its preprocessing says which become 0 and 1.
 
         Raises: UserError for anything else.
         """
@@ -260,7 +260,8 @@ def untrained(encoder: Encoder) -> Encoder:
     if "method" not in encoder.config:                     # weights from elsewhere: an encoder and nothing else
         return dataclasses.replace(encoder, name=f"{encoder.name}, untrained", step=0, variables=fill(encoder.config, {"params": {}, "batch_stats": {}}))
     config, size = encoder.config, encoder.config["augment"]["size"]
-    canvas = {"image": jax.ShapeDtypeStruct((2 * config["model"].get("bn_groups", 1), size, size, preprocessing.channels(config)), jnp.float32 if config["augment"].get("high") else jnp.uint8)}
+    shape, kind = (2 * config["model"].get("bn_groups", 1), size, size, preprocessing.channels(config)), jnp.float32 if config["augment"].get("high") else jnp.uint8
+    canvas = {"image": jax.ShapeDtypeStruct(shape, kind)}
     views = augment.pair(whole_section(augment.make, config["augment"]), whole_section(augment.make, config.get("local", {"views": 0})))
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(views, jax.eval_shape(jax.random.key, 0), canvas))
     params, aux = jax.jit(method(config, encoder.module).init)(jax.random.key(config.get("seed", 0)), example)

@@ -25,8 +25,8 @@ class Start(NamedTuple):
 
 
 def expanded(kernel: np.ndarray, words: tuple[str, ...]) -> np.ndarray:
-    """Filters [h, w, 3, D] of red, green and blue → [h, w, C, D] of C channels: each begins with those of its word, "r", "g", "b" or "mean", times 3 / C, so that a sum over channels that
-    say the same stays what it was over three."""
+    """Filters [h, w, 3, D] of red, green and blue → [h, w, C, D] of C channels: each begins with those of its word, "r", "g", "b" or "mean", times 3 / C, so that a sum over
+    channels that say the same stays what it was over three."""
     red, green, blue = np.moveaxis(kernel, 2, 0)
     parts = {"r": red, "g": green, "b": blue, "mean": kernel.mean(2)}
     return np.stack([parts[word] for word in words], 2) * np.float32(3 / len(words))
@@ -42,13 +42,15 @@ def _expanded(found, wanted, path, words):
         return found, []
     theirs, own = found[names[0]].shape[2], wanted[names[0]].shape[2]
     if theirs != 3:
-        raise UserError(f"init_from={path} takes {theirs} channel{'s' if theirs > 1 else ''} and the images have {own}; only filters of RGB are made into others: begin with other weights")
+        raise UserError(f"init_from={path} takes {theirs} channel{'s' if theirs > 1 else ''} and the images have {own}; only filters of RGB are made into others: begin with other "
+                        "weights")
     each = tuple(words.split(",")) if words else ()
     if each == ("mean",):
         each *= own
     if len(each) != own:
-        raise UserError((f"init_channels names {len(each)} channels" if each else f"init_from={path} takes RGB") + f" and the images have {own} channel{'s' if own > 1 else ''}; say whose filters "
-                        f"each begins with: --config.init_channels=mean, or a word a channel such as {','.join((['b', 'g', 'r'] + ['mean'] * own)[:own])}")
+        what = f"init_channels names {len(each)} channels" if each else f"init_from={path} takes RGB"
+        raise UserError(f"{what} and the images have {own} channel{'s' if own > 1 else ''}; say whose filters each begins with: "
+                        f"--config.init_channels=mean, or a word a channel such as {','.join((['b', 'g', 'r'] + ['mean'] * own)[:own])}")
     counted = ", ".join(f"{i} {word}" for i, word in enumerate(each))
     said = "the mean of the RGB filters for each" if set(each) == {"mean"} else counted
     return {**found, **{n: expanded(found[n], each) for n in names}}, [f"{own} channels from RGB: {said}, times 3 / {own}"]

@@ -35,7 +35,8 @@ def check(config: dict) -> None:
 
 
 def placed(images: Sequence[np.ndarray], preprocessing: dict, side: int) -> dict:
-    """uint8 images [h, w, C] as a batch for `Encoder.view`: image uint8 [B, side, side, C], each top-left on black, and size int32 [B, 2]; float32 where there are `low` and `high`.
+    """uint8 images [h, w, C] as a batch for `Encoder.view`: image uint8 [B, side, side, C], each top-left on black, and size int32 [B, 2]; float32 where there are `low`
+    and `high`.
 
     `side`, as the function of that name gives it, holds every image that is `prepared`.
     """
@@ -65,8 +66,8 @@ def prepared(image: np.ndarray, preprocessing: dict) -> np.ndarray:
 
 
 def middle(image: np.ndarray, preprocessing: dict) -> np.ndarray:
-    """[resize, resize, C] in the type of `image` [h, w, C] of which `Encoder.view` only cuts its centre crop: the short side of `image` resized to `resize`, its middle along the long one; all of it where
-    views are squashed.
+    """[resize, resize, C] in the type of `image` [h, w, C] of which `Encoder.view` only cuts its centre crop: the short side of `image` resized to `resize`, its middle along the
+    long one; all of it where views are squashed.
 
     The filter is Pillow's, antialiased and rounded to 8 bits, as in torchvision's and timm's transforms; the offsets are those of the view.
     """

@@ -33,7 +33,7 @@ def folder(path: str, flag: str) -> Path:
 def opened(root: Path, encoder: Any) -> datas.Data:
     """The images of a folder as `Data`, whatever its folders are called. Raises: UserError for an encoder of other images than RGB."""
     if len(encoder.preprocessing["mean"]) != 3 or "high" in encoder.preprocessing:
-        raise UserError(f"a search reads images as RGB of 8 bits, and {encoder.name} takes others; search with jaxssl.load(…)(arrays) and jaxssl.evaluate --protocols retrieval instead")
+        raise UserError(f"a search reads images as RGB of 8 bits, and {encoder.name} takes others; use jaxssl.load(…)(arrays), or jaxssl.evaluate --protocols retrieval")
     keys = {"source": "folder", "splits": "none", "holdout": "0", "max_broken": "1"}
     return subjects.open_data({}, str(root), keys, resize=encoder.preprocessing["resize"])
 

@@ -60,7 +60,8 @@ def views(config: dict, data: Any, *, count: int = 6) -> list[Viewed]:
     """
     samples, batch, _ = first(config, data, count)
     pixels, a = visible(config, batch["views"]), config["augment"]
-    return [Viewed(data.train.entry(s[3])[1], channels.picture(s[0][:s[1][0], :s[1][1]], a.get("low", ()), a.get("high", ())), pixels[i], [caption(batch["view_params"], i, v) for v in range(config["augment"]["views"])])
+    originals = [channels.picture(s[0][:s[1][0], :s[1][1]], a.get("low", ()), a.get("high", ())) for s in samples]
+    return [Viewed(data.train.entry(s[3])[1], originals[i], pixels[i], [caption(batch["view_params"], i, v) for v in range(config["augment"]["views"])])
             for i, s in enumerate(samples)]
 
 

@@ -22,8 +22,8 @@ def settled(config: Any, data: Any) -> tuple[Any, list[str]]:
             said += _filled(own, statistics, kind, data.train)
     for section in ("augment", "local"):
         if own[section].get("views") and len(own[section].mean) != count:
-            raise UserError(f"{section}.mean has {len(own[section].mean)} numbers and the images {count} channel{'s' if count > 1 else ''}; give as many of mean and std, or leave them "
-                            f"out: {_SAID}")
+            raise UserError(f"{section}.mean has {len(own[section].mean)} numbers and the images {count} channel{'s' if count > 1 else ''}; give as many of mean and std, or "
+                            f"leave them out: {_SAID}")
     if "channels" in own.model and own.model.channels != count:
         raise UserError(f"model.channels is {own.model.channels} and the images have {count}; leave it out, or set --config.model.channels={count}")
     if not said:
@@ -67,8 +67,8 @@ def _filled(own, found, kind, source: Source) -> list[str]:
 def _stated(own, found):
     if tuple(own.augment.low) == found.low and tuple(own.augment.high) == found.high:
         return True
-    raise UserError("augment.low and augment.high are given, and augment.mean and augment.std are not; give these too, of each channel on the scale from low (0) to high (1), or leave "
-                    f"all of them to the images: {_SAID}")
+    raise UserError("augment.low and augment.high are given, and augment.mean and augment.std are not; give these too, of each channel on the scale from low (0) to high (1), or "
+                    f"leave all of them to the images: {_SAID}")
 
 
 def _put(own, **values):

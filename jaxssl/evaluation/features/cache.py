@@ -25,6 +25,7 @@ from jaxssl.data.array_record import Packed
 from jaxssl.data.disjoint import Pool
 from jaxssl.data.folder import Folder
 from jaxssl.data.sources import Subset
+from jaxssl.data.tar import Tar
 from jaxssl.data.tfds import TFDS
 from jaxssl.data.zip import Zip
 from jaxssl.encoder import Encoder
@@ -82,6 +83,7 @@ def _table(encoder, data, which, layer, mesh, folder, batch):
     what = {"version": _VERSION, "weights": encoder.digest, "model": encoder.config["model"], "method": encoder.config.get("method"), "layer": layer,
             "dtype": np.dtype(encoder.module.dtype).name, "transform": encoder.preprocessing, "canvas": data.canvas, "images": identity(source),
             "rows": len(source), "chunk": -(-batch // mesh.size) * mesh.size, "backend": jax.default_backend()}
+    what |= {"pixels": data.pixels} if data.pixels.native else {}
     what = json.loads(json.dumps(what))
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     return _Table(Path(folder) / "features" / key, what), source
@@ -101,7 +103,7 @@ def identity(source: datas.Source, *, here: bool = True) -> str:
     here: also where these files lie and when they were written. Without it, copies on several machines are the same images; so is a file whose contents
     were changed to others of the same size.
     """
-    name = "" if not here and isinstance(source, Folder | Zip | Packed | Subset | Pool) else source.name        # of these it is a path
+    name = "" if not here and isinstance(source, Folder | Zip | Tar | Packed | Subset | Pool) else source.name        # of these it is a path
     total = hashlib.sha256(repr((type(source).__name__, name, source.classes, len(source))).encode("utf-8", "surrogateescape"))
     if isinstance(source, Subset):
         labels = b"" if source.labels is None else source.labels.tobytes()
@@ -124,6 +126,8 @@ def identity(source: datas.Source, *, here: bool = True) -> str:
 def _files(source):
     if isinstance(source, Folder):
         return [source.root / path for path in (*source.paths, *getattr(source, "answers", ()))]       # of a dense set, its masks too
+    if isinstance(source, Tar):
+        return list(source.shards)
     if isinstance(source, Packed):
         return sorted(source.root.glob(f"{source.split}*"))
     if isinstance(source, TFDS):

@@ -72,7 +72,8 @@ def train_view(encoder: Encoder) -> Callable:
     own, seen = encoder.config["augment"], encoder.preprocessing
     first = own.get("flip", .5)
     ranges = {name: tuple(own[name]) for name in ("crop_scale", "crop_ratio") if name in own}
-    views = augment.make(size=seen["size"], views=1, interpolation=seen["interpolation"], mean=seen["mean"], std=seen["std"], low=seen.get("low", ()), high=seen.get("high", ()), jitter=0., gray=0., blur=0.,
+    scale = {name: seen[name] for name in ("mean", "std", "low", "high") if name in seen}
+    views = augment.make(size=seen["size"], views=1, interpolation=seen["interpolation"], **scale, jitter=0., gray=0., blur=0.,
                          flip=first[0] if isinstance(first, list | tuple) else first, **ranges)
     return lambda key, batch: views(key, {name: batch[name] for name in ("image", "size")})["views"][:, 0]
 
