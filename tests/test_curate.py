@@ -259,7 +259,8 @@ def test_a_refused_first_step_leaves_no_folder(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("told,keys", [
-    ({"path": "digits", "keys": {"variant": "clean"}}, {"source": "digits", "variant": "clean"}), ({"path": "x.zip", "keys": {"source": "zip"}}, {"source": "zip", "path": "x.zip", "splits": "none"}),
+    ({"path": "digits", "keys": {"variant": "clean"}}, {"source": "digits", "variant": "clean"}),
+    ({"path": "x.zip", "keys": {"source": "zip"}}, {"source": "zip", "path": "x.zip", "splits": "none"}),
     ({"path": "images", "keys": {"source": "folder", "class_depth": "2"}}, {"path": "images", "splits": "none", "source": "folder", "class_depth": "2"}),
     ({"path": "packed", "keys": {"source": "array_record"}}, {"source": "array_record", "path": "packed"})])
 def test_a_manifest_says_how_its_images_are_opened(told, keys):

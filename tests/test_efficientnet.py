@@ -92,7 +92,8 @@ def test_own_format_there_and_back(tmp_path):
         interop.target("timm", encoder.module)
 
 
-@pytest.mark.parametrize("stated, words", [({"architecture": "efficientnet_lite0"}, "architecture 'efficientnet_lite0'"), ({"model_type": "efficientnet"}, "model_type 'efficientnet'"),
+@pytest.mark.parametrize("stated, words", [({"architecture": "efficientnet_lite0"}, "architecture 'efficientnet_lite0'"),
+                                           ({"model_type": "efficientnet"}, "model_type 'efficientnet'"),
                                            ({"architecture": "tf_efficientnet_lite0", "model_args": {"act_layer": "silu"}}, "act_layer 'silu'")])
 def test_what_a_config_states_and_ours_is_not_is_refused(tmp_path, stated, words):
     safetensors.numpy.save_file(made(depths=(1,))[1], tmp_path / "model.safetensors")
