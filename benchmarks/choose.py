@@ -1,6 +1,6 @@
 """Whether a measure that reads no label orders the checkpoints of a run as kNN does: three runs of ten checkpoints on cluttered digits.
 
-    python benchmarks/choose.py [--runs simclr vicreg dino] [--steps 400] [--seed 0]        # writes benchmarks/results/choose.json
+    python benchmarks/choose.py [--runs simclr vicreg dino] [--steps 200] [--seed 0]        # writes benchmarks/results/choose.json
 
 Each run is configs/digits/METHOD.py with ten checkpoints that all stay; `python -m jaxssl.evaluate --choose` then measures them. The reference of mutual_knn, which ought to
 be a public encoder, is the last checkpoint of the next run here. Spearman's rank correlation with kNN (k = 20, T = .07) over ten checkpoints of one run, which are no
@@ -24,7 +24,7 @@ from machine import machine  # noqa: E402
 def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--runs", nargs="+", default=["simclr", "vicreg", "dino"], help="names of configs/digits")
-    flags.add_argument("--steps", type=int, default=400, help="of each run, a multiple of ten")
+    flags.add_argument("--steps", type=int, default=200, help="of each run, a multiple of ten")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--changes", nargs="*", default=[], metavar="KEY=VALUE", help="of all configs, for a try")
     flags.add_argument("--flags", nargs="*", default=[], help="of the evaluation, for a try")
