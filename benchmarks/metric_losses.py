@@ -4,7 +4,8 @@
 
 It needs torch and pytorch-metric-learning, beside jaxssl or in another Python (--theirs PYTHON). 1,024 × 128 f32 with four images of a class: contrastive, triplet over all
 3.1 million triplets, multi-similarity with its miner, NT-Xent; ArcFace with 100,000 classes, the gradient of their weights included. And triplet over all 50 million triplets of
-4,096 rows, ours alone, in blocks of 512 anchors. Each measurement is a process of its own, contenders in turns for `--rounds` rounds; each reports its loss.
+4,096 rows, ours alone. Losses of pairs go through the anchors in blocks, as the method has them on one device.
+Each measurement is a process of its own, contenders in turns for `--rounds` rounds; each reports its loss.
 Processor time is of the fastest of `--calls` calls after a first one, which compiles. Extra memory is the peak of resident memory during later calls above the resident memory just
 before (Linux), measured in processes of their own in which the C library maps each array of 64 KB or more by itself and gives it back when it is freed
 (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_), so that nothing that the first call kept hides in it, on either side. Beside ours stand the temporaries that the compiler counts.
@@ -95,12 +96,13 @@ def ours(loss, z, label, weights):
     import jax.numpy as jnp
 
     from jaxssl.losses import metric, miners
+    from jaxssl.methods.metric import anchors_at_once
 
     def function(z, weights):
         if loss == "arcface":
             return metric.arcface(z, label32, weights)
         mined = {"weight": miners.multi_similarity(z, label32)} if loss == "multi_similarity" else {}
-        return getattr(metric, loss)(z, label32, **mined, **({"block": 512} if len(z) > 1024 else {}))
+        return getattr(metric, loss)(z, label32, **mined, block=anchors_at_once(None, len(z)))
     label32 = jnp.asarray(label, jnp.int32)
     given = jnp.asarray(z), jnp.asarray(weights)
     step = jax.jit(jax.value_and_grad(function, (0, 1))).lower(*given).compile()

@@ -16,6 +16,7 @@ Predicted: all of them. A run's state is a function of config and step, a checkp
 import argparse
 import collections
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -169,6 +170,7 @@ def journey(place, name, draw, length, left):
 
 
 def row(name, preemptions, draw, folder, environment):
+    """Yields what was found so far after every journey."""
     place, done, faults, different, journeys = Place(name, folder, environment), [], [], [], 0
     for _ in range(2):                                                    # the first fills the compilation cache
         length, straight = {}, f"straight{_}"
@@ -187,8 +189,8 @@ def row(name, preemptions, draw, folder, environment):
         if not wrong:
             got = place.left(f"journey{journeys}")
             different += [f"journey {journeys}: {key}: {got[key]} in place of {expected[key]}"[:2000] for key in expected if got[key] != expected[key]]
-    return {"preemptions": dict(collections.Counter(how for how, _ in done)), "phases": dict(collections.Counter(at for _, at in done)), "journeys": journeys,
-            "seconds_of_commands": {k: round(v, 1) for k, v in length.items()}, "faults": faults, "different": different}
+        yield {"preemptions": dict(collections.Counter(how for how, _ in done)), "phases": dict(collections.Counter(at for _, at in done)), "journeys": journeys,
+               "seconds_of_commands": {k: round(v, 1) for k, v in length.items()}, "faults": faults, "different": different}
 
 
 def main():
@@ -199,10 +201,16 @@ def main():
     args = flags.parse_args()
     for name in args.rows:
         with tempfile.TemporaryDirectory() as folder, bucket.served() if name.startswith("bucket") else contextlib.nullcontext({}) as environment:
-            found = {"seed": args.seed, **row(name, args.preemptions, random.Random(f"{name} {args.seed}"), Path(folder), environment)}
-        print(json.dumps({name: found}, indent=1), flush=True)
+            for found in row(name, args.preemptions, random.Random(f"{name} {args.seed}"), Path(folder), environment):
+                keep(name, {"seed": args.seed, **found})
+
+
+def keep(name, found):
+    """Writes what a row has found so far: a run that is ended early keeps its journeys."""
+    with open(Path(tempfile.gettempdir()) / "jaxssl-preemptions.lock", "w") as lock:       # rows may run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
         result = json.loads(OUT.read_text()) if OUT.exists() else {"command": "python benchmarks/preemptions.py", "rows": {}}
-        others = [each for each in result["rows"].get(name, []) if each["seed"] != args.seed]
+        others = [each for each in result["rows"].get(name, []) if each["seed"] != found["seed"]]
         result["machine"], result["rows"][name] = machine("jax", "jaxlib", "orbax-checkpoint", "grain", "numpy"), [*others, found]
         OUT.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -50,6 +50,11 @@ def _embed(book, flags, mesh):
                    shard=flags.shard)
 
 
+def _pipelines(book, flags):
+    from jaxssl.curation.beam import Beam
+    return Beam(book, flags.beam) if flags.beam else None
+
+
 def _knn(book, flags, mesh):
     from jaxssl.curation import graph
     graph.knn(book, space=flags.features, among=book.selection(flags.among, ""), k=flags.k, method=flags.method, mesh=mesh)
@@ -59,7 +64,7 @@ def _dedup(book, flags, mesh):
     from jaxssl.curation import copies, duplicates
     default = duplicates.SELF if flags.what == "self" else duplicates.AGAINST
     threshold = copies.calibrated(book, flags.features) if flags.threshold == AUTO else default if flags.threshold is None else flags.threshold
-    how = {"space": flags.features, "among": flags.among, "threshold": threshold, "k": flags.k, "method": flags.method, "mesh": mesh}
+    how = {"space": flags.features, "among": flags.among, "threshold": threshold, "k": flags.k, "method": flags.method, "mesh": mesh, "beam": _pipelines(book, flags)}
     if (flags.what == "self") == bool(flags.reference):
         raise UserError("write `dedup self`, or `dedup against NAME` with the --name of a set that was embedded")
     if flags.what == "self":
@@ -84,15 +89,17 @@ def _kmeans(book, flags, mesh):
 def _retrieve(book, flags, mesh):
     from jaxssl.curation import picks
     if flags.what == "samples":
+        if flags.beam:
+            raise UserError("--beam draws from clusters; the images near each seed are found on the devices: leave it out")
         picks.retrieve_samples(book, flags.seeds, space=flags.features, among=flags.among, n=flags.n, mesh=mesh)
     else:
         picks.retrieve_clusters(book, flags.seeds, space=flags.features, min_hits=flags.min_hits, per_cluster=flags.per_cluster, cap=flags.cap, pick=flags.pick, seed=flags.seed,
-                                mesh=mesh)
+                                mesh=mesh, beam=_pipelines(book, flags))
 
 
 def _sample(book, flags, mesh):
     from jaxssl.curation import picks
-    picks.sample(book, target=flags.target, pick=flags.pick, seed=flags.seed)
+    picks.sample(book, target=flags.target, pick=flags.pick, seed=flags.seed, beam=_pipelines(book, flags))
 
 
 def _report(book, flags, mesh):
@@ -113,6 +120,8 @@ def _run(book, flags, mesh):
     for kind, *missing in left_out:
         book.log(f"{kind}: left out, since {', '.join(missing)} is not given")
     for own in every:
+        if "beam" in own:
+            own.beam = own.beam or flags.beam
         STEPS[own.step](book, own, mesh)
 
 
@@ -151,12 +160,16 @@ def parser() -> argparse.ArgumentParser:
         own.add_argument("--seed", type=whole, default=0, help="of what is drawn (default: %(default)s)")
         if pick:
             own.add_argument("--pick", default="random", metavar="random|closest", help="which images of a cluster (default: %(default)s)")
-    _features(step, encoder, near, draws)
-    _choices(step, draws)
+
+    def pipelines(own):
+        own.add_argument("--beam", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+                         help="join and draw by Apache Beam with these flags of its own, as runner=DirectRunner; the same rows (its workers must see --out)")
+    _features(step, encoder, near, draws, pipelines)
+    _choices(step, draws, pipelines)
     return p
 
 
-def _features(step: Any, encoder: Any, near: Any, draws: Any) -> None:
+def _features(step: Any, encoder: Any, near: Any, draws: Any, pipelines: Any) -> None:
     """The steps that look at features."""
     p = step("embed", "features of a set of images by an encoder", among=False)
     p.add_argument("source", type=place, metavar="SRC", help="a folder, a zip, a prepared TFDS directory or a packed set")
@@ -174,6 +187,7 @@ def _features(step: Any, encoder: Any, near: Any, draws: Any) -> None:
     p.add_argument("--keep", default="first", metavar="first|largest|sharpest", help="of self: which image of a component stays (default: %(default)s)")
     p.add_argument("--drop", default="component", metavar="images|component", help="of against: images above the threshold, or all that are linked to them (default: %(default)s)")
     near(p)
+    pipelines(p)
     p = step("calibrate", "plant copies of the images and count what each threshold finds")
     encoder(p)
     p.add_argument("--count", type=whole, default=500, help="images of which copies are made (default: %(default)s)")
@@ -191,7 +205,7 @@ def _features(step: Any, encoder: Any, near: Any, draws: Any) -> None:
     draws(p, pick=False)
 
 
-def _choices(step: Any, draws: Any) -> None:
+def _choices(step: Any, draws: Any, pipelines: Any) -> None:
     """The steps that choose images, and tell of them."""
     p = step("retrieve", "choose the images near curated seeds")
     p.add_argument("what", choices=("samples", "clusters"))
@@ -201,9 +215,11 @@ def _choices(step: Any, draws: Any) -> None:
     p.add_argument("--per_cluster", type=whole, default=10_000, help="of clusters: images of each, at most (default: %(default)s)")
     p.add_argument("--cap", type=whole, default=1_000_000, help="of clusters: images in all, at most (default: %(default)s)")
     draws(p)
+    pipelines(p)
     p = step("sample", "choose as many images of every cluster, top-down", features=False, among=False)
     p.add_argument("--target", type=whole, required=True, metavar="N", help="images in all")
     draws(p)
+    pipelines(p)
     step("report", "write report.html of what was made so far", features=False, among=False)
     p = step("manifest", "write manifest.jsonl, which data.manifest trains on", features=False, among=False)
     p.add_argument("--steps", nargs="+", default=[], metavar="STEP", help="whose images (default: all that were chosen, or else all that were not dropped)")
@@ -211,6 +227,7 @@ def _choices(step: Any, draws: Any) -> None:
     p = step("run", "all steps of a config", features=False, among=False)
     p.add_argument("--config", type=place, required=True, metavar="FILE", help="of configs/curation")
     p.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="what the config leaves open")
+    pipelines(p)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -52,7 +52,7 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
         check |= {"folder": str(folder), "format": format, "notes": [*encoder.origin.notes, *(target.notes(encoder, partial) if hasattr(target, "notes") else [])]}
         if stated := published.read(workdir or weights, encoder.config):
             published.keep(str(partial), {"recipe": published.recipe(encoder.config), "values": stated}, new=True)
-        (partial / "README.md").write_text(describe(target, encoder, check, workdir, licence), encoding="utf-8", errors="replace")
+        (partial / interop.files.CARD).write_text(describe(target, encoder, check, workdir, licence), encoding="utf-8", errors="replace")
     return check
 
 
@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workdir", type=place, default="", help="of a run; its newest checkpoint, or that of --step")
     p.add_argument("--weights", type=place, default="", metavar="PATH", help="instead of a workdir: an export, or a file of weights that jaxssl.load opens")
     p.add_argument("--format", required=True, help=", ".join(interop.WRITTEN))
-    p.add_argument("--out", type=local, required=True, metavar="DIR", help="a new folder")
+    p.add_argument("--out", type=local, required=True, metavar="DIR", help="a new folder, or one that this very command made")
     p.add_argument("--use", default="", metavar="student|teacher", help="which weights of a workdir (default: the teacher where there is one)")
     p.add_argument("--step", type=whole, default=None, help="of the checkpoint; default: the newest")
     p.add_argument("--images", type=whole, default=64, help="how many images the check uses (default: %(default)s)")

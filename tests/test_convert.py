@@ -63,7 +63,9 @@ def test_an_export_of_ours_is_read_and_a_changed_one_refused(tmp_path, converted
     code, said, _ = converted(tmp_path / files.WEIGHTS)
     assert code == 0 and "layout: timm" in said and "used: 60 tensors" in said
     assert loading.load(tmp_path / "out").config["method"] == config_of()["method"] and loading.load(tmp_path / "out").step == 5
-    assert "exists already" in converted(tmp_path / files.WEIGHTS)[2]
+    assert converted(tmp_path / files.WEIGHTS)[0] == 0                      # the same again
+    (tmp_path / "out" / convert.NAMES).write_text("{}")
+    assert "exists already and holds something else (names.json differs)" in converted(tmp_path / files.WEIGHTS)[2]
     shutil.rmtree(tmp_path / "out")
     tensors, metadata = files.read(tmp_path / files.WEIGHTS)
     files.write(tmp_path / files.WEIGHTS, {**tensors, "extra": np.zeros(2)}, metadata)

@@ -98,7 +98,8 @@ def test_from_a_folder_to_a_manifest(encoder, sources, tmp_path, capsys):
     clean = left(book, "dedup against reference")
     assert clean == [name for name in left(book, "dedup self") if name != "15.png"] and book.steps["dedup against reference"]["counts"]["leaks"] == 1
     assert book.steps["calibrate main"]["counts"]["copies"] == 12 and book.steps["calibrate main"]["counts"]["recall_by_kind"]["jpeg"] == 1
-    rows, score, place = graph.knn(book, space="main", among="embed main/pool", k=5)
+    near = graph.knn(book, space="main", among="embed main/pool", k=5)
+    rows, (score, place) = near.rows, near.read()
     masked = cosine[np.ix_(rows, rows)] - 9 * np.eye(len(rows))
     assert np.allclose(score, -np.sort(-masked, 1)[:, :5], atol=1e-6) and np.allclose(np.take_along_axis(masked, place.astype(int), 1), score, atol=1e-6)
     seeds = features.load(book, "seeds", "main").x

@@ -210,8 +210,27 @@ def test_data_that_are_not_there_and_folders_that_are(tmp_path, fails):
     _, file = saved(tmp_path, config_of())
     assert "does not exist" in fails("--weights", file, "--format", "safetensors", "--data", "/nowhere/at/all")
     (tmp_path / "full").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists already; choose"):
         export.run(weights=file, format="safetensors", out=str(tmp_path / "full"))
+
+
+def test_the_same_export_again_is_done_already(tmp_path, fails):
+    """A command that was killed just after its last step is given again by whoever starts it; what was made stays, and nothing else may pass for it."""
+    _, file = saved(tmp_path, config_of())
+    flags = {"weights": file, "format": "safetensors", "out": str(tmp_path / "out"), "images": 1}
+    export.run(**flags)
+    before = {p.name: (p.read_bytes(), p.stat().st_ino) for p in (tmp_path / "out").iterdir()}
+    export.run(**flags)
+    assert {p.name: (p.read_bytes(), p.stat().st_ino) for p in (tmp_path / "out").iterdir()} == before
+    words = "--weights", file, "--format", "safetensors", "--images", "1"
+    assert f"out exists already and holds something else ({files.CARD} differs); choose a new folder" in fails(*words, "--licence", "mit")
+    with open(tmp_path / "out" / files.WEIGHTS, "r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"!")
+    assert f"({files.WEIGHTS} differs)" in fails(*words)
+    (tmp_path / "out" / files.WEIGHTS).write_bytes(before[files.WEIGHTS][0])
+    (tmp_path / "out" / "notes").write_text("mine")
+    assert "(notes differs)" in fails(*words) and (tmp_path / "out" / "notes").exists() and not list(tmp_path.glob(".*"))
 
 
 def test_a_library_that_is_not_installed_is_named(tmp_path, monkeypatch, fails):

@@ -98,3 +98,9 @@ def test_memory_and_still_norms():
         np.testing.assert_array_equal(x, tree.names(second["batch_stats"])[name])
     norms = {name: np.abs(g).max() for name, g in tree.names(grads["encoder"]).items() if name.endswith(("scale", "bias"))}
     assert len(norms) > 8 and not any(norms.values()) and all(np.any(g) for name, g in tree.names(grads["encoder"]).items() if name.endswith("kernel"))
+
+
+def test_anchors_at_once_are_few_on_one_device_and_all_on_several():
+    several = sharding.make_mesh(devices=jax.devices()[:2])
+    assert [metric.anchors_at_once(None, candidates) for candidates in (1, 256, 1024, 4096, 10**9)] == [65536, 256, 64, 16, 1]
+    assert metric.anchors_at_once(several, 4096) == 0

@@ -1,7 +1,8 @@
 """The k nearest others of every image, by cosine: exact in blocks that are kept as they are done, or by faiss's IVF-PQ with what it misses measured."""
 import hashlib
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +18,26 @@ SAMPLE = 1000           # images whose exact neighbours are compared with faiss'
 _PROBED = 16            # of its lists, faiss looks through one in so many
 
 
-def knn(book: Book, *, space: str, among: str, k: int, method: str = "exact", mesh: Any = None, block: int = BLOCK) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rows int64 [n] of the pool, cosine f32 [n, k], place int32 [n, k] in `rows`): of each image of the selection `among` the k most similar others, falling, equal ones by
-    place; k is lowered to n - 1. Kept as the step "knn SPACE of AMONG". Raises: UserError."""
+class Graph(NamedTuple):
+    """Neighbours in files, a block of rows each. rows: int64 [n] of the pool. files, starts: of each block where it is, and its first place in `rows`. digests: what they hold."""
+    rows: np.ndarray
+    files: list[Path]
+    starts: list[int]
+    digests: list[str]
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """(cosine f32 [n, k], place int32 [n, k] in `rows`), falling, equal ones by place. Raises: UserError where a block is not what was written."""
+        remedy = "delete it, and the same command makes it again"
+        parts = [books.read(file, remedy) for file in self.files]
+        for file, part, digest in zip(self.files, parts, self.digests):
+            if books.digest(part) != digest:
+                raise UserError(f"{file} is not what was written; {remedy}")
+        score, place = (np.concatenate([part[key] for part in parts]) for key in ("score", "place"))
+        return score, place
+
+
+def knn(book: Book, *, space: str, among: str, k: int, method: str = "exact", mesh: Any = None, block: int = BLOCK) -> Graph:
+    """Of each image of the selection `among` the k most similar others; k is lowered to n - 1. Kept as the step "knn SPACE of AMONG". Raises: UserError."""
     start = time.monotonic()
     if k < 1 or method not in METHODS:
         raise UserError(f"--k is {k} and --method is {method!r}; give at least 1 neighbour, and one of {', '.join(METHODS)}")
@@ -38,15 +56,10 @@ def knn(book: Book, *, space: str, among: str, k: int, method: str = "exact", me
         else:
             counts["recall"] = _approximate(book, x, k, files, block, mesh)
         parts = [books.read(file, "run `knn` again") for file in files]
-        nearest = np.concatenate([part["score"] for part in parts])[:, :1]
+        nearest = np.concatenate([part["score"][:, :1] for part in parts])
         book.keep(name, books.TABLE, params, inputs, counts, {"rows": rows, "nearest": nearest, "files": np.array([file.name for file in files]),
                                                               "digests": np.array([books.digest(part) for part in parts])}, start)
-    else:
-        parts = [books.read(file, "delete it, and the same command makes it again") for file in files]
-        for file, part, digest in zip(files, parts, book.table(name)["digests"]):
-            if books.digest(part) != digest:
-                raise UserError(f"{file} is not what was written; delete it, and the same command makes it again")
-    return rows, *(np.concatenate([part[key] for part in parts]) for key in ("score", "place"))
+    return Graph(rows, files, list(range(0, len(rows), block)), list(book.table(name)["digests"]))
 
 
 def others(x: np.ndarray, k: int, mesh: Any = None, *, low: int = 0, high: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Which images are taken: those near curated seeds (arXiv 2304.07193, appendix A), or as many of every concept as there are (arXiv 2405.15613, section 3.4)."""
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,11 @@ def allot(sizes: np.ndarray, target: int, rng: np.random.Generator) -> np.ndarra
     return taken
 
 
-def balanced(owns: Sequence[np.ndarray], distance: np.ndarray, target: int, *, pick: str = "random", seed: int = 0) -> np.ndarray:
+def balanced(owns: Sequence[np.ndarray], distance: np.ndarray, target: int, *, pick: str = "random", seed: int = 0, draw: Callable | None = None) -> np.ndarray:
     """Rows int64 [target], rising: top-down, every cluster gives as equal a share of the target as its size allows, and so do the clusters below it.
 
     owns: of each level the cluster of each row or centroid below, [N], [K1], …; distance: f32 [N] of the rows to their centroid. pick: which rows of a cluster of the lowest level.
+    draw: `drawn`, or what gives the same.
     """
     sizes = [np.bincount(owns[0], minlength=len(owns[1]) if len(owns) > 1 else 0)]
     for number, own in enumerate(owns[1:], 1):
@@ -50,8 +51,18 @@ def balanced(owns: Sequence[np.ndarray], distance: np.ndarray, target: int, *, p
             if taken[cluster]:
                 below[children] = allot(sizes[number - 1][children], int(taken[cluster]), np.random.default_rng([seed, number, cluster]))
         taken = below
-    chosen = [members(rows, distance, int(taken[cluster]), pick, np.random.default_rng([seed, 0, cluster])) for cluster, rows in parts(owns[0], len(taken)) if taken[cluster]]
+    return (draw or drawn)(owns[0], distance, taken, pick, seed)
+
+
+def drawn(own: np.ndarray, distance: np.ndarray, taken: np.ndarray, pick: str, seed: int) -> np.ndarray:
+    """Rows int64, rising: of the rows of each cluster at most `taken` [K]. own: [N], the cluster of each; distance: f32 [N], of each to its centroid."""
+    chosen = [members(rows, distance, int(taken[cluster]), pick, stream(seed, cluster)) for cluster, rows in parts(own, len(taken)) if taken[cluster]]
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+
+
+def stream(seed: int, cluster: int) -> np.random.Generator:
+    """What the rows of a cluster are drawn by."""
+    return np.random.default_rng([seed, 0, cluster])
 
 
 def parts(own: np.ndarray, count: int) -> list[tuple[int, np.ndarray]]:
@@ -65,8 +76,8 @@ def members(rows: np.ndarray, distance: np.ndarray, most: int, pick: str, rng: n
     return (rng.permutation(rows) if pick == "random" else rows[np.argsort(distance[rows], kind="stable")])[:most]
 
 
-def sample(book: Book, *, target: int, pick: str = "random", seed: int = 0) -> None:
-    """Balanced sampling from the clusters of the step "kmeans": the step "sample". Raises: UserError."""
+def sample(book: Book, *, target: int, pick: str = "random", seed: int = 0, beam: Any = None) -> None:
+    """Balanced sampling from the clusters of the step "kmeans": the step "sample". beam: pipelines that draw (`curation.beam.Beam`). Raises: UserError."""
     start, inputs = time.monotonic(), _clusters(book)
     params = {"target": target, "pick": _checked(pick), "seed": seed}
     table, levels = book.table("kmeans"), book.steps["kmeans"]["params"]["levels"]
@@ -75,7 +86,7 @@ def sample(book: Book, *, target: int, pick: str = "random", seed: int = 0) -> N
     if book.made("sample", params, inputs):
         return
     owns = [table[f"own_{number}"] for number in range(1, len(levels) + 1)]
-    chosen = balanced(owns, table["distance_1"], target, pick=pick, seed=seed)
+    chosen = balanced(owns, table["distance_1"], target, pick=pick, seed=seed, draw=beam.drawn if beam else drawn)
     sizes, top = np.bincount(owns[0][chosen], minlength=levels[0]), owns[0][chosen]
     for own in owns[1:]:
         top = own[top]
@@ -107,7 +118,7 @@ def retrieve_samples(book: Book, seeds: str, *, space: str, among: str, n: int =
 
 
 def retrieve_clusters(book: Book, seeds: str, *, space: str, min_hits: int = 4, per_cluster: int = 10_000, cap: int = 1_000_000, pick: str = "random", seed: int = 0,
-                      mesh: Any = None) -> None:
+                      mesh: Any = None, beam: Any = None) -> None:
     """Of every cluster of the lowest level that holds at least `min_hits` images of the set `seeds`, at most `per_cluster` images, at most `cap` in all: "retrieve clusters SEEDS".
 
     Above the cap, which of them is drawn at random. Raises: UserError.
@@ -127,13 +138,12 @@ def retrieve_clusters(book: Book, seeds: str, *, space: str, min_hits: int = 4, 
     x = wanted.x[wanted.kept] * (1 if how["metric"] == "spherical" else wanted.length[wanted.kept, None])
     count = how["levels"][0]
     hits = np.bincount(Rows(x, count, mesh).assign(table["centroids_1"])[0], minlength=count)
-    chosen = [members(rows, table["distance_1"], per_cluster, pick, np.random.default_rng([seed, 0, cluster])) for cluster, rows in parts(table["own_1"], count)
-              if hits[cluster] >= min_hits]
-    found = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+    enough = hits >= min_hits
+    found = (beam.drawn if beam else drawn)(table["own_1"], table["distance_1"], np.where(enough, per_cluster, 0), pick, seed)
     if not len(found):
         raise UserError(f"no cluster holds {min_hits} images of {seeds!r} (the most is {hits.max()}); lower --min_hits, or make fewer clusters")
     taken = np.sort(np.random.default_rng([seed, 1]).permutation(found)[:cap])
-    counts = {"seeds": len(x), "clusters_used": len(chosen), "of_clusters": count, "seeds_in_them": int(hits[hits >= min_hits].sum()), "found": len(found), "taken": len(taken)}
+    counts = {"seeds": len(x), "clusters_used": int(enough.sum()), "of_clusters": count, "seeds_in_them": int(hits[enough].sum()), "found": len(found), "taken": len(taken)}
     book.keep(name, books.PICK, params, inputs, counts, {"rows": table["rows"][taken], "hits": np.ones(len(taken), np.int64), "cluster_seeds": hits}, start)
 
 

@@ -17,7 +17,7 @@ from jax.lax import stop_gradient
 from jaxssl.errors import UserError
 from jaxssl.losses import metric, miners, unified
 from jaxssl.losses.dictionary import enqueue
-from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, unchanged
+from jaxssl.methods.base import Method, Needs, check_range, embedding, nets, rows_at_once, unchanged
 from jaxssl.models.heads import TORCH, Projector
 
 LARGE = 256
@@ -69,7 +69,7 @@ def make(*, encoder, net, mesh, batch_size, classes, loss="multi_similarity", mi
       memory: rows of earlier images that stand beside the batch, a multiple of it; 0 is none. memory_start: steps before they do, while the encoder still moves fast.
       norms: the encoder's batch norms are "learned"; or they norm by their running "statistics" and keep them; or "all" of them stands still, scale and bias too (they have no
         gradient; rules that decay them would move them).
-      own: what loss and miner read.
+      own: what loss and miner read. Of it block, anchors at a time, is chosen where it is 0: `anchors_at_once`.
     """
     weighed = loss in WEIGHED
     check_range(dim=(dim, "0 or more", dim >= 0), centers=(centers, "0 or more", centers >= 0), norms=(norms, f"one of {', '.join(NORMS)}", norms in NORMS),
@@ -88,6 +88,8 @@ def make(*, encoder, net, mesh, batch_size, classes, loss="multi_similarity", mi
     if classes == 1:
         raise UserError("the images are of one class, so that nothing tells them apart; give images of two classes or more")
     kept, mined = ({key: own[key] for key in own if key in _keys(f)} for f in (LOSSES[loss], MINERS[miner]))
+    if "block" in kept:
+        kept["block"] = kept["block"] or anchors_at_once(mesh, batch_size + memory)
     head = Projector((dim,), last_norm=False, last_bias=True, kernel_init=TORCH)
     projector, width = net(head), dim or encoder.features
     trained = encoder._replace(still=norms != "learned")
@@ -136,6 +138,11 @@ def make(*, encoder, net, mesh, batch_size, classes, loss="multi_similarity", mi
 
     return Method(init, loss_, unchanged, embedding(encoder), heads={"projector": (head, "encoder")} if dim else {}, places=((r"^memory/", "rows"),),
                   needs=Needs(views=1, most=1, labels=True, pairs=not weighed))
+
+
+def anchors_at_once(mesh, candidates):
+    """Anchors that are compared with so many candidates at a time, of arrays of a quarter of a megabyte on one device; 0, all, on several."""
+    return rows_at_once(mesh, 16 * candidates)
 
 
 def _check_norms(norms, module):

@@ -1,7 +1,9 @@
 """Containers of tensors: safetensors in and out, `.npz` without objects and torch's files with `weights_only` in. No pickle is read."""
 import contextlib
+import filecmp
 import glob
 import importlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +20,7 @@ import safetensors.numpy
 from jaxssl.errors import UserError
 
 WEIGHTS = "model.safetensors"           # the name that timm, transformers and this program look for in a folder
+CARD = "README.md"                      # the model card beside it
 NAMES = (WEIGHTS, "pytorch_model.bin")  # in a folder, the first there is
 TORCH_ENDINGS = (".pth", ".pt", ".bin", ".tar")
 TORCH = (2, 10)                         # older ones run code from a file in spite of weights_only (CVE-2025-32434, CVE-2026-24747)
@@ -60,11 +63,13 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def fresh(folder: str | Path) -> Iterator[Path]:
     """A new folder under a name of its own, hidden, which becomes `folder` at the end of the block; after an error nothing is left.
 
+    A folder that is there already stays as it is, and must hold the same, byte for byte: so the command that made it may be given again.
     What a process that was killed on the way to `folder` left behind is removed first: it holds no lock on it any more.
-    Raises: UserError when `folder` is there already, cannot be made, or the block cannot write.
+    Raises: UserError when `folder` is there already and holds anything else, cannot be made, or the block cannot write.
     """
     given, folder = folder, Path(os.path.abspath(folder))       # "new/.." has no name of its own
-    if os.path.lexists(folder):
+    there = os.path.lexists(folder)
+    if there and not any((folder / name).is_file() for name in (WEIGHTS, CARD)):
         raise UserError(f"{given} exists already; choose a new folder")
     partial, absent, held = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.unchecked"), [], contextlib.ExitStack()
     try:
@@ -79,7 +84,12 @@ def fresh(folder: str | Path) -> Iterator[Path]:
         except (OSError, ValueError) as error:          # of a name: too long, or with a character that none may have
             raise UserError(f"cannot make the folder {given} ({getattr(error, 'strerror', None) or error}); choose another place for it") from error
         yield partial
-        partial.rename(folder)
+        if there:
+            if other := unlike(partial, folder):
+                raise UserError(f"{given} exists already and holds something else ({other} differs); choose a new folder")
+            shutil.rmtree(partial)
+        else:
+            partial.rename(folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError, ValueError):
@@ -90,6 +100,13 @@ def fresh(folder: str | Path) -> Iterator[Path]:
         raise
     finally:
         held.close()
+
+
+def unlike(one: Path, other: Path) -> str:
+    """The first file that two folders do not both hold with the same bytes; "" where there is none."""
+    names = {str(file.relative_to(folder)) for folder in (one, other) for file in folder.rglob("*") if not file.is_dir()}
+    same = lambda name: (one / name).is_file() and (other / name).is_file() and filecmp.cmp(one / name, other / name, shallow=False)
+    return next((name for name in sorted(names) if not same(name)), "")
 
 
 @contextlib.contextmanager
@@ -113,9 +130,18 @@ def _locked(folder):
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file; a reader sees the whole of it or nothing."""
+    """Writes a safetensors file, the same bytes for the same content; a reader sees the whole of it or nothing."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(safetensors.numpy.save(tensors, metadata))
+    data = safetensors.numpy.save(tensors, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))   # the library gives them in an order that changes from call to call
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(partial, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(data)[end:])
     os.replace(partial, path)
 
 
