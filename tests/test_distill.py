@@ -11,8 +11,9 @@ from jaxssl.encoder import frozen, initial, load as loading
 from jaxssl.encoder.formats import safetensors as native
 from jaxssl.errors import UserError
 from jaxssl.losses import spread
-from jaxssl.methods import base, distill
+from jaxssl.methods import base, distill, distill_dinov2
 from jaxssl.models import Net
+from jaxssl.models.prototypes import PrototypeHead
 from jaxssl.parallel import mesh as sharding
 from jaxssl.training import job as jobs
 from jaxssl.workdir import sources
@@ -118,6 +119,30 @@ def test_maps_of_two_sizes_meet_on_the_coarser_one():
 def test_a_wrong_key_is_named(keys, words):
     with pytest.raises(UserError, match=words):
         distill.make(**{"encoder": Net(Average()), "net": Net, "batch_size": 4, "frozen": lambda path: base.Frozen(Net(Average())), **keys})
+
+
+def heads(**counts):
+    """A teacher with these heads; its weights are at hand."""
+    return base.Frozen(Net(Average()), {name: Net(PrototypeHead((4, 3, count))) for name, count in counts.items()}, {"params": {}, "batch_stats": {}})
+
+
+@pytest.mark.parametrize("teacher, keys, words", [
+    (heads(), {}, "method.teacher keeps no head, whose prototypes distill_dinov2 asks .it has no heads.: give a run of dinov2 with method.separate=False, or set method.name=distill"),
+    (heads(head=8), {"separate": True}, "keeps no patch_head"), (heads(head=8), {}, "method.prototypes is 6, and the head of method.teacher has 8; set method.prototypes=8"),
+    (heads(head=6, patch_head=9), {}, "has a head of its own for patches; set method.separate=True"),
+    (heads(head=6, patch_head=9), {"separate": True}, "method.patch_prototypes is 6, and the patch_head of method.teacher has 9"),
+    (heads(head=6), {"patch_prototypes": 8}, "method.patch_prototypes is 8; it must be 0 or more, and 0 without method.separate")])
+def test_a_teacher_without_such_heads_is_refused(teacher, keys, words):
+    with pytest.raises(UserError, match=words):
+        distill_dinov2.make(encoder=Net(Average()), net=Net, frozen=lambda path: teacher, prototypes=6, hidden=4, bottleneck=3, **keys)
+
+
+def test_another_grid_of_patches_is_refused_with_the_size_that_would_fit():
+    with pytest.raises(UserError, match="the teacher sees 16 × 16 patches and the student 14 × 14, .* set method.teacher_size=196"):
+        distill_dinov2.check_grids((14, 14), (16, 16), 224)
+    at = np.asarray(distill_dinov2.places(jax.random.key(0), 5, 16, .5))
+    assert at.shape == (5, 8) and all(len(set(row)) == 8 for row in at) and len({tuple(row) for row in at}) == 5
+    np.testing.assert_array_equal(at[:3], distill_dinov2.places(jax.random.key(0), 3, 16, .5))
 
 
 def run(*flags, workdir):

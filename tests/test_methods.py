@@ -198,6 +198,18 @@ def distilled(params, aux, batch, step, keys):
     return loss, {"center": center, "queue/keys": keys_after, "queue/ids": ids_after}
 
 
+def distilled_heads(params, aux, batch, step, keys):
+    """The teacher's heads, shared out equally over both views of all images; without patches and KoLeo."""
+    of = aux["frozen"]["teacher"]["params"]
+    s = prototype_logits(params["head"], np.concatenate([encoded(params["encoder"], batch[name]) for name in ("views", "local")], 1), False)
+    q = np.exp(prototype_logits(of["head"], encoded(of["encoder"], batch["views"]), False).reshape(8, -1) / .07)
+    for _ in range(3):
+        q = q / q.sum(0)
+        q = q / q.sum(1, keepdims=True)
+    q = q.reshape(4, 2, -1)
+    return np.mean([-q[b, j] @ np.log(softmax(s[b, i] / .1)) for b in range(4) for i, j in pairs(5, 2)]), {}
+
+
 HEAD = dict(prototypes=6, hidden=4, bottleneck=3, teacher_temp_warmup="6_steps")
 BANK = dict(prototypes=6, heads=2, hidden=16, dim=3, every="5_steps")
 CASES = {
@@ -211,6 +223,7 @@ CASES = {
     "msn": Case("msn", msn, dict(hidden=8, dim=3, prototypes=6, tau=.9, patch_drop=0.), local=3),
     "pmsn": Case("pmsn", msn, dict(hidden=8, dim=3, prototypes=6, tau=.9, patch_drop=0., exponent=.5, equal=False), local=3),
     "distill": Case("distill", distilled, dict(queue=8, regression=.5)),
+    "distill_dinov2": Case("distill_dinov2", distilled_heads, dict(prototypes=6, hidden=4, bottleneck=3, patch_weight=0., koleo=0.), local=3),
     "dino": Case("dino", dino, dict(HEAD, tau=.9), local=3),
     "dino without crops": Case("dino", dino, dict(HEAD, tau=.8, norm=True, norm_last_layer=False)),
 }

@@ -20,6 +20,8 @@ OFF = {
     "msn": [({"equal": False}, {"equal": True}, {"iterations": (4, 5)})],
     "beit": [({"tokenizer": "kmeans"}, {"tokenizer": "vq"}, {"dim": (4, 8), "hidden": (16, 24), "commitment": (.5, .75)}),
              ({"tokenizer": "vq"}, {"tokenizer": "kmeans"}, {"momentum": (.5, .75), "tau": (.5, .75)}), ({"tokenizer": "pixels"}, {"tokenizer": "kmeans"}, {"tau": (.5, .75)})],
+    "distill": [({"weight": 0., "patch_weight": 0.}, {"weight": 1., "patch_weight": 1.}, {"queue": (16, 32), "temperature": (.1, .2), "patch_temp": (.1, .2)})],
+    "distill_dinov2": [({"patch_weight": 0.}, {"patch_weight": 1.}, {"patch_share": (.5, .75), "separate": (False, True)})],
     "dinov2": [({"assignment": "center", "koleo": 0., "gram_weight": 0., "mask_shape": "random"},
                 {"assignment": "sinkhorn", "koleo": .1, "gram_weight": 1., "mask_shape": "block", "gram_renewals": 2},
                 {"iterations": (4, 5), "koleo_floor": (.5, .75), "koleo_crops": ("both", "first"), "koleo_groups": (1, 2), "mask_smallest": (3, 5),

@@ -149,6 +149,7 @@ def add(start: Start | None, place: str, path: str, *, state: Any, licence: str 
         raise UserError(f"{path} ({source.config['model']['name']}) does not hold the network that this run reads from it ({place}): {listed(faults)}; "
                         f"give weights of the same architecture{whole({'faults': faults})}")
     note = f"{place}: {len(wanted)} tensors from {path} ({source.weights}{f' of step {source.step}' if source.step is not None else ''})"
+    note = "\n".join([note, *(f"note: {place}: {said}" for said in source.origin.notes)])
     values = {f"aux/{place}/{name}": found[name] for name in wanted}
     return Start({**(start.values if start else {}), **values}, "\n".join([*([start.note] if start else []), note]), "\n".join([*([start.names] if start else []), note]),
                  {**(start.sources if start else {}), place: described_source(source, licence)})

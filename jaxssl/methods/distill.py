@@ -49,7 +49,9 @@ def make(*, encoder, net, batch_size, frozen, teacher="", teacher_size=0, licenc
         x = batch["views"][:, 0]
         params, stats = nets(key, encoder=(encoder, x), projector=(projector, jnp.zeros((len(x), encoder.features))))
         kept = {"frozen": {"teacher": asked.begin(jax.random.fold_in(key, 2), x)}, "center": jnp.zeros((asked.net.features,))}
-        return params, {"batch_stats": stats, "queue": random_queue(jax.random.fold_in(key, 3), queue, asked.net.features), **kept}
+        if weight:
+            kept["queue"] = random_queue(jax.random.fold_in(key, 3), queue, asked.net.features)
+        return params, {"batch_stats": stats, **kept}
 
     def loss(params, aux, batch, key, step):
         mix_key, drop_key = jax.random.split(key)
@@ -62,11 +64,13 @@ def make(*, encoder, net, batch_size, frozen, teacher="", teacher_size=0, licenc
         mean = told.pooled.mean(0)
         center = jnp.where(step == 0, mean, center_momentum * aux["center"] + (1 - center_momentum) * mean)
         h, s, t = (a.reshape(*views.shape[:2], -1) for a in (seen.pooled, said, stop_gradient(told.pooled - center)))                # [B, V, …]
-        value, metrics, before = jnp.zeros(()), {}, aux["queue"]
+        value, metrics, kept = jnp.zeros(()), {}, {"batch_stats": stats, "center": center}
         if weight:
+            before = aux["queue"]
             crossed, metrics = relational(s, t, before["keys"], ids=batch["id"], queue_ids=before["ids"], student_temp=temperature, teacher_temp=temperature)
             metrics["similarities"] = crossed - metrics["teacher_entropy"]
             value += weight * metrics["similarities"]
+            kept["queue"] = refilled(before, t[:, :1], batch["id"], step)
         metrics["regression"] = jnp.square(normalised(s) - normalised(t)).sum(-1).mean()
         value += regression * metrics["regression"]
         if patch_weight:
@@ -74,7 +78,6 @@ def make(*, encoder, net, batch_size, frozen, teacher="", teacher_size=0, licenc
             check_places(ours, "distill (method.patch_weight)")
             metrics["patches"] = patch_relations(ours, theirs, temperature=patch_temp)
             value += patch_weight * metrics["patches"]
-        kept = {"batch_stats": stats, "queue": refilled(before, t[:, :1], batch["id"], step), "center": center}
         return value, ({**aux, **kept}, metrics, {"features": h, "embeddings": s})
 
     return Method(init, loss, unchanged, embedding(encoder), loads={"frozen/teacher": teacher}, licence=licence, needs=Needs(views=1))

@@ -49,7 +49,7 @@ def make(*, encoder, net, frozen, teacher="", teacher_size=0, licence="", studen
     heads, asked = {name: net(module) for name, module in modules.items()}, frozen(teacher)
     if asked.shapes is None:
         asked = asked._replace(heads=heads)
-    check_heads(asked, modules)
+    check_heads(asked, modules, patch_weight)
 
     def init(key, batch):
         x, features = batch["views"][:, 0], jnp.zeros((2, encoder.features))
@@ -93,13 +93,13 @@ def make(*, encoder, net, frozen, teacher="", teacher_size=0, licence="", studen
     return with_teacher(student, ("encoder", *modules), lambda step: tau)
 
 
-def check_heads(asked, modules):
+def check_heads(asked, modules, patch_weight):
     """Raises: UserError for a teacher without these heads, or with another number of prototypes."""
     lacking = [name for name in modules if name not in asked.heads]
     if lacking:
         raise UserError(f"method.teacher keeps no {' and '.join(lacking)}, whose prototypes distill_dinov2 asks (it has {', '.join(asked.heads) or 'no heads'}): give a run of dinov2 "
                         f"with method.separate={'True' if 'patch_head' in modules else 'False'}, or set method.name=distill, which needs none")
-    if "patch_head" in asked.heads and "patch_head" not in modules and asked.shapes is not None:
+    if "patch_head" in asked.heads and "patch_head" not in modules and patch_weight:
         raise UserError("method.teacher has a head of its own for patches; set method.separate=True, or method.patch_weight=0")
     for name, module in modules.items():
         if (count := asked.heads[name].module.dims[-1]) != module.dims[-1]:

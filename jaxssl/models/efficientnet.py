@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxssl.errors import UserError
 from jaxssl.models import droppath
-from jaxssl.models.convolution import convolve
+from jaxssl.models.convolution import convolve, depthwise
 from jaxssl.models.features import Features
 from jaxssl.models.norm import BatchNorm
 from jaxssl.models.precision import dtype
@@ -69,7 +69,7 @@ class Depthwise(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.normal((2 / self.size**2) ** .5), (self.size, self.size, 1, x.shape[-1]), jnp.float32)
-        return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (self.stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1])
+        return depthwise(x, kernel, self.stride)
 
 
 class Convolution(nn.Module):
