@@ -154,7 +154,7 @@ def test_the_student_does_not_see_what_is_hidden_and_the_teacher_does():
 
 
 def test_a_copy_of_the_teacher_is_taken_when_it_anchors():
-    method = dinov2.make(encoder=Net(Average()), net=Net, batch_size=4, total=20, duration=lambda value, key: int(value.removesuffix("_steps")), prototypes=6, hidden=4,
+    method = dinov2.make(encoder=Net(Average()), net=Net, batch_size=4, examples=9, total=20, duration=lambda value, key: int(value.removesuffix("_steps")), prototypes=6, hidden=4,
                          bottleneck=3, teacher_temp_warmup="0_steps", gram_weight=1., gram_from="3_steps", gram_renewed="2_steps", gram_renewals=1)
     batch = {"views": jnp.zeros((4, 2, 4, 4, 3))}
     params, aux = jax.jit(method.init)(jax.random.key(0), batch)
@@ -256,7 +256,7 @@ def test_loss_of_the_method_is_the_papers(name):
     module, oracle, keys = WHOLE[name]
     encoder, rng = Net(Patchy()), np.random.default_rng(0)
     batch = {"views": rng.normal(size=(4, 2, 8, 8, 3)).astype(np.float32), "local": rng.normal(size=(4, 3, 4, 4, 3)).astype(np.float32), "id": np.arange(4, dtype=np.int32)}
-    context = dict(encoder=encoder, net=Net, batch_size=4, total=10, duration=lambda value, key: int(value.removesuffix("_steps").removesuffix("_percent")))
+    context = dict(encoder=encoder, net=Net, batch_size=4, examples=9, total=10, duration=lambda value, key: int(value.removesuffix("_steps").removesuffix("_percent")))
     method = base.build(module.make, keys, context)
     params, aux = jax.tree.map(lambda a: np.asarray(a) + .5 * rng.normal(size=a.shape).astype(np.float32), jax.jit(method.init)(jax.random.key(0), batch))
     key = jax.random.key(1)

@@ -3,7 +3,7 @@
 Command:  python -m jaxssl.main --config configs/folder/dinov2_continue.py:vitb14 --workdir runs/mine --config.data.path=images --config.init_from=dinov2_vitb14_pretrain.pth
 Data:     a folder of JPEG, PNG, WebP, BMP, GIF or TIFF; with classes as sub-folders a tenth is held out and kNN tells whether the run is better than its start, without them
           only RankMe is reported, which does not tell. For a zip add --config.data.source=zip.
-Weights:  Meta's files, timm's or transformers' folders, an export or a workdir of your own; safetensors, or a .pth converted by `python -m jaxssl.convert`. Another
+Weights:  Meta's files, timm's or transformers' folders, an export or a workdir of your own; safetensors, or .pth where torch is installed. Another
           architecture than the variant's is refused in a sentence with the flags that it takes.
 Hardware: one GPU; batch 32 of ViT-B/14 was not measured. Hours: none measured.
 Expected: depends on the images; not run at its size by this project (benchmarks/continued.py is a small one on CIFAR-10).
