@@ -129,7 +129,8 @@ def landsat(folder, steps):
                     np.save(where / "train" / f"{y}_{x}.npy", image[y - half:y + half, x - half:x + half])
                     bare += 1
         started = time.process_time(), time.monotonic()
-        command = [sys.executable, "-m", "jaxssl.main", "--config", "configs/folder/any_channels.py:laptop", "--workdir", str(where / "run"), f"--config.data.path={where / 'train'}",
+        command = [sys.executable, "-m", "jaxssl.main", "--config", "configs/folder/any_channels.py:laptop", "--workdir", str(where / "run"),
+                   f"--config.data.path={where / 'train'}",
                    f"--config.data.test_path={where / 'test'}", f"--config.total={steps}_steps", *(f"--config.{key}={value}" for key, value in FLAGS.items())]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])})
         if done.returncode:
@@ -138,7 +139,8 @@ def landsat(folder, steps):
         run = json.loads((where / "run/run.json").read_text())
     scores = {name: value for name, value in run.get("metrics", run).items() if name.startswith(("knn", "linear", "rankme")) and isinstance(value, float)}
     most = max(np.bincount([k for _, k in patches["test"]])) / len(patches["test"])
-    return {"classes": classes, "patches": {**{name: len(own) for name, own in patches.items()}, "without_label": bare}, "largest_class": round(most, 4), "steps": steps, "seconds": round(seconds), "run": {name: round(value, 4) for name, value in scores.items()}, 
+    return {"classes": classes, "patches": {**{name: len(own) for name, own in patches.items()}, "without_label": bare}, "largest_class": round(most, 4),
+            "steps": steps, "seconds": round(seconds), "run": {name: round(value, 4) for name, value in scores.items()}, 
             "said": [line.replace(str(where), "").strip() for line in done.stdout.splitlines() if "range of" in line or "mean and std" in line],
             "knn_of_the_centre_pixel": by_bands(patches)}
 

@@ -54,7 +54,8 @@ def main():
 
 def train(args, name: str, workdir: Path) -> None:
     every = max(args.steps // 10, 1)
-    keys = {"seed": args.seed, "total": f"{10 * every}_steps", "eval_every": "0", "checkpoint_every": f"{every}_steps", "checkpoint.keep_every": every, "log_every": max(every // 4, 1),
+    keys = {"seed": args.seed, "total": f"{10 * every}_steps", "eval_every": "0", "checkpoint_every": f"{every}_steps", "checkpoint.keep_every": every,
+            "log_every": max(every // 4, 1),
             "eval.raw": "false", "report": "false", "log.tensorboard": "false", **dict(change.split("=", 1) for change in args.changes)}
     call("jaxssl.main", "--config", f"configs/digits/{name}.py", "--workdir", str(workdir), *(f"--config.{key}={value}" for key, value in keys.items()))
 

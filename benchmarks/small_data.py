@@ -107,7 +107,8 @@ def table(rows: list[dict]) -> list[dict]:
     found = []
     for images, method in sorted({(row["images"], row["method"]) for row in rows if "error" not in row}):
         own = [row for row in rows if (row["images"], row["method"]) == (images, method) and "error" not in row]
-        found.append({"images": images, "method": method, "seeds": len(own), **{name: [round(statistics.mean(values), 4), round(statistics.stdev(values), 4) if len(own) > 1 else None]
+        found.append({"images": images, "method": method, "seeds": len(own),
+                      **{name: [round(statistics.mean(values), 4), round(statistics.stdev(values), 4) if len(own) > 1 else None]
                       for name in ("knn", "linear") for values in [[row[name] for row in own]]}})
     return found
 

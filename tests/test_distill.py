@@ -127,7 +127,8 @@ def heads(**counts):
 
 
 @pytest.mark.parametrize("teacher, keys, words", [
-    (heads(), {}, "method.teacher keeps no head, whose prototypes distill_dinov2 asks .it has no heads.: give a run of dinov2 with method.separate=False, or set method.name=distill"),
+    (heads(), {}, "method.teacher keeps no head, whose prototypes distill_dinov2 asks .it has no heads.: "
+     "give a run of dinov2 with method.separate=False, or set method.name=distill"),
     (heads(head=8), {"separate": True}, "keeps no patch_head"), (heads(head=8), {}, "method.prototypes is 6, and the head of method.teacher has 8; set method.prototypes=8"),
     (heads(head=6, patch_head=9), {}, "has a head of its own for patches; set method.separate=True"),
     (heads(head=6, patch_head=9), {"separate": True}, "method.patch_prototypes is 6, and the patch_head of method.teacher has 9"),

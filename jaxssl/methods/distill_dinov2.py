@@ -97,7 +97,8 @@ def check_heads(asked, modules, patch_weight):
     """Raises: UserError for a teacher without these heads, or with another number of prototypes."""
     lacking = [name for name in modules if name not in asked.heads]
     if lacking:
-        raise UserError(f"method.teacher keeps no {' and '.join(lacking)}, whose prototypes distill_dinov2 asks (it has {', '.join(asked.heads) or 'no heads'}): give a run of dinov2 "
+        raise UserError(f"method.teacher keeps no {' and '.join(lacking)}, whose prototypes distill_dinov2 asks (it has {', '.join(asked.heads) or 'no heads'}): "
+                        "give a run of dinov2 "
                         f"with method.separate={'True' if 'patch_head' in modules else 'False'}, or set method.name=distill, which needs none")
     if "patch_head" in asked.heads and "patch_head" not in modules and patch_weight:
         raise UserError("method.teacher has a head of its own for patches; set method.separate=True, or method.patch_weight=0")
