@@ -2,9 +2,9 @@
 
     python benchmarks/choose.py [--runs simclr vicreg dino] [--steps 200] [--seed 0]        # writes benchmarks/results/choose.json
 
-Each run is configs/digits/METHOD.py with ten checkpoints that all stay; `python -m jaxssl.evaluate --choose` then measures them. The reference of mutual_knn, which ought to be a
-public encoder, is the last checkpoint of the next run here. Spearman's rank correlation with kNN (k = 20, T = .07) over ten checkpoints of one run, which are no independent trials:
-what counts is whether it is alike in all runs, and what kNN each measure's choice has beside the best. A run that is finished in --work is not trained again.
+Each run is configs/digits/METHOD.py with ten checkpoints that all stay; `python -m jaxssl.evaluate --choose` then measures them. The reference of mutual_knn, which ought to
+be a public encoder, is the last checkpoint of the next run here. Spearman's rank correlation with kNN (k = 20, T = .07) over ten checkpoints of one run, which are no
+independent trials: what counts is whether it is alike in all runs, and what kNN each measure's choice has beside the best. A run that is finished in --work is not trained again.
 """
 import argparse
 import json

@@ -2,8 +2,8 @@
 
     python benchmarks/small_data.py --train train.zip --test test.zip [--sizes 1000 5000] [--methods simclr] [--seeds 0] [--rows 4]
 
-Each row trains configs/cifar10/METHOD.py:laptop (ResNet-10 of quarter width at 32 px, batch 256, AdamW) from scratch on so many training images, as many of each class, the same for
-every method and seed and smaller sets within larger ones. All rows see the same number of images, repeats counted (--examples), so that small sets are repeated more often. The
+Each row trains configs/cifar10/METHOD.py:laptop (ResNet-10 of quarter width at 32 px, batch 256, AdamW) from scratch on so many training images, as many of each class, the
+same for every method and seed and smaller sets within larger ones. All rows see the same number of images, repeats counted (--examples), so that small sets are repeated more often. The
 encoder is then evaluated alike: kNN (k = 20, T = .07) and linear accuracy on the 10,000 test images, against all 50,000 labelled training images, so that the rows differ by what the
 encoder learned and not by how many labels a classifier has. Adds to benchmarks/results/small_data.json row by row: the same command goes on where it was stopped, and --rows ends it
 after so many new ones.
