@@ -48,14 +48,14 @@ def main():
             known = [value for value in each["rho"] if value is not None]
             each["mean_rho"] = round(statistics.mean(known), 3) if known else None
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"command": "python benchmarks/choose.py", "machine": machine("jax", "jaxlib", "flax", "scipy"), "steps": args.steps, "changes": args.changes,
-                                        "wall_seconds": round(time.monotonic() - start, 1), "summary": summary, "runs": rows}, indent=1) + "\n")
+        args.out.write_text(json.dumps({"command": "python benchmarks/choose.py", "machine": machine("jax", "jaxlib", "flax", "scipy"), "steps": args.steps,
+                                        "changes": args.changes, "wall_seconds": round(time.monotonic() - start, 1), "summary": summary, "runs": rows}, indent=1) + "\n")
 
 
 def train(args, name: str, workdir: Path) -> None:
     every = max(args.steps // 10, 1)
-    keys = {"seed": args.seed, "total": f"{10 * every}_steps", "eval_every": "0", "checkpoint_every": f"{every}_steps", "checkpoint.keep_every": every, "log_every": max(every // 4, 1),
-            "eval.raw": "false", "report": "false", "log.tensorboard": "false", **dict(change.split("=", 1) for change in args.changes)}
+    keys = {"seed": args.seed, "total": f"{10 * every}_steps", "eval_every": "0", "checkpoint_every": f"{every}_steps", "checkpoint.keep_every": every,
+            "log_every": max(every // 4, 1), "eval.raw": "false", "report": "false", "log.tensorboard": "false", **dict(change.split("=", 1) for change in args.changes)}
     call("jaxssl.main", "--config", f"configs/digits/{name}.py", "--workdir", str(workdir), *(f"--config.{key}={value}" for key, value in keys.items()))
 
 

@@ -280,7 +280,8 @@ def test_a_plan_is_its_formulas():
 
 
 def test_a_plan_takes_the_rates_of_a_curation(tmp_path, capsys, monkeypatch):
-    steps = {"embed main/pool": {"params": {}, "counts": {"images": 1000, "width": 64}, "seconds": 10.}, "embed main/few": {"params": {}, "counts": {"images": 5, "width": 64}, "seconds": 9.},
+    steps = {"embed main/pool": {"params": {}, "counts": {"images": 1000, "width": 64}, "seconds": 10.},
+             "embed main/few": {"params": {}, "counts": {"images": 5, "width": 64}, "seconds": 9.},
              "knn main of embed main/pool": {"params": {"k": 8, "method": "exact"}, "counts": {"images": 1000}, "seconds": 2.},
              "dedup self": {"params": {"k": 8}, "counts": {"images": 1000}, "seconds": 4.}, "sample": {"params": {}, "counts": {"images": 900}, "seconds": .5}}
     (tmp_path / books.FILE).write_text(json.dumps({"format": books.FORMAT, "steps": steps}))

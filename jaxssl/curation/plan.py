@@ -45,7 +45,8 @@ class Line(NamedTuple):
 
 
 def lines(s: Scale, rates: Mapping[str, Rate]) -> list[Line]:
-    """The steps in order. rates: "embed" (images), "matrix" (multiplications and additions of a product), "links" (links joined), "rows" (rows drawn), each a second and machine."""
+    """The steps in order. rates: "embed" (images), "matrix" (multiplications and additions of a product), "links" (links joined), "rows" (rows drawn), each a
+    second and machine."""
     def hours(work, name):
         return work / rates[name].value / s.machines / 3600 if name in rates else None
     n, several, clusters = s.images, s.machines > 1, s.clusters or max(int(math.sqrt(s.images)), 2)
@@ -53,15 +54,15 @@ def lines(s: Scale, rates: Mapping[str, Rate]) -> list[Line]:
     return [
         Line("embed", hours(n, "embed"), n * row, 0., 0., "hours N / (images a second · M); storage N · (2 D + 5) bytes: f16 rows, a length, whether it was broken"),
         Line("knn", hours(2 * n * n * s.width, "matrix"), n * s.k * 12, n * s.width * 4, (s.machines - 1) * n * s.width * 2 if several else 0.,
-             "hours 2 N² D / (operations a second · M), every pair once from each side; storage N k · 12 bytes; memory N · 4 D bytes, all rows; shuffle (M − 1) · N · 2 D bytes, each "
-             "machine reads all rows"),
+             "hours 2 N² D / (operations a second · M), every pair once from each side; storage N k · 12 bytes; memory N · 4 D bytes, all rows; shuffle (M − 1) · N · 2 D "
+             "bytes, each machine reads all rows"),
         Line("dedup", hours(links + n * s.k, "links"), n * 24, n * s.k * 12 if not several else links * 16 / s.machines, ROUNDS * links * 16 if several else 0.,
-             f"hours (N k + links) / (links a second · M), links = N k · {s.linked:g} above the threshold; storage N · 24 bytes; memory N k · 12 bytes on one machine, links · 16 / M on "
-             f"several; shuffle {ROUNDS} rounds · links · 16 bytes"),
+             f"hours (N k + links) / (links a second · M), links = N k · {s.linked:g} above the threshold; storage N · 24 bytes; memory N k · 12 bytes on one machine, "
+             f"links · 16 / M on several; shuffle {ROUNDS} rounds · links · 16 bytes"),
         Line("kmeans", hours(2 * n * clusters * s.width * s.iterations, "matrix"), n * 12 + clusters * s.width * 4, n * s.width * 4 / s.machines + clusters * s.width * 8,
              s.iterations * (s.machines - 1) * clusters * s.width * 8 if several else 0.,
-             f"hours 2 N K D I / (operations a second · M), K = {clusters:,}{'' if s.clusters else ' = √N'}, I = {s.iterations}; storage N · 12 + 4 K D bytes; memory 4 N D / M + 8 K D "
-             "bytes; shuffle I · (M − 1) · 8 K D bytes, sums and centroids"),
+             f"hours 2 N K D I / (operations a second · M), K = {clusters:,}{'' if s.clusters else ' = √N'}, I = {s.iterations}; storage N · 12 + 4 K D bytes; "
+             "memory 4 N D / M + 8 K D bytes; shuffle I · (M − 1) · 8 K D bytes, sums and centroids"),
         Line("sample", hours(n, "rows"), n * .1 * 16, n * 12 / s.machines, n * 12 if several else 0.,
              "hours N / (rows a second · M); storage 16 bytes of each that is taken, a tenth here; memory N · 12 / M bytes; shuffle N · 12 bytes, a row to its cluster")]
 
