@@ -4,8 +4,8 @@
 
 Each run is configs/digits/METHOD.py with ten checkpoints that all stay; `python -m jaxssl.evaluate --choose` then measures them. The reference of mutual_knn, which ought to
 be a public encoder, is the last checkpoint of the next run here. Spearman's rank correlation with kNN (k = 20, T = .07) over ten checkpoints of one run, which are no
-independent trials: what counts is whether it is alike in all runs, and what kNN each measure's choice has beside the best. A run that is finished in --work is not trained
-again."""
+independent trials: what counts is whether it is alike in all runs, and what kNN each measure's choice has beside the best. A run that is finished in --work is not trained again.
+"""
 import argparse
 import json
 import os
@@ -55,8 +55,7 @@ def main():
 def train(args, name: str, workdir: Path) -> None:
     every = max(args.steps // 10, 1)
     keys = {"seed": args.seed, "total": f"{10 * every}_steps", "eval_every": "0", "checkpoint_every": f"{every}_steps", "checkpoint.keep_every": every,
-            "log_every": max(every // 4, 1),
-            "eval.raw": "false", "report": "false", "log.tensorboard": "false", **dict(change.split("=", 1) for change in args.changes)}
+            "log_every": max(every // 4, 1), "eval.raw": "false", "report": "false", "log.tensorboard": "false", **dict(change.split("=", 1) for change in args.changes)}
     call("jaxssl.main", "--config", f"configs/digits/{name}.py", "--workdir", str(workdir), *(f"--config.{key}={value}" for key, value in keys.items()))
 
 

@@ -6,7 +6,8 @@ Each row trains configs/cifar10/METHOD.py:laptop (ResNet-10 of quarter width at 
 same for every method and seed and smaller sets within larger ones. All rows see the same number of images, repeats counted (--examples), so that small sets are repeated more
 often. The encoder is then evaluated alike: kNN (k = 20, T = .07) and linear accuracy on the 10,000 test images, against all 50,000 labelled training images, so that the rows
 differ by what the encoder learned and not by how many labels a classifier has. Adds to benchmarks/results/small_data.json row by row: the same command goes on where it was
-stopped, and --rows ends it after so many new ones."""
+stopped, and --rows ends it after so many new ones.
+"""
 import argparse
 import json
 import os
@@ -84,8 +85,9 @@ def run(args, images: int, method: str, seed: int, changes: dict) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         steps = max(round(args.examples / 256), 2)
         keys = {"data.source": kind, "data.path": os.path.abspath(args.train), "data.test_path": os.path.abspath(args.test),
-                "data.manifest": str(manifest(args.train, images, Path(folder) / "some.jsonl")), "seed": seed, "total": f"{steps}_steps", "eval_every": "0",
-                "checkpoint_every": "0", "eval.raw": "false", "report": "false", "log.tensorboard": "false", **changes}
+                "data.manifest": str(manifest(args.train, images, Path(folder) / "some.jsonl")), "seed": seed,
+                "total": f"{steps}_steps", "eval_every": "0", "checkpoint_every": "0",
+                "eval.raw": "false", "report": "false", "log.tensorboard": "false", **changes}
         config = [f"--config.{key}={value}" for key, value in keys.items()]
         try:
             said("jaxssl.main", "--config", f"configs/cifar10/{method}.py:laptop", "--workdir", f"{folder}/run", *config)
@@ -107,9 +109,9 @@ def table(rows: list[dict]) -> list[dict]:
     found = []
     for images, method in sorted({(row["images"], row["method"]) for row in rows if "error" not in row}):
         own = [row for row in rows if (row["images"], row["method"]) == (images, method) and "error" not in row]
-        found.append({"images": images, "method": method, "seeds": len(own),
-                      **{name: [round(statistics.mean(values), 4), round(statistics.stdev(values), 4) if len(own) > 1 else None]
-                      for name in ("knn", "linear") for values in [[row[name] for row in own]]}})
+        values = {name: [row[name] for row in own] for name in ("knn", "linear")}
+        spread = {name: [round(statistics.mean(each), 4), round(statistics.stdev(each), 4) if len(own) > 1 else None] for name, each in values.items()}
+        found.append({"images": images, "method": method, "seeds": len(own), **spread})
     return found
 
 

@@ -18,6 +18,17 @@ def cosine(text: str) -> float | str:
     return text if text == AUTO else number(text)
 
 
+def many(text: str) -> float:
+    """A large number of the command line, such as 1e9."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.
+    if not 0 < found < 1e21:
+        raise argparse.ArgumentTypeError(f"{shown(text[:40])!r} is no large number; write one such as 1000000 or 1e9")
+    return found
+
+
 def wholes(text: str) -> tuple[int, ...]:
     """`100,10`."""
     return tuple(whole(part.strip()) for part in text.split(",") if part.strip())
@@ -125,6 +136,28 @@ def _run(book, flags, mesh):
         STEPS[own.step](book, own, mesh)
 
 
+def _plan(flags):
+    """Prints what a curation takes on paper; makes and changes nothing."""
+    import json
+    from pathlib import Path
+    from jaxssl.curation import book as books, plan
+    from jaxssl.workdir import folder as folders
+    known, width = {}, 0
+    if flags.of:
+        found = folders.read_json(Path(flags.of) / books.FILE)
+        if found is None or found.get("format") != books.FORMAT:
+            raise UserError(f"--of {shown(flags.of)} holds no {books.FILE} that this version reads; name the folder of a curation, or leave it out")
+        known, width = plan.known(found["steps"])
+    scale = plan.Scale(flags.images, flags.width or width or 768, flags.k, flags.clusters, flags.iterations, flags.machines, flags.linked)
+    plan.check(scale)
+    asked = {"embed": ("embed_rate", flags.embed_rate), "matrix": ("matrix_rate", flags.matrix_rate)}
+    if wrong := next((flag for flag, value in asked.values() if value < 0), ""):
+        raise UserError(f"--{wrong} is below 0; it is what one machine does in a second")
+    given = {name: plan.Rate(value, f"as given with --{flag}") for name, (flag, value) in asked.items() if value}
+    rates = {**plan.measured(scale.width), **known, **given}
+    print(json.dumps(plan.as_dict(scale, rates), indent=1) if flags.json else plan.report(scale, rates, flags.memory * 1e9), flush=True)
+
+
 STEPS = {"embed": _embed, "knn": _knn, "dedup": _dedup, "calibrate": _calibrate, "kmeans": _kmeans, "retrieve": _retrieve, "sample": _sample, "report": _report,
          "manifest": _manifest, "run": _run}
 
@@ -135,9 +168,10 @@ def parser() -> argparse.ArgumentParser:
                                 epilog="STEP --help has the flags of a step. In order: embed, calibrate, dedup, kmeans, retrieve or sample, report, manifest.")
     steps = p.add_subparsers(dest="step", metavar="STEP", required=True)
 
-    def step(name, said, *, features=True, among=True):
+    def step(name, said, *, features=True, among=True, out=True):
         own = steps.add_parser(name, allow_abbrev=False, help=said, description=said[0].upper() + said[1:] + ".")
-        own.add_argument("--out", type=local, required=True, metavar="DIR", help="the folder of the curation, on a disk; made where it is not there")
+        if out:
+            own.add_argument("--out", type=local, required=True, metavar="DIR", help="the folder of the curation, on a disk; made where it is not there")
         own.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if features:
             own.add_argument("--features", default="main", metavar="NAME", help="which features, where there are some of several encoders (default: %(default)s)")
@@ -224,6 +258,20 @@ def _choices(step: Any, draws: Any, pipelines: Any) -> None:
     p = step("manifest", "write manifest.jsonl, which data.manifest trains on", features=False, among=False)
     p.add_argument("--steps", nargs="+", default=[], metavar="STEP", help="whose images (default: all that were chosen, or else all that were not dropped)")
     p.add_argument("--weight", default="one", metavar="one|hits", help="times that an image stands in an epoch: one, or as often as it was found (default: %(default)s)")
+    p = step("plan", "price a curation on paper: hours, storage, memory and shuffle of each step", features=False, among=False, out=False)
+    p.add_argument("--images", type=many, required=True, metavar="N", help="how many, such as 1e9")
+    p.add_argument("--of", type=place, default="", metavar="DIR", help="a finished curation, whose rates are taken (default: measure here what needs no encoder)")
+    p.add_argument("--embed_rate", type=number, default=0., metavar="IMAGES", help="a second that one machine embeds (default: of --of)")
+    p.add_argument("--matrix_rate", type=many, default=0., metavar="OPERATIONS", 
+                   help="a second that one machine multiplies and adds, such as 1e14 (default: of --of, or measured here)")
+    p.add_argument("--machines", type=whole, default=1, help="that share the work (default: %(default)s)")
+    p.add_argument("--memory", type=number, default=0., metavar="GB", help="of each, to say what does not fit")
+    p.add_argument("--width", type=whole, default=0, help="numbers of a feature (default: of --of, or 768)")
+    p.add_argument("--k", type=whole, default=64, help="neighbours (default: %(default)s)")
+    p.add_argument("--clusters", type=whole, default=0, help="of k-means (default: the square root of the images)")
+    p.add_argument("--iterations", type=whole, default=50, help="of k-means (default: %(default)s)")
+    p.add_argument("--linked", type=number, default=.05, help="share of the neighbours that are above the threshold (default: %(default)s)")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p = step("run", "all steps of a config", features=False, among=False)
     p.add_argument("--config", type=place, required=True, metavar="FILE", help="of configs/curation")
     p.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="what the config leaves open")
@@ -234,6 +282,8 @@ def main(argv: list[str] | None = None) -> int:
     flags = parser().parse_args(argv)
 
     def body():
+        if flags.step == "plan":
+            return _plan(flags)
         with jax_can_start():
             import jax
             from jaxssl.curation.book import Book

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from jaxssl import evaluate
 from jaxssl.evaluation import checkpoints
 from jaxssl.evaluation.protocols import labelfree
-from jaxssl.report import kept, read
+from jaxssl.report import compose, read
 from jaxssl.training import room
 from jaxssl.workdir import checkpoint
 from tests.test_cache import drawn
@@ -46,19 +46,20 @@ def call(capsys, monkeypatch):
 
 
 def test_every_checkpoint_is_measured_once_and_one_is_chosen(run, call, monkeypatch):
-    asked = ("--workdir", run, "--choose", "rankme", "--checkpoints", "2,4", "--reference", run)
+    asked = ("--workdir", run, "--choose", "rankme", "--checkpoints", "2,4")
     code, out, err = call(*asked)
     assert code == 0, err
     first = json.loads((run / checkpoints.FILE).read_text())
-    assert [row["step"] for row in first["checkpoints"]] == [2, 4] and first["measures"] == ["loss", "rankme", "alpha_req", "lidar", "mutual_knn", "knn"]
-    # the third is new, and alone is measured
-    measured, real = [], checkpoints._measured
-    monkeypatch.setattr(checkpoints, "_measured", lambda context, *more: measured.append(context.encoder.step) or real(context, *more))
+    assert [row["step"] for row in first["checkpoints"]] == [2, 4] and first["measures"] == ["loss", "rankme", "alpha_req", "lidar", "knn"]
+    # what is known is not measured again: of the first two only what the reference adds, of the third all
+    measured, real = [], checkpoints.labelfree.augmented
+    monkeypatch.setattr(checkpoints.labelfree, "augmented", lambda context, *more: measured.append(context.encoder.step) or real(context, *more))
     code, out, err = call("--workdir", run, "--choose", "rankme", "--reference", run)
     assert code == 0 and measured == [6], (err, measured)
     found = json.loads((run / checkpoints.FILE).read_text())
     values = {row["step"]: row["values"] for row in found["checkpoints"]}
-    assert [values[step] for step in (2, 4)] == [row["values"] for row in first["checkpoints"]]
+    assert [{name: value for name, value in values[step].items() if name != "mutual_knn"} for step in (2, 4)] == [row["values"] for row in first["checkpoints"]]
+    assert not found["others"]
     # each value is that of its measure on the features of that checkpoint, the reference being the newest of the run itself
     assert values[6]["mutual_knn"] == 1 and values[2]["mutual_knn"] < .9
     assert [values[step]["loss"] for step in (2, 4, 6)] == [2.5, 1.75, 1.75]
@@ -69,7 +70,13 @@ def test_every_checkpoint_is_measured_once_and_one_is_chosen(run, call, monkeypa
     assert re.search(rf"→ +│ +{found['chosen']} ", out) and out.strip().splitlines()[-1].endswith(found["export"]) and f"--step {found['chosen']} " in found["export"]
     page = (run / checkpoints.FILE).with_suffix(".html").read_text()
     assert page.count('data-chart="kept-') == 6 and "Agreement with kNN" in page and "Chosen by RankMe" in page
-    assert kept.sound(read.run(str(run), "run").kept)
+    charts = {}
+    (name, title, section), = compose._kept([read.run(str(run), "run")], charts)
+    assert len(charts) == 6 and title == "Which checkpoint" and "Agreement with kNN" in section
+    # another few of them: the others are not forgotten
+    monkeypatch.setattr(checkpoints, "_measured", None)
+    code, out, err = call("--workdir", run, "--choose", "lidar", "--checkpoints", "6")
+    assert code == 0 and [row["step"] for row in json.loads((run / checkpoints.FILE).read_text())["others"]] == [2, 4], err
 
 
 def test_values_are_those_of_the_protocols(run, call):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from jaxssl import curate, data as datas
-from jaxssl.curation import book as books, features, graph, manifest
+from jaxssl.curation import book as books, features, graph, manifest, plan
 from jaxssl.data.digits import Digits
 from tests.tiny import ROOT
 
@@ -265,3 +265,40 @@ def test_a_refused_first_step_leaves_no_folder(tmp_path, capsys):
     ({"path": "packed", "keys": {"source": "array_record"}}, {"source": "array_record", "path": "packed"})])
 def test_a_manifest_says_how_its_images_are_opened(told, keys):
     assert manifest.source_keys(told) == keys
+
+
+def test_a_plan_is_its_formulas():
+    rates = {"embed": plan.Rate(100., ""), "matrix": plan.Rate(1e9, ""), "links": plan.Rate(1e4, ""), "rows": plan.Rate(1e3, "")}
+    scale = plan.Scale(1e6, 128, k=10, clusters=500, iterations=20, machines=4, linked=.1)
+    found = {each.step: each for each in plan.lines(scale, rates)}
+    hours = {"embed": 1e6 / 100, "knn": 2 * 1e12 * 128 / 1e9, "dedup": (1e7 + 1e6) / 1e4, "kmeans": 2 * 1e6 * 500 * 128 * 20 / 1e9, "sample": 1e6 / 1e3}
+    for name, seconds in hours.items():
+        assert found[name].hours == pytest.approx(seconds / 4 / 3600), name
+    assert found["embed"].storage == 1e6 * 261 and found["knn"].memory == 1e6 * 512 and found["knn"].shuffle == 3 * 1e6 * 256 and found["dedup"].shuffle == 10 * 1e6 * 16
+    alone = {each.step: each for each in plan.lines(scale._replace(machines=1), {})}
+    assert all(each.hours is None and not each.shuffle for each in alone.values()) and alone["dedup"].memory == 1e7 * 12
+
+
+def test_a_plan_takes_the_rates_of_a_curation(tmp_path, capsys, monkeypatch):
+    steps = {"embed main/pool": {"params": {}, "counts": {"images": 1000, "width": 64}, "seconds": 10.},
+             "embed main/few": {"params": {}, "counts": {"images": 5, "width": 64}, "seconds": 9.},
+             "knn main of embed main/pool": {"params": {"k": 8, "method": "exact"}, "counts": {"images": 1000}, "seconds": 2.},
+             "dedup self": {"params": {"k": 8}, "counts": {"images": 1000}, "seconds": 4.}, "sample": {"params": {}, "counts": {"images": 900}, "seconds": .5}}
+    (tmp_path / books.FILE).write_text(json.dumps({"format": books.FORMAT, "steps": steps}))
+    monkeypatch.setattr(plan, "measured", lambda width: {"rows": plan.Rate(1., "here")})
+    assert curate.main(["plan", "--images", "1e9", "--of", str(tmp_path), "--machines", "8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name: rate["value"] for name, rate in found["rates"].items()} == {"embed": 100., "matrix": 2 * 1000**2 * 64 / 2, "links": 2000., "rows": 1800.}
+    assert found["scale"]["width"] == 64 and found["steps"][0]["hours"] == pytest.approx(1e9 / 100 / 8 / 3600)
+    assert curate.main(["plan", "--images", "1e9", "--of", str(tmp_path), "--memory", "16"]) == 0
+    assert "knn holds 256 GB on each machine, which has 16 GB" in capsys.readouterr().out and list(tmp_path.iterdir()) == [tmp_path / books.FILE]
+    for flags, words in ((["--of", str(tmp_path / "none")], "holds no curation.json"), (["--machines", "0"], "--machines is 0"), (["--linked", "2"], "--linked is 2"),
+                         (["--embed_rate", "-1"], "--embed_rate is below 0")):
+        assert curate.main(["plan", "--images", "1e9", *flags]) == 2 and words in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        curate.main(["plan", "--images", "many"])
+
+
+def test_rates_are_measured_here():
+    found = plan.measured(16, repeats=1)
+    assert set(found) == {"matrix", "links", "rows"} and all(rate.value > 1e4 and rate.said for rate in found.values())

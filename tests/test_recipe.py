@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl import config as configs, recipe
+from jaxssl import config as configs, recipe, tree
 from jaxssl.advice import look, rules, written
+from jaxssl.encoder import initial
 from jaxssl.errors import UserError
+from tests import reported
+from tests.tiny import config_of
 
 HERE = rules.Machine(2, 24e9, False, "2 accelerators with 24 GB each")
 
@@ -143,3 +146,18 @@ def test_a_folder_that_may_not_be_read(tmp_path, capsys):
 def test_a_device_that_holds_nothing_is_refused(images, monkeypatch):
     with pytest.raises(UserError, match="not even two images a device"):
         recipe.advise(str(images), devices=1, memory=.001)
+
+
+@pytest.mark.parametrize("method,decay", [("simclr", 1.), ("mae", .9)])
+def test_a_recipe_continues_from_weights(facts, images, tmp_path, method, decay):
+    """A residual network and a transformer, as workdirs of random weights: the file loads, and every tensor of the encoder finds its place."""
+    reported.workdir(tmp_path / "run", config_of(method), 0)
+    begin = recipe.given(str(tmp_path / "run"))
+    made = rules.decide(facts, HERE, weights=begin)
+    config, job = recipe.loaded(written.text(facts, HERE, made, costs=[], command="", out=""), facts)
+    start = initial.read(config.init_from, state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
+    encoder = {name for name in tree.names({"params": {"encoder": job.state.params["encoder"]}})}
+    assert encoder <= set(start.values) and not any("/head/" in name for name in start.values) and "warning" not in start.note
+    assert (config.method.name, config.optim.layer_decay, config.augment.size) == ("dino", decay, 16) and job.optim.describe
+    frozen = [rule for pattern, rule in config.optim.rules if pattern == "^encoder/"]
+    assert frozen == [{"frozen_until": .1}]

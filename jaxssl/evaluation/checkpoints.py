@@ -39,41 +39,35 @@ def choose(request: Request, *, log: Callable[[str], None]) -> dict:
     Raises: UserError: no such checkpoint; none that can be measured; none for which the measure that chooses is a number.
     """
     workdir, started = request.workdirs[0], time.monotonic()
-    found = _steps(workdir, request.checkpoints)
+    found, failed, context, rows, kept = _steps(workdir, request.checkpoints), {}, None, [], {}
     losses = smoothed(writers.history(folders.path(workdir) / "metrics.jsonl", "loss"), list(found))
-    rows, kept, failed, context, reference = [], {}, {}, None, None
     for step, identity in found.items():
-        if context is None:
-            try:
+        try:
+            if context is None:
                 context, subject = _opened(dataclasses.replace(request, step=step, protocols=("labelfree",)), log)
-            except (UserError, NonFiniteError) as error:
-                failed[step] = _left_out(step, error, log)
-                continue
-            kept, fresh = _kept(subject.folder / FILE), True
-            votes = _votes(context.data)
-            reference = _Reference(request, context) if request.reference else None
-            basis = {"use": request.use, "layer": request.layer or "backbone", "precision": request.precision, "budget": request.budget, "seed": request.seeds[0],
-                     "data": context.digest, "reference": reference.digest if reference else "", "knn": not votes}
-        of = {**basis, "checkpoint": identity}
-        row = kept.get(step)
-        if row is None or not identity or row["of"] != of:
-            log(f"{workdir}: step {step}")
-            try:
+                kept, votes = _kept(subject.folder / FILE), _votes(context.data)
+                reference = _Reference(request, context) if request.reference else None
+            of = {"checkpoint": identity, "use": request.use, "layer": request.layer or "backbone", "precision": request.precision, "budget": request.budget,
+                  "seed": request.seeds[0], "data": context.digest, "knn": not votes}
+            row = kept.get(step) if identity and kept.get(step, {}).get("of") == of else None
+            if row is None or reference and row["reference"] != reference.digest:
+                log(f"{workdir}: step {step}")
                 if context.encoder.step != step:
                     context = context.of(_encoder(request, step))
-                row = {"step": step, "of": of, **_measured(context, of["layer"], reference, votes)}
-            except (UserError, NonFiniteError, ValueError) as error:
-                failed[step] = _left_out(step, error, log)
-                continue
-            if fresh:
-                fresh, size = False, sum(context.features(which, of["layer"]).x.nbytes for which in (("train",) if votes else ("train", "test")))
-                log(f"features of a checkpoint take {size / 1e6:,.1f} MB in {context.folder}/features, {size * len(found) / 1e6:,.1f} MB of all {len(found)}; they may be deleted "
-                    "afterwards")
+                row = {"step": step, "of": of, **_measured(context, of["layer"], reference, votes, row or {"values": {}, "missing": {}, "reference": ""})}
+        except (UserError, NonFiniteError) as error:
+            failed[step] = str(error)
+            log(f"checkpoint {step} is left out: {error}")
+            continue
+        if not rows:
+            size = (min(len(subject.data.train), TRAIN) + (0 if votes else min(len(subject.data.test), TEST))) * context.encoder.width * 4
+            log(f"features of a checkpoint take {size / 1e6:,.1f} MB in {context.folder}/features, {size * len(found) / 1e6:,.1f} MB of all {len(found)}; they may be deleted "
+                "afterwards")
         rows.append({**row, "values": {**row["values"], "loss": losses[step]}})
-        _save(subject.folder / FILE, document(request, subject, rows, failed, votes, started))
+        made = document(request, subject, rows, failed, votes, started) | {"others": [own for at, own in kept.items() if at not in found]}
+        _save(subject.folder / FILE, made)
     if not rows:
         raise UserError(f"none of the checkpoints of {workdir} can be measured: {'; '.join(failed.values())}")
-    made = document(request, subject, rows, failed, votes, started)
     if made["chosen"] is None:
         why = next(filter(None, (row["missing"].get(request.choose) for row in rows)), "metrics.jsonl has no finite loss up to their steps")
         raise UserError(f"--choose {request.choose} is a number at none of the {len(rows)} checkpoints ({why}); choose by another measure; the table is in "
@@ -240,38 +234,47 @@ def _votes(data):
     return ""
 
 
-def _measured(context, layer, reference, votes) -> dict:
-    """{"values", "missing", "seconds"} of one encoder. Raises: UserError when nothing can be measured."""
-    start, values, missing = time.monotonic(), {}, {}
+def _measured(context, layer, reference, votes, known) -> dict:
+    """{"values", "missing", "reference", "seconds"} of one encoder; what is `known` already is not measured again. Raises: UserError when nothing can be measured."""
+    start, values, missing = time.monotonic(), dict(known["values"]), dict(known["missing"])
     for name, value in _each(context, layer, reference, votes):
+        if (name in values or name in missing) and name != "mutual_knn":
+            continue
+        missing.pop(name, None)
         try:
             values[name] = float(value())
         except ValueError as error:
-            missing[name] = str(error)
+            values[name], missing[name] = None, str(error)
             continue
         if not math.isfinite(values[name]):
             values[name], missing[name] = None, "fewer than three directions hold any variance"
-    return {"values": values, "missing": missing, "seconds": round(time.monotonic() - start, 1)}
+    return {"values": values, "missing": missing, "reference": reference.digest if reference else known["reference"], "seconds": round(time.monotonic() - start, 1)}
 
 
 def _each(context, layer, reference, votes) -> Iterator[tuple[str, Callable[[], float]]]:
-    x = context.features("train", layer).x
-    yield "rankme", lambda: rank.rankme(x)
-    yield "alpha_req", lambda: spectrum.alpha_req(x)
+    """Each measure and what computes it."""
+    def x():
+        return context.features("train", layer).x
+
+    def vote():
+        train, test = context.labelled("train", layer), context.labelled("test", layer)
+        return knn.evaluate(test.x, test.labels, train.x, train.labels, settings=[VOTE], mesh=context.mesh)[0].accuracy
+    yield "rankme", lambda: rank.rankme(x())
+    yield "alpha_req", lambda: spectrum.alpha_req(x())
     yield "lidar", lambda: spectrum.lidar(labelfree.augmented(context, layer, *labelfree.VIEWS[context.budget]))
     if reference:
         yield "mutual_knn", lambda: reference.with_(context, layer)
     if not votes:
-        train, test = context.labelled("train", layer), context.labelled("test", layer)
-        yield "knn", lambda: knn.evaluate(test.x, test.labels, train.x, train.labels, settings=[VOTE], mesh=context.mesh)[0].accuracy
+        yield "knn", vote
 
 
 def _kept(file) -> dict[int, dict]:
     """step → what was measured before; {} where there is nothing that this version wrote."""
     try:
         found = folders.read_json(file) or {}
-        rows = found["checkpoints"] if found.get("format") == FORMAT else []
-        return {row["step"]: row for row in rows if isinstance(row["of"], dict) and isinstance(row["values"], dict) and isinstance(row["missing"], dict)}
+        rows = [*found["others"], *found["checkpoints"]] if found.get("format") == FORMAT else []
+        return {row["step"]: row for row in rows if isinstance(row["of"], dict) and isinstance(row["values"], dict) and isinstance(row["missing"], dict)
+                and isinstance(row["reference"], str)}
     except (UserError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -281,11 +284,6 @@ def _save(file, made) -> None:
         folders.write(file, json.dumps(made, indent=1))
     except OSError as error:
         raise UserError(f"cannot write {file} ({error.strerror or error}); give another folder with --out") from error
-
-
-def _left_out(step, error, log) -> str:
-    log(f"checkpoint {step} is left out: {error}")
-    return str(error)
 
 
 def _counted(source, most) -> str:
