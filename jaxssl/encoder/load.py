@@ -60,7 +60,8 @@ def from_workdir(workdir: str, *, weights: str = "", step: int | None = None, pr
         params, stats = average["params"], average["batch_stats"]
     with understood(workdir, "use the version that its run was trained with, or restore its config.json"):
         variables = network(config, params, stats)
-        return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision, origin=Origin(licence=sources.licence(workdir)))
+        return build(config, variables, name=os.path.basename(os.path.abspath(workdir)), weights=weights, step=step, precision=precision,
+                     origin=Origin(licence=sources.licence(workdir)))
 
 
 def trained(workdir: str, step: int) -> tuple[Method, dict, dict]:

@@ -37,7 +37,8 @@ def make(*, name: str, precision: str, width: float = 1.0, depths: tuple[int, ..
     for key, value, words, good in (("width", width, "above 0", width > 0), ("drop_path", drop_path, "a chance from 0 to below 1", 0 <= drop_path < 1),
                                     ("bn_groups", bn_groups, "1 for the global batch, or the number of ghost groups", bn_groups >= 1),
                                     ("bn_eps", bn_eps, "above 0", bn_eps > 0),
-                                    ("depths", depths, "the blocks of one to seven stages, each from 1 to 100", len(depths) <= 7 and all(type(n) is int and 0 < n <= 100 for n in depths))):
+                                    ("depths", depths, "the blocks of one to seven stages, each from 1 to 100",
+                                     len(depths) <= 7 and all(type(n) is int and 0 < n <= 100 for n in depths))):
         if not good:
             raise UserError(f"model.{key} is {value}; it must be {words}.")
     return EfficientNet(channels(name, width), depths, bn_groups, bn_momentum, bn_eps, drop_path, dtype(precision))
@@ -87,7 +88,7 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Widened by a 1×1 convolution where `expand` is above 1, each channel's surroundings, and back by a 1×1 convolution without activation; what came in is added where it fits."""
+    """Widened by a 1×1 convolution where `expand` is above 1, each channel's surroundings, and back by a 1×1 convolution without activation; what came in is added if it fits."""
     width: int
     size: int
     stride: int
