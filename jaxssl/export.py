@@ -4,6 +4,7 @@ What was written is opened again with the target library and applied to real ima
 there has been checked.
 """
 import argparse
+import dataclasses
 from pathlib import Path
 from types import ModuleType
 
@@ -46,13 +47,14 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
     with interop.files.fresh(folder) as partial:
         encoder = loading.from_workdir(workdir, weights=use, step=step) if workdir else loading.load(weights, weights=use)
         encoders.check_finite(encoder.name, encoder.variables)
+        encoder = dataclasses.replace(encoder, origin=encoder.origin._replace(licence=licence or encoder.origin.licence))
         interop.target(format, encoder.module)
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))
         check |= {"folder": str(folder), "format": format, "notes": [*encoder.origin.notes, *(target.notes(encoder, partial) if hasattr(target, "notes") else [])]}
         if stated := published.read(workdir or weights, encoder.config):
             published.keep(str(partial), {"recipe": published.recipe(encoder.config), "values": stated}, new=True)
-        (partial / interop.files.CARD).write_text(describe(target, encoder, check, workdir, licence), encoding="utf-8", errors="replace")
+        (partial / interop.files.CARD).write_text(describe(target, encoder, check, workdir), encoding="utf-8", errors="replace")
     return check
 
 
@@ -134,7 +136,7 @@ def real_images(encoder: encoders.Encoder, count: int, path: str) -> tuple[list[
     return found, results.last_part(source.name)
 
 
-def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir: str, licence: str) -> str:
+def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir: str) -> str:
     """The model card; of a run's results, those that belong to these weights."""
     run, evaluations = None, []
     if workdir and "://" not in workdir:
@@ -146,8 +148,8 @@ def describe(target: ModuleType, encoder: encoders.Encoder, check: dict, workdir
         run = run if run.get("steps") == encoder.step and encoder.weights == served else None
     return card.render(name=encoder.name, config=interop.records.public(encoder.config), weights=encoder.weights, step=encoder.step, digest=encoder.digest,
                        width=encoder.width, preprocessing=encoder.preprocessing, format=check["format"], code=target.usage(encoder, Path()), check=check,
-                       licence=licence or encoder.origin.licence, learned=folders.readable(folders.path(workdir) / sources.FILE) if workdir else None,
-                       run=run, evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
+                       licence=encoder.origin.licence, learned=folders.readable(folders.path(workdir) / sources.FILE) if workdir else None, run=run,
+                       evaluations=evaluations, notes=check["notes"], version=jaxssl.__version__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,7 +165,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--images", type=whole, default=64, help="how many images the check uses (default: %(default)s)")
     p.add_argument("--data", type=place, default="", metavar="PATH",
                    help="folder, zip or packed set that they come from; default: the run's data if they are here, else embedded digits")
-    p.add_argument("--licence", default="", metavar="TEXT", help="for the model card, for example apache-2.0")
+    p.add_argument("--licence", default="", metavar="TEXT",
+                   help="for the model card and the weights' record, for example apache-2.0 (default: what the weights, or those that they learned from, state)")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
 

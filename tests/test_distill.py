@@ -51,6 +51,11 @@ def test_teacher_sees_pixels_as_it_was_trained(teacher):
     np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
+def test_a_side_that_patches_do_not_divide_is_refused():
+    with pytest.raises(UserError, match="method.teacher_size is 30; the teacher's patches have 14 pixels a side, so choose a multiple of that, such as 28"):
+        frozen.seen(jnp.zeros((1, 8, 8, 3)), 30, ours=(MEAN, STD), theirs={"mean": MEAN, "std": STD, "size": 28, "interpolation": "bilinear"}, multiple=14)
+
+
 def job_of(teacher, **changes):
     config = config_of("distill", **{"method.teacher": teacher, "method.patch_weight": "1.0", "augment.mean": str(MEAN), **changes})
     return config, jobs.prepare(config, sharding.make_mesh(devices=jax.devices()[:1]), jobs.Facts(1000, 10, 16, True))
@@ -127,8 +132,7 @@ def heads(**counts):
 
 
 @pytest.mark.parametrize("teacher, keys, words", [
-    (heads(), {}, "method.teacher keeps no head, whose prototypes distill_dinov2 asks .it has no heads.: "
-     "give a run of dinov2 with method.separate=False, or set method.name=distill"),
+    (heads(), {}, "method.teacher keeps no head, whose prototypes distill_dinov2 asks .it has no heads.: give a run of dinov2 with .*separate=False, or set method.name=distill"),
     (heads(head=8), {"separate": True}, "keeps no patch_head"), (heads(head=8), {}, "method.prototypes is 6, and the head of method.teacher has 8; set method.prototypes=8"),
     (heads(head=6, patch_head=9), {}, "has a head of its own for patches; set method.separate=True"),
     (heads(head=6, patch_head=9), {"separate": True}, "method.patch_prototypes is 6, and the patch_head of method.teacher has 9"),
@@ -148,7 +152,8 @@ def test_another_grid_of_patches_is_refused_with_the_size_that_would_fit():
 
 def run(*flags, workdir):
     return main.main(["--config", "configs/digits/distill.py:clean", "--workdir", str(workdir), "--config.total=2", "--config.data.canvas=16", "--config.augment.size=16",
-                      "--config.batch_size=16", "--config.model.width=0.0625", "--config.method.queue=64", "--config.report=false", "--config.warmup=0", *flags])
+                      "--config.batch_size=16", "--config.model.width=0.0625", "--config.method.queue=64", "--config.report=false", "--config.warmup=0",
+                      "--config.eval.reference=32", "--config.eval.queries=16", *flags])
 
 
 @pytest.mark.parametrize("flag, words", [("", "method.teacher is empty, and the run learns from it; give weights"), ("--config.method.teacher={nowhere}", "method.teacher: "),

@@ -1,7 +1,7 @@
 """DINOv2's distillation on CIFAR-10: a run of configs/cifar10/dinov2.py into a ViT of a third of its depth, 2 + 6 crops.
 
-Command:  python -m jaxssl.main --config configs/cifar10/distill_dinov2.py --workdir runs/small \
-          --config.method.teacher=runs/cifar10 --config.data.path=train.zip --config.data.test_path=test.zip
+Command:  python -m jaxssl.main --config configs/cifar10/distill_dinov2.py --workdir runs/small --config.method.teacher=runs/cifar10
+          --config.data.path=train.zip --config.data.test_path=test.zip
 Data:     zips or folders of class/*.png|jpg; they stay resident on the device.
 Hardware: one GPU. Hours: none measured, the recipe was not run by this project.
 Expected: no published value.

@@ -3,7 +3,9 @@
 Command:  python -m jaxssl.main --config configs/digits/distill.py --workdir runs/small --config.method.teacher=runs/digits
           (the teacher is any weights that jaxssl.load opens, here the run of the quick start)
 Hardware: two CPU cores. Hours: none measured on quiet cores.
-Expected: no figure yet; `benchmarks/distill.py` compares with SimCLR of equal budget.
+Expected: after 200 steps (--config.total=200) kNN 62.1 % and linear 71.4 % on held-out images, where SimCLR has 41.1 and 54.8 % after as many of the same network, batch and rate;
+          the teacher, of 700 steps, has 64.9 and 78.4 %, an untrained network 28.2 and 32.0 % (seed 0, one run each). With method.weight=0 and method.regression=1
+          62.4 and 73.5 %. After 700 steps: not measured.
 Variants: clean: the plain digits. laptop: 40 steps, shows that everything runs (hours not measured).
 """
 from ml_collections import ConfigDict

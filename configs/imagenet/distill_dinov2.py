@@ -1,7 +1,7 @@
 """DINOv2's distillation on ImageNet: a run of configs/imagenet/dinov2.py, ViT-L/16 of its short recipe, into a ViT-S/16 (arXiv 2304.07193, section 5, and table 16).
 
-Command:  python -m jaxssl.main --config configs/imagenet/distill_dinov2.py --workdir gs://bucket/run \
-          --config.method.teacher=gs://bucket/large --config.data.path=/data/tfds/imagenet2012/5.1.0
+Command:  python -m jaxssl.main --config configs/imagenet/distill_dinov2.py --workdir gs://bucket/run --config.method.teacher=gs://bucket/large
+          --config.data.path=/data/tfds/imagenet2012/5.1.0
           (on every worker)
 Data:     as configs/imagenet/simclr.py says.
 Hardware: TPU v5e-256 (16x16). Hours: none measured, the recipe was not run by this project.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxssl import models
 from jaxssl.encoder import load as loading
 from jaxssl.errors import UserError
+from jaxssl.models import dense
 from jaxssl.methods.base import Frozen
 
 STAMPED = ("", "config.json", "model.safetensors", "checkpoints")        # whose times say that a folder of weights is still the one that was looked at
@@ -30,15 +31,18 @@ def opener(encoder: models.Net, *, mean: tuple, std: tuple, precision: str) -> C
             raise UserError(f"method.teacher: {error}") from error
         module = models.make(**config["model"], precision=precision)
         return Frozen(models.Net(module), {name: models.Net(head) for name, (head, below) in heads.items() if below == "encoder"}, shapes,
-                      functools.partial(seen, ours=(mean, std), theirs=preprocessing))
+                      functools.partial(seen, ours=(mean, std), theirs=preprocessing, multiple=dense.patch(module)))
     return frozen
 
 
-def seen(views: jax.Array, side: int, *, ours: tuple, theirs: dict) -> jax.Array:
+def seen(views: jax.Array, side: int, *, ours: tuple, theirs: dict, multiple: int = 1) -> jax.Array:
     """Views [..., H, W, C] by the mean and deviation `ours` -> [..., side, side, C] f32 by those of the preprocessing `theirs`, enlarged or shrunk by its filter, antialiased.
 
-    side: 0 is the side that it states.
+    side: 0 is the side that it states. Raises: UserError for one that is no `multiple`.
     """
+    if side % multiple:
+        near = max(side // multiple, 1) * multiple
+        raise UserError(f"method.teacher_size is {side}; the teacher's patches have {multiple} pixels a side, so choose a multiple of that, such as {near}")
     (mean, std), (their_mean, their_std) = ((jnp.asarray(m, jnp.float32), jnp.asarray(s, jnp.float32)) for m, s in (ours, (theirs["mean"], theirs["std"])))
     pixels, side = views.astype(jnp.float32) * std + mean, side or theirs["size"]                   # in [0, 1]
     if pixels.shape[-3:-1] != (side, side):

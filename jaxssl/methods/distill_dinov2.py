@@ -1,7 +1,6 @@
-"""Distillation by DINOv2's own loss (arXiv 2304.07193, section 5; DINOv3, arXiv 2508.10104, section 6): a frozen, larger teacher with its heads stands where the slow copy stands.
+"""Distillation by DINOv2's own loss (arXiv 2304.07193, section 5; DINOv3, arXiv 2508.10104, section 6): a frozen, larger teacher and its heads stand where the slow copy does.
 
-The loss is that of `dinov2`, DINO on images, iBOT on patches and KoLeo; nothing is hidden from the student, targets are shared out equally over the teacher's prototypes
-(Sinkhorn),
+The loss is that of `dinov2`, DINO on images, iBOT on patches and KoLeo; nothing is hidden from the student, targets are equal shares of the teacher's prototypes (Sinkhorn),
 and a moving average of the student, which teaches nobody, is what comes out. The student has heads of its own with as many prototypes. The teacher is a run of this program that
 keeps its heads (dinov2, ibot); released encoders come without, for which `distill` needs none.
 Written from the papers: of which patches the loss is in DINOv2 they do not say; here a share of them is drawn for each crop.
@@ -97,9 +96,8 @@ def check_heads(asked, modules, patch_weight):
     """Raises: UserError for a teacher without these heads, or with another number of prototypes."""
     lacking = [name for name in modules if name not in asked.heads]
     if lacking:
-        raise UserError(f"method.teacher keeps no {' and '.join(lacking)}, whose prototypes distill_dinov2 asks (it has {', '.join(asked.heads) or 'no heads'}): "
-                        "give a run of dinov2 "
-                        f"with method.separate={'True' if 'patch_head' in modules else 'False'}, or set method.name=distill, which needs none")
+        raise UserError(f"method.teacher keeps no {' and '.join(lacking)}, whose prototypes distill_dinov2 asks (it has {', '.join(asked.heads) or 'no heads'}): give a run of "
+                        f"dinov2 with method.separate={'True' if 'patch_head' in modules else 'False'}, or set method.name=distill, which needs none")
     if "patch_head" in asked.heads and "patch_head" not in modules and patch_weight:
         raise UserError("method.teacher has a head of its own for patches; set method.separate=True, or method.patch_weight=0")
     for name, module in modules.items():

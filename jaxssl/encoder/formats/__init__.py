@@ -99,7 +99,7 @@ def read(path: str | Path, *, model: str = "", prefix: str = "", preprocessing: 
                    used=tuple(found[name] for name in used),
                    unused=(*(found[name] for name in (*left, *sorted(broken))), *(name for name in tensors if not name.startswith(prefix))),
                    missing={ours: prefix + name for ours, name in missing.items()}, refused=tuple(found[name] for name in refused),
-                   assumed=assumed, replaced=replaced, notes=foreign.notes(config, assumed) + replaced, licence=foreign.licence(path))
+                   assumed=assumed, replaced=replaced, notes=foreign.notes(config, assumed) + replaced, licence="" if side.layout == "simclr" else foreign.licence(path))
 
 
 def demand(found: Weights, allowed: tuple[str, ...] = ()) -> None:

@@ -35,9 +35,8 @@ def detect(file: Path, found: dict[str, str]) -> tuple[ModuleType, names.Side, d
                             f"convert it with `python -m jaxssl.convert SRC DST --prefix {prefixed[0]}`")
     resnets, transformers, others, lite = (", ".join(family.LAYOUTS) for family in families.FAMILIES)
     raise UserError(f"{file.name} holds no ResNet under the names of {resnets} (timm's are torchvision's) or jaxssl, no vision transformer under those of {transformers} "
-                    f"(those of DINO, DINOv2, DeiT, MAE and MoCo v3 are timm's), no ConvNeXt under those of {others} and no EfficientNet-Lite under those of {lite}: "
-                    "their first kernels are missing; "
-                    f"it has {listed(sorted(found))}")
+                    f"(those of DINO, DINOv2, DeiT, MAE and MoCo v3 are timm's), no ConvNeXt under those of {others} "
+                    f"and no EfficientNet-Lite under those of {lite}: their first kernels are missing; it has {listed(sorted(found))}")
 
 
 def beside(path: Path) -> dict[str, dict]:
