@@ -1,4 +1,5 @@
 """Where a run begins when it does not begin from its seed: a fresh state with the encoder, and heads of the same names, of other weights."""
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -126,7 +127,9 @@ def described_source(source: Any, licence: str = "") -> dict:
 
 def flags(source: Any, own: Any) -> str:
     """What to set so that a run has the architecture of the weights `source`: of the keys of both models those that shape or change features, where they differ."""
-    theirs = {key: getattr(source.module, key, value) for key, value in own.items()} | {key: value for key, value in source.config["model"].items() if key in own}
+    model = source.config["model"]
+    usual = inspect.signature(models.families()[model["name"]]).parameters
+    theirs = {key: model.get(key, usual[key].default if key in usual else value) for key, value in own.items()}
     told = [f"--config.model.{key}={theirs[key]}" for key in own if key not in (*FREE, *source.origin.assumed) and theirs[key] != own[key]]
     return " ".join(told) or "its keys are those of this run"
 
