@@ -52,11 +52,11 @@ def _expanded(found, wanted, path, words):
     return {**found, **{n: expanded(found[n], each) for n in names}}, [f"{own} channels from RGB: {said}, times 3 / {own}"]
 
 
-def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_missing: str = "") -> Start:
+def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_missing: str = "", channels: str = "") -> Start:
     """Finds in the weights at `path` (anything that `jaxssl.load` opens) what a train state of these shapes can begin with.
 
     state: tree of shapes. heads: names of the method's heads. config: the run's. allow_missing: names of tensors, or folders of names
-    ("projector"), with commas between them, that keep the values of the seed when the weights lack them or have another shape.
+    ("projector"), with commas between them, that keep the values of the seed when the weights lack them or have another shape. channels: init_channels of the config.
     Raises: UserError.
     """
     allowed = [a for a in allow_missing.replace(" ", "").split(",") if a]
@@ -69,7 +69,7 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     wanted = tree.names({"params": {n: state.params[n] for n in ("encoder", *heads)}, "batch_stats": {n: stats[n] for n in ("encoder", *heads)}})
     family = families.of(source.module)
     found, resized = family.fitted(tree.names(source.variables), wanted, source.module)
-    found, widened = _expanded(found, wanted, path, config.init_channels)
+    found, widened = _expanded(found, wanted, path, channels)
     fitting = {name for name in wanted if name in found and found[name].shape == wanted[name].shape}
     missing = [name for name in wanted if name not in fitting]
     refused = [name for name in missing if not any(covers(a, name) for a in allowed)]

@@ -189,7 +189,8 @@ def beginning(config: Any, job: jobs.Job) -> Any:
     from jaxssl.encoder import initial               # the readers of other formats are imported only when there is something to read
     start = None
     if config.init_from:
-        start = initial.read(os.path.expanduser(config.init_from), state=job.state, heads=tuple(job.method.heads), config=config, allow_missing=config.init_allow_missing)
+        start = initial.read(os.path.expanduser(config.init_from), state=job.state, heads=tuple(job.method.heads), config=config,
+                             allow_missing=config.init_allow_missing, channels=config.init_channels)
     for place, path in job.method.loads.items():
         start = initial.add(start, place, path, state=job.state)
     return start
