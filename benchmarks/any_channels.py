@@ -140,7 +140,7 @@ def landsat(folder, steps):
     scores = {name: value for name, value in run.get("metrics", run).items() if name.startswith(("knn", "linear", "rankme")) and isinstance(value, float)}
     most = max(np.bincount([k for _, k in patches["test"]])) / len(patches["test"])
     return {"classes": classes, "patches": {**{name: len(own) for name, own in patches.items()}, "without_label": bare}, "largest_class": round(most, 4),
-            "steps": steps, "seconds": round(seconds), "run": {name: round(value, 4) for name, value in scores.items()}, 
+            "steps": steps, "seconds": round(seconds), "run": {name: round(value, 4) for name, value in scores.items()},
             "said": [line.replace(str(where), "").strip() for line in done.stdout.splitlines() if "range of" in line or "mean and std" in line],
             "knn_of_the_centre_pixel": by_bands(patches)}
 

@@ -49,6 +49,10 @@ def run(*, format: str, out: str, workdir: str = "", weights: str = "", use: str
         encoders.check_finite(encoder.name, encoder.variables)
         encoder = dataclasses.replace(encoder, origin=encoder.origin._replace(licence=licence or encoder.origin.licence))
         interop.target(format, encoder.module)
+        seen = encoder.preprocessing
+        if format in ("timm", "transformers", "torchvision") and (len(seen["mean"]) != 3 or "high" in seen):
+            raise UserError(f"--format {format} says how images of RGB in 8 bits are prepared, and {encoder.name} takes {len(seen['mean'])} channels"
+                            f"{' of a range of their own' if 'high' in seen else ''}; use --format safetensors, stablehlo or onnx")
         target.write(encoder, partial)
         check = compare(target, encoder, partial, *real_images(encoder, images, data))
         check |= {"folder": str(folder), "format": format, "notes": [*encoder.origin.notes, *(target.notes(encoder, partial) if hasattr(target, "notes") else [])]}

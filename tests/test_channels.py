@@ -297,3 +297,27 @@ def test_dicoms_are_rescaled_and_their_lowest_is_dark(tmp_path, kind):
     assert found.dtype == np.float32 and np.array_equal(found, expected, equal_nan=True)
     with pytest.raises(decode.Broken):
         native.read(out.getvalue()[:-6])
+
+
+def test_a_run_of_five_channels_begins_from_rgb_weights_and_a_set_must_agree_with_its_held_out_one(tmp_path):
+    from jaxssl import encoder as encoders
+    from jaxssl.encoder.formats import safetensors
+    keys = dict(name="vit_tiny", width=16, depth=1, heads=2, patch=4, image=8)
+    rgb = {"model": keys, "augment": {"size": 8, "interpolation": "bicubic", "mean": augment.MEAN, "std": augment.STD}}
+    source = encoders.build(rgb, encoders.fill(rgb, {"params": {}, "batch_stats": {}}), name="rgb")
+    safetensors.save(source, tmp_path / "rgb.safetensors")
+    path = folder(tmp_path / "set", bands())
+    config = config_of(path, init_from=str(tmp_path / "rgb.safetensors"), init_channels="b,g,r,mean,mean")
+    config, _ = pixels.settled(config, datas.make(**config.data))
+    mesh = jobs.sharding.make_mesh(devices=jax.devices()[:1])
+    job = jobs.prepare(config, mesh, jobs.Facts(8, 2, 12, True, channels=5, depth="uint16"))
+    assert job.seen["views"].shape == (4, 2, 8, 8, 5)
+    start = initial.read(config.init_from, state=job.state, heads=tuple(job.method.heads), config=config, allow_missing="projector", channels=config.init_channels)
+    kernel = source.variables["params"]["encoder"]["patch"]["kernel"]
+    assert np.allclose(start.values["params/encoder/patch/kernel"][:, :, 0], kernel[:, :, 2] * 3 / 5) and "5 channels from RGB: 0 b, 1 g, 2 r, 3 mean, 4 mean" in start.note
+    folder(tmp_path / "other", bands(channels=4))
+    with pytest.raises(UserError, match="disagree: 4 channels .* and 5 channels"):
+        made(path, test_path=str(tmp_path / "other"))
+    stand_in = datas.declared(source="folder", path=str(tmp_path / "none"), examples=100, channels=7, depth="float32")
+    planned, _ = pixels.settled(config_of(path, **{"data.examples": "8"}), stand_in)
+    assert (planned.model.channels, len(planned.augment.mean)) == (7, 7)

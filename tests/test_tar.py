@@ -50,6 +50,11 @@ def test_samples_of_a_key_are_read_in_place_with_their_labels(tmp_path):
     assert data.labels.tolist() == [i % 2 for i in range(20)] and data.train.id(13) == "part-000001.tar/0013.png"
     store = datas.store(data, data.train)
     assert store["image"][:, 0, 0, 0].tolist() == list(range(20))
+    with pytest.raises(UserError, match="use data.source='tar'"):
+        datas.make(source="folder", path=str(tmp_path / "set/part-000000.tar"))
+    (tmp_path / "set/cat").mkdir()
+    assert opening.detect(str(tmp_path / "set")) == "folder"            # classes beside an archive
+    (tmp_path / "set/cat").rmdir()
     assert sorted(p.name for p in (tmp_path / "set").iterdir()) == ["part-000000.tar", "part-000001.tar"]     # nothing is written there
 
 

@@ -20,7 +20,7 @@ from jaxssl import data as datas
 from jaxssl.curation import book as books
 from jaxssl.curation.book import Book
 from jaxssl.data import open as opening
-from jaxssl.data.decode import pixel_limit, rgb
+from jaxssl.data.decode import demand_rgb, pixel_limit, rgb
 from jaxssl.data.sources import Subset
 from jaxssl.errors import UserError, nearest, shown
 from jaxssl.evaluation import subjects
@@ -51,6 +51,7 @@ def opened(path: str, keys: Mapping[str, str], part: str, resize: int) -> tuple[
     """(its `Data`, the source: all images of `path`, or with part "held_out" those that it holds out). keys: of `data`, as text. Raises: UserError."""
     kind = keys.get("source") or opening.detect(path)
     data = subjects.open_data({}, path, {**WHOLE.get(kind, {}), "max_broken": "1", **keys}, resize=resize)
+    demand_rgb(data.train, "jaxssl.curate")
     source = data.train if part == "all" else data.test
     if source is None:
         raise UserError(f"--part held_out: {shown(path)} has no images that are held out; leave it out")

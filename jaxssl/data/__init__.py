@@ -143,6 +143,8 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
         whole.max_pixels = max_pixels
     kind = channelled.found(train, channels, depth, nodata)
     if kind.native:
+        if test is not None and not (channels and depth):
+            channelled.found(test, kind.channels, "", nodata, like=kind)
         for whole in filter(None, (train, test)):
             whole.pixels = kind
         said += (f"{kind.channels} channel{'s' if kind.channels > 1 else ''} of {kind.depth}, as the files have them" + (f"; {nodata} says nothing" if nodata else ""),)

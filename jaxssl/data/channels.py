@@ -27,9 +27,12 @@ def nodata_of(text: str) -> float | None:
         raise UserError(f"data.nodata='{shown(text)}' is no number; give the value that says nothing in your files, such as 0 or -99999 (NaN always says nothing)") from None
 
 
-def found(source, channels: int, depth: str, nodata: str) -> Pixels:
+def found(source, channels: int, depth: str, nodata: str, *, like: Pixels | None = None) -> Pixels:
     """What the pixels of `source` are: RGB of 8 bits, unless the keys data.channels, data.depth or data.nodata say that files are read as they are, or the files are of kinds that
-    only are read so: .npy, DICOM, and TIFF of floats, of more than 8 bits a colour, or of channels that are no colours. Raises: UserError where files disagree."""
+    only are read so: .npy, DICOM, and TIFF of floats, of more than 8 bits a colour, or of channels that are no colours. like: of the set that it must agree with.
+
+    Raises: UserError where files disagree.
+    """
     if depth and depth not in DEPTHS:
         raise UserError(f"data.depth='{shown(depth)}' is none of {', '.join(DEPTHS)}")
     if channels > native.MOST:
@@ -38,6 +41,8 @@ def found(source, channels: int, depth: str, nodata: str) -> Pixels:
     if channels and depth:
         return Pixels(channels, depth, value, True)         # as a run has found it
     few = [int(i) for i in evenly(len(source), LOOKED)]
+    if like is not None:
+        return _agreed(source, few, like.channels, like.depth, value)
     if not (asked or any(_beyond(source, i) for i in few)):
         return Pixels()
     return _agreed(source, few, channels, depth, value)

@@ -21,7 +21,8 @@ from jaxssl.data.order import mix
 from jaxssl.data.pixels import FORMATS, MAX_BYTES, MAX_PIXELS, RGB, Broken, Pixels, placed
 from jaxssl.errors import UserError, shown
 
-__all__ = ["EXTENSIONS", "FORMATS", "MAX_BYTES", "MAX_PIXELS", "RGB", "Broken", "Pixels", "Seen", "canvas", "look", "pixel_limit", "pixels_of", "placed", "rgb", "sample"]
+__all__ = ["EXTENSIONS", "FORMATS", "MAX_BYTES", "MAX_PIXELS", "RGB", "Broken", "Pixels", "Seen", "canvas", "demand_rgb", "look", "pixel_limit",
+           "pixels_of", "placed", "rgb", "sample", "whole"]
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".jpe", ".dib")
 SUBSTITUTES = 16
 _ORIENTATION = 0x0112
@@ -130,6 +131,22 @@ def canvas(image, size: int, prepare: Callable | None = None, max_pixels: int = 
 def pixels_of(source) -> Pixels:
     """What the pixels of `source` are."""
     return getattr(source, "pixels", RGB)
+
+
+def demand_rgb(source, what: str) -> None:
+    """Raises: UserError where the images of `source` are not read as RGB of 8 bits, which is all that `what` reads."""
+    if (kind := pixels_of(source)).native:
+        raise UserError(f"{what} reads RGB of 8 bits, and the images of {shown(source.name)} are read as they are ({kind.channels} channels of {kind.depth}); "
+                        "leave it out for these")
+
+
+def whole(source, index: int) -> np.ndarray:
+    """Sample `index` in its own size: uint8 [h, w, 3], or [h, w, C] as `pixels_of(source)` says. Raises: `Broken`."""
+    image, kind = source.read(index)[0], pixels_of(source)
+    if kind.native:
+        array = image if isinstance(image, np.ndarray) else native.read(image, pixel_limit(source))
+        return native.filled(native.agreed(array, kind), kind.nodata)
+    return image if isinstance(image, np.ndarray) else np.asarray(rgb(image, pixel_limit(source)))
 
 
 def pixel_limit(source) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxssl.data.decode import MAX_BYTES
 from jaxssl.data.order import evenly
+from jaxssl.errors import shown
 
 SIZED, SMALL = 50_000, (10_000, 2**28)      # files whose sizes are in `contents`; files and bytes of a set that is read whole for it
 SAMPLES, SAMPLE_BYTES = 256, 2**20          # files of a larger set that are read, and the most that is read of each
@@ -86,3 +87,18 @@ class Files:
                 return -1
         with ThreadPoolExecutor(_READERS) as pool:
             return np.array(list(pool.map(one, places)), "<i8").tobytes()
+
+
+class OnDisk:
+    """A source that is told by its `files`; see `sources.Source` for these."""
+    files: Files
+
+    def sampled(self) -> str:
+        return self.files.sampled()
+
+    def written(self) -> np.ndarray | None:
+        return self.files.written()
+
+    def changed(self, places: np.ndarray) -> str:
+        """The name of the first of those files."""
+        return shown(self.files.names[places[0]])

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxssl.data import layout, listing
 from jaxssl.data.decode import EXTENSIONS, MAX_BYTES, Broken
-from jaxssl.data.files import Files
+from jaxssl.data.files import Files, OnDisk
 from jaxssl.data.layout import Part
 from jaxssl.data.listing import Listing
 from jaxssl.errors import UserError, shown
@@ -100,7 +100,7 @@ def read_file(path, most: int) -> bytes:
         return file.read(min(most, facts.st_size + 1))      # room for `most` bytes need not be found for a small one
 
 
-class Folder:
+class Folder(OnDisk):
     """The images of a folder, in the order of their names."""
     said: tuple[str, ...] = ()
     answers: list[str] = []         # of a dense set, relative to the root as `paths` are
@@ -140,13 +140,3 @@ class Folder:
 
     def contents(self) -> str:
         return self.files.contents()
-
-    def sampled(self) -> str:
-        return self.files.sampled()
-
-    def written(self) -> np.ndarray | None:
-        return self.files.written()
-
-    def changed(self, places: np.ndarray) -> str:
-        """The name of the first of those files."""
-        return shown(self.files.names[places[0]])

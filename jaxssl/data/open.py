@@ -86,8 +86,8 @@ def existing(path: str, source: str, key: str) -> Path:
     if source == "zip" and folder:
         raise UserError(f"{key}='{name}' is a folder, not a zip; use data.source='folder'.")
     if source in ("folder", "tfds", "dense") and not folder:
-        other = "zip" if root.suffix.lower() == ".zip" else "folder"
-        hint = "use data.source='zip'." if other == "zip" else "give the folder that holds it."
+        other = root.suffix.lower()[1:]
+        hint = f"use data.source='{other}'." if other in ("zip", "tar") else "give the folder that holds it."
         raise UserError(f"{key}='{name}' is a file, and data.source='{source}' reads a folder; {hint}")
     if not os.access(root, os.R_OK | (os.X_OK if folder else 0)):
         raise UserError(f"No permission to read {key}='{name}'; change its mode or run as its owner.")

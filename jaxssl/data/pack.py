@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxssl.data import array_record
-from jaxssl.data.decode import Broken, pixel_limit, rgb
+from jaxssl.data import array_record, native
+from jaxssl.data.decode import Broken, pixel_limit, pixels_of, rgb
 from jaxssl.data.pipeline import Tally, ahead, cores
 from jaxssl.errors import UserError, shown
 
@@ -29,6 +29,9 @@ def pack(train, test, destination: str, *, size: int = 0, shards: int = 1, max_b
     decoded are left out and listed. The set appears under its name only when it is complete. `options` goes into the
     manifest; `progress(done, total)` is called after each image. Raises UserError.
     """
+    if size and pixels_of(train).native:
+        raise UserError(f"--size {size} encodes images again as RGB, and those of {shown(train.name)} are read as they are; "
+                        "leave --size out, and data.canvas shrinks them in training.")
     if size < 0 or shards < 1:
         raise UserError(f"--size {size} and --shards {shards} make no sense; the size is a number of pixels (0 = as they are), and there is at least one shard.")
     final = Path(os.path.abspath(os.path.expanduser(destination)))          # "." has no name to put a partial one beside
@@ -107,6 +110,9 @@ def _one(source, index, size):
     """-> (record, label, id, (height, width)), or the Broken that says why not."""
     try:
         image, label, name = source.read(index)
+        if pixels_of(source).native:
+            array = native.agreed(native.read(image, pixel_limit(source)), pixels_of(source))
+            return array_record.encode(image, label, name), label, name, array.shape[:2]
         if isinstance(image, np.ndarray):
             picture, jpeg = Image.fromarray(image), False
             image = _encoded(picture, jpeg)

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxssl.data import layout, listing
 from jaxssl.data.decode import MAX_BYTES, Broken
-from jaxssl.data.files import Files
+from jaxssl.data.files import Files, OnDisk
 from jaxssl.data.folder import read_file
 from jaxssl.data.listing import Listing, many
 from jaxssl.data.sources import UNLABELLED
@@ -44,7 +44,7 @@ class Entries(NamedTuple):
     skipped: dict[str, int]
 
 
-class Tar:
+class Tar(OnDisk):
     """Images of shards, in the order of shards and of places in them."""
     said: tuple[str, ...] = ()
 
@@ -93,16 +93,6 @@ class Tar:
         digest.update(np.asarray(self.labels, "<i4").tobytes() + self.files.contents().encode())
         return digest.hexdigest()
 
-    def sampled(self) -> str:
-        return self.files.sampled()
-
-    def written(self) -> np.ndarray | None:
-        return self.files.written()
-
-    def changed(self, places: np.ndarray) -> str:
-        """The name of the first of those shards."""
-        return shown(self.files.names[places[0]])
-
 
 def shards(root: Path) -> dict[str, list[str]]:
     """{split: its shards, sorted}: those of a folder, or of its folders or names that are called like splits ("" for all where there are none); or the one file.
@@ -127,6 +117,8 @@ def shards(root: Path) -> dict[str, list[str]]:
 def only(root: Path) -> bool:
     """Whether the files of a folder, or of its folders that are called like splits, are shards and nothing else."""
     entries = [entry for entry in os.scandir(root) if not listing.hidden(entry.name)]
+    if any(entry.is_dir() and not layout.role(entry.name) for entry in entries):
+        return False
     inner = [each for entry in entries if entry.is_dir() and layout.role(entry.name) for each in os.scandir(entry.path)]
     files = [entry.name.lower() for entry in (*entries, *inner) if entry.is_file()]
     return any(name.endswith(".tar") for name in files) and not any(map(listing.is_image, files))

@@ -171,6 +171,8 @@ class Encoder:
             good = isinstance(image, np.ndarray | jax.Array) and image.dtype.kind in kinds and (kinds != "u" or image.dtype == np.uint8)
             if not (good and image.ndim == 3 and image.shape[2] == count and 0 not in image.shape):
                 raise UserError(f"an image is {getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}; expected {expected}")
+            if image.dtype.kind == "f" and not np.isfinite(image).all():
+                raise UserError("an image holds numbers that are not finite; give such places the mean of their channel, as training does (jaxssl.data.native.filled)")
         largest, parts = preprocessing.side(images, p), []
         for start in range(0, len(images), _CHUNK):
             chunk = images[start:start + _CHUNK]

@@ -62,8 +62,8 @@ def read(path: str, *, state: Any, heads: tuple[str, ...], config: Any, allow_mi
     """Finds in the weights at `path` (anything that `jaxssl.load` opens) what a train state of these shapes can begin with.
 
     state: tree of shapes. heads: names of the method's heads. config: the run's. allow_missing: names of tensors, or folders of names
-    ("projector"), with commas between them, that keep the values of the seed when the weights lack them or have another shape. spare: names that may do so unasked, as
-    low-rank additions always may.
+    ("projector"), with commas between them, that keep the values of the seed when the weights lack them or have another shape. channels: init_channels of the
+    config. spare: names that may do so unasked, as low-rank additions always may.
     Raises: UserError.
     """
     allowed = [a for a in allow_missing.replace(" ", "").split(",") if a]

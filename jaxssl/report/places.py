@@ -35,6 +35,8 @@ def write(encoder: Encoder, paths: list[str], out: str, *, size: int = 0, thresh
         raise UserError(f"--out is {shown(out)}; its name ends in .html for a page or in .png for a picture")
     if not 0 <= size <= 4096:
         raise UserError(f"--size is {size}; give pixels of the short side, up to 4,096, or 0 for what the encoder was trained for")
+    if len(encoder.preprocessing["mean"]) != 3 or "high" in encoder.preprocessing:
+        raise UserError(f"a page of places shows images of RGB in 8 bits, and {encoder.name} takes others; jaxssl.load(…).patches(arrays) gives the vectors of their places")
     given = [read(path) for path in paths]
     seen = patches.see(encoder, [patches.resized(image, patches.side_of(encoder, image.shape, size or encoder.preprocessing["size"])) for image in given])
     if not patches.worth(seen):

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from jaxssl import data as datas
-from jaxssl.data.decode import Broken, pixel_limit, rgb
+from jaxssl.data.decode import Broken, demand_rgb, pixel_limit, rgb
 from jaxssl.errors import UserError
 
 _FILTERS = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
@@ -59,6 +59,7 @@ def pictures(source: Any, rows: Sequence[int], broken: list[str]) -> Iterator[Pi
 
 
 def _picture(source, place):
+    demand_rgb(source, "an evaluation of places")
     try:
         image = source.read(place)[0]
         pixels = image if isinstance(image, np.ndarray) else np.asarray(rgb(image, pixel_limit(source)))

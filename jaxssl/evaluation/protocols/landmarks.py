@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from jaxssl.data.decode import Broken, pixel_limit, rgb
+from jaxssl.data.decode import Broken, whole
 from jaxssl.errors import UserError, listed, shown
 from jaxssl.evaluation.measures import landmarks
 from jaxssl.evaluation.protocols import Context, Row
@@ -80,8 +80,7 @@ def _embedded(context, wanted, part=64):
 
 def _pixels(source, place, box):
     try:
-        image = source.read(place)[0]
-        pixels = image if isinstance(image, np.ndarray) else np.asarray(rgb(image, pixel_limit(source)))
+        pixels = whole(source, place)
     except Broken as error:
         raise UserError(f"{source.id(place)} of {source.name} cannot be decoded ({error}); every image of the lists is needed") from error
     if box is None:
