@@ -90,12 +90,14 @@ class Place:
 
     def left(self, name):
         """What a finished journey must leave equal."""
-        result = json.loads(next((self.folder / f"{name} results").rglob("*.json")).read_text())
+        # An evaluation that was preempted leaves what it had, which says that it is unfinished; the newest is the whole one.
+        result = json.loads(max((self.folder / f"{name} results").rglob("*.json")).read_text())
+        checkpoints = sorted({int(n.split("/")[1]) for n in self.names(name) if n.startswith("checkpoints/") and n.split("/")[1].isdigit()})
         lines = [json.loads(line) for line in self.read(name, "metrics.jsonl").splitlines()]
         return {"state": json.loads(self.read(name, "run.json"))["state_sha256"], "ids": {r["step"]: r["ids_sha256"] for r in lines if "ids_sha256" in r},
-                "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in result["rows"]],
+                "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in result["rows"]], "unfinished": result["unfinished"],
                 "weights": exported(self.folder / f"{name} export" / "model.safetensors", name),
-                "checkpoints": sorted({n.split("/")[1] for n in self.names(name) if n.startswith("checkpoints/") and n.split("/")[1].isdigit()}),
+                "checkpoints": (len(checkpoints), checkpoints[-1]),              # SIGTERM saves where it finds the run, so that the one before the last may be any
                 "half": sorted({n.split("/")[-1] for n in [*self.names(name), *(p.name for p in self.folder.iterdir())]
                                 if n.split("/")[-1].startswith(".") and not n.endswith(".run.json") or "tmp" in n or "partial" in n or "unchecked" in n})}
 
