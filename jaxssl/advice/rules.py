@@ -141,7 +141,8 @@ def warnings(facts: Facts) -> list[str]:
     """Of the images, each with what to do."""
     found, where = [], f"python -m jaxssl.data inspect {facts.path}"
     if facts.broken:
-        refused = "so that training refuses the set as it is: mend or delete them, or raise data.max_broken" if facts.broken > .01 * facts.looked else "which training leaves out"
+        many = facts.broken > .01 * facts.looked
+        refused = "so that training refuses the set as it is: mend or delete them, or raise data.max_broken" if many else "which training leaves out"
         found.append(f"{facts.broken:,} of {facts.looked:,} images cannot be decoded, {refused}; `{where}` names them")
     if facts.copies:
         found.append(f"{facts.copies:,} of {facts.hashed:,} images repeat another's bytes")
