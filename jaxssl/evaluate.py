@@ -2,7 +2,8 @@
 
 Features are computed once and cached with a digest of weights, transform and images (`cache`); every protocol is a file of `protocols`. Settings are
 selected on a held-out part of the training images. Results go to `evaluations/*.json` in the workdir, after every protocol; one that fails is recorded
-there and the others go on. Of several processes each embeds its share of the images; then process 0 goes on alone.
+there and the others go on. Of several processes each embeds its share of the images; then process 0 goes on alone. With `--choose MEASURE` no protocol is run: the
+checkpoints of a run are measured without labels, and one is chosen (`evaluation.checkpoints`).
 """
 import argparse
 import contextlib

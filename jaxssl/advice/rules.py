@@ -141,7 +141,9 @@ def warnings(facts: Facts) -> list[str]:
     """Of the images, each with what to do."""
     found, where = [], f"python -m jaxssl.data inspect {facts.path}"
     if facts.broken:
-        found.append(f"{facts.broken:,} of {facts.looked:,} images cannot be decoded, and training refuses more than data.max_broken (1 %); `{where}` names them")
+        many = facts.broken > .01 * facts.looked
+        refused = "so that training refuses the set as it is: mend or delete them, or raise data.max_broken" if many else "which training leaves out"
+        found.append(f"{facts.broken:,} of {facts.looked:,} images cannot be decoded, {refused}; `{where}` names them")
     if facts.copies:
         found.append(f"{facts.copies:,} of {facts.hashed:,} images repeat another's bytes")
     if facts.alike > facts.copies * facts.looked / max(facts.hashed, 1) + facts.looked / 1000:
