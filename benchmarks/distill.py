@@ -39,6 +39,7 @@ def main():
     flags.add_argument("--images", type=int, help="training images (default: 20,000 for vit, 5,000 for lite)")
     flags.add_argument("--queries", type=int, default=2000, help="held-out images")
     flags.add_argument("--epochs", type=int, default=6)
+    flags.add_argument("--batch_size", type=int, default=256)
     flags.add_argument("--teacher_epochs", type=int, default=12, help="of the ViT")
     flags.add_argument("--teacher_size", type=int, default=128, help="what EfficientNet-Lite0 sees")
     flags.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -53,7 +54,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         args.train, args.test = (part(path, count, Path(folder, f"{name}.zip")) for path, count, name in ((args.train, args.images, "train"), (args.test, args.queries, "test")))
         found = measured(args, folder)
-    found = {"row": args.row, "images": args.images, "queries": args.queries, "epochs": args.epochs, "side": SIDE[args.row], "method": args.set, **found}
+    found = {"row": args.row, "images": args.images, "queries": args.queries, "epochs": args.epochs, "batch_size": args.batch_size, "side": SIDE[args.row],
+             "method": args.set, **found}
     out = Path(args.out)
     rows = [row for row in (json.loads(out.read_text())["rows"] if out.exists() else []) if (row["row"], row["method"]) != (found["row"], found["method"])] + [found]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,8 @@ def measured(args, folder: str) -> dict:
     found = {"teacher": of, "teacher_seconds": round(time.monotonic() - start, 1), "simclr": [], "student": []}
     if "error" in of or args.teacher_only:
         return found
-    common = {"total": f"{args.epochs}_epochs", "eval_every": "100_percent", "augment.size": str(SIDE[args.row]), "data.canvas": str(SIDE[args.row])}
+    common = {"total": f"{args.epochs}_epochs", "batch_size": str(args.batch_size), "eval_every": "100_percent", "augment.size": str(SIDE[args.row]),
+              "data.canvas": str(SIDE[args.row])}
     own = {"teacher": teacher, "teacher_size": "0" if args.row == "vit" else str(args.teacher_size), **dict(each.split("=", 1) for each in args.set)}
     for seed in args.seeds:
         found["simclr"].append(run(args, "configs/cifar10/simclr.py:laptop", f"{folder}/simclr{seed}", {**common, "seed": str(seed)}))
