@@ -113,7 +113,7 @@ def begun(args, folder: Path, seed: int) -> str:
 def going_on(args, folder: Path, seed: int) -> dict[str, str]:
     """Flags of a run on the other five classes; the heads are as large as the first's."""
     return {**(TINY if args.tiny else {}), **data(args, folder, "second", slice(5, 10)), **ON, "seed": str(seed), "total": f"{max(args.epochs // 2, 1)}_epochs",
-            "eval_every": "5_percent", "checkpoint_every": "0"}
+            "eval_every": "10_percent", "checkpoint_every": "0"}
 
 
 def halves(args, folder: Path) -> dict:
