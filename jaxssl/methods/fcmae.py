@@ -26,8 +26,8 @@ def make(*, encoder, net, mask_ratio=0.6, normalise=True, width=512, depth=1) ->
     check_range(mask_ratio=(mask_ratio, "at least 0 and below 1", 0 <= mask_ratio < 1), width=(width, "at least 1", width >= 1), depth=(depth, "at least 1", depth >= 1))
     module = encoder.module
 
-    def decoder():
-        return net(MapDecoder(width, depth, 3 * module.cell**2, module.eps, module.dtype))
+    def decoder(x):
+        return net(MapDecoder(width, depth, x.shape[-1] * module.cell**2, module.eps, module.dtype))
 
     def drawn(key, x):
         """bool [R, N]: hidden cells of images [R, H, W, C]."""
@@ -37,12 +37,12 @@ def make(*, encoder, net, mask_ratio=0.6, normalise=True, width=512, depth=1) ->
     def init(key, batch):
         x = batch["views"][:, 0]
         mask = drawn(key, x)
-        params, stats = nets(key, encoder=(encoder, x), decoder=(decoder(), jnp.zeros((*mask.shape, encoder.features)), {"mask": mask}))
+        params, stats = nets(key, encoder=(encoder, x), decoder=(decoder(x), jnp.zeros((*mask.shape, encoder.features)), {"mask": mask}))
         return params, {"batch_stats": stats}
 
     def predicted(params, stats, x, key):
         mask = drawn(key, x)
         seen, in_encoder = encoder(params["encoder"], stats["encoder"], x, key=jax.random.split(key)[1], mask=mask)
-        return seen, decoder()(params["decoder"], {}, seen.tokens, mask=mask)[0], {**stats, "encoder": in_encoder}
+        return seen, decoder(x)(params["decoder"], {}, seen.tokens, mask=mask)[0], {**stats, "encoder": in_encoder}
 
     return of_pixels(encoder, "cell", init, drawn, predicted, pixel_mse, normalise, Needs(views=1, maps=True))
