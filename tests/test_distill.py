@@ -152,7 +152,8 @@ def test_another_grid_of_patches_is_refused_with_the_size_that_would_fit():
 
 def run(*flags, workdir):
     return main.main(["--config", "configs/digits/distill.py:clean", "--workdir", str(workdir), "--config.total=2", "--config.data.canvas=16", "--config.augment.size=16",
-                      "--config.batch_size=16", "--config.model.width=0.0625", "--config.model.depths=(1,)", "--config.method.queue=64", "--config.report=false", "--config.warmup=0",
+                      "--config.batch_size=16", "--config.model.width=0.0625", "--config.model.depths=(1,)", "--config.method.queue=64", "--config.report=false",
+                       "--config.warmup=0",
                       "--config.eval.reference=32", "--config.eval.queries=16", *flags])
 
 
