@@ -40,7 +40,7 @@ from tests import bucket  # noqa: E402: beside the package, for tests and benchm
 ROWS = {"one process": 1, "two processes": 2, "bucket": 1, "bucket, two processes": 2}
 TRAIN = ["--config", "configs/digits/simclr.py", "--config.batch_size=32", "--config.total=60", "--config.warmup=5", "--config.log_every=5", "--config.eval_every=30",
          "--config.checkpoint_every=10", "--config.model.name=resnet10", "--config.model.width=0.0625", "--config.augment.size=16", "--config.data.canvas=16",
-         "--config.data.variant=clean", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.ema=0.9"]
+         "--config.data.variant=clean", "--join_timeout=60", "--config.eval.reference=300", "--config.eval.queries=100", "--config.eval.raw=false", "--config.ema=0.9"]
 # What the last line that tells of it says of where training was when it was stopped.
 PHASES = (("report", "report"), ("close", "re-opened"), ("evaluation in training", "kNN"), ("train", "step "), ("compile", "compil"))
 ENDS = {signal.SIGKILL: {0, 75}, signal.SIGTERM: {0, 75, 143, -signal.SIGTERM}}

@@ -75,6 +75,21 @@ def test_the_place_of_a_dead_process_of_this_machine_is_taken_at_once(place):
     lease.release()
 
 
+def test_what_a_run_that_was_killed_as_it_took_over_had_yet_to_remove_is_removed(place, monkeypatch):
+    """Killed twice between the lease and the removal of the former owner's sign of life, which takes seconds in a bucket; the third run leaves nothing of all three."""
+    stranger(place, age=1000)
+    unlinked = leases._unlink
+    for number in range(2):
+        monkeypatch.setattr(leases, "_unlink", lambda file: (_ for _ in ()).throw(KeyboardInterrupt) if ".alive-" in str(file) else unlinked(file))
+        with pytest.raises(KeyboardInterrupt):
+            leases.take(place)
+        assert sum(name.startswith(".alive-") for name in files(place)) == number + 2
+        monkeypatch.setattr(leases, "_lives", lambda folder, owner: False)
+    monkeypatch.setattr(leases, "_unlink", unlinked)
+    leases.take(place).release()
+    assert not files(place)
+
+
 def test_a_number_that_was_given_again_is_another_process():
     assert leases._started(os.getpid()) == leases._started(os.getpid()) != leases._started(1) and leases._started("x") is None
 

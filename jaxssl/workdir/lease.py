@@ -21,6 +21,7 @@ BEAT = 5.0       # seconds between two signs of life
 STALE = 60.0     # seconds without one after which a run counts as dead
 DAY = 86400.0    # no clocks are so far apart that such a sign is a living run's
 SETTLE = 2.0     # seconds that a bucket, which knows no exclusive creation, is given to show who wrote last
+KEPT = 50        # former owners that a lease names
 FILE = ".lease.json"
 
 
@@ -59,14 +60,15 @@ class Lease:
         self._beats, self._sure, self._done = 0, _clock(), threading.Event()
         try:
             self._beat()
-            _write(folder, {"token": self.token, "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), **_here()}, former)
+            formers = [former["token"], *_formers(former)][:KEPT] if former else []
+            _write(folder, {"token": self.token, "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "formers": formers, **_here()}, former)
             if (owner := _read(folder)) is None or owner["token"] != self.token:
                 raise InUse(f"workdir {workdir} is in use by {_named(owner) if owner else 'another run'}, which began at the same time; choose another workdir")
         except BaseException:
             self._clean()
             raise
-        if former:
-            _unlink(folder / _pulse(former["token"]))
+        for token in formers:                        # a former owner may have been killed before it had tidied up after its own
+            _unlink(folder / _pulse(token))
         self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
         self._thread.start()
 
@@ -174,6 +176,12 @@ def _read(folder: Any, name: str = FILE) -> dict | None:
     """What the lease says; None where there is none, or none that makes sense."""
     found = folders.readable(folder / name)
     return found if found and isinstance(found.get("token"), str) else None
+
+
+def _formers(owner: dict) -> list[str]:
+    """The owners before one, the last first, as its lease names them."""
+    found = owner.get("formers")
+    return [token for token in found if isinstance(token, str)] if isinstance(found, list) else []
 
 
 def _pulse(token: str) -> str:
