@@ -15,13 +15,13 @@ import pytest
 
 from jaxssl.workdir import checkpoint
 from tests.compiled import QUICK
-from tests.tiny import METHODS, covering, kinds_of_state, small, spec
+from tests.tiny import METHODS, built, covering, kinds_of_state, small, spec
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["--config.batch_size=16", "--config.total=40", "--config.warmup=2", "--config.log_every=1", "--config.eval_every=0", "--config.checkpoint_every=5",
          "--config.eval.reference=200", "--config.eval.queries=100", "--config.eval.raw=false", "--config.log.tensorboard=false", "--config.report=false"]
-# Methods whose runs are stopped, killed and shared by processes: all kinds of places, once; every method with --every.
-STATES = [method if method in covering() else pytest.param(method, marks=pytest.mark.every) for method in METHODS]
+# Methods whose runs are stopped, killed and shared by processes: all kinds of places, once; every method with --every, but those that want weights of another run.
+STATES = [method if method in covering() else pytest.param(method, marks=pytest.mark.every) for method in METHODS if "" not in built(method)[2].loads.values()]
 
 
 def config_flags(method):
