@@ -14,6 +14,9 @@ a class with fewer than `LEAST` in either part is left out. kNN by weighted vote
 pixels, and of the bands of the centre pixel alone, which the labels were drawn by.
 
 Expected before it ran: raw bands are hard to beat where a class is a colour: the centre pixel best, the run above the untrained network and near the raw patches.
+
+Measured, 300 steps, one seed, kNN with k 200 / 20: the run 76.4 / 85.1 %, untrained 57.9 / 68.1, raw patches (standardised bands) 80.0 / 81.9, the centre pixel 59.6 / 63.4;
+a linear classifier 80.1 on features and on raw pixels. 50 DICOM files and 21 TIFFs read alike, none differently, none refused here alone; 28 DICOM files give no pixels to either.
 """
 import argparse
 import importlib.util

@@ -24,7 +24,7 @@ SIZED = "sized"
 # Name in the module of a function that keys go to -> function(**keys of the section) -> {key as it is set: keys that nothing reads then}; and whose counts for all methods.
 UNREAD, ALL_METHODS = "unread", "jaxssl.methods.base"
 # Functions that know wrong values of a section without its data or workdir: called as soon as the config is complete.
-CHECKS = {"eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
+CHECKS = {"augment": "jaxssl.augment:check", "eval": "jaxssl.training.evaluator:check", "checkpoint": "jaxssl.workdir.checkpoint:check"}
 # Keys whose default is a number and that also take a tuple, of one a view.
 A_VIEW = {f"{section}.{key}" for section in ("augment", "local")
           for key in ("flip", "jitter", "gray", "blur", "solarize", "invert", "flip_vertical", "turns", "channel_jitter", "channel_drop")}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxssl.augment import blur as blurring
 from jaxssl.augment import channels, color, crop
 from jaxssl.augment import randaugment as rand
+from jaxssl.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 # Of matrix products: accelerators multiply float32 in fewer bits unless told otherwise, which is enough for bfloat16 views only.
@@ -173,6 +174,12 @@ def make(
         return {"views": apply(batch["image"], params), **drawn, **rest}
 
     return make_views
+
+
+def check(*, mean, std, **_) -> None:
+    """What can be wrong in the section `augment` whatever the images are. Raises: UserError."""
+    if len(mean) != len(std):
+        raise UserError(f"augment.std has {len(std)} numbers and augment.mean has {len(mean)} numbers; give one a channel of each, so three for RGB")
 
 
 def unread(*, jitter, blur, solarize, randaugment=0, squash=False, channel_jitter=0.0, channel_drop=0.0, **_):
