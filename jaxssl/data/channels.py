@@ -53,7 +53,8 @@ def _beyond(source, index) -> bool:
     low = source.id(index).lower()
     if low.endswith(native.ARRAYS):
         return True
-    if low.endswith(native.TIFFS) or "." not in low.rpartition("/")[2]:
+    files = hasattr(source, "paths") or hasattr(source, "names")        # whose names may lack an extension; others draw images, or pack them
+    if low.endswith(native.TIFFS) or files and "." not in low.rpartition("/")[2]:
         try:
             head = source.read(index)[0]
         except Broken:
