@@ -88,7 +88,7 @@ def attempt(monkeypatch, capsys, tmp_path):
     (["--config", DIGITS, "--config.optim.weight_decay_end=abc"], ["optim.weight_decay_end is 'abc'", "float", "none"]),
     (["--config", DIGITS, "--config.optim.lr=(.1,.2)"], ["optim.lr is (0.1, 0.2)", "float"]),
     (["--config", DIGITS, "--config.optim.lr=1e999"], ["optim.lr is inf", "float"]),
-    (["--config", DIGITS, "--config.augment.mean=grey"], ["augment.mean is ('grey',)", "3 numbers"]),
+    (["--config", DIGITS, "--config.augment.mean=grey"], ["augment.mean is ('grey',)", "a tuple such as (0.1,)"]),
     (["--config", DIGITS, "--config.augment.crop_scale=.5"], ["augment.crop_scale is (0.5,)", "2 numbers"]),
     (["--config", DIGITS, "--config.augment.blur=(.1,'x')"], ["augment.blur", "one a view"]),
     (["--config", DIGITS, "--config.augment.hue=(.1,.2)"], ["augment.hue", "float"]),

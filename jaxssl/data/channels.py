@@ -50,7 +50,10 @@ def found(source, channels: int, depth: str, nodata: str, *, like: Pixels | None
 
 def _beyond(source, index) -> bool:
     """Whether a file is of a kind that only is read as it is."""
-    low = source.id(index).lower()
+    try:
+        low = source.id(index).lower()
+    except UserError:               # of a damaged index, as reading will say
+        return False
     if low.endswith(native.ARRAYS):
         return True
     files = hasattr(source, "paths") or hasattr(source, "names")        # whose names may lack an extension; others draw images, or pack them

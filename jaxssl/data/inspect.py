@@ -103,7 +103,8 @@ def _channels(source, facts: list[Fact]) -> list[str]:
     lines = [f"  range     {found.how}" + (f"; {found.missing:.1%} says nothing and is left out" if found.missing else ""),
              f"  channels  of {many(found.images, 'image')}, mean and std on the scale from 0 to 1:"]
     lines += [f"    {c:<3} {found.smallest[c]:>12g} to {found.largest[c]:<12g} mean {m:.4f}  std {s:.4f}" for c, (m, s) in enumerate(zip(found.mean, found.std))]
-    flags = {key: ",".join(f"{v:g}" for v in getattr(found, key)) for key in ("mean", "std", "low", "high") if getattr(found, key)}
+    told = {"mean": found.mean, "std": found.std, "low": found.low, "high": found.high}
+    flags = {key: ",".join(f"{v:g}" for v in numbers) for key, numbers in told.items() if numbers}
     lines.append("  flags     " + " ".join(f"--config.augment.{key}={value}" for key, value in flags.items()) + " (what training finds itself, where it is given none)")
     if flat := [fact for fact in facts if fact.flat]:
         lines.append(f"  warning   {many(len(flat), 'image')} of one value, teaching nothing: {', '.join(fact.name for fact in flat[:_FEW])}{', …' if len(flat) > _FEW else ''}")

@@ -8,7 +8,6 @@ The index of each shard is kept below `HOME`, by the shard's path, size and time
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 import tarfile
@@ -188,7 +187,7 @@ def index(path: str) -> Entries:
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be looked at ({error.strerror or error}).") from error
     key = hashlib.sha256(json.dumps([1, os.path.abspath(path), facts.st_size, facts.st_mtime_ns]).encode("utf-8", "surrogateescape")).hexdigest()
-    kept = os.path.join(os.path.expanduser(HOME), f"{key}.npz")
+    kept = os.path.join(os.path.expanduser(HOME), f"{key}.index")
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, tarfile.TarError):        # none, or damaged: it is made again
         return _kept(kept, facts.st_size)
     found = _scan(path, facts.st_size)
@@ -202,22 +201,22 @@ def _kept(file, size) -> Entries:
     body, digest = data[:-32], data[-32:]
     if hashlib.sha256(body).digest() != digest:
         raise ValueError("damaged")
-    with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-        names, labels, skipped = json.loads(arrays["text"].tobytes())
-        places = arrays["places"]
+    length = int.from_bytes(body[:8], "little")
+    names, labels, skipped = json.loads(body[8:8 + length])
+    places = np.frombuffer(body[8 + length:], "<i8").reshape(-1, 2)
     if len(names) != len(places) or len(labels) != len(names) or len(places) and int(places.sum(1).max()) > size:
         raise ValueError("damaged")
     return Entries(names, places, labels, skipped)
 
 
 def _keep(file, found: Entries) -> None:
-    body, folder = io.BytesIO(), os.path.dirname(file)
-    np.savez(body, places=found.places, text=np.frombuffer(json.dumps([found.names, found.labels, found.skipped]).encode(), np.uint8))
+    text, folder = json.dumps([found.names, found.labels, found.skipped]).encode(), os.path.dirname(file)
+    body = len(text).to_bytes(8, "little") + text + np.ascontiguousarray(found.places, "<i8").tobytes()
     os.makedirs(folder, exist_ok=True)
     number, partial = tempfile.mkstemp(dir=folder)
     try:
         with open(number, "wb") as out:
-            out.write(body.getvalue() + hashlib.sha256(body.getvalue()).digest())
+            out.write(body + hashlib.sha256(body).digest())
         os.replace(partial, file)
     except BaseException:
         os.unlink(partial)
