@@ -111,7 +111,7 @@ def test_another_size_keeps_the_share_of_the_crop(tmp_path, converted, size, res
 
 
 @pytest.mark.parametrize("flags, words", [
-    (["--std", "0,0,0"], "cannot be applied (mean=(0.1, 0.2, 0.3), std=(0.0, 0.0, 0.0): expected three numbers each, std above 0)"),
+    (["--std", "0,0,0"], "cannot be applied (mean=(0.1, 0.2, 0.3), std=(0.0, 0.0, 0.0): expected a number each for every channel (three for RGB), std above 0)"),
     (["--size", "0"], "a view has at least one pixel"), (["--model", "resnet_50"], "model 'resnet_50' is not one of"), (["--model", "resnet_50"], "did you mean 'resnet50'?")])
 def test_flags_that_make_no_encoder_are_one_sentence(tmp_path, converted, flags, words):
     code, _, error = converted(timm_folder(tmp_path), *flags)

@@ -39,7 +39,7 @@ def made(config, heads=("projector",)):
 @functools.cache
 def shapes_of(name):
     """Our tensors' shapes, encoder only."""
-    return tree.names(encoders.shapes(encoders.Encoder("", {"augment": {"size": 32}}, "", None, models.make(name=name), {}, {})))
+    return tree.names(encoders.shapes(encoders.Encoder("", {"augment": {"size": 32, "mean": (.5, .5, .5)}}, "", None, models.make(name=name), {}, {})))
 
 
 @pytest.mark.parametrize("library", [*LIBRARIES, "simclr"])

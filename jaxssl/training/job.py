@@ -87,10 +87,11 @@ def prepare(config: Any, mesh: Mesh, facts: Facts, varied: Collection[str] = ())
     """Builds the job; nothing is compiled and no array is made. varied: paths of the config whose values other runs vary. Those of them that only scale (`scales`) are
     arguments of the step, so that it is the same program for all their values and is compiled once. Raises: UserError for every mismatch that can be known here."""
     sizes, configured = mixed.configured(config)
+    for each in configured:
+        checks.config(each, mesh, facts)
     total, warmup = schedule(config, facts)
     encoder, plain = method_of(config, mesh, facts, total)
     for each in configured:
-        checks.config(each, mesh, facts)
         checks.needs(each, facts, encoder, plain.needs)
     test_view, made = views(config)[1], [views(each, drawn=plain.needs.drawn)[0] for each in configured]
     batch, batch_sharding = batch_shapes(config.batch_size, facts, mesh)

@@ -100,7 +100,7 @@ def preprocessing(path: Path, texts: dict[str, dict], layout: str, usual: dict, 
 
     Last: sentences on what they state and ours cannot do, unless a person has `stated` another. Raises: UserError.
     """
-    usual = {**IMAGENET, **usual}
+    usual = {**usual, **IMAGENET, **usual}
     if layout == "simclr":
         return {**usual, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, False, ()
     timm, processor = texts.get(CONFIG, {}).get("pretrained_cfg"), texts.get(PROCESSOR)
