@@ -255,7 +255,7 @@ def test_card_holds_the_metrics_of_these_weights_only(tmp_path):
     assert "0.9999" not in text and "| knn | accuracy | 0.6543 |  | weighted kNN, k 200, T .1; untrained 0.2109 | held-out images of the run |" in text
     assert "simclr (" in text and "global batch 16; 30 in all" in text and f"`{encoder.digest}`" in text and "Not stated." in text
     (workdir / "run.json").write_text(json.dumps({"steps": 4, "knn": 0.6543}))          # of a later step than the one that is exported
-    assert "0.6543" not in export.describe(native, encoder, {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}, str(workdir), "")
+    assert "0.6543" not in export.describe(native, encoder, {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}, str(workdir))
     assert tiny(0.0).config.data.source == "digits" and "source digits" in text
 
 
@@ -345,9 +345,10 @@ def test_third_party_text_cannot_be_markup_anywhere_on_the_card():
     """Whatever a record may say: only what this program wrote has a meaning in Markdown, HTML or YAML."""
     evil = '<img src=x onerror="y">[a](b)\n---\n# c'
     encoder = made(config_of())
-    encoder = dataclasses.replace(encoder, name=evil, weights=evil, step=evil, config={**encoder.config, "data": {"source": evil, "path": evil}})
+    encoder = dataclasses.replace(encoder, name=evil, weights=evil, step=evil, config={**encoder.config, "data": {"source": evil, "path": evil}},
+                                  origin=encoder.origin._replace(licence=evil))
     check = {"format": "safetensors", "notes": [evil], "images": 4, "source": evil, "difference": 0.0, "limit": 1e-4}
-    text = export.describe(native, encoder, check, "", evil)
+    text = export.describe(native, encoder, check, "")
     front, body = text.split("\n---\n", 1)
     assert json.loads(re.search("^license: (.*)$", front, re.M)[1]) == evil and len(front.splitlines()) == 5
     shown = body.partition("## Config")[0]
@@ -358,7 +359,7 @@ def test_only_a_run_of_ours_is_tagged_self_supervised():
     check = {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}
     encoder = made(config_of(), heads=())
     elsewhere = dataclasses.replace(encoder, config={key: encoder.config[key] for key in ("model", "augment")})
-    assert "self-supervised" in export.describe(native, encoder, check, "", "") and "self-supervised" not in export.describe(native, elsewhere, check, "", "")
+    assert "self-supervised" in export.describe(native, encoder, check, "") and "self-supervised" not in export.describe(native, elsewhere, check, "")
 
 
 def test_odd_files_beside_a_run_are_left_out(tmp_path):
@@ -372,7 +373,7 @@ def test_odd_files_beside_a_run_are_left_out(tmp_path):
     check = {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}
     for content, kept in (([1], False), ({"steps": 3, "knn": "zzz", "rankme": [1], "linear": 0.25, "linear_untrained": "zzz"}, True)):
         (workdir / "run.json").write_text(json.dumps(content))
-        text = export.describe(native, encoder, check, str(workdir), "")
+        text = export.describe(native, encoder, check, str(workdir))
         assert text.count("| 0.4321 |") == 4 and ("| linear | accuracy | 0.25 |" in text) == kept and "zzz" not in text
 
 
@@ -381,7 +382,7 @@ def test_numbers_of_a_run_belong_to_the_weights_that_it_evaluated(tmp_path):
     workdir, check = tmp_path / "run", {"format": "safetensors", "notes": [], "images": 4, "source": "d", "difference": 0.0, "limit": 1e-4}
     workdir_of(workdir, ema=0.5)
     (workdir / "run.json").write_text(json.dumps({"steps": 3, "knn": 0.6543}))
-    shown = {use: "0.6543" in export.describe(native, loading.from_workdir(str(workdir), weights=use), check, str(workdir), "") for use in ("teacher", "student")}
+    shown = {use: "0.6543" in export.describe(native, loading.from_workdir(str(workdir), weights=use), check, str(workdir)) for use in ("teacher", "student")}
     assert shown == {"teacher": True, "student": False}
 
 
