@@ -8,6 +8,7 @@ import numpy as np
 from jaxssl.data import channels as channelled, disjoint, identity, manifest as manifests, noise, open as opening, per_class as per_classes
 from jaxssl.data.decode import MAX_PIXELS, RGB, Pixels
 from jaxssl.data.disjoint import CLASS_DISJOINT
+from jaxssl.data.listing import many
 from jaxssl.data.order import Order, batch_number, evenly, ids, shuffled
 from jaxssl.data.pipeline import batches, cores, eval_batches, lookup, store
 from jaxssl.data.sizes import short_sides
@@ -141,14 +142,9 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     said = getattr(train, "said", ())
     for whole in filter(None, (train, test)):
         whole.max_pixels = max_pixels
-    kind = channelled.found(train, channels, depth, nodata)
+    kind, kept = _kind(train, test, channels, depth, nodata), {}
     if kind.native:
-        if test is not None and not (channels and depth):
-            channelled.found(test, kind.channels, "", nodata, like=kind)
-        for whole in filter(None, (train, test)):
-            whole.pixels = kind
-        said += (f"{kind.channels} channel{'s' if kind.channels > 1 else ''} of {kind.depth}, as the files have them" + (f"; {nodata} says nothing" if nodata else ""),)
-    kept = {}
+        said += (f"{many(kind.channels, 'channel')} of {kind.depth}, as the files have them" + (f"; {nodata} says nothing" if nodata else ""),)
     if parted:
         train, test, said = _part(train, test, said, kept, wanted, fold=fold, by=split_by, val_classes=val_classes, test_classes=test_classes)
         if class_share < 1:
@@ -168,6 +164,17 @@ def make(*, source: str = "digits", path: str = "", test_path: str = "", variant
     train, said = _drawn(train, test, said, kept, manifest, imbalance, label_noise, confusable, draw_seed)
     return dataclasses.replace(_data(train, test, canvas, resident, resident_gb, workers, max_broken, kind), said=said, per_class=per_class if sampler == "m_per_class" else 0,
                                disjoint=parted, kept={name: json.dumps(record, indent=1) for name, record in kept.items()})
+
+
+def _kind(train, test, channels, depth, nodata):
+    """What the pixels of both sets are, which must agree; they are told where they are read as their files have them."""
+    kind = channelled.found(train, channels, depth, nodata)
+    if kind.native:
+        if test is not None and not (channels and depth):
+            channelled.found(test, kind.channels, "", nodata, like=kind)
+        for whole in filter(None, (train, test)):
+            whole.pixels = kind
+    return kind
 
 
 def _drawn(train, test, said, kept, manifest, imbalance, label_noise, confusable, draw_seed):

@@ -92,7 +92,7 @@ def _agreed(source, few, channels, depth, nodata) -> Pixels:
         other = next((value for value in what if value != wanted), None)
         if other is not None:
             def say(value, at=at):
-                return f"{value} channel{'s' if value > 1 else ''}" if at == 0 else str(value)
+                return many(value, "channel") if at == 0 else str(value)
             mine = next((f" ({where})" for own, where in kinds.items() if own[at] == wanted), f" (data.{key})")
             where = next(where for own, where in kinds.items() if own[at] == other)
             raise UserError(f"the images of {name} disagree: {say(other)} ({where}) and {say(wanted)}{mine}; a set has one number of channels and one type of numbers: "

@@ -125,11 +125,8 @@ def agreement(name: str, values: Mapping[int, float | None], votes: Mapping[int,
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
     """Spearman's rank correlation of two arrays [N], equal values at their mean rank; None where all values of one are equal."""
-    from scipy.stats import rankdata
-    a, b = rankdata(a), rankdata(b)
-    a, b = a - a.mean(), b - b.mean()
-    size = math.sqrt((a @ a) * (b @ b))
-    return float(a @ b) / size if size else None
+    from scipy import stats
+    return float(stats.spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else None
 
 
 def smoothed(history: Sequence[tuple[int, Any]], steps: Sequence[int]) -> dict[int, float | None]:

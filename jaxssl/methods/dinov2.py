@@ -81,13 +81,7 @@ def make(*, encoder, net, batch_size, examples, total, duration, student_temp=0.
         (gram_renewals) every gram_renewed; it sees the crop enlarged gram_scale times. (In the paper it is cut anew at twice the size, which has more detail.)
     """
     _check(locals())
-    told, start = bool(tau_batch or not prototypes), tau
-    if tau_batch:
-        tau, tau_end = (value ** (batch_size / tau_batch) for value in (tau, tau_end))
-        tau = min(tau, max(1 - 10 / total, 0.0))
-    prototypes = prototypes or prototypes_for(examples)
-    chosen = [f"{prototypes:,} prototypes for {examples:,} images, one for about {examples / prototypes:.3g} (20 in the short recipe on ImageNet-1k)"] if told else []
-    chosen += [f"decay of the teacher {tau:.6g}, the least of {start:g}^({batch_size}/{tau_batch}) (arXiv 2307.13813) and 1 - 10 / {total:,} steps"] if tau_batch else []
+    prototypes, tau, tau_end, chosen = by_size(prototypes, tau, tau_end, tau_batch, batch_size=batch_size, examples=examples, total=total)
 
     def head_of(*dims):
         return PrototypeHead((dims[0],) * (layers - 1) + dims[1:], gain=not norm_last_layer)
@@ -167,6 +161,18 @@ def make(*, encoder, net, batch_size, examples, total, duration, student_temp=0.
                      places=((r"^gram/", "slices"),), needs=Needs(views=2, local=0, patches=True),
                      hidden=lambda key, views: masked_on_grid(encoder, key, views, **how), said="; ".join(chosen))
     return with_teacher(student, ("encoder", *modules), decay)
+
+
+def by_size(prototypes, tau, tau_end, tau_batch, *, batch_size, examples, total):
+    """(prototypes, tau, tau_end, what is said of them: sentences) for a run of `total` steps of this batch on so many images; see `make`."""
+    told, start = bool(tau_batch or not prototypes), tau
+    if tau_batch:
+        tau, tau_end = (value ** (batch_size / tau_batch) for value in (tau, tau_end))
+        tau = min(tau, max(1 - 10 / total, 0.0))
+    prototypes = prototypes or prototypes_for(examples)
+    chosen = [f"{prototypes:,} prototypes for {examples:,} images, one for about {examples / prototypes:.3g} (20 in the short recipe on ImageNet-1k)"] if told else []
+    chosen += [f"decay of the teacher {tau:.6g}, the least of {start:g}^({batch_size}/{tau_batch}) (arXiv 2307.13813) and 1 - 10 / {total:,} steps"] if tau_batch else []
+    return prototypes, tau, tau_end, chosen
 
 
 def _check(settings: dict) -> None:

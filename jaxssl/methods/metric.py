@@ -78,12 +78,7 @@ def make(*, encoder, net, mesh, batch_size, classes, loss="multi_similarity", mi
                 beta_of=(beta_of, f"one of {', '.join(BETAS)}", beta_of in BETAS))
     if memory_start and not memory:
         raise UserError(f"method.memory_start is {memory_start}, but method.memory is 0; leave it out, or choose a memory")
-    of_pairs = "losses of pairs"
-    for key, value, used, good, readers in (("miner", miner, miner, not weighed, of_pairs), ("memory", memory, memory, not weighed, of_pairs),
-                                            ("centers", centers, centers, WEIGHED.get(loss, 0) > 1, "soft_triple and sub_center_arcface"),
-                                            ("beta_of", beta_of, beta_of != "given", loss == "margin", "margin")):
-        if used and not good:
-            raise UserError(f"method.{key} is {value}, which is read with {readers} and not with {loss}; leave it out")
+    _check_read(loss, miner, memory, centers, beta_of)
     _check_norms(norms, encoder.module)
     if classes == 1:
         raise UserError("the images are of one class, so that nothing tells them apart; give images of two classes or more")
@@ -144,6 +139,16 @@ def anchors_at_once(mesh, candidates):
     """Anchors that are compared with so many candidates at a time, where a loss holds some six arrays of all pairs: 16 MB each on one device; 0, all, on several. Smaller blocks
     are slower: at 1,024 × 1,024 half as fast."""
     return 4 * rows_at_once(mesh, candidates)
+
+
+def _check_read(loss, miner, memory, centers, beta_of):
+    """Raises: UserError for a key that the loss does not read."""
+    of_pairs, weighed = "losses of pairs", loss in WEIGHED
+    for key, value, used, good, readers in (("miner", miner, miner, not weighed, of_pairs), ("memory", memory, memory, not weighed, of_pairs),
+                                            ("centers", centers, centers, WEIGHED.get(loss, 0) > 1, "soft_triple and sub_center_arcface"),
+                                            ("beta_of", beta_of, beta_of != "given", loss == "margin", "margin")):
+        if used and not good:
+            raise UserError(f"method.{key} is {value}, which is read with {readers} and not with {loss}; leave it out")
 
 
 def _check_norms(norms, module):
